@@ -175,13 +175,20 @@ impl Schema {
                 let map = u32::from(self.map_entries.contains(type_name));
                 let unpacked =
                     u32::from(f.options.as_ref().is_some_and(|o| o.packed == Some(false)));
+                // proto3 scalars outside a oneof have no presence: their default is not written.
+                let implicit = u32::from(
+                    f.oneof_index.is_none()
+                        && repeated == 0
+                        && f.r#type() != prost_types::field_descriptor_proto::Type::Message,
+                );
                 let oneof = match f.oneof_index {
                     Some(i) if !f.proto3_optional() => i as u32 + 1,
                     _ => 0,
                 };
                 let name = self.intern(f.name());
                 let json = self.intern(f.json_name());
-                let kind = f.r#type() as u32 | repeated << 8 | map << 9 | unpacked << 10;
+                let kind =
+                    f.r#type() as u32 | repeated << 8 | map << 9 | unpacked << 10 | implicit << 11;
                 put(
                     &mut fields,
                     &[

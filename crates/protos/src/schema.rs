@@ -136,6 +136,11 @@ impl Field {
         word(self.at() + 12) & 1 << 10 != 0
     }
 
+    /// Whether the field is a scalar whose default value means "not set" and is never written.
+    pub fn is_implicit(self) -> bool {
+        word(self.at() + 12) & (1 << 11) != 0
+    }
+
     /// The oneof the field belongs to, numbered from zero within its message.
     pub fn oneof(self) -> Option<u16> {
         ((word(self.at() + 16) >> 16) as u16).checked_sub(1)

@@ -76,7 +76,7 @@ fn body(ty: MessageType, value: &Value, path: &Path, out: &mut Vec<u8>) -> Done 
         }
         name if is_wrapper(name) => {
             let field = ty.field_by_number(1).expect("wrappers have one field");
-            single(field, value, path, out)
+            implicit(field, value, path, out)
         }
         _ => match value {
             Value::Object(map) => fields(ty, map.iter(), path, out),
@@ -153,6 +153,9 @@ fn field_value(field: Field, value: &Value, path: &Path, out: &mut Vec<u8>) -> D
     if field.is_map() {
         return map(field, value, path, out);
     }
+    if field.is_implicit() {
+        return implicit(field, value, path, out);
+    }
     if !field.is_repeated() {
         return single(field, value, path, out);
     }
@@ -205,6 +208,17 @@ fn map(field: Field, value: &Value, path: &Path, out: &mut Vec<u8>) -> Done {
             single(key_field, &key, &here, out)?;
             single(value_field, item, &here, out)
         })?;
+    }
+    Ok(())
+}
+
+/// Writes one tagged scalar unless it is the default, whose every encoding is zero bytes.
+fn implicit(field: Field, value: &Value, path: &Path, out: &mut Vec<u8>) -> Done {
+    let at = out.len();
+    single(field, value, path, out)?;
+    let tag = prost::encoding::key_len(field.number());
+    if out[at + tag..].iter().all(|b| *b == 0) {
+        out.truncate(at);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::schema::MessageType;
 use proptest::prelude::*;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage, SerializeOptions};
 use serde_json::json;
 use std::sync::OnceLock;
 
