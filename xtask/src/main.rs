@@ -1,0 +1,56 @@
+//! Which chore is it? `cargo xtask test|tidy|conformance|bench|differential|protos`: everything CI and people run.
+//!
+//! Absent: any knowledge of how the mesh works. xtask starts other programs and reads what they print.
+
+mod bench;
+mod conformance;
+mod protos;
+mod suites;
+mod tidy;
+mod tools;
+
+use clap::{Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Chores of the Proa workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Xtask {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Run the test suites, installing what they need. Without names: all of them.
+    ///
+    /// Suites: fmt, tidy, clippy, doc, deny, unit, conformance, fuzz, e2e.
+    Test {
+        /// Suites to run.
+        #[arg(value_enum)]
+        suites: Vec<suites::Suite>,
+    },
+    /// Check what no compiler checks: floors, file sizes, file heads.
+    Tidy,
+    /// Measure the proxy beside its peers with proxybench, and print the tables of docs/performance.md.
+    Bench(bench::Args),
+    /// Refresh crates/protos/descriptor.bin from the registries' Envoy, xDS and OTLP definitions and our own.
+    Protos,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Xtask::parse().chore {
+        Chore::Test { suites } => suites::run(&suites),
+        Chore::Tidy => tidy::run(),
+        Chore::Bench(args) => bench::run(&args),
+        Chore::Protos => protos::run(),
+    }
+}
+
+/// The workspace root: where this crate's manifest has its parent.
+fn root() -> PathBuf {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    here.parent()
+        .expect("xtask lies in the workspace")
+        .to_owned()
+}

@@ -1,0 +1,192 @@
+//! Which suites are there, what did each show, and which could not run? `cargo xtask test`.
+
+use crate::{conformance, root, tidy, tools};
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// One suite of the test command, in the order in which all of them run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Suite {
+    /// Formatting is rustfmt's.
+    Fmt,
+    /// Floors, file sizes, file heads.
+    Tidy,
+    /// clippy, warnings denied.
+    Clippy,
+    /// rustdoc, warnings denied.
+    Doc,
+    /// Licences, sources and banned crates.
+    Deny,
+    /// Unit, property, golden and component tests of every crate.
+    Unit,
+    /// The original's own test data.
+    Conformance,
+    /// Fuzz targets over their corpora and a fixed number of mutations.
+    Fuzz,
+    /// Whole meshes, both data planes.
+    E2e,
+}
+
+/// What came of a suite.
+pub enum Outcome {
+    /// All of it held.
+    Passed,
+    /// Something did not hold.
+    Failed(String),
+    /// Did not run, and why.
+    NotRun(String),
+}
+
+pub fn run(wanted: &[Suite]) -> Result<()> {
+    let wanted = if wanted.is_empty() {
+        Suite::value_variants()
+    } else {
+        wanted
+    };
+    let mut rows = Vec::new();
+    for &suite in wanted {
+        println!("\n=== {}", name(suite));
+        let start = Instant::now();
+        let outcome = one(suite).unwrap_or_else(|e| Outcome::Failed(format!("{e:#}")));
+        if let Outcome::Failed(why) | Outcome::NotRun(why) = &outcome {
+            println!("{}: {why}", name(suite));
+        }
+        rows.push((suite, outcome, start.elapsed()));
+    }
+    summary(&rows)
+}
+
+fn name(suite: Suite) -> String {
+    suite
+        .to_possible_value()
+        .expect("no suite is hidden")
+        .get_name()
+        .to_owned()
+}
+
+fn one(suite: Suite) -> Result<Outcome> {
+    Ok(match suite {
+        Suite::Fmt => cargo(&["fmt", "--all", "--check"], &[]),
+        Suite::Tidy => tidy::run().map(|()| Outcome::Passed)?,
+        Suite::Clippy => cargo(
+            &[
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--quiet",
+                "--",
+                "-D",
+                "warnings",
+            ],
+            &[],
+        ),
+        Suite::Doc => cargo(
+            &["doc", "--workspace", "--no-deps", "--quiet"],
+            &[("RUSTDOCFLAGS", "-D warnings")],
+        ),
+        Suite::Deny => deny(),
+        Suite::Unit => unit()?,
+        Suite::Conformance => conformance::run()?,
+        Suite::Fuzz => cargo(&["test", "--package", "proa-fuzz"], &[]),
+        Suite::E2e => e2e()?,
+    })
+}
+
+/// Crates with tests of their own suite; `unit` leaves them out.
+const NOT_UNIT: &[&str] = &["proa-e2e", "proa-fuzz"];
+
+fn unit() -> Result<Outcome> {
+    tools::install(tools::PACKAGES)?;
+    let envoy = tools::envoy()?;
+    let mut args = vec!["test", "--workspace", "--no-fail-fast"];
+    NOT_UNIT.iter().for_each(|c| args.extend(["--exclude", c]));
+    Ok(cargo(
+        &args,
+        &[
+            ("PROA_ENVOY", &envoy.display().to_string()),
+            ("PROA_CONFORMANCE", "/nonexistent"),
+        ],
+    ))
+}
+
+fn e2e() -> Result<Outcome> {
+    tools::install(tools::PACKAGES)?;
+    let envoy = tools::envoy()?.display().to_string();
+    if let Outcome::Failed(why) = cargo(&["build", "--package", "proa"], &[]) {
+        return Ok(Outcome::Failed(why));
+    }
+    let args = [
+        "test",
+        "--package",
+        "proa-e2e",
+        "--no-fail-fast",
+        "--",
+        "--test-threads=1",
+        "--nocapture",
+    ];
+    Ok(cargo(&args, &[("PROA_ENVOY", &envoy)]))
+}
+
+/// The advisory database lives behind a host of its own; licences, bans and sources need no network.
+fn deny() -> Outcome {
+    let program = match tools::cargo_deny() {
+        Ok(program) => program,
+        Err(why) => return Outcome::NotRun(format!("{why:#}")),
+    };
+    let status = Command::new(program)
+        .current_dir(root())
+        .args(["--all-features", "check", "licenses", "bans", "sources"])
+        .status();
+    match status {
+        Ok(s) if s.success() => Outcome::Passed,
+        Ok(s) => Outcome::Failed(format!("cargo deny: {s}")),
+        Err(e) => Outcome::NotRun(format!("cargo deny: {e}")),
+    }
+}
+
+fn cargo(args: &[&str], env: &[(&str, &str)]) -> Outcome {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .current_dir(root())
+        .args(args)
+        .envs(env.iter().copied())
+        .stdin(Stdio::null());
+    match command.status() {
+        Ok(status) if status.success() => Outcome::Passed,
+        Ok(status) => Outcome::Failed(format!("cargo {}: {status}", args.join(" "))),
+        Err(e) => Outcome::Failed(format!("cargo {}: {e}", args.join(" "))),
+    }
+}
+
+fn summary(rows: &[(Suite, Outcome, Duration)]) -> Result<()> {
+    println!("\n{:12} {:8} {:>7}  why", "suite", "result", "time");
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    for (suite, outcome, time) in rows {
+        let (result, why) = match outcome {
+            Outcome::Passed => {
+                passed += 1;
+                ("passed", "")
+            }
+            Outcome::Failed(why) => {
+                failed += 1;
+                ("FAILED", why.as_str())
+            }
+            Outcome::NotRun(why) => {
+                skipped += 1;
+                ("not run", why.as_str())
+            }
+        };
+        println!(
+            "{:12} {result:8} {:>6.1}s  {why}",
+            name(*suite),
+            time.as_secs_f32()
+        );
+    }
+    println!("suites: {passed} passed, {failed} failed, {skipped} skipped");
+    if failed > 0 {
+        bail!("{failed} of {} suites failed", rows.len());
+    }
+    Ok(())
+}

