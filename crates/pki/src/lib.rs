@@ -18,7 +18,7 @@ pub use cert::{Bundle, CertFacts, VerifyError, verify_chain};
 pub use csr::{CertRequest, create_csr};
 pub use key::{KeyAlgorithm, PrivateKey};
 pub use rotation::{ROTATION_GRACE, ROTATION_JITTER, RotationPolicy, rotation_at};
-pub use token::{TokenClaims, TokenError};
+pub use token::{ServiceAccount, TokenClaims, TokenError, TokenKey};
 
 /// Why key or certificate material was refused.
 #[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
