@@ -1,0 +1,231 @@
+//! Which small values recur in every resource? Addresses, metadata, fractions, structured values.
+//!
+//! Used by all other modules; holds no policy.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::Name;
+
+/// `google.protobuf.Value`, shared and immutable.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// JSON null.
+    Null,
+    /// JSON boolean.
+    Bool(bool),
+    /// JSON number.
+    Number(f64),
+    /// JSON string.
+    String(Arc<str>),
+    /// JSON array.
+    List(Arc<[Value]>),
+    /// JSON object.
+    Struct(Arc<BTreeMap<Name, Value>>),
+}
+
+impl Value {
+    /// The member `key` of a struct.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        match self {
+            Value::Struct(m) => m.get(key),
+            _ => None,
+        }
+    }
+
+    /// Follows `path` through nested structs; an empty path is the value itself.
+    pub fn path<S: AsRef<str>>(&self, path: &[S]) -> Option<&Value> {
+        path.iter().try_fold(self, |v, key| v.get(key.as_ref()))
+    }
+
+    /// The text of a string value.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Value::String(s) => Some(s),
+            _ => None,
+        }
+    }
+}
+
+/// `envoy.config.core.v3.Metadata`: filter name to struct. Eight bytes when empty.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Metadata(pub Option<Arc<BTreeMap<Name, Value>>>);
+
+impl Metadata {
+    /// The value at `filter` followed by `path`.
+    pub fn get<S: AsRef<str>>(&self, filter: &str, path: &[S]) -> Option<&Value> {
+        self.0.as_ref()?.get(filter)?.path(path)
+    }
+
+    /// True when no filter has metadata.
+    pub fn is_empty(&self) -> bool {
+        self.0.as_ref().is_none_or(|m| m.is_empty())
+    }
+}
+
+/// `envoy.config.core.v3.Address`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A numeric IP and port.
+    Socket(SocketAddr),
+    /// A host name to resolve, with a port.
+    Dns {
+        /// Host name as configured.
+        host: Name,
+        /// TCP port.
+        port: u16,
+    },
+    /// A Unix domain socket; a leading `@` names the abstract space.
+    Pipe {
+        /// Path.
+        path: Name,
+        /// File mode, 0 for the default.
+        mode: u32,
+    },
+    /// An internal listener in this process (`envoy_internal_address`).
+    Internal {
+        /// `server_listener_name`.
+        listener: Name,
+        /// `endpoint_id`, empty when absent.
+        endpoint_id: Name,
+    },
+}
+
+impl Address {
+    /// The numeric socket address, if it is one.
+    pub fn socket(&self) -> Option<SocketAddr> {
+        match self {
+            Address::Socket(a) => Some(*a),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Address {
+    /// As Envoy prints addresses: `1.2.3.4:80`, `[::1]:80`, `host:80`, `/path`, `envoy://listener/endpoint`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Socket(a) => write!(f, "{a}"),
+            Address::Dns { host, port } => write!(f, "{host}:{port}"),
+            Address::Pipe { path, .. } => f.write_str(path),
+            Address::Internal { listener, endpoint_id } => write!(f, "envoy://{listener}/{endpoint_id}"),
+        }
+    }
+}
+
+/// A probability, `envoy.type.v3.FractionalPercent`, with the runtime key that may override it in Envoy.
+///
+/// This proxy has no runtime layer that changes under way; the key is kept for admin output only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fraction {
+    /// Out of `denominator`.
+    pub numerator: u32,
+    /// 100, 10,000 or 1,000,000.
+    pub denominator: u32,
+}
+
+impl Fraction {
+    /// Always.
+    pub const ALWAYS: Fraction = Fraction { numerator: 100, denominator: 100 };
+    /// Never.
+    pub const NEVER: Fraction = Fraction { numerator: 0, denominator: 100 };
+
+    /// True for `random` drawn uniformly from `u64`, as Envoy evaluates it (`random % denominator < numerator`).
+    #[inline]
+    pub fn hit(&self, random: u64) -> bool {
+        random % u64::from(self.denominator) < u64::from(self.numerator)
+    }
+
+    /// True when every draw hits.
+    pub fn is_always(&self) -> bool {
+        self.numerator >= self.denominator
+    }
+}
+
+/// `envoy.config.core.v3.DataSource`, resolved as far as it can be without I/O.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataSource {
+    /// The bytes themselves (`inline_bytes`, `inline_string`).
+    Inline(Arc<[u8]>),
+    /// A file to read (`filename`), watched when `watched_directory` is set.
+    File {
+        /// Path.
+        path: Name,
+        /// Directory whose change means that the file changed.
+        watched_directory: Option<Name>,
+    },
+    /// An environment variable.
+    Env(Name),
+}
+
+/// Where a discovery resource comes from; `envoy.config.core.v3.ConfigSource`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigSource {
+    /// The aggregated stream (also `self`).
+    Ads {
+        /// `initial_fetch_timeout`; zero disables it, the default is 15 s.
+        initial_fetch_timeout: std::time::Duration,
+    },
+    /// A dedicated gRPC stream (state of the world or delta) to `cluster`.
+    Grpc {
+        /// The cluster that serves the stream.
+        cluster: Name,
+        /// True for delta.
+        delta: bool,
+        /// `initial_fetch_timeout`.
+        initial_fetch_timeout: std::time::Duration,
+    },
+    /// A watched file with a `DiscoveryResponse`.
+    Path(Name),
+}
+
+/// A range of signed integers, `[start, end)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Int64Range {
+    /// First value.
+    pub start: i64,
+    /// One past the last value.
+    pub end: i64,
+}
+
+/// Exponential back-off, `envoy.config.core.v3.BackoffStrategy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// First interval.
+    pub base: std::time::Duration,
+    /// Longest interval.
+    pub max: std::time::Duration,
+}
+
+/// A gRPC service to call, `envoy.config.core.v3.GrpcService` (`envoy_grpc` only).
+#[derive(Debug, Clone, PartialEq)]
+pub struct GrpcService {
+    /// Cluster that answers.
+    pub cluster: Name,
+    /// `:authority` to send; the cluster name when absent.
+    pub authority: Option<Name>,
+    /// Call timeout.
+    pub timeout: Option<std::time::Duration>,
+    /// `initial_metadata`, name and value (value may be a format string).
+    pub initial_metadata: Box<[(Name, Name)]>,
+}
+
+/// An HTTP service to call, `envoy.config.core.v3.HttpUri` (and `HttpService`).
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpUri {
+    /// Full URI.
+    pub uri: Name,
+    /// Cluster that answers.
+    pub cluster: Name,
+    /// Call timeout.
+    pub timeout: std::time::Duration,
+}
+
+/// An IP network with Envoy's textual form.
+pub type Cidr = ipnet::IpNet;
+
+/// True when `net` contains `ip`, treating a v4-mapped v6 address as v4.
+pub fn contains(net: &Cidr, ip: IpAddr) -> bool {
+    net.contains(&ip.to_canonical())
+}

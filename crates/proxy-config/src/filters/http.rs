@@ -1,0 +1,874 @@
+//! Options of HTTP filters: one closed enum and a small struct each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Name;
+use crate::common::{DataSource, Fraction, GrpcService, HttpUri, Metadata};
+use crate::filters::network::{SetFilterState, TokenBucket};
+use crate::headers::HeaderOps;
+use crate::matcher::{HeaderMatcher, HeaderName, MetadataMatcher, StringMatcher};
+use crate::rbac::RbacConfig;
+use crate::route::RouteMatch;
+
+/// The HTTP filters known here.
+#[derive(Debug, Clone)]
+pub enum HttpFilterKind {
+    /// `envoy.filters.http.router`
+    Router(Arc<Router>),
+    /// `envoy.filters.http.upstream_codec` (upstream chains only)
+    UpstreamCodec,
+    /// `envoy.filters.http.fault`
+    Fault(Arc<Fault>),
+    /// `envoy.filters.http.cors`
+    Cors,
+    /// `envoy.filters.http.rbac`
+    Rbac(Arc<HttpRbac>),
+    /// `envoy.filters.http.ext_authz`
+    ExtAuthz(Arc<ExtAuthz>),
+    /// `envoy.filters.http.jwt_authn`
+    JwtAuthn(Arc<JwtAuthn>),
+    /// `envoy.filters.http.ext_proc`
+    ExtProc(Arc<ExtProc>),
+    /// `envoy.filters.http.grpc_web`
+    GrpcWeb,
+    /// `envoy.filters.http.grpc_stats`
+    GrpcStats(Arc<GrpcStats>),
+    /// `envoy.filters.http.grpc_http1_bridge`
+    GrpcHttp1Bridge {
+        /// Turns `application/x-protobuf` requests into gRPC.
+        upgrade_protobuf: bool,
+    },
+    /// `envoy.filters.http.local_ratelimit`
+    LocalRateLimit(Arc<LocalRateLimit>),
+    /// `envoy.filters.http.ratelimit`
+    RateLimit(Arc<RateLimitService>),
+    /// `envoy.filters.http.buffer`: body bytes at most
+    Buffer(u32),
+    /// `envoy.filters.http.compressor`
+    Compressor(Arc<Compressor>),
+    /// `envoy.filters.http.decompressor`
+    Decompressor(Arc<Decompressor>),
+    /// `envoy.filters.http.csrf`
+    Csrf(Arc<Csrf>),
+    /// `envoy.filters.http.header_to_metadata`
+    HeaderToMetadata(Arc<HeaderToMetadata>),
+    /// `envoy.filters.http.header_mutation`
+    HeaderMutation(Arc<HeaderMutation>),
+    /// `envoy.filters.http.set_filter_state`
+    SetFilterState(Arc<SetFilterState>),
+    /// `envoy.filters.http.set_metadata`: entries to merge into dynamic metadata
+    SetMetadata(Arc<[SetMetadataEntry]>),
+    /// `envoy.filters.http.stateful_session`
+    StatefulSession(Arc<StatefulSession>),
+    /// `envoy.filters.http.health_check`
+    HealthCheck(Arc<HealthCheckFilter>),
+    /// `envoy.filters.http.dynamic_forward_proxy`
+    DynamicForwardProxy(Arc<crate::cluster::DynamicForwardProxy>),
+    /// `envoy.filters.http.on_demand`
+    OnDemand(Arc<OnDemand>),
+    /// `envoy.filters.http.lua`
+    Lua(Arc<Lua>),
+    /// `istio.alpn`
+    Alpn(Arc<Alpn>),
+    /// `istio.metadata_exchange` (`io.istio.http.peer_metadata.Config`)
+    PeerMetadata(Arc<PeerMetadata>),
+    /// `istio.stats` (`stats.PluginConfig`)
+    IstioStats(Arc<IstioStats>),
+}
+
+/// `Router`.
+#[derive(Debug, Clone)]
+pub struct Router {
+    /// Per-try upstream stats (default true).
+    pub dynamic_stats: bool,
+    /// Starts a child span.
+    pub start_child_span: bool,
+    /// Upstream access logs.
+    pub upstream_logs: Arc<[crate::access_log::AccessLog]>,
+    /// Does not add `x-envoy-*` request and response headers.
+    pub suppress_envoy_headers: bool,
+    /// `x-envoy-*` headers whose values are checked.
+    pub strict_check_headers: Box<[Name]>,
+    /// Leaves `x-envoy-expected-rq-timeout-ms` of the request in force.
+    pub respect_expected_rq_timeout: bool,
+    /// gRPC failures of the whole request, not of each try, are counted.
+    pub suppress_grpc_request_failure_code_stats: bool,
+}
+
+/// `HTTPFault`.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    /// Delay.
+    pub delay: Option<FaultDelay>,
+    /// Abort.
+    pub abort: Option<FaultAbort>,
+    /// Only for this upstream cluster (empty: any).
+    pub upstream_cluster: Name,
+    /// Only requests whose headers match.
+    pub headers: Box<[HeaderMatcher]>,
+    /// Only for these downstream nodes (`x-envoy-downstream-service-node`).
+    pub downstream_nodes: Box<[Name]>,
+    /// Active faults at most.
+    pub max_active_faults: Option<u32>,
+    /// Response body rate limit.
+    pub response_rate_limit: Option<FaultRateLimit>,
+    /// Counts per downstream cluster unless disabled.
+    pub disable_downstream_cluster_stats: bool,
+    /// Put in the filter's metadata when it acts.
+    pub filter_metadata: Metadata,
+}
+
+/// `FaultDelay`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FaultDelay {
+    /// Fixed, or `None`: `x-envoy-fault-delay-request` says.
+    pub fixed: Option<Duration>,
+    /// Share.
+    pub fraction: Fraction,
+}
+
+/// `FaultAbort`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FaultAbort {
+    /// What to answer.
+    pub kind: AbortKind,
+    /// Share.
+    pub fraction: Fraction,
+}
+
+/// `FaultAbort.error_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbortKind {
+    /// HTTP status.
+    Http(u16),
+    /// gRPC status.
+    Grpc(u32),
+    /// `x-envoy-fault-abort-request` or `x-envoy-fault-abort-grpc-request` says.
+    Header,
+}
+
+/// `FaultRateLimit`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FaultRateLimit {
+    /// KiB per second; `None`: `x-envoy-fault-throughput-response` says.
+    pub limit_kbps: Option<u64>,
+    /// Share.
+    pub fraction: Fraction,
+}
+
+/// HTTP `RBAC` and `RBACPerRoute`.
+#[derive(Debug, Clone)]
+pub struct HttpRbac {
+    /// Rules; both absent in a per-route config means RBAC is off there.
+    pub config: RbacConfig,
+}
+
+/// `ExtAuthz`.
+#[derive(Debug, Clone)]
+pub struct ExtAuthz {
+    /// Service.
+    pub service: ExtAuthzService,
+    /// `stat_prefix`
+    pub stat_prefix: Option<Name>,
+    /// Allows when the service fails.
+    pub failure_mode_allow: bool,
+    /// Marks such requests with `x-envoy-auth-failure-mode-allowed`.
+    pub failure_mode_allow_header_add: bool,
+    /// Request body to send.
+    pub body: Option<BufferSettings>,
+    /// Drops the route cache after headers were changed.
+    pub clear_route_cache: bool,
+    /// Status when the service fails. Default 403.
+    pub status_on_error: u16,
+    /// Refuses bad header mutations with 500.
+    pub validate_mutations: bool,
+    /// Dynamic metadata namespaces sent.
+    pub metadata_context_namespaces: Box<[Name]>,
+    /// Only requests whose metadata match.
+    pub filter_enabled_metadata: Option<MetadataMatcher>,
+    /// Share of requests.
+    pub enabled: Fraction,
+    /// When not enabled: deny (true) or pass.
+    pub deny_at_disable: bool,
+    /// Sends the peer certificate.
+    pub include_peer_certificate: bool,
+    /// Sends the TLS session facts.
+    pub include_tls_session: bool,
+    /// Headers sent to the service; `None`: all (gRPC) or the standard four (HTTP).
+    pub allowed_headers: Option<Box<[StringMatcher]>>,
+    /// Headers never sent.
+    pub disallowed_headers: Box<[StringMatcher]>,
+    /// Sends headers as raw bytes.
+    pub encode_raw_headers: bool,
+    /// Adds the service's latency and details to filter state.
+    pub emit_filter_state_stats: bool,
+}
+
+/// `ExtAuthz.services`.
+#[derive(Debug, Clone)]
+pub enum ExtAuthzService {
+    /// `grpc_service`
+    Grpc(GrpcService),
+    /// `http_service`
+    Http(Arc<ExtAuthzHttp>),
+}
+
+/// `HttpService` of ext_authz.
+#[derive(Debug, Clone)]
+pub struct ExtAuthzHttp {
+    /// Server.
+    pub server: HttpUri,
+    /// Prepended to the path.
+    pub path_prefix: Name,
+    /// Headers added to the check.
+    pub headers_to_add: Box<[(HeaderName, Name)]>,
+    /// Response headers copied to the upstream request.
+    pub allowed_upstream_headers: Box<[StringMatcher]>,
+    /// The same, appended.
+    pub allowed_upstream_headers_to_append: Box<[StringMatcher]>,
+    /// Response headers sent to the client when denied; empty: all but `:authority`-like ones.
+    pub allowed_client_headers: Box<[StringMatcher]>,
+    /// Response headers added to the client's response when allowed.
+    pub allowed_client_headers_on_success: Box<[StringMatcher]>,
+    /// Response headers stored in dynamic metadata.
+    pub dynamic_metadata_from_headers: Box<[StringMatcher]>,
+}
+
+/// `BufferSettings`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BufferSettings {
+    /// Most bytes.
+    pub max_request_bytes: u32,
+    /// Sends the first bytes instead of answering 413.
+    pub allow_partial_message: bool,
+    /// Sends bytes, not text.
+    pub pack_as_bytes: bool,
+}
+
+/// `CheckSettings`.
+#[derive(Debug, Clone)]
+pub struct ExtAuthzPerRoute {
+    /// Context extensions sent.
+    pub context_extensions: Box<[(Name, Name)]>,
+    /// Does not send the body here.
+    pub disable_request_body_buffering: bool,
+    /// Overrides the body settings.
+    pub body: Option<BufferSettings>,
+}
+
+/// `JwtAuthentication`.
+#[derive(Debug, Clone)]
+pub struct JwtAuthn {
+    /// Providers by name.
+    pub providers: Box<[JwtProvider]>,
+    /// First match decides.
+    pub rules: Box<[JwtRule]>,
+    /// Named requirements for per-route use.
+    pub requirements: Box<[(Name, JwtRequirement)]>,
+    /// Passes CORS preflights.
+    pub bypass_cors_preflight: bool,
+    /// Leaves out the reason of failures.
+    pub strip_failure_response: bool,
+    /// Requirement by filter state: object name and value to requirement.
+    pub filter_state_rules: Option<(Name, Box<[(Name, JwtRequirement)]>)>,
+}
+
+/// `RequirementRule`.
+#[derive(Debug, Clone)]
+pub struct JwtRule {
+    /// When (headers use their own slots: `slot` indexes nothing here).
+    pub matcher: RouteMatch,
+    /// What; `None`: no token needed.
+    pub requirement: Option<JwtRequirement>,
+}
+
+/// `JwtRequirement`.
+#[derive(Debug, Clone)]
+pub enum JwtRequirement {
+    /// `provider_name`, with `provider_and_audiences` if not empty: index into providers
+    Provider(usize, Box<[Name]>),
+    /// `requires_any`
+    Any(Box<[JwtRequirement]>),
+    /// `requires_all`
+    All(Box<[JwtRequirement]>),
+    /// `allow_missing_or_failed`
+    AllowMissingOrFailed,
+    /// `allow_missing`
+    AllowMissing,
+}
+
+/// `JwtProvider`.
+#[derive(Debug, Clone)]
+pub struct JwtProvider {
+    /// Name.
+    pub name: Name,
+    /// Required `iss`, any when empty.
+    pub issuer: Name,
+    /// Accepted `aud`, any when empty.
+    pub audiences: Box<[Name]>,
+    /// `sub` test.
+    pub subjects: Option<StringMatcher>,
+    /// Keys.
+    pub jwks: Jwks,
+    /// Forwards the token.
+    pub forward: bool,
+    /// Headers with the token: name and value prefix.
+    pub from_headers: Box<[(HeaderName, Name)]>,
+    /// Query parameters with the token.
+    pub from_params: Box<[Name]>,
+    /// Cookies with the token.
+    pub from_cookies: Box<[Name]>,
+    /// Sends the payload (base64url) in this header.
+    pub forward_payload_header: Option<HeaderName>,
+    /// Pads it.
+    pub pad_forward_payload_header: bool,
+    /// Stores the payload in dynamic metadata under this key.
+    pub payload_in_metadata: Option<Name>,
+    /// Normalises space-separated claims there.
+    pub normalize_payload: Box<[Name]>,
+    /// Stores the header in dynamic metadata under this key.
+    pub header_in_metadata: Option<Name>,
+    /// Stores the failure in dynamic metadata under this key.
+    pub failed_status_in_metadata: Option<Name>,
+    /// Clock skew, s. Default 60.
+    pub clock_skew_seconds: u32,
+    /// Longest life of a token.
+    pub max_lifetime: Option<Duration>,
+    /// Requires `exp`.
+    pub require_expiration: bool,
+    /// Claims copied to headers.
+    pub claim_to_headers: Box<[(HeaderName, Box<[Name]>)]>,
+    /// Drops the route cache on success.
+    pub clear_route_cache: bool,
+    /// Cached tokens; 0 disables.
+    pub cache_size: u32,
+}
+
+/// Where keys come from.
+#[derive(Debug, Clone)]
+pub enum Jwks {
+    /// `local_jwks`
+    Local(DataSource),
+    /// `remote_jwks`
+    Remote {
+        /// URI and cluster.
+        uri: HttpUri,
+        /// How long keys are kept. Default 10 min.
+        cache: Duration,
+        /// Fetches before the first use.
+        async_fetch: bool,
+        /// The listener waits for the first fetch.
+        fast_listener: bool,
+    },
+}
+
+/// `ExternalProcessor`.
+#[derive(Debug, Clone)]
+pub struct ExtProc {
+    /// Service.
+    pub service: GrpcService,
+    /// `stat_prefix`
+    pub stat_prefix: Option<Name>,
+    /// Passes when the service fails.
+    pub failure_mode_allow: bool,
+    /// What is sent.
+    pub mode: ProcessingMode,
+    /// The service may change it.
+    pub allow_mode_override: bool,
+    /// Wait for each answer. Default 200 ms.
+    pub message_timeout: Duration,
+    /// Longest time the service may ask for.
+    pub max_message_timeout: Duration,
+    /// Only observes.
+    pub observability_mode: bool,
+    /// Ignores immediate responses.
+    pub disable_immediate_response: bool,
+    /// Request attributes sent.
+    pub request_attributes: Box<[Name]>,
+    /// Response attributes sent.
+    pub response_attributes: Box<[Name]>,
+    /// Dynamic metadata namespaces sent.
+    pub forwarding_namespaces: Box<[Name]>,
+    /// Dynamic metadata namespaces accepted.
+    pub receiving_namespaces: Box<[Name]>,
+    /// Headers sent; empty: all.
+    pub allowed_headers: Box<[StringMatcher]>,
+    /// Headers not sent.
+    pub disallowed_headers: Box<[StringMatcher]>,
+}
+
+/// `ProcessingMode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProcessingMode {
+    /// Sends request headers (default true).
+    pub request_headers: bool,
+    /// Sends response headers (default true).
+    pub response_headers: bool,
+    /// Request body.
+    pub request_body: BodyMode,
+    /// Response body.
+    pub response_body: BodyMode,
+    /// Sends request trailers.
+    pub request_trailers: bool,
+    /// Sends response trailers.
+    pub response_trailers: bool,
+}
+
+/// `ProcessingMode.BodySendMode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BodyMode {
+    /// NONE
+    #[default]
+    None,
+    /// STREAMED
+    Streamed,
+    /// BUFFERED
+    Buffered,
+    /// BUFFERED_PARTIAL
+    BufferedPartial,
+    /// FULL_DUPLEX_STREAMED
+    FullDuplexStreamed,
+}
+
+/// `ExtProcOverrides`.
+#[derive(Debug, Clone)]
+pub struct ExtProcPerRoute {
+    /// Mode.
+    pub mode: Option<ProcessingMode>,
+    /// Service.
+    pub service: Option<GrpcService>,
+    /// Failure mode.
+    pub failure_mode_allow: Option<bool>,
+}
+
+/// `grpc_stats.FilterConfig`.
+#[derive(Debug, Clone)]
+pub struct GrpcStats {
+    /// Stores counts in filter state.
+    pub emit_filter_state: bool,
+    /// Counts per method: all (true), or only the listed ones.
+    pub all_methods: bool,
+    /// Service and methods counted individually.
+    pub allowlist: Box<[(Name, Box<[Name]>)]>,
+    /// Upstream time histograms.
+    pub enable_upstream_stats: bool,
+    /// `_` instead of `.` in names.
+    pub replace_dots_in_grpc_service_name: bool,
+}
+
+/// HTTP `LocalRateLimit`.
+#[derive(Debug, Clone)]
+pub struct LocalRateLimit {
+    /// `stat_prefix`
+    pub stat_prefix: Name,
+    /// Status. Default 429.
+    pub status: u16,
+    /// The bucket; `None`: the filter does nothing at this level.
+    pub bucket: Option<TokenBucket>,
+    /// `filter_enabled`
+    pub enabled: Fraction,
+    /// `filter_enforced`
+    pub enforced: Fraction,
+    /// Response headers when limited.
+    pub response_headers: HeaderOps,
+    /// Request headers when limited but not enforced.
+    pub request_headers_when_not_enforced: HeaderOps,
+    /// Buckets of descriptors: entries and bucket, in order.
+    pub descriptors: Box<[LocalDescriptor]>,
+    /// Stage of rate limit actions.
+    pub stage: u32,
+    /// A bucket per downstream connection.
+    pub per_downstream_connection: bool,
+    /// Sends `x-ratelimit-*` (draft 03).
+    pub ratelimit_headers: bool,
+    /// Virtual host rate limits: 0 override, 1 include, 2 ignore.
+    pub vh_rate_limits: u8,
+    /// Takes a token from the default bucket besides a descriptor's (default true).
+    pub always_consume_default_token_bucket: bool,
+    /// gRPC answers RESOURCE_EXHAUSTED instead of UNAVAILABLE.
+    pub rate_limited_as_resource_exhausted: bool,
+    /// Own rate limit actions instead of the route's.
+    pub rate_limits: Box<[crate::route::RateLimit]>,
+}
+
+/// `LocalRateLimitDescriptor`.
+#[derive(Debug, Clone)]
+pub struct LocalDescriptor {
+    /// Keys and values; an empty value is a wildcard.
+    pub entries: Box<[(Name, Name)]>,
+    /// Bucket.
+    pub bucket: TokenBucket,
+}
+
+/// Global `RateLimit`.
+#[derive(Debug, Clone)]
+pub struct RateLimitService {
+    /// Domain.
+    pub domain: Name,
+    /// Stage.
+    pub stage: u32,
+    /// Only `internal`, only `external`, or both.
+    pub request_type: RequestType,
+    /// Timeout. Default 20 ms.
+    pub timeout: Duration,
+    /// 500 when the service fails instead of passing.
+    pub failure_mode_deny: bool,
+    /// gRPC answers RESOURCE_EXHAUSTED.
+    pub rate_limited_as_resource_exhausted: bool,
+    /// Service.
+    pub service: GrpcService,
+    /// Sends `x-ratelimit-*` (draft 03).
+    pub ratelimit_headers: bool,
+    /// Does not add `x-envoy-ratelimited`.
+    pub disable_x_envoy_ratelimited: bool,
+    /// Status. Default 429.
+    pub status: u16,
+    /// Response headers when limited.
+    pub response_headers: HeaderOps,
+}
+
+/// `RateLimit.request_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RequestType {
+    /// Both.
+    #[default]
+    Both,
+    /// Internal requests.
+    Internal,
+    /// External requests.
+    External,
+}
+
+/// `RateLimitPerRoute`.
+#[derive(Debug, Clone)]
+pub struct RateLimitPerRoute {
+    /// Virtual host rate limits: 0 override, 1 include, 2 ignore.
+    pub vh_rate_limits: u8,
+    /// Domain instead of the filter's.
+    pub domain: Option<Name>,
+    /// Rate limits instead of the route's.
+    pub rate_limits: Box<[crate::route::RateLimit]>,
+}
+
+/// Content codings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Coding {
+    /// gzip
+    Gzip,
+    /// br
+    Brotli,
+    /// zstd
+    Zstd,
+}
+
+/// `Compressor`.
+#[derive(Debug, Clone)]
+pub struct Compressor {
+    /// Coding.
+    pub coding: Coding,
+    /// Compression level of the library.
+    pub level: i32,
+    /// Response direction on.
+    pub response: bool,
+    /// Request direction on.
+    pub request: bool,
+    /// Least body bytes. Default 30.
+    pub min_content_length: u32,
+    /// Media types; the default list when empty was configured has been filled in.
+    pub content_types: Box<[Name]>,
+    /// Does not compress responses with an ETag.
+    pub disable_on_etag_header: bool,
+    /// Removes `accept-encoding` towards the upstream.
+    pub remove_accept_encoding_header: bool,
+    /// Preferred among compressors.
+    pub choose_first: bool,
+}
+
+/// `CompressorPerRoute`.
+#[derive(Debug, Clone)]
+pub struct CompressorPerRoute {
+    /// Overrides `remove_accept_encoding_header`.
+    pub remove_accept_encoding_header: Option<bool>,
+}
+
+/// `Decompressor`.
+#[derive(Debug, Clone)]
+pub struct Decompressor {
+    /// Coding.
+    pub coding: Coding,
+    /// Response direction on.
+    pub response: bool,
+    /// Request direction on.
+    pub request: bool,
+    /// Adds the coding to `accept-encoding`.
+    pub advertise_accept_encoding: bool,
+}
+
+/// `CsrfPolicy`.
+#[derive(Debug, Clone)]
+pub struct Csrf {
+    /// `filter_enabled`
+    pub enabled: Fraction,
+    /// `shadow_enabled`
+    pub shadow_enabled: Fraction,
+    /// Origins accepted besides the target.
+    pub additional_origins: Box<[StringMatcher]>,
+}
+
+/// `header_to_metadata.Config`.
+#[derive(Debug, Clone)]
+pub struct HeaderToMetadata {
+    /// Request rules.
+    pub request_rules: Box<[HeaderToMetadataRule]>,
+    /// Response rules.
+    pub response_rules: Box<[HeaderToMetadataRule]>,
+}
+
+/// `Config.Rule`.
+#[derive(Debug, Clone)]
+pub struct HeaderToMetadataRule {
+    /// Header, or cookie when the flag is set.
+    pub name: HeaderName,
+    /// Reads the cookie of that name.
+    pub cookie: bool,
+    /// When present.
+    pub on_present: Option<MetadataPair>,
+    /// When missing.
+    pub on_missing: Option<MetadataPair>,
+    /// Removes the header after.
+    pub remove: bool,
+}
+
+/// `KeyValuePair`.
+#[derive(Debug, Clone)]
+pub struct MetadataPair {
+    /// Namespace.
+    pub namespace: Name,
+    /// Key.
+    pub key: Name,
+    /// Fixed value; `None`: the header's.
+    pub value: Option<Name>,
+    /// 0 string, 1 number, 2 protobuf value.
+    pub value_type: u8,
+    /// Decodes base64 first.
+    pub base64: bool,
+    /// Rewrites the header's value first.
+    pub rewrite: Option<crate::matcher::RegexRewrite>,
+}
+
+/// `HeaderMutation`.
+#[derive(Debug, Clone, Default)]
+pub struct HeaderMutation {
+    /// On requests, in order.
+    pub request: Box<[Mutation]>,
+    /// On responses, in order.
+    pub response: Box<[Mutation]>,
+    /// On response trailers.
+    pub response_trailers: Box<[Mutation]>,
+    /// `most_specific_header_mutations_wins`
+    pub most_specific_wins: bool,
+}
+
+/// `config.common.mutation_rules.v3.HeaderMutation`.
+#[derive(Debug, Clone)]
+pub enum Mutation {
+    /// `remove`
+    Remove(HeaderName),
+    /// `append`
+    Add(crate::headers::HeaderAdd),
+    /// `remove_on_match`
+    RemoveMatching(StringMatcher),
+}
+
+/// An entry of `set_metadata`.
+#[derive(Debug, Clone)]
+pub struct SetMetadataEntry {
+    /// Namespace.
+    pub namespace: Name,
+    /// A struct.
+    pub value: crate::common::Value,
+    /// Overwrites instead of merging.
+    pub allow_overwrite: bool,
+}
+
+/// `StatefulSession`.
+#[derive(Debug, Clone)]
+pub struct StatefulSession {
+    /// State carrier; `None`: nothing is done.
+    pub state: Option<SessionState>,
+    /// Refuses requests whose host is gone (503) instead of balancing.
+    pub strict: bool,
+}
+
+/// Session state carriers.
+#[derive(Debug, Clone)]
+pub enum SessionState {
+    /// `envoy.http.stateful_session.cookie`
+    Cookie {
+        /// Cookie name.
+        name: Name,
+        /// Path.
+        path: Name,
+        /// Life; zero is a session cookie.
+        ttl: Duration,
+        /// Further attributes.
+        attributes: Box<[(Name, Name)]>,
+    },
+    /// `envoy.http.stateful_session.header`
+    Header(HeaderName),
+}
+
+/// `health_check` filter.
+#[derive(Debug, Clone)]
+pub struct HealthCheckFilter {
+    /// Health checks go upstream.
+    pub pass_through: bool,
+    /// Answers of the upstream are cached so long.
+    pub cache_time: Duration,
+    /// Which requests are health checks.
+    pub headers: Box<[HeaderMatcher]>,
+    /// Clusters and least healthy percentages.
+    pub cluster_min_healthy_percentages: Box<[(Name, f64)]>,
+}
+
+/// `dynamic_forward_proxy.PerRouteConfig`.
+#[derive(Debug, Clone)]
+pub enum DfpPerRoute {
+    /// `host_rewrite_literal`
+    Literal(Name),
+    /// `host_rewrite_header`
+    Header(HeaderName),
+}
+
+/// `OnDemand`.
+#[derive(Debug, Clone, Default)]
+pub struct OnDemand {
+    /// Clusters are fetched on demand.
+    pub odcds: bool,
+    /// Longest wait. Default 5 s.
+    pub timeout: Option<Duration>,
+}
+
+/// `Lua`.
+#[derive(Debug, Clone)]
+pub struct Lua {
+    /// Chain-level script.
+    pub default_source: Option<DataSource>,
+    /// Named scripts for per-route use.
+    pub sources: Box<[(Name, DataSource)]>,
+    /// `stat_prefix`
+    pub stat_prefix: Name,
+    /// Drops the route cache after headers were changed.
+    pub clear_route_cache: bool,
+}
+
+/// `LuaPerRoute`.
+#[derive(Debug, Clone)]
+pub enum LuaPerRoute {
+    /// Named script.
+    Name(Name),
+    /// Own script.
+    Source(DataSource),
+}
+
+/// `istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig`.
+#[derive(Debug, Clone)]
+pub struct Alpn {
+    /// ALPN to offer upstream, by the upstream protocol in use: HTTP/1.0, HTTP/1.1, HTTP/2.
+    pub http10: Box<[Name]>,
+    /// HTTP/1.1.
+    pub http11: Box<[Name]>,
+    /// HTTP/2.
+    pub http2: Box<[Name]>,
+}
+
+/// `io.istio.http.peer_metadata.Config`.
+#[derive(Debug, Clone, Default)]
+pub struct PeerMetadata {
+    /// How the downstream peer is found, in order.
+    pub downstream_discovery: Box<[PeerDiscovery]>,
+    /// How the upstream peer is found, in order.
+    pub upstream_discovery: Box<[PeerDiscovery]>,
+    /// Adds `x-envoy-peer-metadata` and `-id` to responses.
+    pub downstream_propagation: bool,
+    /// Adds them to requests.
+    pub upstream_propagation: bool,
+    /// Leaves them out towards clusters outside the mesh.
+    pub skip_external_clusters: bool,
+    /// Stores the peer so that it reaches the upstream connection's filters.
+    pub shared_with_upstream: bool,
+    /// Labels to carry.
+    pub additional_labels: Box<[Name]>,
+}
+
+/// `DiscoveryMethod`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerDiscovery {
+    /// By workload discovery.
+    WorkloadDiscovery,
+    /// By `x-envoy-peer-metadata` headers.
+    IstioHeaders,
+    /// By baggage.
+    Baggage,
+    /// By endpoint metadata of the chosen host.
+    EndpointMetadata,
+}
+
+/// `stats.PluginConfig`.
+#[derive(Debug, Clone, Default)]
+pub struct IstioStats {
+    /// Which side reports.
+    pub reporter: IstioReporter,
+    /// `stat_prefix`, `istio` by default.
+    pub stat_prefix: Option<Name>,
+    /// Metric overrides, in order.
+    pub metrics: Box<[IstioMetricOverride]>,
+    /// Metrics of one's own.
+    pub definitions: Box<[IstioMetricDefinition]>,
+    /// Uses no host header for the destination service.
+    pub disable_host_header_fallback: bool,
+    /// Interval of TCP reports. Default 5 s.
+    pub tcp_reporting_duration: Option<Duration>,
+    /// Interval after which unused series go.
+    pub rotation_interval: Option<Duration>,
+    /// How long after.
+    pub graceful_deletion_interval: Option<Duration>,
+}
+
+/// `stats.Reporter`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IstioReporter {
+    /// By the listener's direction.
+    #[default]
+    Unspecified,
+    /// SERVER_GATEWAY
+    ServerGateway,
+}
+
+/// `stats.MetricConfig`.
+#[derive(Debug, Clone)]
+pub struct IstioMetricOverride {
+    /// Metric without prefix; empty: all.
+    pub name: Name,
+    /// Labels to set, with their CEL expressions.
+    pub dimensions: Box<[(Name, Name)]>,
+    /// Labels to drop.
+    pub tags_to_remove: Box<[Name]>,
+    /// Condition, CEL.
+    pub match_expression: Option<Name>,
+    /// Dropped.
+    pub drop: bool,
+}
+
+/// `stats.MetricDefinition`.
+#[derive(Debug, Clone)]
+pub struct IstioMetricDefinition {
+    /// Name.
+    pub name: Name,
+    /// Value, CEL.
+    pub value: Name,
+    /// 0 counter, 1 gauge, 2 histogram.
+    pub kind: u8,
+}
+

@@ -1,0 +1,807 @@
+//! What does a route table look like once compiled? Virtual hosts, routes, and all that a route may ask for.
+//!
+//! Follows `envoy.config.route.v3`. Matching is `proxy-core::route`; execution is `l7::router`. Levels that Envoy
+//! resolves per request (header operations, per-filter configuration, retry and hedge policies) are resolved here once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::Name;
+use crate::common::{Backoff, Fraction, Metadata, Value};
+use crate::filters::PerFilter;
+use crate::format::{Format, SubstitutionFormat};
+use crate::headers::HeaderChain;
+use crate::matcher::{
+    CidrSet, CookieMatcher, FullRegex, HeaderMatcher, HeaderName, MetadataMatcher, QueryMatcher, RegexRewrite,
+    StringMatcher,
+};
+use crate::vhost::DomainIndex;
+
+/// `RouteConfiguration`.
+#[derive(Debug, Clone, Default)]
+pub struct RouteTable {
+    /// Name (the RDS resource name).
+    pub name: DefaultName,
+    /// Domain to index into `virtual_hosts`.
+    pub domains: DomainIndex,
+    /// Virtual hosts in configured order.
+    pub virtual_hosts: Box<[VirtualHost]>,
+    /// Lower-case names of headers that are removed from requests of external clients (`internal_only_headers`).
+    pub internal_only_headers: Box<[HeaderName]>,
+    /// `validate_clusters`: the caller checks that clusters exist (default: true inline, false over RDS).
+    pub validate_clusters: Option<bool>,
+    /// Strips `:port` from the authority before the lookup.
+    pub ignore_port_in_host_matching: bool,
+    /// Ignores `;params` of the path when matching.
+    pub ignore_path_parameters_in_path_matching: bool,
+    /// Largest direct response body, bytes.
+    pub max_direct_response_body_bytes: u32,
+    /// Response header operations when no route matched (`RouteConfiguration` level only).
+    pub response_headers: HeaderChain,
+    /// The virtual hosts are completed on demand (VHDS).
+    pub vhds: bool,
+    /// `metadata`
+    pub metadata: Metadata,
+}
+
+
+/// Newtype so that route tables can be `Default`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct DefaultName(pub Name);
+
+impl Default for DefaultName {
+    fn default() -> Self {
+        Self("".into())
+    }
+}
+
+impl std::ops::Deref for DefaultName {
+    type Target = str;
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// `VirtualHost`.
+#[derive(Debug, Clone)]
+pub struct VirtualHost {
+    /// Name, for stats and logs.
+    pub name: Name,
+    /// Routes in order; the first that matches wins.
+    pub routes: Box<[Route]>,
+    /// Distinct header names that the routes of this host test; [`RouteHeaderMatch::slot`] indexes it, so that
+    /// each is looked up at most once per request.
+    pub header_slots: Box<[HeaderName]>,
+    /// `require_tls`
+    pub require_tls: RequireTls,
+    /// `virtual_clusters`
+    pub virtual_clusters: Box<[VirtualCluster]>,
+    /// `rate_limits`
+    pub rate_limits: Arc<[RateLimit]>,
+    /// Sends `x-envoy-attempt-count` upstream.
+    pub include_request_attempt_count: bool,
+    /// Sends `x-envoy-attempt-count` downstream.
+    pub include_attempt_count_in_response: bool,
+    /// Sends `x-envoy-is-timeout-retry` upstream.
+    pub include_is_timeout_retry_header: bool,
+    /// Per-filter configuration of this host over the table's, for requests that match no route.
+    pub per_filter: PerFilter,
+    /// Response header operations when no route matched (host and table levels).
+    pub response_headers: HeaderChain,
+    /// `metadata`
+    pub metadata: Metadata,
+}
+
+/// `VirtualHost.TlsRequirementType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RequireTls {
+    /// None.
+    #[default]
+    None,
+    /// Requests from outside are redirected (301) to https.
+    ExternalOnly,
+    /// All requests are redirected to https.
+    All,
+}
+
+/// `VirtualCluster`: a stat name for requests whose headers match.
+#[derive(Debug, Clone)]
+pub struct VirtualCluster {
+    /// Stat name.
+    pub name: Name,
+    /// Tests, all of which must hold.
+    pub headers: Box<[HeaderMatcher]>,
+}
+
+/// `Route`.
+#[derive(Debug, Clone)]
+pub struct Route {
+    /// Name; empty when absent.
+    pub name: Name,
+    /// When it applies.
+    pub matcher: RouteMatch,
+    /// What it does.
+    pub action: RouteAction,
+    /// Request header operations of all levels, in evaluation order (without weighted cluster's own).
+    pub request_headers: HeaderChain,
+    /// Response header operations of all levels.
+    pub response_headers: HeaderChain,
+    /// Per-filter configuration, resolved over table, virtual host and route.
+    pub per_filter: PerFilter,
+    /// `metadata`
+    pub metadata: Metadata,
+    /// Tracing operation.
+    pub decorator: Option<Box<Decorator>>,
+    /// `tracing`
+    pub tracing: Option<Box<crate::tracing::RouteTracing>>,
+    /// `stat_prefix`: extra per-route stats.
+    pub stat_prefix: Option<Name>,
+    /// Body bytes buffered for retries and mirrors at most (route, else virtual host; `None`: the listener's limit).
+    pub request_body_buffer_limit: Option<u64>,
+}
+
+/// `Decorator`.
+#[derive(Debug, Clone)]
+pub struct Decorator {
+    /// Operation name of the span.
+    pub operation: Name,
+    /// Sends `x-envoy-decorator-operation`.
+    pub propagate: bool,
+}
+
+/// `RouteMatch`; every part must hold.
+#[derive(Debug, Clone)]
+pub struct RouteMatch {
+    /// The path.
+    pub path: PathMatch,
+    /// Headers.
+    pub headers: Box<[RouteHeaderMatch]>,
+    /// Query parameters.
+    pub query: Box<[QueryMatcher]>,
+    /// Cookies.
+    pub cookies: Box<[CookieMatcher]>,
+    /// Only `application/grpc` requests.
+    pub grpc: bool,
+    /// Share of requests.
+    pub fraction: Option<Fraction>,
+    /// Client certificate conditions.
+    pub tls: Option<TlsMatch>,
+    /// Dynamic metadata (JWT claims, for instance).
+    pub dynamic_metadata: Box<[MetadataMatcher]>,
+}
+
+/// A header test with its lookup slot, see [`VirtualHost::header_slots`].
+#[derive(Debug, Clone)]
+pub struct RouteHeaderMatch {
+    /// Index into the virtual host's `header_slots`.
+    pub slot: u16,
+    /// The test.
+    pub matcher: HeaderMatcher,
+}
+
+/// `RouteMatch.TlsContextMatchOptions`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TlsMatch {
+    /// A certificate was (true) or was not presented.
+    pub presented: Option<bool>,
+    /// It was (true) or was not validated.
+    pub validated: Option<bool>,
+}
+
+/// `RouteMatch.path_specifier`. Query strings are not part of the path. `*NoCase` patterns are lower case.
+#[derive(Debug, Clone)]
+pub enum PathMatch {
+    /// `prefix: "/"`: every path except that of CONNECT.
+    Any,
+    /// `prefix`
+    Prefix(Box<str>),
+    /// `prefix`, `case_sensitive: false`
+    PrefixNoCase(Box<str>),
+    /// `path`
+    Exact(Box<str>),
+    /// `path`, `case_sensitive: false`
+    ExactNoCase(Box<str>),
+    /// `path_separated_prefix`: equal, or followed by `/`
+    Separated(Box<str>),
+    /// `path_separated_prefix`, `case_sensitive: false`
+    SeparatedNoCase(Box<str>),
+    /// `safe_regex`, whole path
+    Regex(FullRegex),
+    /// `connect_matcher`: CONNECT and extended CONNECT
+    Connect,
+    /// `envoy.path.match.uri_template.uri_template_matcher`
+    Template(Box<UriTemplate>),
+}
+
+/// A compiled URI template: segments such as `/api/{version}/*/**`.
+#[derive(Debug, Clone)]
+pub struct UriTemplate {
+    /// The template as configured.
+    pub text: Name,
+    /// Equivalent expression with a named group per variable.
+    pub regex: regex::bytes::Regex,
+}
+
+/// `Route.action`.
+#[derive(Debug, Clone)]
+pub enum RouteAction {
+    /// `route`
+    Forward(Box<Forward>),
+    /// `redirect`
+    Redirect(Box<Redirect>),
+    /// `direct_response`
+    Direct(Box<DirectResponse>),
+    /// `non_forwarding_action`: the filters answer, else 404
+    NonForwarding,
+}
+
+/// `RedirectAction`.
+#[derive(Debug, Clone)]
+pub struct Redirect {
+    /// Scheme to redirect to.
+    pub scheme: Option<SchemeRedirect>,
+    /// `host_redirect`
+    pub host: Option<Box<str>>,
+    /// `port_redirect`
+    pub port: Option<u16>,
+    /// Path part.
+    pub path: RedirectPath,
+    /// 301, 302, 303, 307 or 308.
+    pub status: u16,
+    /// Drops the query.
+    pub strip_query: bool,
+}
+
+/// `RedirectAction.scheme_rewrite_specifier`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SchemeRedirect {
+    /// `https_redirect`
+    Https,
+    /// `scheme_redirect`, lower case
+    Scheme(Box<str>),
+}
+
+/// `RedirectAction.path_rewrite_specifier`.
+#[derive(Debug, Clone)]
+pub enum RedirectPath {
+    /// Path kept.
+    Keep,
+    /// `path_redirect`; a `?` in it replaces the query too.
+    Replace(Box<str>),
+    /// `prefix_rewrite`
+    Prefix(Box<str>),
+    /// `regex_rewrite`
+    Regex(RegexRewrite),
+}
+
+/// `DirectResponseAction`.
+#[derive(Debug, Clone)]
+pub struct DirectResponse {
+    /// Status.
+    pub status: u16,
+    /// Body bytes.
+    pub body: Arc<[u8]>,
+    /// `body_format`: overrides `body` as a local-reply style format.
+    pub body_format: Option<Box<SubstitutionFormat>>,
+}
+
+/// `RouteAction`.
+#[derive(Debug, Clone)]
+pub struct Forward {
+    /// Where to.
+    pub cluster: ClusterSpecifier,
+    /// Status when the cluster does not exist: 503 (default), 404 or 500.
+    pub cluster_not_found_status: u16,
+    /// Subset wanted, sorted by key (`metadata_match` of `envoy.lb`).
+    pub metadata_match: Option<SubsetMatch>,
+    /// Path rewrite.
+    pub path_rewrite: PathRewrite,
+    /// Authority rewrite.
+    pub host_rewrite: HostRewrite,
+    /// Appends the old authority to `x-forwarded-host`.
+    pub append_x_forwarded_host: bool,
+    /// Whole-response timeout; `None` means none. Default 15 s.
+    pub timeout: Option<Duration>,
+    /// Stream idle timeout: `None` leaves the HCM's in force, `Some(0)` disables it.
+    pub idle_timeout: Option<Duration>,
+    /// `flush_timeout`
+    pub flush_timeout: Option<Duration>,
+    /// Retry policy (route's own, else the virtual host's).
+    pub retry: Option<Arc<RetryPolicy>>,
+    /// Hedge policy (route's own, else the virtual host's).
+    pub hedge: Option<HedgePolicy>,
+    /// Copies sent elsewhere.
+    pub mirrors: Box<[Mirror]>,
+    /// Priority of connection pools and circuit breakers.
+    pub priority: Priority,
+    /// Rate limit actions of the route.
+    pub rate_limits: Arc<[RateLimit]>,
+    /// Applies the virtual host's rate limits too.
+    pub include_vh_rate_limits: bool,
+    /// Hash of ring hash, maglev and the like.
+    pub hash_policy: Box<[HashPolicy]>,
+    /// Limits from `max_stream_duration` and the deprecated `max_grpc_timeout`.
+    pub max_stream_duration: MaxStreamDuration,
+    /// Upgrades allowed here over the HCM's.
+    pub upgrades: Box<[UpgradeConfig]>,
+    /// `internal_redirect_policy`
+    pub internal_redirect: Option<Box<InternalRedirect>>,
+}
+
+/// `RouteAction.cluster_specifier`.
+#[derive(Debug, Clone)]
+pub enum ClusterSpecifier {
+    /// `cluster`
+    Cluster(Name),
+    /// `weighted_clusters`
+    Weighted(Box<WeightedClusters>),
+    /// `cluster_header`: the request header names the cluster
+    Header(HeaderName),
+}
+
+/// `WeightedCluster`.
+#[derive(Debug, Clone)]
+pub struct WeightedClusters {
+    /// The choices.
+    pub clusters: Box<[WeightedCluster]>,
+    /// Sum of weights, at least 1.
+    pub total_weight: u64,
+    /// A header whose decimal value replaces the random draw.
+    pub random_value_header: Option<HeaderName>,
+    /// Draws by the route's hash policy instead of at random.
+    pub use_hash_policy: bool,
+}
+
+/// `WeightedCluster.ClusterWeight`.
+#[derive(Debug, Clone)]
+pub struct WeightedCluster {
+    /// Cluster name, or the header that names it.
+    pub cluster: ClusterSpecifier,
+    /// Weight; zero is never drawn.
+    pub weight: u32,
+    /// Subset wanted, merged over the route's.
+    pub metadata_match: Option<SubsetMatch>,
+    /// Request header operations of **all** levels including this one; replaces the route's chain.
+    pub request_headers: HeaderChain,
+    /// Response header operations of all levels including this one; replaces the route's chain.
+    pub response_headers: HeaderChain,
+    /// Per-filter configuration of all levels including this one; replaces the route's.
+    pub per_filter: PerFilter,
+    /// Authority rewrite that replaces the route's.
+    pub host_rewrite: Option<Name>,
+}
+
+/// Keys and values that a host's `envoy.lb` metadata must have, sorted by key.
+pub type SubsetMatch = Arc<[(Name, Value)]>;
+
+/// Path rewrite of a forwarding route.
+#[derive(Debug, Clone)]
+pub enum PathRewrite {
+    /// None.
+    None,
+    /// `prefix_rewrite`: replaces what the path matcher matched.
+    Prefix(Box<str>),
+    /// `regex_rewrite` on the path without query.
+    Regex(Box<RegexRewrite>),
+    /// `path_rewrite`: a format string that yields the new path.
+    Format(Box<Format>),
+    /// `envoy.path.rewrite.uri_template.uri_template_rewriter`, `{name}` parts.
+    Template(Box<[TemplatePart]>),
+}
+
+/// A part of a URI template rewrite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TemplatePart {
+    /// Text.
+    Text(Box<str>),
+    /// The named variable's match.
+    Var(Box<str>),
+}
+
+/// Authority rewrite.
+#[derive(Debug, Clone)]
+pub enum HostRewrite {
+    /// None.
+    None,
+    /// `host_rewrite_literal`
+    Literal(Name),
+    /// `auto_host_rewrite`: the chosen host's DNS name
+    Auto,
+    /// `host_rewrite_header`
+    Header(HeaderName),
+    /// `host_rewrite_path_regex`: applied to the path without query
+    PathRegex(Box<RegexRewrite>),
+    /// `host_rewrite`: a format string
+    Format(Box<Format>),
+}
+
+/// `RoutingPriority`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Priority {
+    /// DEFAULT
+    #[default]
+    Default,
+    /// HIGH
+    High,
+}
+
+/// `RouteAction.RequestMirrorPolicy`.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    /// Where the copy goes ([`ClusterSpecifier::Cluster`] or `Header`).
+    pub cluster: ClusterSpecifier,
+    /// Share of requests.
+    pub fraction: Fraction,
+    /// Samples with the trace when set.
+    pub trace_sampled: Option<bool>,
+    /// Does not add `-shadow` to the authority.
+    pub disable_shadow_host_suffix: bool,
+    /// Header operations on the copy.
+    pub request_headers: HeaderChain,
+    /// Authority of the copy.
+    pub host_rewrite: Option<Name>,
+}
+
+/// `RouteAction.HashPolicy`.
+#[derive(Debug, Clone)]
+pub struct HashPolicy {
+    /// What is hashed.
+    pub kind: HashPolicyKind,
+    /// Stops when this policy yielded a hash.
+    pub terminal: bool,
+}
+
+/// `HashPolicy.policy_specifier`.
+#[derive(Debug, Clone)]
+pub enum HashPolicyKind {
+    /// Header value (all values sorted), after an optional rewrite.
+    Header {
+        /// Name.
+        name: HeaderName,
+        /// Rewrite before hashing.
+        rewrite: Option<Box<RegexRewrite>>,
+    },
+    /// Cookie value; generated when `ttl` is set and the cookie is absent.
+    Cookie {
+        /// Name.
+        name: Name,
+        /// Life of a generated cookie; zero is a session cookie.
+        ttl: Option<Duration>,
+        /// Path of a generated cookie.
+        path: Name,
+        /// Further attributes of a generated cookie.
+        attributes: Box<[(Name, Name)]>,
+    },
+    /// Client address.
+    SourceIp,
+    /// Query parameter (first value).
+    QueryParameter(Name),
+    /// Filter state object that knows how to hash itself.
+    FilterState(Name),
+}
+
+/// `RouteAction.UpgradeConfig` and the HCM's.
+#[derive(Debug, Clone)]
+pub struct UpgradeConfig {
+    /// Upgrade type, lower case (`websocket`, `connect`).
+    pub upgrade_type: Name,
+    /// Allowed.
+    pub enabled: bool,
+    /// CONNECT is terminated here and its payload forwarded as TCP (`connect_config`).
+    pub connect: Option<ConnectConfig>,
+    /// The HTTP filters for upgraded streams (HCM only); `None`: the normal ones.
+    pub filters: Option<Arc<[crate::hcm::HttpFilter]>>,
+}
+
+/// `UpgradeConfig.ConnectConfig`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ConnectConfig {
+    /// Sends a PROXY protocol header first: version 1 or 2.
+    pub proxy_protocol: Option<u8>,
+    /// POST is terminated as CONNECT too.
+    pub allow_post: bool,
+}
+
+/// `InternalRedirectPolicy`.
+#[derive(Debug, Clone)]
+pub struct InternalRedirect {
+    /// Redirects followed at most. Default 1.
+    pub max_internal_redirects: u32,
+    /// Response statuses that are followed (default 302).
+    pub response_codes: Box<[u16]>,
+    /// Follows from https to http and back.
+    pub allow_cross_scheme_redirect: bool,
+    /// Response headers copied to the new request.
+    pub response_headers_to_copy: Box<[HeaderName]>,
+}
+
+/// `RouteAction.MaxStreamDuration`. Absent fields inherit from the HCM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MaxStreamDuration {
+    /// Zero disables the HCM's limit.
+    pub max_stream_duration: Option<Duration>,
+    /// Honour `grpc-timeout` up to this (zero: without bound).
+    pub grpc_timeout_header_max: Option<Duration>,
+    /// Subtracted from `grpc-timeout`.
+    pub grpc_timeout_header_offset: Option<Duration>,
+    /// Deprecated `max_grpc_timeout` in the route: as above, replacing `timeout`.
+    pub max_grpc_timeout: Option<Duration>,
+    /// Deprecated `grpc_timeout_offset`.
+    pub grpc_timeout_offset: Option<Duration>,
+}
+
+/// `HedgePolicy`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HedgePolicy {
+    /// Sends another request when a try times out, without cancelling it.
+    pub hedge_on_per_try_timeout: bool,
+    /// `initial_requests`, 1 here.
+    pub initial_requests: u32,
+}
+
+/// `RetryPolicy`.
+#[derive(Debug, Clone)]
+pub struct RetryPolicy {
+    /// Conditions.
+    pub retry_on: RetryOn,
+    /// Retries at most. Default 1.
+    pub num_retries: u32,
+    /// `per_try_timeout`
+    pub per_try_timeout: Option<Duration>,
+    /// `per_try_idle_timeout`
+    pub per_try_idle_timeout: Option<Duration>,
+    /// Statuses of `retriable-status-codes`.
+    pub retriable_status_codes: Box<[u16]>,
+    /// Response headers of `retriable-headers`.
+    pub retriable_headers: Box<[HeaderMatcher]>,
+    /// A request is retried at all only when one of these matches (empty: always).
+    pub retriable_request_headers: Box<[HeaderMatcher]>,
+    /// Hosts that a retry avoids.
+    pub host_predicates: Box<[HostPredicate]>,
+    /// Tries at most to find an acceptable host. Default 1.
+    pub host_selection_max_attempts: u32,
+    /// `envoy.retry_priorities.previous_priorities`: its `update_frequency`.
+    pub previous_priorities: Option<u32>,
+    /// Back-off between tries. Default base 25 ms, maximum ten times base.
+    pub backoff: Backoff,
+    /// Back-off told by the upstream.
+    pub rate_limited: Option<Box<RateLimitedBackoff>>,
+}
+
+/// `RetryPolicy.retry_host_predicate`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HostPredicate {
+    /// `envoy.retry_host_predicates.previous_hosts`
+    PreviousHosts,
+    /// `envoy.retry_host_predicates.omit_canary_hosts`
+    OmitCanary,
+    /// `envoy.retry_host_predicates.omit_host_metadata`: keys and values of `envoy.lb`
+    OmitMetadata(SubsetMatch),
+}
+
+/// `RetryPolicy.RateLimitedRetryBackOff`.
+#[derive(Debug, Clone)]
+pub struct RateLimitedBackoff {
+    /// Response headers to read.
+    pub reset_headers: Box<[ResetHeader]>,
+    /// Longest interval. Default 300 s.
+    pub max_interval: Duration,
+}
+
+/// `RetryPolicy.ResetHeader`.
+#[derive(Debug, Clone)]
+pub struct ResetHeader {
+    /// Header name.
+    pub name: HeaderName,
+    /// True for a Unix timestamp, false for seconds.
+    pub unix_timestamp: bool,
+}
+
+/// The set of retry conditions, one bit each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RetryOn(pub u32);
+
+impl RetryOn {
+    /// `5xx`
+    pub const R5XX: RetryOn = RetryOn(1);
+    /// `gateway-error`
+    pub const GATEWAY_ERROR: RetryOn = RetryOn(1 << 1);
+    /// `connect-failure`
+    pub const CONNECT_FAILURE: RetryOn = RetryOn(1 << 2);
+    /// `retriable-4xx`
+    pub const RETRIABLE_4XX: RetryOn = RetryOn(1 << 3);
+    /// `refused-stream`
+    pub const REFUSED_STREAM: RetryOn = RetryOn(1 << 4);
+    /// `cancelled`
+    pub const GRPC_CANCELLED: RetryOn = RetryOn(1 << 5);
+    /// `deadline-exceeded`
+    pub const GRPC_DEADLINE_EXCEEDED: RetryOn = RetryOn(1 << 6);
+    /// `resource-exhausted`
+    pub const GRPC_RESOURCE_EXHAUSTED: RetryOn = RetryOn(1 << 7);
+    /// `unavailable`
+    pub const GRPC_UNAVAILABLE: RetryOn = RetryOn(1 << 8);
+    /// `internal`
+    pub const GRPC_INTERNAL: RetryOn = RetryOn(1 << 9);
+    /// `retriable-status-codes`
+    pub const RETRIABLE_STATUS_CODES: RetryOn = RetryOn(1 << 10);
+    /// `reset`
+    pub const RESET: RetryOn = RetryOn(1 << 11);
+    /// `retriable-headers`
+    pub const RETRIABLE_HEADERS: RetryOn = RetryOn(1 << 12);
+    /// `envoy-ratelimited`
+    pub const ENVOY_RATELIMITED: RetryOn = RetryOn(1 << 13);
+    /// `http3-post-connect-failure`
+    pub const HTTP3_POST_CONNECT_FAILURE: RetryOn = RetryOn(1 << 14);
+    /// `reset-before-request`
+    pub const RESET_BEFORE_REQUEST: RetryOn = RetryOn(1 << 15);
+
+    /// True when any of `other`'s conditions is set.
+    #[inline]
+    pub fn has(self, other: RetryOn) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// True when no condition is set.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Parses a comma-separated list such as `5xx,connect-failure`; unknown words are ignored as Envoy does.
+    pub fn parse(words: &str) -> RetryOn {
+        words.split(',').map(|w| RetryOn::word(w.trim())).fold(RetryOn(0), std::ops::BitOr::bitor)
+    }
+
+    fn word(word: &str) -> RetryOn {
+        match word {
+            "5xx" => Self::R5XX,
+            "gateway-error" => Self::GATEWAY_ERROR,
+            "connect-failure" => Self::CONNECT_FAILURE,
+            "retriable-4xx" => Self::RETRIABLE_4XX,
+            "refused-stream" => Self::REFUSED_STREAM,
+            "cancelled" => Self::GRPC_CANCELLED,
+            "deadline-exceeded" => Self::GRPC_DEADLINE_EXCEEDED,
+            "resource-exhausted" => Self::GRPC_RESOURCE_EXHAUSTED,
+            "unavailable" => Self::GRPC_UNAVAILABLE,
+            "internal" => Self::GRPC_INTERNAL,
+            "retriable-status-codes" => Self::RETRIABLE_STATUS_CODES,
+            "reset" => Self::RESET,
+            "retriable-headers" => Self::RETRIABLE_HEADERS,
+            "envoy-ratelimited" => Self::ENVOY_RATELIMITED,
+            "http3-post-connect-failure" => Self::HTTP3_POST_CONNECT_FAILURE,
+            "reset-before-request" => Self::RESET_BEFORE_REQUEST,
+            _ => RetryOn(0),
+        }
+    }
+}
+
+impl std::ops::BitOr for RetryOn {
+    type Output = RetryOn;
+    fn bitor(self, other: RetryOn) -> RetryOn {
+        RetryOn(self.0 | other.0)
+    }
+}
+
+/// `envoy.config.route.v3.RateLimit`: descriptor actions.
+#[derive(Debug, Clone)]
+pub struct RateLimit {
+    /// Stage, 0 to 10.
+    pub stage: u32,
+    /// `disable_key`
+    pub disable_key: Name,
+    /// Descriptor entries; any that yields nothing drops the whole descriptor.
+    pub actions: Box<[RateLimitAction]>,
+}
+
+/// `RateLimit.Action`.
+#[derive(Debug, Clone)]
+pub enum RateLimitAction {
+    /// `source_cluster`: this proxy's own cluster
+    SourceCluster,
+    /// `destination_cluster`
+    DestinationCluster,
+    /// `request_headers`
+    RequestHeaders {
+        /// Header.
+        name: HeaderName,
+        /// Descriptor key.
+        key: Name,
+        /// Skips the entry instead of the descriptor when absent.
+        skip_if_absent: bool,
+    },
+    /// `query_parameters`
+    QueryParameters {
+        /// Parameter.
+        name: Name,
+        /// Descriptor key.
+        key: Name,
+        /// Skips the entry instead of the descriptor when absent.
+        skip_if_absent: bool,
+    },
+    /// `remote_address`
+    RemoteAddress,
+    /// `masked_remote_address`
+    MaskedRemoteAddress {
+        /// IPv4 prefix length.
+        v4_prefix: u8,
+        /// IPv6 prefix length.
+        v6_prefix: u8,
+    },
+    /// `generic_key`
+    GenericKey {
+        /// Key, `generic_key` by default.
+        key: Name,
+        /// Value.
+        value: Name,
+    },
+    /// `header_value_match`
+    HeaderValueMatch {
+        /// Key, `header_match` by default.
+        key: Name,
+        /// Value.
+        value: Name,
+        /// Whether a match (true) or a mismatch yields the entry.
+        expect_match: bool,
+        /// Tests.
+        headers: Box<[HeaderMatcher]>,
+    },
+    /// `metadata`
+    Metadata {
+        /// Key.
+        key: Name,
+        /// From the route (true) or dynamic metadata.
+        route: bool,
+        /// Namespace.
+        filter: Name,
+        /// Path.
+        path: Box<[Name]>,
+        /// Default value.
+        default: Option<Name>,
+        /// Skips the entry instead of the descriptor when absent.
+        skip_if_absent: bool,
+    },
+    /// `query_parameter_value_match`
+    QueryParameterValueMatch {
+        /// Key, `query_match` by default.
+        key: Name,
+        /// Value.
+        value: Name,
+        /// Whether a match (true) or a mismatch yields the entry.
+        expect_match: bool,
+        /// Tests.
+        query: Box<[QueryMatcher]>,
+    },
+}
+
+/// `CorsPolicy`, compiled and merged over levels.
+#[derive(Debug, Clone)]
+pub struct CorsPolicy {
+    /// Origins allowed.
+    pub allow_origin: Box<[StringMatcher]>,
+    /// `access-control-allow-methods`
+    pub allow_methods: Name,
+    /// `access-control-allow-headers`
+    pub allow_headers: Name,
+    /// `access-control-expose-headers`
+    pub expose_headers: Name,
+    /// `access-control-max-age`
+    pub max_age: Name,
+    /// `access-control-allow-credentials`
+    pub allow_credentials: bool,
+    /// `allow_private_network_access`
+    pub allow_private_network_access: bool,
+    /// Preflights that do not match go upstream (default true).
+    pub forward_not_matching_preflights: bool,
+    /// `filter_enabled`
+    pub enabled: Fraction,
+    /// `shadow_enabled`
+    pub shadow_enabled: Fraction,
+}
+
+/// Networks counted as internal, `HttpConnectionManager.InternalAddressConfig`.
+#[derive(Debug, Clone, Default)]
+pub struct InternalAddressConfig {
+    /// Unix sockets count as internal.
+    pub unix_sockets: bool,
+    /// Networks; `None` means RFC 1918 and loopback of older Envoys, empty means none.
+    pub cidrs: CidrSet,
+}
