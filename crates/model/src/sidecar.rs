@@ -1,0 +1,330 @@
+//! What may one proxy talk to? The scope a `Sidecar` (or its absence) gives to the workloads of a namespace.
+//! Follows `pilot/pkg/model/sidecar.go`. Computed once per scope and shared by its proxies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use api::networking::{CaptureMode, Destination, OutboundTrafficPolicyMode, Sidecar};
+use names::well_known::MESH_GATEWAY;
+use names::{Hostname, Labels, LabelsExt, PortProtocol};
+
+use crate::config::Config;
+use crate::destination_rule::{MergedRule, select};
+use crate::mesh::OutboundMode;
+use crate::service::{Registry, Service};
+use crate::snapshot::Snapshot;
+use crate::virtual_service::ResolvedVirtualService;
+
+/// The port of an egress listener.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EgressPort {
+    /// Number; 0 for Unix sockets.
+    pub number: u16,
+    /// Name.
+    pub name: String,
+    /// Protocol.
+    pub protocol: PortProtocol,
+}
+
+/// One egress listener and what it imports.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EgressListener {
+    /// The port; `None` for the catch-all.
+    pub port: Option<EgressPort>,
+    /// Address or socket to bind to; empty for the default.
+    pub bind: String,
+    /// Whether traffic is captured.
+    pub capture_mode: CaptureMode,
+    /// Services imported, possibly reduced to the listener's port.
+    pub services: Vec<Arc<Service>>,
+    /// Virtual services imported.
+    pub virtual_services: Vec<Arc<ResolvedVirtualService>>,
+}
+
+/// What the proxies of one scope may see.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SidecarScope {
+    /// The resource, if there is one.
+    pub config: Option<Arc<Config<Sidecar>>>,
+    /// Name used where no service gives one.
+    pub name: String,
+    /// Namespace of the proxies.
+    pub namespace: Arc<str>,
+    /// Egress listeners; the catch-all last.
+    pub egress: Vec<EgressListener>,
+    /// All services imported.
+    pub services: Vec<Arc<Service>>,
+    /// The service that a host means in this scope.
+    pub by_host: BTreeMap<Hostname, Arc<Service>>,
+    /// Destination rules of those services.
+    pub rules: BTreeMap<Hostname, Vec<Arc<MergedRule>>>,
+    /// Unknown destinations.
+    pub outbound_mode: OutboundMode,
+    /// Where unknown traffic goes when it is allowed.
+    pub egress_proxy: Option<Destination>,
+}
+
+/// The name of the scope of namespaces without `Sidecar`.
+const DEFAULT_SIDECAR: &str = "default-sidecar";
+
+impl SidecarScope {
+    /// The scope of `namespace` under `sidecar`, or without one.
+    pub fn new(snapshot: &Snapshot, namespace: &Arc<str>, sidecar: Option<Arc<Config<Sidecar>>>) -> Self {
+        let visible = snapshot.services_visible_to(namespace);
+        let rules = snapshot.virtual_services.for_gateway(namespace, MESH_GATEWAY);
+        let egress = match sidecar.as_deref().map(|s| s.spec.egress.as_slice()) {
+            None | Some([]) => vec![EgressListener {
+                port: None,
+                bind: String::new(),
+                capture_mode: CaptureMode::Default,
+                services: visible.clone(),
+                virtual_services: rules.clone(),
+            }],
+            Some(listeners) => listeners.iter().map(|l| listener(l, namespace, &visible, &rules)).collect(),
+        };
+        let mut scope = SidecarScope {
+            name: sidecar.as_ref().map_or(DEFAULT_SIDECAR.to_owned(), |s| s.name.to_string()),
+            namespace: namespace.clone(),
+            outbound_mode: snapshot.mesh.outbound_traffic_policy,
+            egress_proxy: None,
+            services: Vec::new(),
+            by_host: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            egress,
+            config: sidecar.clone(),
+        };
+        if let Some(policy) = sidecar.as_deref().and_then(|s| s.spec.outbound_traffic_policy.as_ref()) {
+            scope.outbound_mode = match policy.mode {
+                OutboundTrafficPolicyMode::RegistryOnly => OutboundMode::RegistryOnly,
+                _ => OutboundMode::AllowAny,
+            };
+            scope.egress_proxy = policy.egress_proxy.clone().map(|mut d| {
+                d.host = Hostname::resolve(&d.host, namespace, &snapshot.config_domain).to_string();
+                d
+            });
+        }
+        scope.collect_services(snapshot, sidecar.is_some());
+        for service in &scope.services {
+            let found = snapshot.destination_rules.lookup(namespace, &service.hostname, &service.namespace);
+            if !found.is_empty() {
+                scope.rules.entry(service.hostname.clone()).or_insert(found);
+            }
+        }
+        scope
+    }
+
+    fn collect_services(&mut self, snapshot: &Snapshot, explicit: bool) {
+        for i in 0..self.egress.len() {
+            for service in self.egress[i].services.clone() {
+                self.add_service(service, explicit);
+            }
+            if !explicit {
+                continue;
+            }
+            // Destinations of imported virtual services are reachable too, after what was asked for by name.
+            let listener = &self.egress[i];
+            let only_port = port_to_match(listener.port.as_ref());
+            let wanted: Vec<Hostname> =
+                listener.virtual_services.iter().flat_map(|v| destinations(v)).collect();
+            for host in wanted {
+                let found = snapshot.service_for(&host, &self.namespace);
+                let found = match only_port {
+                    Some(port) => found.and_then(|s| with_only_port(&s, port)),
+                    None => found,
+                };
+                if let Some(service) = found {
+                    self.add_service(service, true);
+                }
+            }
+        }
+    }
+
+    fn add_service(&mut self, service: Arc<Service>, explicit: bool) {
+        match self.by_host.get(&service.hostname) {
+            None => {
+                self.by_host.insert(service.hostname.clone(), service.clone());
+                self.services.push(service);
+            }
+            Some(old) if explicit && old.namespace == service.namespace => {
+                let missing: Vec<_> =
+                    service.ports.iter().filter(|p| old.port(p.number).is_none()).cloned().collect();
+                if missing.is_empty() {
+                    return;
+                }
+                let mut merged = (**old).clone();
+                merged.ports.extend(missing);
+                let merged = Arc::new(merged);
+                for s in &mut self.services {
+                    if s.hostname == merged.hostname && s.namespace == merged.namespace {
+                        *s = merged.clone();
+                    }
+                }
+                self.by_host.insert(merged.hostname.clone(), merged);
+            }
+            // Kubernetes services take over hosts that a service entry squats.
+            Some(old) if !explicit && old.registry != Registry::Kubernetes && service.registry == Registry::Kubernetes => {
+                self.services.retain(|s| s.hostname != service.hostname);
+                self.by_host.insert(service.hostname.clone(), service.clone());
+                self.services.push(service);
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// The destination rule for this host and workload.
+    pub fn rule(&self, host: &Hostname, labels: &Labels, inbound: bool) -> Option<&Arc<MergedRule>> {
+        select(self.rules.get(host)?, &self.namespace, labels, inbound)
+    }
+
+    /// Whether the resource declares inbound listeners.
+    pub fn has_ingress(&self) -> bool {
+        self.config.as_ref().is_some_and(|c| !c.spec.ingress.is_empty())
+    }
+
+    /// The egress listener whose routes a route configuration holds: that of the port, else the catch-all.
+    pub fn egress_for_route(&self, port: u16, bind: &str) -> Option<&EgressListener> {
+        self.egress.iter().find(|l| match &l.port {
+            None => true,
+            Some(p) => p.number == port && (port != 0 || l.bind == bind),
+        })
+    }
+}
+
+/// The port that services must have to be imported; HTTP proxy listeners import all.
+fn port_to_match(port: Option<&EgressPort>) -> Option<u16> {
+    port.filter(|p| p.number != 0 && p.protocol != PortProtocol::HttpProxy).map(|p| p.number)
+}
+
+fn with_only_port(service: &Arc<Service>, port: u16) -> Option<Arc<Service>> {
+    let found = service.port(port)?;
+    if service.ports.len() == 1 {
+        return Some(service.clone());
+    }
+    let mut trimmed = (**service).clone();
+    trimmed.ports = vec![found.clone()];
+    Some(Arc::new(trimmed))
+}
+
+/// Hosts named by the destinations of a virtual service, each once.
+pub fn destinations(virtual_service: &ResolvedVirtualService) -> BTreeSet<Hostname> {
+    let spec = &virtual_service.config.spec;
+    let http = spec.http.iter().flat_map(|h| {
+        let routes = h.route.iter().filter_map(|r| r.destination.as_ref());
+        routes.chain(h.mirror.as_ref()).chain(h.mirrors.iter().filter_map(|m| m.destination.as_ref()))
+    });
+    let tcp = spec.tcp.iter().flat_map(|t| t.route.iter()).filter_map(|r| r.destination.as_ref());
+    let tls = spec.tls.iter().flat_map(|t| t.route.iter()).filter_map(|r| r.destination.as_ref());
+    http.chain(tcp).chain(tls).map(|d| Hostname::from(d.host.as_str())).collect()
+}
+
+/// Hosts of an egress listener, by namespace; `~ns/host` subtracts.
+struct Imports {
+    by_namespace: BTreeMap<String, Vec<Hostname>>,
+    excluded: BTreeMap<String, Vec<Hostname>>,
+}
+
+impl Imports {
+    fn new(hosts: &[String], namespace: &str) -> Self {
+        let mut out = Imports { by_namespace: BTreeMap::new(), excluded: BTreeMap::new() };
+        for host in hosts {
+            let Some((ns, dns)) = host.split_once('/') else { continue };
+            let (map, ns) = match ns.strip_prefix('~') {
+                Some(ns) if !ns.is_empty() => (&mut out.excluded, ns),
+                _ => (&mut out.by_namespace, ns),
+            };
+            let ns = if ns == "." { namespace } else { ns };
+            map.entry(ns.to_owned()).or_default().push(dns.into());
+        }
+        out
+    }
+
+    /// Hosts listed for exactly this namespace, else those of `*`.
+    fn of(map: &BTreeMap<String, Vec<Hostname>>, namespace: &str, both: bool) -> Vec<Hostname> {
+        let own = map.get(namespace);
+        let any = map.get("*");
+        match (own, any) {
+            (Some(own), Some(any)) if both => own.iter().chain(any).cloned().collect(),
+            (Some(hosts), _) | (None, Some(hosts)) => hosts.clone(),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    fn service(&self, service: &Service) -> bool {
+        let covers = |map, both| Self::of(map, &service.namespace, both).iter().any(|h| service.hostname.subset_of(h));
+        covers(&self.by_namespace, false) && !covers(&self.excluded, true)
+    }
+
+    fn virtual_service(&self, v: &ResolvedVirtualService) -> bool {
+        let namespace = &v.config.namespace;
+        let wanted = Self::of(&self.by_namespace, namespace, true);
+        let excluded = Self::of(&self.excluded, namespace, true);
+        v.hosts.iter().any(|h| {
+            wanted.iter().any(|w| h.matches(w)) && !excluded.iter().any(|e| h.subset_of(e))
+        })
+    }
+}
+
+fn listener(
+    written: &api::networking::IstioEgressListener,
+    namespace: &Arc<str>,
+    visible: &[Arc<Service>],
+    rules: &[Arc<ResolvedVirtualService>],
+) -> EgressListener {
+    let imports = Imports::new(&written.hosts, namespace);
+    let port = written.port.as_ref().map(|p| EgressPort {
+        number: u16::try_from(p.number).unwrap_or(0),
+        name: p.name.clone(),
+        protocol: PortProtocol::parse(&p.protocol),
+    });
+    let only_port = port_to_match(port.as_ref());
+    let mut imported: Vec<Arc<Service>> = Vec::new();
+    for service in visible.iter().filter(|s| imports.service(s)) {
+        let service = match only_port {
+            Some(port) => with_only_port(service, port),
+            None => Some(service.clone()),
+        };
+        imported.extend(service);
+    }
+    // One namespace per host: the proxy's own if it is among them, else Kubernetes's, else the first.
+    let mut chosen: BTreeMap<Hostname, (Arc<str>, Registry)> = BTreeMap::new();
+    for s in &imported {
+        let better = match chosen.get(&s.hostname) {
+            None => true,
+            Some((ns, registry)) => {
+                **ns != **namespace
+                    && (*s.namespace == **namespace
+                        || (*registry != Registry::Kubernetes && s.registry == Registry::Kubernetes))
+            }
+        };
+        if better {
+            chosen.insert(s.hostname.clone(), (s.namespace.clone(), s.registry));
+        }
+    }
+    imported.retain(|s| chosen.get(&s.hostname).is_some_and(|(ns, _)| *ns == s.namespace));
+    EgressListener {
+        port,
+        bind: written.bind.clone(),
+        capture_mode: written.capture_mode,
+        services: imported,
+        virtual_services: rules.iter().filter(|v| imports.virtual_service(v)).cloned().collect(),
+    }
+}
+
+/// The `Sidecar` for a workload: one that selects it, else its namespace's default, else the root namespace's.
+pub fn select_sidecar(
+    sidecars: &[Arc<Config<Sidecar>>],
+    namespace: &str,
+    labels: &Labels,
+    root_namespace: &str,
+) -> Option<Arc<Config<Sidecar>>> {
+    let selector = |c: &Config<Sidecar>| c.spec.workload_selector.as_ref().map(|s| s.labels.clone()).unwrap_or_default();
+    let own = || sidecars.iter().filter(|c| *c.namespace == *namespace);
+    let selecting = own().find(|c| {
+        let s = selector(c);
+        !s.is_empty() && s.subset_of(labels)
+    });
+    let default = |namespace: &str| {
+        sidecars.iter().find(|c| *c.namespace == *namespace && selector(c).is_empty())
+    };
+    selecting.or_else(|| default(namespace)).or_else(|| default(root_namespace)).cloned()
+}

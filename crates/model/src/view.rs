@@ -1,0 +1,173 @@
+//! What does one proxy see? Its scope, gateways, own ports and policies, chosen once per snapshot and proxy. This is
+//! the input of translation; everything in it is shared and immutable.
+
+use std::sync::Arc;
+
+use api::security::{AuthorizationPolicy, RequestAuthentication};
+use names::{Hostname, Kind, LabelsExt, NodeType, ResourceKey};
+
+use crate::config::Config;
+use crate::gateway::{self, MergedGateway};
+use crate::proxy::Proxy;
+use crate::security::{self, MergedPeerAuthentication};
+use crate::service::{Port, Service, TargetPort};
+use crate::sidecar::{SidecarScope, select_sidecar};
+use crate::snapshot::{Delta, Snapshot};
+
+/// A port of a service that this proxy's workload serves.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceTarget {
+    /// The service.
+    pub service: Arc<Service>,
+    /// Its port.
+    pub port: Port,
+    /// The port of the workload.
+    pub target_port: u16,
+}
+
+/// One proxy's view of a snapshot.
+#[derive(Clone, Debug)]
+pub struct ProxyView {
+    /// The mesh.
+    pub snapshot: Arc<Snapshot>,
+    /// Who looks.
+    pub proxy: Arc<Proxy>,
+    /// What it may talk to.
+    pub scope: Arc<SidecarScope>,
+    /// Ports its workload serves, by service precedence.
+    pub targets: Vec<ServiceTarget>,
+    /// Gateway servers, for routers.
+    pub gateway: Option<Arc<MergedGateway>>,
+    /// mTLS requirement.
+    pub peer_authentication: MergedPeerAuthentication,
+    /// Authorization policies that select it.
+    pub authorization: Vec<Arc<Config<AuthorizationPolicy>>>,
+    /// Request authentications that select it.
+    pub request_authentication: Vec<Arc<Config<RequestAuthentication>>>,
+}
+
+/// Remembers scopes, which are the expensive part and shared by all proxies of a namespace with the same `Sidecar`.
+#[derive(Debug, Default)]
+pub struct ScopeCache {
+    version: u64,
+    scopes: std::collections::BTreeMap<(Arc<str>, Option<ResourceKey>), Arc<SidecarScope>>,
+}
+
+impl ScopeCache {
+    fn get(&mut self, snapshot: &Snapshot, proxy: &Proxy) -> Arc<SidecarScope> {
+        if self.version != snapshot.version {
+            self.scopes.clear();
+            self.version = snapshot.version;
+        }
+        // Gateways are not bounded by sidecars.
+        let sidecar = (proxy.node_type == NodeType::Sidecar)
+            .then(|| select_sidecar(&snapshot.sidecars, &proxy.namespace, &proxy.labels, &snapshot.mesh.root_namespace))
+            .flatten();
+        let key = sidecar.as_ref().map(|s| ResourceKey::new(Kind::Sidecar, &s.namespace, &s.name));
+        let scope = self.scopes.entry((proxy.namespace.clone(), key));
+        scope.or_insert_with(|| Arc::new(SidecarScope::new(snapshot, &proxy.namespace, sidecar))).clone()
+    }
+}
+
+impl ProxyView {
+    /// The view of `proxy`.
+    pub fn new(snapshot: &Arc<Snapshot>, proxy: &Arc<Proxy>) -> Self {
+        Self::with_cache(snapshot, proxy, &mut ScopeCache { version: snapshot.version, ..Default::default() })
+    }
+
+    /// The view of `proxy`, sharing scopes with others of the same snapshot.
+    pub fn with_cache(snapshot: &Arc<Snapshot>, proxy: &Arc<Proxy>, cache: &mut ScopeCache) -> Self {
+        let root = snapshot.mesh.root_namespace.as_str();
+        let targets = targets(snapshot, proxy);
+        let router = proxy.node_type == NodeType::Router;
+        ProxyView {
+            scope: cache.get(snapshot, proxy),
+            gateway: router.then(|| Arc::new(gateway::merge(&snapshot.gateways, proxy, &targets))),
+            peer_authentication: security::peer_authentication(
+                &snapshot.peer_authentications,
+                &proxy.namespace,
+                &proxy.labels,
+                root,
+            ),
+            authorization: security::authorization_policies(
+                &snapshot.authorization_policies,
+                &proxy.namespace,
+                &proxy.labels,
+                root,
+            ),
+            request_authentication: security::request_authentications(
+                &snapshot.request_authentications,
+                &proxy.namespace,
+                &proxy.labels,
+                root,
+            ),
+            targets,
+            snapshot: snapshot.clone(),
+            proxy: proxy.clone(),
+        }
+    }
+
+    /// The service a host means to this proxy: in its scope, else (gateways route anywhere visible) in the mesh.
+    pub fn service(&self, host: &Hostname) -> Option<Arc<Service>> {
+        self.scope.by_host.get(host).cloned().or_else(|| self.snapshot.service_for(host, &self.proxy.namespace))
+    }
+
+    /// Whether a change can matter to this proxy at all.
+    pub fn is_affected_by(&self, delta: &Delta) -> bool {
+        if delta.everything || !delta.configs.is_empty() {
+            return delta.everything || delta.configs.iter().any(|k| self.config_matters(k));
+        }
+        delta.services.iter().chain(&delta.endpoints).any(|k| self.service_matters(k))
+            || self.proxy.ips.iter().any(|ip| delta.workloads.contains(ip.as_str()))
+    }
+
+    fn config_matters(&self, key: &ResourceKey) -> bool {
+        let root = self.snapshot.mesh.root_namespace.as_str();
+        match key.kind {
+            // Policies select workloads of their own namespace, or everybody from the root namespace.
+            Kind::AuthorizationPolicy | Kind::RequestAuthentication | Kind::Telemetry | Kind::EnvoyFilter
+            | Kind::Sidecar => *key.namespace == *self.proxy.namespace || *key.namespace == *root,
+            Kind::Gateway => self.proxy.node_type == NodeType::Router,
+            _ => true,
+        }
+    }
+
+    fn service_matters(&self, key: &crate::service::ServiceKey) -> bool {
+        self.scope.by_host.get(&key.hostname).is_none_or(|s| s.namespace == key.namespace)
+    }
+}
+
+/// Ports that the proxy's workload serves: by the addresses of endpoints, else (the workload is not known yet) by
+/// its labels.
+fn targets(snapshot: &Snapshot, proxy: &Proxy) -> Vec<ServiceTarget> {
+    let mut keys = std::collections::BTreeSet::new();
+    for ip in &proxy.ips {
+        keys.extend(snapshot.by_address.get(ip.as_str()).into_iter().flatten().cloned());
+    }
+    let mut out = Vec::new();
+    for service in snapshot.services.iter() {
+        let key = service.key();
+        if keys.contains(&key) {
+            for e in snapshot.endpoints_of(service).iter().filter(|e| proxy.ips.iter().any(|ip| **ip == *e.address)) {
+                let Some(port) = service.port_named(&e.service_port) else { continue };
+                let target = ServiceTarget { service: service.clone(), port: port.clone(), target_port: e.port };
+                if !out.contains(&target) {
+                    out.push(target);
+                }
+            }
+        } else if keys.is_empty() && *service.namespace == *proxy.namespace {
+            let selected = service.selector.as_ref().is_some_and(|s| s.subset_of(&proxy.labels));
+            for port in service.ports.iter().filter(|_| selected) {
+                if let TargetPort::Number(n) = port.target {
+                    out.push(ServiceTarget { service: service.clone(), port: port.clone(), target_port: n });
+                }
+            }
+        }
+    }
+    // Ports in the order the service lists them.
+    out.sort_by_key(|t| {
+        let at = |list: &[Port]| list.iter().position(|p| *p == t.port);
+        (snapshot.services.iter().position(|s| Arc::ptr_eq(s, &t.service)), at(&t.service.ports))
+    });
+    out
+}
