@@ -14,6 +14,7 @@ pub mod scalar;
 pub mod security;
 pub mod shape;
 pub mod validate;
+pub mod yaml;
 
 pub use mesh::MeshConfig;
 pub use resource::{Body, Meta, Place, Rejected, Resource};
