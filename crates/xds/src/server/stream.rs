@@ -1,0 +1,525 @@
+//! The state machine of one ADS stream: requests in, targets in, responses out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost_types::Any;
+use protos::envoy::service::discovery::v3 as discovery;
+
+use super::resource::{is_eds_cluster, version_string};
+use super::subscription::{Subscription, WILDCARD};
+use super::{Changes, Kind, Resource, ResourceSet, TypeStatus};
+
+/// How long listeners and routes wait for the client to take new clusters and ask for their endpoints.
+/// A client that never does so (it needs no endpoints) still gets everything after this time.
+pub const WARMING_MAX: Duration = Duration::from_secs(2);
+
+/// Most removed clusters that are held back for a client that refuses a listener or route.
+pub const HELD_MAX: usize = 1_000;
+
+/// Which of the two xDS protocols a stream speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Only what changed; removals by name.
+    Delta,
+    /// State of the world.
+    Sotw,
+}
+
+/// Why a request ends the stream.
+#[derive(Debug, thiserror::Error, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// We serve no such type.
+    #[error("unknown type URL {0:?}")]
+    UnknownType(String),
+    /// One client asks for too many names.
+    #[error("{kind}: more than {max} names subscribed", max = super::subscription::NAMES_MAX)]
+    TooManyNames {
+        /// The type in question.
+        kind: Kind,
+    },
+}
+
+/// What a request meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its type.
+    pub kind: Kind,
+    /// The client took (`Ok`) or refused (`Err`, with its reason) the response in flight.
+    pub answer: Option<Result<(), String>>,
+    /// The client wants other names than before.
+    pub subscribed: bool,
+    /// The nonce was not the latest; a state-of-the-world request is then ignored.
+    pub expired_nonce: bool,
+}
+
+/// A type whose target must be made anew.
+#[derive(Debug)]
+pub struct Want<'a> {
+    /// Which type.
+    pub kind: Kind,
+    /// All that the proxy may see.
+    pub wildcard: bool,
+    /// These names.
+    pub names: &'a BTreeSet<Arc<str>>,
+}
+
+/// A response that may leave.
+#[derive(Debug, Clone)]
+pub struct Push {
+    /// Its type.
+    pub kind: Kind,
+    /// Unique on the stream.
+    pub nonce: String,
+    /// Version of all that the client has of this type afterwards.
+    pub version: String,
+    /// Resources to send: changed ones, or all in state of the world of clusters and listeners.
+    pub resources: Vec<Arc<Resource>>,
+    /// Names that are gone (delta only).
+    pub removed: Vec<Arc<str>>,
+}
+
+impl Push {
+    /// Sum of the encoded resources in bytes.
+    pub fn bytes(&self) -> usize {
+        self.resources.iter().map(|r| r.value.len()).sum()
+    }
+
+    fn any(&self, resource: &Resource) -> Any {
+        Any {
+            type_url: self.kind.type_url().to_owned(),
+            value: resource.value.clone(),
+        }
+    }
+
+    /// The response of a delta stream.
+    pub fn to_delta(&self) -> discovery::DeltaDiscoveryResponse {
+        let resource = |r: &Arc<Resource>| discovery::Resource {
+            name: r.name.to_string(),
+            version: version_string(r.version),
+            resource: Some(self.any(r)),
+            ..Default::default()
+        };
+        discovery::DeltaDiscoveryResponse {
+            system_version_info: self.version.clone(),
+            resources: self.resources.iter().map(resource).collect(),
+            type_url: self.kind.type_url().to_owned(),
+            removed_resources: self.removed.iter().map(|n| n.to_string()).collect(),
+            nonce: self.nonce.clone(),
+            ..Default::default()
+        }
+    }
+
+    /// The response of a state-of-the-world stream.
+    pub fn to_sotw(&self) -> discovery::DiscoveryResponse {
+        discovery::DiscoveryResponse {
+            version_info: self.version.clone(),
+            resources: self.resources.iter().map(|r| self.any(r)).collect(),
+            type_url: self.kind.type_url().to_owned(),
+            nonce: self.nonce.clone(),
+            ..Default::default()
+        }
+    }
+}
+
+/// One ADS stream.
+#[derive(Debug)]
+pub struct Stream {
+    protocol: Protocol,
+    subs: BTreeMap<Kind, Subscription>,
+    next_nonce: u64,
+    /// EDS clusters that were sent and whose endpoints the client has not confirmed, with the number of the
+    /// earliest response whose confirmation counts.
+    warming: BTreeMap<Arc<str>, u64>,
+    /// Time of the first poll.
+    opened: Option<Duration>,
+    /// Time of the last poll.
+    polled: Duration,
+    /// The client brought something along from an earlier stream.
+    resumed: bool,
+}
+
+impl Stream {
+    /// A stream without subscriptions.
+    pub fn new(protocol: Protocol) -> Self {
+        Stream {
+            protocol,
+            subs: BTreeMap::new(),
+            next_nonce: 1,
+            warming: BTreeMap::new(),
+            opened: None,
+            polled: Duration::ZERO,
+            resumed: false,
+        }
+    }
+
+    /// Which protocol the stream speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Takes a request of a delta stream.
+    pub fn on_delta(
+        &mut self,
+        request: &discovery::DeltaDiscoveryRequest,
+    ) -> Result<Event, Refused> {
+        let kind = parse_kind(&request.type_url)?;
+        let first = !self.subs.contains_key(&kind);
+        let sub = self
+            .subs
+            .entry(kind)
+            .or_insert_with(|| Subscription::new(kind));
+        let names = &request.resource_names_subscribe;
+        if first {
+            sub.resume_versions(&request.initial_resource_versions)?;
+            self.resumed |= !request.initial_resource_versions.is_empty();
+            sub.wildcard = names.is_empty() && kind.is_wildcard_by_default();
+        }
+        for name in names {
+            sub.subscribe(name)?;
+            if first && sub.base.get(name).is_some() {
+                sub.forced.remove(name.as_str());
+            }
+        }
+        for name in &request.resource_names_unsubscribe {
+            sub.unsubscribe(name);
+            if let (Kind::Endpoint, Some(since)) = (kind, self.warming.get_mut(name.as_str())) {
+                // It ignores what is on its way and will ask again.
+                *since = self.next_nonce;
+            }
+        }
+        let subscribed =
+            first || !names.is_empty() || !request.resource_names_unsubscribe.is_empty();
+        let error = request.error_detail.as_ref().map(|e| e.message.as_str());
+        let mut event = Event {
+            kind,
+            answer: None,
+            subscribed,
+            expired_nonce: false,
+        };
+        if !request.response_nonce.is_empty() {
+            self.answer(&mut event, &request.response_nonce, error);
+        }
+        Ok(event)
+    }
+
+    /// Takes a request of a state-of-the-world stream.
+    pub fn on_sotw(&mut self, request: &discovery::DiscoveryRequest) -> Result<Event, Refused> {
+        let kind = parse_kind(&request.type_url)?;
+        let first = !self.subs.contains_key(&kind);
+        let sub = self
+            .subs
+            .entry(kind)
+            .or_insert_with(|| Subscription::new(kind));
+        let nonce = request.response_nonce.as_str();
+        let mut event = Event {
+            kind,
+            answer: None,
+            subscribed: false,
+            expired_nonce: false,
+        };
+        if !first && !nonce.is_empty() && !sub.is_latest(nonce) {
+            sub.answer(nonce, None);
+            event.expired_nonce = true;
+            return Ok(event);
+        }
+        let again = !first && nonce.is_empty();
+        if first && !request.version_info.is_empty() {
+            sub.resume = Some(request.version_info.clone());
+            self.resumed = true;
+        }
+        let asked: BTreeSet<&str> = request.resource_names.iter().map(String::as_str).collect();
+        let wildcard = asked.contains(WILDCARD)
+            || asked.is_empty() && (sub.wildcard || first && kind.is_wildcard_by_default());
+        let gone: Vec<_> = sub
+            .names
+            .iter()
+            .filter(|n| !asked.contains(&***n))
+            .cloned()
+            .collect();
+        let new: Vec<_> = asked
+            .iter()
+            .filter(|n| **n != WILDCARD && (again || !sub.names.contains(**n)))
+            .collect();
+        event.subscribed =
+            first || again || wildcard != sub.wildcard || !gone.is_empty() || !new.is_empty();
+        sub.stale |= event.subscribed;
+        sub.wildcard = wildcard;
+        for name in gone {
+            sub.unsubscribe(&name);
+            if let (Kind::Endpoint, Some(since)) = (kind, self.warming.get_mut(&name)) {
+                *since = self.next_nonce;
+            }
+        }
+        for name in new {
+            sub.subscribe(name)?;
+        }
+        if again {
+            sub.base = Arc::default();
+            sub.fresh = true;
+        }
+        let error = request.error_detail.as_ref().map(|e| e.message.as_str());
+        if !nonce.is_empty() {
+            self.answer(&mut event, nonce, error);
+        }
+        Ok(event)
+    }
+
+    fn answer(&mut self, event: &mut Event, nonce: &str, error: Option<&str>) {
+        let Some(sub) = self.subs.get_mut(&event.kind) else {
+            return;
+        };
+        let Some(answered) = sub.answer(nonce, error) else {
+            event.expired_nonce = !sub.is_latest(nonce);
+            return;
+        };
+        event.answer = Some(error.map_or(Ok(()), |e| Err(e.to_owned())));
+        // Clusters of a refused response stay: some of them may have been taken and warm.
+        if event.kind == Kind::Endpoint {
+            let number = u64::from_str_radix(nonce, 16).unwrap_or(0);
+            for name in &answered.names {
+                if self.warming.get(name).is_some_and(|since| number >= *since) {
+                    self.warming.remove(name);
+                }
+            }
+        }
+    }
+
+    /// The world changed: these types must be made anew.
+    pub fn invalidate(&mut self, concerned: impl Fn(Kind) -> bool) {
+        for sub in self.subs.values_mut().filter(|s| concerned(s.kind)) {
+            sub.stale = true;
+        }
+    }
+
+    /// The next type that needs a new target, in push order.
+    pub fn wants(&self) -> Option<Want<'_>> {
+        let sub = self.subs.values().find(|s| s.stale)?;
+        Some(Want {
+            kind: sub.kind,
+            wildcard: sub.wildcard,
+            names: &sub.names,
+        })
+    }
+
+    /// Gives the set the client should have of `kind`. It may hold more than was asked for.
+    pub fn set_target(&mut self, kind: Kind, target: Arc<ResourceSet>) {
+        if let Some(sub) = self.subs.get_mut(&kind) {
+            sub.target = Some(target);
+            sub.stale = false;
+        }
+    }
+
+    /// The next response that may leave at `now` (time since any fixed moment). Call until `None`.
+    pub fn poll(&mut self, now: Duration) -> Option<Push> {
+        self.opened.get_or_insert(now);
+        self.polled = now;
+        Kind::ALL.iter().find_map(|kind| self.poll_kind(*kind, now))
+    }
+
+    fn poll_kind(&mut self, kind: Kind, now: Duration) -> Option<Push> {
+        let sub = self.subs.get(&kind)?;
+        if sub.in_flight.is_some() {
+            return None;
+        }
+        let target = Arc::clone(sub.target.as_ref().filter(|_| !sub.stale)?);
+        let Some(mut changes) = sub.pending(self.protocol) else {
+            // Equal content behind another pointer: remember the new one, comparing is then free.
+            self.subs.get_mut(&kind)?.settle(target);
+            return None;
+        };
+        if !self.gate_open(kind, now) {
+            return None;
+        }
+        let kept = self.defer_removals(kind, &mut changes, now);
+        let sub = self.subs.get_mut(&kind)?;
+        if changes.changed.is_empty()
+            && changes.removed.is_empty()
+            && !sub.fresh
+            && !kept.is_empty()
+        {
+            return None;
+        }
+        let base = if kept.is_empty() {
+            target
+        } else {
+            Arc::new(target.with_kept(&sub.base, |n| kept.contains(n)))
+        };
+        let version = version_string(base.version_of(|n| sub.wants(n)));
+        let nonce = format!("{:x}", self.next_nonce);
+        self.next_nonce += 1;
+        let names = changes
+            .changed
+            .iter()
+            .map(|r| &r.name)
+            .chain(&changes.removed)
+            .cloned()
+            .collect();
+        let mut resources = changes.changed;
+        let warm: Vec<_> = match kind {
+            Kind::Cluster => resources
+                .iter()
+                .filter(|r| is_eds_cluster(&r.value))
+                .map(|r| Arc::clone(&r.name))
+                .collect(),
+            _ => Vec::new(),
+        };
+        let full = self.protocol == Protocol::Sotw && kind.is_full_state();
+        if full {
+            resources = base
+                .iter()
+                .filter(|r| sub.wants(&r.name))
+                .cloned()
+                .collect();
+        }
+        sub.settle(base);
+        sub.sent(nonce.clone(), version.clone(), names, full, now);
+        self.warm(warm);
+        Some(Push {
+            kind,
+            nonce,
+            version,
+            resources,
+            removed: changes.removed,
+        })
+    }
+
+    /// Removals that must wait are taken out of `changes` and returned: a cluster while listeners and routes
+    /// may still refer to it, endpoints while their cluster waits.
+    fn defer_removals(
+        &self,
+        kind: Kind,
+        changes: &mut Changes,
+        now: Duration,
+    ) -> BTreeSet<Arc<str>> {
+        let mut kept = BTreeSet::new();
+        if changes.removed.is_empty() {
+            return kept;
+        }
+        match kind {
+            Kind::Cluster if changes.removed.len() <= HELD_MAX && !self.references_settled(now) => {
+                kept.extend(changes.removed.drain(..))
+            }
+            Kind::Endpoint => {
+                let Some(clusters) = self.subs.get(&Kind::Cluster) else {
+                    return kept;
+                };
+                let going = |n: &str| {
+                    clusters.base.get(n).is_some()
+                        && clusters.target.as_ref().is_some_and(|t| t.get(n).is_none())
+                };
+                kept.extend(changes.removed.iter().filter(|n| going(n)).cloned());
+                changes.removed.retain(|n| !kept.contains(n));
+            }
+            _ => {}
+        }
+        kept
+    }
+
+    /// Clusters just sent wait for their endpoints; those of known clusters are sent again, because
+    /// Envoy warms a changed cluster from scratch without asking.
+    fn warm(&mut self, clusters: Vec<Arc<str>>) {
+        if let Some(endpoints) = self.subs.get_mut(&Kind::Endpoint) {
+            let known = clusters.iter().filter(|n| endpoints.names.contains(*n));
+            endpoints.forced.extend(known.cloned());
+        }
+        let since = self.next_nonce;
+        self.warming
+            .extend(clusters.into_iter().map(|n| (n, since)));
+    }
+
+    /// May a listener or route leave, as far as the clusters it may refer to are concerned?
+    fn gate_open(&self, kind: Kind, now: Duration) -> bool {
+        if !matches!(
+            kind,
+            Kind::Listener | Kind::Route | Kind::ScopedRoute | Kind::VirtualHost
+        ) {
+            return true;
+        }
+        let Some(clusters) = self.subs.get(&Kind::Cluster) else {
+            return self.is_introduced(now);
+        };
+        if clusters.stale
+            || clusters
+                .pending(self.protocol)
+                .is_some_and(|c| !c.changed.is_empty())
+        {
+            return clusters.in_flight.is_some() && now >= clusters.sent_at + WARMING_MAX;
+        }
+        clusters.in_flight.is_none() && self.warming.is_empty()
+            || now >= clusters.sent_at + WARMING_MAX
+    }
+
+    /// Has the client taken all listeners and routes? Those it refused may refer to old clusters, and so may
+    /// those that a client that came back has not mentioned yet.
+    fn references_settled(&self, now: Duration) -> bool {
+        let settled = |k: &Kind| match self.subs.get(k) {
+            Some(sub) => !sub.is_refused() && sub.is_settled(self.protocol),
+            None => self.is_introduced(now) || matches!(k, Kind::ScopedRoute | Kind::VirtualHost),
+        };
+        [
+            Kind::Listener,
+            Kind::Route,
+            Kind::ScopedRoute,
+            Kind::VirtualHost,
+        ]
+        .iter()
+        .all(settled)
+    }
+
+    /// A client that came back has had the time to name all that it has.
+    fn is_introduced(&self, now: Duration) -> bool {
+        !self.resumed || self.opened.is_some_and(|at| now >= at + WARMING_MAX)
+    }
+
+    /// When to poll again although nothing happens: the end of the wait for warming clusters, or for what a
+    /// client that came back may still have to say. `None`: only an event can change anything.
+    pub fn deadline(&self) -> Option<Duration> {
+        let introduced = self.opened.filter(|_| self.resumed);
+        let clusters = self.subs.get(&Kind::Cluster);
+        let waits = |c: &&Subscription| c.in_flight.is_some() || !self.warming.is_empty();
+        let warm = clusters.filter(waits).map(|c| c.sent_at);
+        let times = [introduced, warm]
+            .into_iter()
+            .flatten()
+            .map(|at| at + WARMING_MAX);
+        times.filter(|at| *at > self.polled).min()
+    }
+
+    /// Has the client confirmed everything there is?
+    pub fn is_converged(&self) -> bool {
+        self.subs.values().all(|s| s.is_settled(self.protocol))
+    }
+
+    /// Does the client refuse the last response of any type?
+    pub fn nacked(&self) -> impl Iterator<Item = (Kind, &str)> {
+        let refused = self.subs.values().filter(|s| s.is_refused());
+        refused.filter_map(|s| Some((s.kind, s.nack.as_deref()?)))
+    }
+
+    /// The record of every type asked for, in push order.
+    pub fn status(&self) -> Vec<TypeStatus> {
+        self.subs
+            .values()
+            .map(|s| s.status(self.protocol))
+            .collect()
+    }
+
+    /// What the client was last sent of a type, for debugging: all of it, names it wants only.
+    pub fn sent(&self, kind: Kind) -> Vec<Arc<Resource>> {
+        let Some(sub) = self.subs.get(&kind) else {
+            return Vec::new();
+        };
+        sub.base
+            .iter()
+            .filter(|r| sub.wants(&r.name))
+            .cloned()
+            .collect()
+    }
+}
+
+fn parse_kind(type_url: &str) -> Result<Kind, Refused> {
+    Kind::from_type_url(type_url)
+        .ok_or_else(|| Refused::UnknownType(type_url.chars().take(256).collect()))
+}

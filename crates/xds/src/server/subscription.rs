@@ -1,0 +1,269 @@
+//! What does a client want of one type, what has it got, and what is therefore still to be sent?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::resource::{Changes, Resource, ResourceSet, version_string};
+use super::{Kind, Protocol, Refused, SyncState, TypeStatus};
+
+/// Most names one client may ask for one by one, per type: a mesh of 100,000 clusters.
+pub const NAMES_MAX: usize = 100_000;
+/// The name that stands for everything.
+pub const WILDCARD: &str = "*";
+
+/// A response the client has not answered yet.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub nonce: String,
+    /// Names in it, to know which warming clusters have got their endpoints.
+    pub names: Vec<Arc<str>>,
+    /// It lists everything.
+    pub full: bool,
+}
+
+/// One type on one stream.
+///
+/// The client has `base ∩ wanted`, except for `forced` names.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub kind: Kind,
+    pub wildcard: bool,
+    pub names: BTreeSet<Arc<str>>,
+    pub target: Option<Arc<ResourceSet>>,
+    /// The target is out of date: the world or the subscription changed.
+    pub stale: bool,
+    pub base: Arc<ResourceSet>,
+    /// The client starts from nothing and waits for an answer, even an empty one.
+    pub fresh: bool,
+    /// State of the world only: the version of the last response of an earlier stream.
+    pub resume: Option<String>,
+    /// Names to send whatever the client has: newly subscribed, or endpoints of a changed cluster.
+    pub forced: BTreeSet<Arc<str>>,
+    pub in_flight: Option<InFlight>,
+    pub sent_at: Duration,
+    pub nack: Option<String>,
+    /// Names in refused responses that were not in an accepted one since.
+    refused: BTreeSet<Arc<str>>,
+    nonce_sent: String,
+    nonce_acked: String,
+    version: String,
+    acks: u64,
+    nacks: u64,
+    expired_nonces: u64,
+}
+
+impl Subscription {
+    pub fn new(kind: Kind) -> Self {
+        Subscription {
+            kind,
+            wildcard: false,
+            names: BTreeSet::new(),
+            target: None,
+            stale: true,
+            base: Arc::default(),
+            fresh: true,
+            resume: None,
+            forced: BTreeSet::new(),
+            in_flight: None,
+            sent_at: Duration::ZERO,
+            nack: None,
+            refused: BTreeSet::new(),
+            nonce_sent: String::new(),
+            nonce_acked: String::new(),
+            version: String::new(),
+            acks: 0,
+            nacks: 0,
+            expired_nonces: 0,
+        }
+    }
+
+    /// A delta client has these versions already, from an earlier stream.
+    ///
+    /// Their contents are unknown and never sent, only compared; a version that is not ours differs from all.
+    pub fn resume_versions(&mut self, had: &BTreeMap<String, String>) -> Result<(), Refused> {
+        if had.len() > NAMES_MAX {
+            return Err(Refused::TooManyNames { kind: self.kind });
+        }
+        self.fresh = had.is_empty();
+        let placeholder = |(name, version): (&String, &String)| {
+            let version = u64::from_str_radix(version, 16)
+                .ok()
+                .filter(|v| version_string(*v) == *version);
+            Arc::new(Resource {
+                name: name.as_str().into(),
+                version: version.unwrap_or(0),
+                value: Vec::new(),
+            })
+        };
+        self.base = Arc::new(had.iter().map(placeholder).collect());
+        Ok(())
+    }
+
+    pub fn wants(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+
+    /// Adds a name; a name asked for again is sent again.
+    pub fn subscribe(&mut self, name: &str) -> Result<(), Refused> {
+        self.stale = true;
+        if name == WILDCARD {
+            self.wildcard = true;
+            return Ok(());
+        }
+        if self.names.len() >= NAMES_MAX && !self.names.contains(name) {
+            return Err(Refused::TooManyNames { kind: self.kind });
+        }
+        let name: Arc<str> = match self.base.get(name) {
+            Some(resource) => Arc::clone(&resource.name),
+            None => name.into(),
+        };
+        self.names.insert(Arc::clone(&name));
+        self.forced.insert(name);
+        Ok(())
+    }
+
+    pub fn unsubscribe(&mut self, name: &str) {
+        self.stale = true;
+        if name == WILDCARD {
+            self.wildcard = false;
+        }
+        self.names.remove(name);
+        self.forced.remove(name);
+    }
+
+    /// Takes a client's answer. Returns whether the nonce is that of the response in flight.
+    pub fn answer(&mut self, nonce: &str, error: Option<&str>) -> Option<InFlight> {
+        if self.in_flight.as_ref().is_none_or(|f| f.nonce != nonce) {
+            // Answering the last response twice is harmless; anything else is out of date.
+            if nonce != self.nonce_sent {
+                self.expired_nonces += 1;
+            }
+            return None;
+        }
+        let answered = self.in_flight.take()?;
+        match error {
+            Some(reason) => {
+                self.nacks += 1;
+                self.nack = Some(reason.to_owned());
+                // A client takes the good resources of a refused response. Envoy and our proxy name the bad ones.
+                let named = |n: &&Arc<str>| reason.contains(&***n);
+                let all = !answered.names.iter().any(|n| named(&n));
+                self.refused.extend(answered.names.iter().filter(|n| all || named(n)).cloned());
+            }
+            None => {
+                self.acks += 1;
+                self.nonce_acked = nonce.to_owned();
+                if answered.full {
+                    self.refused.clear();
+                }
+                for name in &answered.names {
+                    self.refused.remove(name);
+                }
+                if self.refused.is_empty() {
+                    self.nack = None;
+                }
+            }
+        }
+        Some(answered)
+    }
+
+    /// The client holds on to an older version of something it still wants and that still exists.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+            .iter()
+            .any(|n| self.wants(n) && self.base.get(n).is_some())
+    }
+
+    pub fn is_latest(&self, nonce: &str) -> bool {
+        self.nonce_sent == nonce
+    }
+
+    /// What the client lacks. `None`: nothing to say. An empty change is said once, to a client that
+    /// starts from nothing, because it waits for an answer.
+    pub fn pending(&self, protocol: Protocol) -> Option<Changes> {
+        let target = self.target.as_ref().filter(|_| !self.stale)?;
+        if Arc::ptr_eq(target, &self.base) && self.forced.is_empty() && !self.fresh {
+            return None;
+        }
+        if self
+            .resume
+            .as_ref()
+            .is_some_and(|v| *v == version_string(target.version_of(|n| self.wants(n))))
+        {
+            return None;
+        }
+        let mut changes = target.changes_since(&self.base);
+        changes
+            .changed
+            .retain(|r| self.wants(&r.name) && !self.forced.contains(&r.name));
+        changes
+            .removed
+            .retain(|n| self.wants(n) && !self.forced.contains(n));
+        for name in &self.forced {
+            match target.get(name) {
+                Some(resource) => changes.changed.push(Arc::clone(resource)),
+                None => changes.removed.push(Arc::clone(name)),
+            }
+        }
+        if protocol == Protocol::Sotw && !self.kind.is_full_state() {
+            // Absence cannot be said, and a client asking for what does not exist is left waiting.
+            changes.removed.clear();
+        }
+        let answer = self.fresh && (protocol == Protocol::Delta || self.wildcard);
+        (answer || !changes.changed.is_empty() || !changes.removed.is_empty()).then_some(changes)
+    }
+
+    /// The client has all of the target, or will once it answers.
+    pub fn settle(&mut self, base: Arc<ResourceSet>) {
+        self.base = base;
+        self.fresh = false;
+        self.resume = None;
+        self.forced.clear();
+    }
+
+    pub fn sent(
+        &mut self,
+        nonce: String,
+        version: String,
+        names: Vec<Arc<str>>,
+        full: bool,
+        now: Duration,
+    ) {
+        self.nonce_sent.clone_from(&nonce);
+        self.version = version;
+        self.sent_at = now;
+        self.in_flight = Some(InFlight { nonce, names, full });
+    }
+
+    /// Everything known has been sent and answered.
+    pub fn is_settled(&self, protocol: Protocol) -> bool {
+        !self.stale && self.in_flight.is_none() && self.pending(protocol).is_none()
+    }
+
+    pub fn status(&self, protocol: Protocol) -> TypeStatus {
+        let state = if self.is_refused() {
+            SyncState::Error
+        } else if self.nonce_sent.is_empty() && self.base.is_empty() {
+            SyncState::NotSent
+        } else if self.is_settled(protocol) {
+            SyncState::Synced
+        } else {
+            SyncState::Stale
+        };
+        TypeStatus {
+            kind: self.kind,
+            state,
+            wildcard: self.wildcard,
+            names: self.names.iter().cloned().collect(),
+            nonce_sent: self.nonce_sent.clone(),
+            nonce_acked: self.nonce_acked.clone(),
+            version: self.version.clone(),
+            nack: self.nack.clone().filter(|_| self.is_refused()),
+            acks: self.acks,
+            nacks: self.nacks,
+            expired_nonces: self.expired_nonces,
+            resources: self.base.iter().filter(|r| self.wants(&r.name)).count(),
+        }
+    }
+}
