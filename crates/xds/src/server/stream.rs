@@ -405,8 +405,11 @@ impl Stream {
                 let Some(clusters) = self.subs.get(&Kind::Cluster) else {
                     return kept;
                 };
+                let forced = self.subs.get(&kind).map(|s| &s.forced);
                 let going = |n: &str| {
-                    clusters.base.get(n).is_some()
+                    // A name just asked for is not there: it is answered at once.
+                    forced.is_none_or(|f| !f.contains(n))
+                        && clusters.base.get(n).is_some()
                         && clusters.target.as_ref().is_some_and(|t| t.get(n).is_none())
                 };
                 kept.extend(changes.removed.iter().filter(|n| going(n)).cloned());

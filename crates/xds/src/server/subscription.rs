@@ -149,7 +149,8 @@ impl Subscription {
                 // A client takes the good resources of a refused response. Envoy and our proxy name the bad ones.
                 let named = |n: &&Arc<str>| reason.contains(&***n);
                 let all = !answered.names.iter().any(|n| named(&n));
-                self.refused.extend(answered.names.iter().filter(|n| all || named(n)).cloned());
+                self.refused
+                    .extend(answered.names.iter().filter(|n| all || named(n)).cloned());
             }
             None => {
                 self.acks += 1;
