@@ -1,0 +1,148 @@
+//! Who is connected? The registry of all streams; changes enter here.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use protos::envoy::config::core::v3::Node;
+use tokio::sync::watch;
+use xds::server::{Kind, Protocol, Resource};
+
+use crate::connection::{Connection, ConnectionStatus, lock};
+use crate::limit::Limit;
+use crate::{Metrics, Source};
+
+/// Settings of the server.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Identifies this instance to clients (`control_plane.identifier`, JSON in Istio).
+    pub identifier: String,
+    /// New streams per second on average; 0: no limit.
+    pub streams_per_second: f64,
+    /// New streams at once.
+    pub streams_burst: f64,
+    /// Streams end after this time, so that proxies spread over replicas; `None`: never.
+    pub max_age: Option<Duration>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            identifier: String::new(),
+            streams_per_second: 0.0,
+            streams_burst: 100.0,
+            max_age: None,
+        }
+    }
+}
+
+/// All connections of one server.
+pub struct Hub<S: Source> {
+    pub(crate) source: Arc<S>,
+    pub(crate) options: Options,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) limit: Mutex<Limit>,
+    pub(crate) start: Instant,
+    pub(crate) draining: watch::Sender<bool>,
+    connections: Mutex<BTreeMap<u64, Arc<Connection<S::Change>>>>,
+    next: AtomicU64,
+}
+
+impl<S: Source> Hub<S> {
+    /// A hub without connections.
+    pub fn new(source: Arc<S>, options: Options) -> Arc<Self> {
+        Arc::new(Hub {
+            source,
+            limit: Mutex::new(Limit::new(
+                options.streams_per_second,
+                options.streams_burst,
+            )),
+            options,
+            metrics: Arc::default(),
+            start: Instant::now(),
+            draining: watch::channel(false).0,
+            connections: Mutex::default(),
+            next: AtomicU64::new(1),
+        })
+    }
+
+    /// The counters.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Tells every connected proxy of a change that began at `started`.
+    pub fn push(&self, change: &S::Change, started: Instant) {
+        for connection in lock(&self.connections).values() {
+            connection.offer(change, started);
+        }
+    }
+
+    /// Every connection's record, in the order of connecting.
+    pub fn status(&self) -> Vec<ConnectionStatus> {
+        self.connections().iter().map(|c| c.status()).collect()
+    }
+
+    /// What was last sent of a type to the proxy with this node id (`pod.namespace` or the full id).
+    /// `None`: it is not connected.
+    pub fn sent(&self, proxy: &str, kind: Kind) -> Option<Vec<Arc<Resource>>> {
+        let named = |c: &&Arc<Connection<S::Change>>| {
+            c.node.id == proxy || c.id == proxy || c.node.id.split('~').nth(2) == Some(proxy)
+        };
+        self.connections()
+            .iter()
+            .rev()
+            .find(named)
+            .map(|c| c.stream().sent(kind))
+    }
+
+    /// Ends the stream of this connection (`/debug/force_disconnect`). `false`: no such connection.
+    pub fn disconnect(&self, id: &str) -> bool {
+        let found = self
+            .connections()
+            .into_iter()
+            .find(|c| c.id == id || c.node.id == id);
+        found.inspect(|c| c.close.notify_one()).is_some()
+    }
+
+    /// How many proxies are connected.
+    pub fn len(&self) -> usize {
+        lock(&self.connections).len()
+    }
+
+    /// Is nobody connected?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Ends all streams, now and later; clients go elsewhere.
+    pub fn drain(&self) {
+        self.draining.send_replace(true);
+    }
+
+    fn connections(&self) -> Vec<Arc<Connection<S::Change>>> {
+        lock(&self.connections).values().cloned().collect()
+    }
+
+    pub(crate) fn register(
+        &self,
+        node: Node,
+        identities: Vec<String>,
+        address: String,
+        protocol: Protocol,
+    ) -> (u64, Arc<Connection<S::Change>>) {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let id = format!("{}-{number}", node.id);
+        let connection = Arc::new(Connection::new(id, node, identities, address, protocol));
+        lock(&self.connections).insert(number, Arc::clone(&connection));
+        self.metrics.connected.fetch_add(1, Ordering::Relaxed);
+        (number, connection)
+    }
+
+    pub(crate) fn unregister(&self, number: u64) {
+        if lock(&self.connections).remove(&number).is_some() {
+            self.metrics.connected.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
