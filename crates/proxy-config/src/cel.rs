@@ -4,6 +4,9 @@ use std::sync::Arc;
 
 use crate::Name;
 
+mod parse;
+pub use parse::{CelError, parse};
+
 /// Deepest expression accepted.
 pub const CEL_DEPTH_MAX: usize = 64;
 

@@ -22,6 +22,7 @@ pub mod headers;
 pub mod ignored;
 pub mod listener;
 pub mod matcher;
+pub mod parse;
 pub mod rbac;
 pub mod route;
 pub mod tls;
