@@ -1,0 +1,90 @@
+//! Clusters every proxy has, whatever the mesh holds: black hole and pass-through.
+
+use protos::envoy::config::cluster::v3 as cluster;
+use protos::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+use protos::envoy::config::core::v3 as core;
+use protos::envoy::extensions::clusters::dynamic_forward_proxy::v3 as dfp;
+use protos::envoy::extensions::common::dynamic_forward_proxy::v3::DnsCacheConfig;
+
+use super::{default_thresholds, exchange_filters, passthrough_options};
+use crate::Inputs;
+use crate::wire::{any, delimited, duration};
+
+/// Source address of connections from the inbound side to the application: outside of capture rules.
+pub(crate) const INBOUND_BIND_V4: &str = "127.0.0.6";
+/// The same for IPv6.
+pub(crate) const INBOUND_BIND_V6: &str = "::6";
+
+fn base(inputs: &Inputs, name: &str, kind: DiscoveryType, lb: LbPolicy) -> cluster::Cluster {
+    cluster::Cluster {
+        name: name.to_owned(),
+        alt_stat_name: delimited(name),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind as i32)),
+        connect_timeout: Some(duration(inputs.mesh().connect_timeout)),
+        lb_policy: lb as i32,
+        ..Default::default()
+    }
+}
+
+/// `BlackHoleCluster`: no endpoints.
+pub(super) fn black_hole(inputs: &Inputs) -> cluster::Cluster {
+    base(inputs, names::well_known::BLACK_HOLE_CLUSTER, DiscoveryType::Static, LbPolicy::RoundRobin)
+}
+
+/// `PassthroughCluster`: where the application meant to go.
+pub(super) fn passthrough(inputs: &Inputs) -> cluster::Cluster {
+    let name = names::well_known::PASSTHROUGH_CLUSTER;
+    let mut c = base(inputs, name, DiscoveryType::OriginalDst, LbPolicy::ClusterProvided);
+    c.typed_extension_protocol_options = passthrough_options();
+    c.circuit_breakers = Some(cluster::CircuitBreakers { thresholds: vec![default_thresholds()], ..Default::default() });
+    c.filters = exchange_filters(inputs);
+    super::policy::keepalive(&mut c, inputs.mesh(), None);
+    c
+}
+
+/// `InboundPassthroughCluster`: to the application's port, from an address that is not captured again.
+pub(super) fn inbound_passthrough(inputs: &Inputs) -> cluster::Cluster {
+    let name = names::well_known::INBOUND_PASSTHROUGH_CLUSTER;
+    let mut c = base(inputs, name, DiscoveryType::OriginalDst, LbPolicy::ClusterProvided);
+    c.typed_extension_protocol_options = passthrough_options();
+    c.circuit_breakers = Some(cluster::CircuitBreakers { thresholds: vec![default_thresholds()], ..Default::default() });
+    c.upstream_bind_config = Some(inbound_bind(inputs));
+    c
+}
+
+/// The source address towards the application.
+pub(super) fn inbound_bind(inputs: &Inputs) -> core::BindConfig {
+    let address = if inputs.proxy().is_ipv6_only() { INBOUND_BIND_V6 } else { INBOUND_BIND_V4 };
+    core::BindConfig {
+        source_address: Some(core::SocketAddress {
+            address: address.to_owned(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+/// A cluster that resolves whatever host is asked for.
+pub(super) fn dynamic_forward_proxy(inputs: &Inputs) -> cluster::cluster::CustomClusterType {
+    cluster::cluster::CustomClusterType {
+        name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
+        typed_config: Some(any(&dfp::ClusterConfig {
+            cluster_implementation_specifier: Some(
+                dfp::cluster_config::ClusterImplementationSpecifier::DnsCacheConfig(dns_cache(inputs)),
+            ),
+            ..Default::default()
+        })),
+    }
+}
+
+/// The DNS cache shared by the cluster and the filter of dynamic DNS services.
+pub(crate) fn dns_cache(inputs: &Inputs) -> DnsCacheConfig {
+    use cluster::cluster::DnsLookupFamily as F;
+    DnsCacheConfig {
+        name: "proa_dynamic_dns".to_owned(),
+        dns_lookup_family: if inputs.proxy().is_ipv6_only() { F::V6Only } else { F::V4Only } as i32,
+        dns_refresh_rate: Some(duration(inputs.mesh().dns_refresh_rate)),
+        ..Default::default()
+    }
+}

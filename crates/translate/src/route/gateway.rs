@@ -1,0 +1,133 @@
+//! Which virtual hosts does a gateway's route configuration hold? The hosts that servers and virtual services share.
+//! Follows `buildGatewayHTTPRouteConfig`.
+
+use std::collections::BTreeMap;
+
+use names::Hostname;
+use protos::envoy::config::route::v3 as route;
+use protos::envoy::config::route::v3::virtual_host::TlsRequirementType;
+
+use super::action::{self, Context};
+use crate::Inputs;
+use crate::listener::Class;
+use crate::listener::hcm::ProxyHeaders;
+use crate::wire::host_port;
+
+/// Virtual hosts of `http.80` or `https.443.…`. `None`: no server has this route name.
+pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::VirtualHost>> {
+    let gateway = inputs.view.gateway.as_ref()?;
+    let servers = gateway.by_route.get(name)?;
+    let attempts = ProxyHeaders::new(inputs, Class::Gateway).attempt_count;
+    let mut hosts: BTreeMap<Hostname, route::VirtualHost> = BTreeMap::new();
+    let mut first_port = None;
+    let new = |host: &Hostname, port: u16, redirect: bool| route::VirtualHost {
+        name: host_port(host, port.into()),
+        domains: vec![host.to_string()],
+        include_request_attempt_count: attempts,
+        require_tls: if redirect { TlsRequirementType::All } else { TlsRequirementType::None } as i32,
+        ..Default::default()
+    };
+    for server in servers {
+        let s = &server.server;
+        let port = s.port.as_ref().and_then(|p| u16::try_from(p.number).ok()).unwrap_or(0);
+        first_port.get_or_insert(port);
+        let redirect = s.tls.as_ref().is_some_and(|t| t.https_redirect);
+        let rules = inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, &server.gateway);
+        for v in rules {
+            let exposed = hosts_for_namespace(&s.hosts, &v.config.namespace);
+            let shared = intersection(&exposed, &v.hosts);
+            if shared.is_empty() {
+                continue;
+            }
+            let lookup = |host: &Hostname| {
+                let own = inputs.snapshot().by_host.get(host).and_then(|m| m.get(&v.config.namespace));
+                own.filter(|s| s.visibility.allows(&inputs.proxy().namespace)).cloned().or_else(|| inputs.view.service(host))
+            };
+            let context = Context { inputs, port, gateway: &server.gateway, tls: s.tls.is_some(), lookup: &lookup };
+            let routes = action::routes(&context, &v);
+            if routes.is_empty() {
+                continue;
+            }
+            for host in shared {
+                let host = Hostname::from(host.to_ascii_lowercase());
+                let vhost = hosts.entry(host.clone()).or_insert_with(|| new(&host, port, redirect));
+                vhost.routes.extend(routes.iter().cloned());
+                if redirect {
+                    vhost.require_tls = TlsRequirementType::All as i32;
+                }
+            }
+        }
+        if redirect {
+            // Redirects need no virtual service.
+            for host in &s.hosts {
+                let host = host.split_once('/').map_or(host.as_str(), |(_, h)| h).to_ascii_lowercase();
+                let host = Hostname::from(host);
+                let vhost = hosts.entry(host.clone()).or_insert_with(|| new(&host, port, true));
+                vhost.require_tls = TlsRequirementType::All as i32;
+            }
+        }
+    }
+    if hosts.is_empty() {
+        return Some(vec![route::VirtualHost {
+            name: host_port("blackhole", first_port.unwrap_or(0).into()),
+            domains: vec!["*".to_owned()],
+            ..Default::default()
+        }]);
+    }
+    let mut out = collapse(hosts);
+    for v in &mut out {
+        v.routes = action::catch_all_last(std::mem::take(&mut v.routes));
+    }
+    out.sort_by(|a, b| a.name.cmp(&b.name));
+    Some(out)
+}
+
+/// Hosts a server exposes to a namespace: those without namespace, and those of it.
+pub(crate) fn hosts_for_namespace(hosts: &[String], namespace: &str) -> Vec<Hostname> {
+    let of = |h: &String| match h.split_once('/') {
+        None => Some(Hostname::from(h.as_str())),
+        Some((ns, dns)) if ns == namespace || ns == "*" => Some(Hostname::from(dns)),
+        Some(_) => None,
+    };
+    hosts.iter().filter_map(of).collect()
+}
+
+/// Hosts covered by both lists, each in its most specific form.
+pub(crate) fn intersection(a: &[Hostname], b: &[Hostname]) -> Vec<Hostname> {
+    let mut out: Vec<Hostname> = Vec::new();
+    for x in a {
+        for y in b {
+            let common = if x.subset_of(y) {
+                x
+            } else if y.subset_of(x) {
+                y
+            } else {
+                continue;
+            };
+            if !out.contains(common) {
+                out.push(common.clone());
+            }
+        }
+    }
+    out
+}
+
+/// Virtual hosts with equal routes become one with several domains; the most specific host names it.
+fn collapse(hosts: BTreeMap<Hostname, route::VirtualHost>) -> Vec<route::VirtualHost> {
+    let mut sorted: Vec<_> = hosts.into_iter().collect();
+    sorted.sort_by(|(a, _), (b, _)| a.specificity(b));
+    let mut out: Vec<route::VirtualHost> = Vec::new();
+    for (_, v) in sorted {
+        let same = out.iter_mut().find(|o| {
+            !v.routes.is_empty()
+                && o.routes == v.routes
+                && o.require_tls == v.require_tls
+                && o.include_request_attempt_count == v.include_request_attempt_count
+        });
+        match same {
+            Some(o) => o.domains.extend(v.domains),
+            None => out.push(v),
+        }
+    }
+    out
+}

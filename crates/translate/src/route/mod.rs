@@ -1,0 +1,133 @@
+//! Which routes does an HTTP listener follow (RDS)? Virtual hosts of sidecars by port, of gateways by server, and the
+//! inline routes of inbound listeners. Single rules are translated in `action`, domains spelled in `domains`.
+
+pub(crate) mod action;
+pub(crate) mod domains;
+mod gateway;
+mod sidecar;
+
+use api::networking::Destination;
+use model::{OutboundMode, Service};
+use names::well_known::{ALLOW_ANY, BLACK_HOLE_CLUSTER, BLOCK_ALL};
+use names::{ClusterName, Hostname, NodeType};
+use protos::envoy::config::route::v3 as route;
+
+use crate::Inputs;
+use crate::listener::Class;
+use crate::listener::hcm::ProxyHeaders;
+use crate::wire::no_timeout;
+
+/// Route name of the HTTP proxy listener.
+pub(crate) const HTTP_PROXY: &str = "http_proxy";
+/// Largest body of a direct response.
+const DIRECT_RESPONSE_BODY_MAX: u32 = 1024 * 1024;
+
+/// The route configuration of this name; empty when the proxy has no listener that asks for it.
+pub fn build(inputs: &Inputs, name: &str) -> route::RouteConfiguration {
+    let virtual_hosts = match inputs.proxy().node_type {
+        NodeType::Router => gateway::virtual_hosts(inputs, name),
+        _ => sidecar::virtual_hosts(inputs, name),
+    };
+    let Some(virtual_hosts) = virtual_hosts else {
+        return route::RouteConfiguration {
+            name: name.to_owned(),
+            validate_clusters: Some(false),
+            ..Default::default()
+        };
+    };
+    route::RouteConfiguration {
+        name: name.to_owned(),
+        virtual_hosts,
+        validate_clusters: Some(false),
+        ignore_port_in_host_matching: true,
+        max_direct_response_body_size_bytes: Some(DIRECT_RESPONSE_BODY_MAX),
+        ..Default::default()
+    }
+}
+
+/// The route to the application: everything on one port, no timeouts, one retry for requests that never left.
+pub(crate) fn inbound(_inputs: &Inputs, cluster: &str, host: &str, port: u16) -> route::RouteConfiguration {
+    let action = route::RouteAction {
+        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
+        timeout: Some(no_timeout()),
+        max_stream_duration: Some(route::route_action::MaxStreamDuration {
+            max_stream_duration: Some(no_timeout()),
+            grpc_timeout_header_max: Some(no_timeout()),
+            ..Default::default()
+        }),
+        retry_policy: Some(route::RetryPolicy {
+            retry_on: "reset-before-request".to_owned(),
+            num_retries: Some(2),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let vhost = route::VirtualHost {
+        name: format!("inbound|http|{port}"),
+        domains: vec!["*".to_owned()],
+        routes: vec![action::plain("default", action, &format!("{host}:{port}/*"))],
+        ..Default::default()
+    };
+    route::RouteConfiguration {
+        name: cluster.to_owned(),
+        virtual_hosts: vec![vhost],
+        validate_clusters: Some(false),
+        ..Default::default()
+    }
+}
+
+/// The cluster a destination means on a listener port. `ExternalName` services stand for what they name.
+pub(crate) fn destination_cluster(destination: &Destination, service: Option<&Service>, listener_port: u16) -> String {
+    let host = match service.and_then(|s| s.external_name.clone()) {
+        Some(target) => target,
+        None => Hostname::from(destination.host.as_str()),
+    };
+    let stated = destination.port.as_ref().and_then(|p| u16::try_from(p.number).ok()).filter(|p| *p > 0);
+    let port = stated.unwrap_or_else(|| match service.map(|s| s.ports.as_slice()) {
+        Some([only]) => only.number,
+        _ => listener_port,
+    });
+    ClusterName::outbound(port, &destination.subset, &host).to_string()
+}
+
+/// The virtual host for unknown authorities: pass through or refuse, as the mesh or `Sidecar` says.
+fn catch_all(inputs: &Inputs) -> route::VirtualHost {
+    let include_request_attempt_count = ProxyHeaders::new(inputs, Class::SidecarOutbound).attempt_count;
+    let domains = vec!["*".to_owned()];
+    if inputs.scope().outbound_mode == OutboundMode::RegistryOnly {
+        let response = route::DirectResponseAction { status: 502, ..Default::default() };
+        return route::VirtualHost {
+            name: BLOCK_ALL.to_owned(),
+            domains,
+            routes: vec![route::Route {
+                name: BLOCK_ALL.to_owned(),
+                r#match: Some(action::any_path()),
+                action: Some(route::route::Action::DirectResponse(response)),
+                ..Default::default()
+            }],
+            include_request_attempt_count,
+            ..Default::default()
+        };
+    }
+    let cluster = crate::listener::fallback_cluster(inputs);
+    debug_assert_ne!(cluster, BLACK_HOLE_CLUSTER);
+    #[allow(deprecated)]
+    let action = route::RouteAction {
+        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(cluster)),
+        timeout: Some(no_timeout()),
+        max_grpc_timeout: Some(no_timeout()),
+        ..Default::default()
+    };
+    route::VirtualHost {
+        name: ALLOW_ANY.to_owned(),
+        domains,
+        routes: vec![route::Route {
+            name: ALLOW_ANY.to_owned(),
+            r#match: Some(action::any_path()),
+            action: Some(route::route::Action::Route(action)),
+            ..Default::default()
+        }],
+        include_request_attempt_count,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,199 @@
+//! Which virtual hosts does a sidecar's route configuration hold? One per service of the port, shaped by virtual
+//! services. Follows `httproute.go` and `BuildSidecarVirtualHostWrapper`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use model::{ResolvedVirtualService, Resolution, Service};
+use names::well_known::MESH_GATEWAY;
+use names::{Hostname, PortProtocol};
+use protos::envoy::config::route::v3 as route;
+
+use super::action::{self, Context};
+use super::domains::{self, Taken};
+use crate::Inputs;
+use crate::listener::Class;
+use crate::listener::hcm::ProxyHeaders;
+use crate::wire::{bracketed, host_port};
+
+/// Virtual hosts that share routes.
+struct Wrapper {
+    port: u16,
+    services: Vec<Arc<Service>>,
+    hosts: Vec<Hostname>,
+    routes: Vec<route::Route>,
+}
+
+/// Virtual hosts of a route name: `80`, `host:80` (sniffed), `http_proxy` or a socket path. `None`: not such a name.
+pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::VirtualHost>> {
+    let unix = name.starts_with("unix://");
+    let (sniffed_host, port) = match name.rsplit_once(':') {
+        Some((host, port)) if !unix => (Some(host), port.parse().ok()?),
+        _ if unix || name == super::HTTP_PROXY => (None, 0),
+        _ => (None, name.parse().ok()?),
+    };
+    let mut out = for_port(inputs, port, name);
+    if let Some(host) = sniffed_host {
+        out.retain(|v| v.domains.iter().any(|d| d == name || d == host));
+        if let [only] = out.as_mut_slice() {
+            only.domains = vec!["*".to_owned()];
+        }
+    }
+    out.sort_by(|a, b| a.name.cmp(&b.name));
+    if sniffed_host.is_none() {
+        out.push(super::catch_all(inputs));
+    }
+    Some(out)
+}
+
+fn for_port(inputs: &Inputs, port: u16, name: &str) -> Vec<route::VirtualHost> {
+    let Some(egress) = inputs.scope().egress_for_route(port, name) else { return Vec::new() };
+    let proxy_style = egress.port.as_ref().is_some_and(|p| p.protocol == PortProtocol::HttpProxy);
+    let port = if proxy_style { 0 } else { port };
+    // The services of the port, reduced to it.
+    let mut registry: BTreeMap<Hostname, Arc<Service>> = BTreeMap::new();
+    for s in &egress.services {
+        let reduced = match (port, s.port(port)) {
+            (0, _) => Some(s.clone()),
+            (_, Some(p)) if s.ports.len() > 1 => {
+                let mut reduced = (**s).clone();
+                reduced.ports = vec![p.clone()];
+                Some(Arc::new(reduced))
+            }
+            (_, Some(_)) => Some(s.clone()),
+            (_, None) => None,
+        };
+        if let Some(s) = reduced {
+            registry.entry(s.hostname.clone()).or_insert(s);
+        }
+    }
+    let most_specific = most_specific(&egress.virtual_services, &registry);
+    let relevant = egress.virtual_services.iter().filter(|v| {
+        // Port 80 also carries hosts that are no services.
+        port == 80 || v.hosts.iter().any(|h| registry.keys().any(|s| h.matches(s)))
+    });
+    let lookup = |host: &Hostname| registry.get(host).cloned();
+    let context = Context { inputs, port, gateway: MESH_GATEWAY, tls: false, lookup: &lookup };
+    let mut wrappers = Vec::new();
+    for v in relevant {
+        wrappers.extend(of_virtual_service(&context, v, &registry, &most_specific));
+    }
+    let shaped: Vec<Hostname> =
+        wrappers.iter().flat_map(|w| w.services.iter().map(|s| s.hostname.clone())).collect();
+    for (host, s) in &registry {
+        if s.resolution == Resolution::Alias || shaped.contains(host) {
+            continue;
+        }
+        for p in s.ports.iter().filter(|p| p.protocol.is_http() || p.protocol == PortProtocol::Unsupported) {
+            wrappers.push(Wrapper {
+                port: p.number,
+                services: vec![s.clone()],
+                hosts: Vec::new(),
+                routes: vec![action::default_outbound(inputs, s, p.number)],
+            });
+        }
+    }
+    spell(inputs, port, wrappers)
+}
+
+/// For each service the virtual service whose host is closest to it; the older one of equal hosts.
+fn most_specific<'a>(
+    rules: &'a [Arc<ResolvedVirtualService>],
+    registry: &BTreeMap<Hostname, Arc<Service>>,
+) -> BTreeMap<Hostname, &'a Arc<ResolvedVirtualService>> {
+    let mut index: model::config::HostIndex<Option<&'a Arc<ResolvedVirtualService>>> = Default::default();
+    for v in rules {
+        for h in &v.hosts {
+            index.entry(h).get_or_insert(v);
+        }
+    }
+    registry.keys().filter_map(|h| Some((h.clone(), (*index.most_specific(h)?)?))).collect()
+}
+
+fn of_virtual_service(
+    context: &Context<'_>,
+    v: &Arc<ResolvedVirtualService>,
+    registry: &BTreeMap<Hostname, Arc<Service>>,
+    most_specific: &BTreeMap<Hostname, &Arc<ResolvedVirtualService>>,
+) -> Vec<Wrapper> {
+    let routes = action::routes(context, v);
+    if routes.is_empty() {
+        return Vec::new();
+    }
+    let mut hosts = Vec::new();
+    let mut services: Vec<Arc<Service>> = Vec::new();
+    for h in v.hosts.iter().filter(|h| !h.is_wildcard()) {
+        match registry.get(h) {
+            Some(s) => services.push(s.clone()),
+            None => hosts.push(h.clone()),
+        }
+    }
+    for h in v.hosts.iter().filter(|h| h.is_wildcard()) {
+        let mut covered = registry.iter().filter(|(s, _)| s.matches(h)).peekable();
+        if covered.peek().is_none() {
+            hosts.push(h.clone());
+        }
+        let own = covered.filter(|(s, _)| most_specific.get(*s).is_some_and(|m| Arc::ptr_eq(m, v)));
+        services.extend(own.map(|(_, s)| s.clone()));
+    }
+    let mut by_port: BTreeMap<u16, Vec<Arc<Service>>> = BTreeMap::new();
+    for s in &services {
+        for p in s.ports.iter().filter(|p| p.protocol.is_http() || p.protocol == PortProtocol::Unsupported) {
+            by_port.entry(p.number).or_default().push(s.clone());
+        }
+    }
+    if by_port.is_empty() && context.port == 80 {
+        by_port.insert(80, Vec::new());
+    }
+    by_port
+        .into_iter()
+        .map(|(port, services)| Wrapper { port, services, hosts: hosts.clone(), routes: routes.clone() })
+        .collect()
+}
+
+/// Names and domains; the first virtual host that wants a name or domain keeps it.
+fn spell(inputs: &Inputs, port: u16, wrappers: Vec<Wrapper>) -> Vec<route::VirtualHost> {
+    let attempts = ProxyHeaders::new(inputs, Class::SidecarOutbound).attempt_count;
+    let proxy = inputs.proxy();
+    let mut taken = Taken::default();
+    for w in &wrappers {
+        w.services.iter().for_each(|s| taken.know(&s.hostname, w.port));
+    }
+    let mut out: Vec<route::VirtualHost> = Vec::new();
+    for w in wrappers.into_iter().filter(|w| !w.routes.is_empty()) {
+        // With a listener port, ports in authorities are ignored and need not be spelled.
+        let spelled = if port == 0 { w.port } else { 0 };
+        let plain = w.hosts.iter().map(|h| {
+            let mut d = vec![bracketed(h)];
+            if spelled != 0 {
+                d.push(host_port(h, spelled.into()));
+            }
+            (h.clone(), d, Vec::new())
+        });
+        let known = w.services.iter().map(|s| {
+            let (d, short) = domains::of_service(s, spelled, &proxy.dns_domain, proxy.dns_capture);
+            (s.hostname.clone(), d, short)
+        });
+        for (host, wanted, short) in plain.chain(known).collect::<Vec<_>>() {
+            let name = host_port(&host, w.port.into());
+            if !taken.take_name(&name) {
+                continue;
+            }
+            let mut domains = taken.take(wanted, &short);
+            if port == 0 && w.port != 80 {
+                domains.retain(|d| d.contains(':'));
+            }
+            if domains.is_empty() || (port != 0 && w.port != port) {
+                continue;
+            }
+            out.push(route::VirtualHost {
+                name,
+                domains,
+                routes: w.routes.clone(),
+                include_request_attempt_count: attempts,
+                ..Default::default()
+            });
+        }
+    }
+    out
+}
