@@ -466,7 +466,8 @@ impl ProxyConfig {
     /// Istio's defaults for every proxy.
     pub fn istio_default() -> Self {
         ProxyConfig {
-            config_path: "./etc/istio/proxy".into(),
+            config_path: "/etc/istio/proxy".into(),
+            binary_path: "/usr/local/bin/envoy".into(),
             service_cluster: Some("istio-proxy".into()),
             drain_duration: Some(Duration::from_secs(45)),
             termination_drain_duration: Some(Duration::from_secs(5)),

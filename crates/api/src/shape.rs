@@ -219,7 +219,14 @@ impl<T: Shape> Shape for Vec<T> {
             Value::Array(items) => items
                 .iter()
                 .enumerate()
-                .map(|(i, item)| r.index(i, |r| T::read(item, r)))
+                .map(|(i, item)| {
+                    r.index(i, |r| {
+                        if item.is_null() {
+                            r.problem("must not be null");
+                        }
+                        T::read(item, r)
+                    })
+                })
                 .collect(),
             _ => {
                 r.expected("a list", v);

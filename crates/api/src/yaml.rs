@@ -268,7 +268,7 @@ impl<'a, 'p> Builder<'a, 'p> {
             if self.places.is_some() {
                 self.path.push_str(&format!("[{}]", items.len()));
             }
-            items.push(self.value(event, span, depth + 1)?);
+            items.push(address_in_flow(self.value(event, span, depth + 1)?));
             self.path.truncate(len);
         }
     }
@@ -319,6 +319,19 @@ impl<'a, 'p> Builder<'a, 'p> {
         }
         Ok(Value::Object(map))
     }
+}
+
+/// `[2001:db8::]`: YAML 1.2 reads the last colon as a mapping, the tools people use read an address.
+fn address_in_flow(v: Value) -> Value {
+    if let Value::Object(map) = &v
+        && map.len() == 1
+        && let Some((key, Value::Null)) = map.iter().next()
+        && key.ends_with(':')
+        && key.bytes().all(|b| b.is_ascii_hexdigit() || b == b':')
+    {
+        return Value::from(format!("{key}:"));
+    }
+    v
 }
 
 fn count(v: &Value) -> usize {
@@ -435,6 +448,7 @@ mod tests {
         check("!!str 1", json!("1"));
         check("|\n  x\n  y\n", json!("x\ny\n"));
         check("09", json!(9));
+        check("[1.2.3.4, 2001:db8::]", json!(["1.2.3.4", "2001:db8::"]));
     }
 
     #[test]

@@ -28,6 +28,8 @@ const FRESH: Duration = Duration::from_secs(2);
 pub struct Options {
     /// Namespace of resources that name none.
     pub default_namespace: String,
+    /// Names of directories that are not read (examples kept beside the manifests in force).
+    pub skip_directories: Vec<String>,
 }
 
 impl Default for Options {
@@ -95,7 +97,7 @@ impl FileSource {
         let mut events = Vec::new();
         let mut unreadable_roots = Vec::new();
         for root in self.roots.clone() {
-            match walk(&root, 0, &mut found) {
+            match walk(&root, 0, &self.options.skip_directories, &mut found) {
                 Ok(()) => {}
                 // A root that is gone has no resources; one that cannot be read keeps what it had.
                 Err(e) if e.kind() == io::ErrorKind::NotFound && self.scanned => {}
@@ -462,7 +464,7 @@ fn read_if_changed(path: &Path, known: Option<Stamp>) -> io::Result<Option<(Stam
 
 /// Collects manifest files, in path order. Hidden entries are skipped (Kubernetes keeps its `..data` there and links
 /// to it); links are followed.
-fn walk(path: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
+fn walk(path: &Path, depth: usize, skip: &[String], found: &mut Vec<PathBuf>) -> io::Result<()> {
     if found.len() >= FILES_MAX || depth > DEPTH_MAX {
         return Ok(());
     }
@@ -476,7 +478,8 @@ fn walk(path: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
         }
         return Ok(());
     }
-    if !metadata.is_dir() {
+    let skipped = depth > 0 && path.file_name().is_some_and(|n| skip.iter().any(|s| n == s.as_str()));
+    if !metadata.is_dir() || skipped {
         return Ok(());
     }
     let mut entries: Vec<PathBuf> = fs::read_dir(path)?
@@ -487,7 +490,7 @@ fn walk(path: &Path, depth: usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
     entries.sort();
     for entry in entries {
         // An entry that vanishes or cannot be read is nobody's reason to stop; a root is (depth 0).
-        let _ = walk(&entry, depth + 1, found);
+        let _ = walk(&entry, depth + 1, skip, found);
     }
     Ok(())
 }
