@@ -186,6 +186,58 @@ impl BodyReader {
         })
     }
 
+    /// The next run of bytes to be forwarded raw: `(forward, consumed, data)` where `forward` is a range
+    /// of `input` (possibly empty), `consumed` is how far the reader went and `data` counts body bytes.
+    pub fn next_raw(
+        &mut self,
+        input: &[u8],
+    ) -> Result<(std::ops::Range<usize>, usize, usize), BodyError> {
+        let (mut at, mut start, mut data) = (0, 0, 0);
+        while at < input.len() && self.state != State::Done {
+            let before = self.clone_state();
+            let piece = self.next_piece(&input[at..])?;
+            if piece.kind == PieceKind::Dropped {
+                if start < at {
+                    // Leave the dropped run for the next call.
+                    self.restore(before);
+                    return Ok((start..at, at, data));
+                }
+                start = at + piece.len;
+            } else if piece.kind == PieceKind::Data {
+                data += piece.len;
+            }
+            at += piece.len;
+        }
+        Ok((start..at, at, data))
+    }
+
+    /// The next run of body data: `(data, consumed)`, `data` being a range of `input` (possibly empty).
+    /// Framing before and after the run is consumed with it.
+    pub fn next_data(&mut self, input: &[u8]) -> Result<(std::ops::Range<usize>, usize), BodyError> {
+        let (mut at, mut data) = (0, 0..0);
+        while at < input.len() && self.state != State::Done {
+            if !data.is_empty() && matches!(self.state, State::Data(_) | State::Length(_)) {
+                break;
+            }
+            let piece = self.next_piece(&input[at..])?;
+            if piece.kind == PieceKind::Data {
+                data = at..at + piece.len;
+            }
+            at += piece.len;
+        }
+        Ok((data, at))
+    }
+
+    fn clone_state(&self) -> (State, u32, usize) {
+        (self.state, self.extensions, self.trailers.len())
+    }
+
+    fn restore(&mut self, (state, extensions, trailers): (State, u32, usize)) {
+        self.state = state;
+        self.extensions = extensions;
+        self.trailers.truncate(trailers);
+    }
+
     /// Validates the next bytes and hands only body data to `emit`.
     pub fn decode<'a>(
         &mut self,

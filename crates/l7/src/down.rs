@@ -1,0 +1,196 @@
+//! How does a response go out on a downstream connection?
+
+use bytes::Bytes;
+use http1::{
+    BodyKind, BodyReader, HeaderBlock, HeaderId, Reason, RequestHead, Version, write_response_head,
+};
+
+use crate::h2_headers;
+use crate::side::{H2Side, Lost, SendMode, Side, lost};
+use crate::worker::Worker;
+
+/// The downstream end of an exchange.
+pub struct Down {
+    /// The bytes.
+    pub side: Side,
+    respond: Option<h2::server::SendResponse<Bytes>>,
+    version: Version,
+    head_request: bool,
+    connect: bool,
+    /// The connection ends after this response (HTTP/1).
+    pub close: bool,
+    /// A 100-continue waits to be flushed.
+    pub continue_pending: bool,
+    /// A response head was sent.
+    pub responded: bool,
+}
+
+/// What follows a response head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ResponseBody {
+    /// Nothing: the message ends with its head.
+    None,
+    /// A body; `raw` when chunk framing of the source is passed on.
+    Stream {
+        /// See [`SendMode::RawChunked`].
+        raw: bool,
+    },
+    /// Bytes of an upgraded protocol.
+    Tunnel,
+}
+
+impl Down {
+    /// A downstream HTTP/1.1 connection.
+    pub fn h1(side: Side) -> Self {
+        Down {
+            side,
+            respond: None,
+            version: Version::Http11,
+            head_request: false,
+            connect: false,
+            close: false,
+            continue_pending: false,
+            responded: false,
+        }
+    }
+
+    /// A downstream HTTP/2 stream.
+    pub fn h2(recv: Option<h2::RecvStream>, respond: h2::server::SendResponse<Bytes>, head: bool) -> Self {
+        let side = Side::H2(H2Side::receiving(recv));
+        Down { respond: Some(respond), head_request: head, ..Down::h1(side) }
+    }
+
+    /// Starts the next HTTP/1.1 request.
+    pub fn start(&mut self, head: &RequestHead) {
+        self.version = head.version;
+        self.close = !head.keep_alive;
+        self.responded = false;
+        self.continue_pending = false;
+        if let Side::H1(s) = &mut self.side {
+            // The body of an upgrade request is a tunnel once the upgrade is accepted.
+            s.reader = match head.body {
+                BodyKind::Tunnel => BodyReader::new(BodyKind::None),
+                kind => BodyReader::new(kind),
+            };
+        }
+    }
+
+    /// Notes what the request method means for the response's framing.
+    pub fn set_method(&mut self, head_request: bool, connect: bool) {
+        self.head_request = head_request;
+        self.connect = connect;
+    }
+
+    /// The bytes that follow are a tunnel's, in both directions.
+    pub fn start_tunnel(&mut self) {
+        if let Side::H1(s) = &mut self.side {
+            s.reader = BodyReader::new(BodyKind::Tunnel);
+        }
+    }
+
+    /// Whether chunk framing can be passed on to this side.
+    pub fn takes_raw_chunks(&self) -> bool {
+        matches!(self.side, Side::H1(_)) && self.version == Version::Http11
+    }
+
+    /// Queues the response head.
+    pub fn send_head(
+        &mut self,
+        block: &mut HeaderBlock,
+        body: ResponseBody,
+        worker: &Worker,
+    ) -> Result<(), Lost> {
+        self.responded = true;
+        match &mut self.side {
+            Side::H1(s) => {
+                let status = block.status().unwrap_or(500);
+                let has_length = block.has(HeaderId::CONTENT_LENGTH);
+                let bodiless = self.head_request || status / 100 == 1 || matches!(status, 204 | 304);
+                let mut extra: &[u8] = b"";
+                s.mode = match body {
+                    ResponseBody::Tunnel => {
+                        self.close = true;
+                        SendMode::Plain
+                    }
+                    ResponseBody::None => {
+                        let silent = has_length || status / 100 == 1 || matches!(status, 204 | 304);
+                        if !silent {
+                            extra = if self.head_request {
+                                b"transfer-encoding: chunked\r\n"
+                            } else {
+                                b"content-length: 0\r\n"
+                            };
+                        }
+                        SendMode::Nothing
+                    }
+                    ResponseBody::Stream { .. } if bodiless => SendMode::Nothing,
+                    ResponseBody::Stream { .. } if has_length => SendMode::Plain,
+                    ResponseBody::Stream { .. } if self.version == Version::Http10 => {
+                        self.close = true;
+                        SendMode::Plain
+                    }
+                    ResponseBody::Stream { raw } => {
+                        extra = b"transfer-encoding: chunked\r\n";
+                        if raw { SendMode::RawChunked } else { SendMode::Chunked }
+                    }
+                };
+                if body != ResponseBody::Tunnel {
+                    if self.close {
+                        block.set_id(HeaderId::CONNECTION, b"close");
+                    } else if self.version == Version::Http10 {
+                        block.set_id(HeaderId::CONNECTION, b"keep-alive");
+                    }
+                }
+                let (case, version) = (s.case, self.version);
+                write_response_head(s.wire.out(worker), block, version, case, Reason::Standard, extra);
+                Ok(())
+            }
+            Side::H2(s) => {
+                let Some(respond) = &mut self.respond else { return Err(Lost::Closed) };
+                let end = body == ResponseBody::None;
+                let send =
+                    respond.send_response(h2_headers::response(block), end).map_err(|e| lost(&e))?;
+                s.send = (!end).then_some(send);
+                Ok(())
+            }
+        }
+    }
+
+    /// Queues an informational response.
+    pub fn send_informational(&mut self, block: &HeaderBlock, worker: &Worker) -> Result<(), Lost> {
+        match &mut self.side {
+            Side::H1(s) => {
+                let case = s.case;
+                write_response_head(
+                    s.wire.out(worker),
+                    block,
+                    Version::Http11,
+                    case,
+                    Reason::Standard,
+                    b"",
+                );
+                Ok(())
+            }
+            Side::H2(_) => match &mut self.respond {
+                Some(r) => r.send_informational(h2_headers::response(block)).map_err(|e| lost(&e)),
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// Breaks off: the client must notice that the response is incomplete.
+    pub fn abort(&mut self, reason: h2::Reason) {
+        self.close = true;
+        match &mut self.side {
+            Side::H1(_) => {}
+            Side::H2(s) => {
+                match (&mut s.send, &mut self.respond) {
+                    (Some(send), _) => send.send_reset(reason),
+                    (None, Some(respond)) => respond.send_reset(reason),
+                    _ => {}
+                }
+                s.recv = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What is known about one request and its response while they travel?
+//!
+//! Everything that filters, matchers and access logs may ask for. Exchanges are reused from request
+//! to request by their worker; nothing is allocated in steady state.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http1::HeaderBlock;
+use telemetry::access_log::ResponseFlags;
+use tls::TlsInfo;
+use tokio::time::Instant;
+
+use crate::filters::FilterState;
+use crate::state::{DynamicMetadata, StateObjects};
+
+/// Protocol spoken on the downstream side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Protocol {
+    /// HTTP/1.0.
+    Http10,
+    /// HTTP/1.1.
+    #[default]
+    Http11,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Protocol {
+    /// As Envoy prints it: `HTTP/1.1`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http10 => "HTTP/1.0",
+            Protocol::Http11 => "HTTP/1.1",
+            Protocol::Http2 => "HTTP/2",
+        }
+    }
+}
+
+/// Points of time of one exchange; `None` until reached.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Times {
+    /// First byte of the request.
+    pub begin: Option<Instant>,
+    /// Last byte of the request.
+    pub request_end: Option<Instant>,
+    /// The upstream connection was asked for.
+    pub connect_begin: Option<Instant>,
+    /// The upstream connection was there.
+    pub connect_end: Option<Instant>,
+    /// First byte sent upstream.
+    pub upstream_begin: Option<Instant>,
+    /// Last byte sent upstream.
+    pub upstream_sent: Option<Instant>,
+    /// First byte of the response from upstream.
+    pub upstream_first: Option<Instant>,
+    /// Last byte of the response from upstream.
+    pub upstream_last: Option<Instant>,
+    /// First byte of the response sent downstream.
+    pub response_begin: Option<Instant>,
+    /// Last byte of the response sent downstream.
+    pub response_end: Option<Instant>,
+}
+
+/// The upstream host that served or failed the last try.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamFacts {
+    /// Cluster name.
+    pub cluster: Option<proxy_config::Name>,
+    /// The host, as Envoy prints it.
+    pub host: Option<Arc<str>>,
+    /// The host's name when it was resolved.
+    pub hostname: Option<Arc<str>>,
+    /// Our end.
+    pub local: Option<SocketAddr>,
+    /// The other end.
+    pub remote: Option<SocketAddr>,
+    /// TLS session of the connection.
+    pub tls: Option<Arc<TlsInfo>>,
+    /// Why the transport failed.
+    pub transport_failure: Option<Box<str>>,
+    /// Protocol spoken upstream.
+    pub protocol: Option<Protocol>,
+    /// Requests that the connection had served before.
+    pub connection_requests: u64,
+}
+
+/// One request and its response.
+#[derive(Default)]
+pub struct Exchange {
+    /// Number for logs.
+    pub stream_id: u64,
+    /// Downstream protocol.
+    pub protocol: Protocol,
+    /// Request headers.
+    pub request: HeaderBlock,
+    /// Request trailers.
+    pub request_trailers: HeaderBlock,
+    /// Response headers.
+    pub response: HeaderBlock,
+    /// Response trailers.
+    pub response_trailers: HeaderBlock,
+    /// The request was HEAD.
+    pub head_request: bool,
+    /// An upgrade or CONNECT was asked for.
+    pub upgrade: bool,
+    /// The request is gRPC.
+    pub grpc: bool,
+    /// The request has no body.
+    pub request_ends_with_head: bool,
+    /// Points of time.
+    pub times: Times,
+    /// Response flags.
+    pub flags: ResponseFlags,
+    /// Response code details.
+    pub details: Cow<'static, str>,
+    /// Connection termination details.
+    pub termination: Option<Cow<'static, str>>,
+    /// Status sent; 0 when none was.
+    pub status: u16,
+    /// Request body bytes.
+    pub bytes_received: u64,
+    /// Response body bytes.
+    pub bytes_sent: u64,
+    /// Tries made upstream.
+    pub attempts: u32,
+    /// The upstream.
+    pub upstream: UpstreamFacts,
+    /// The client after x-forwarded-for.
+    pub remote: Option<SocketAddr>,
+    /// The request is internal (x-envoy-internal).
+    pub internal: bool,
+    /// Route name.
+    pub route_name: Option<proxy_config::Name>,
+    /// Virtual host name.
+    pub virtual_host: Option<proxy_config::Name>,
+    /// Request body collected by a filter or for retries.
+    pub buffered: Vec<u8>,
+    /// Per-request state of filters.
+    pub filters: Vec<FilterState>,
+    /// Dynamic metadata.
+    pub metadata: DynamicMetadata,
+    /// Filter state of the request.
+    pub state: StateObjects,
+    /// The cluster chosen by a filter instead of the route.
+    pub health_check: bool,
+    /// A filter cleared the route cache.
+    pub route_cleared: bool,
+    /// ALPN lists for HTTP/1.0, HTTP/1.1 and HTTP/2 upstreams (`istio.alpn`).
+    pub alpn: Option<[Arc<[Box<[u8]>]>; 3]>,
+    /// Internal redirects followed so far.
+    pub redirects: u32,
+    /// How many filters saw the request; only they see the response.
+    pub filters_run: u16,
+    /// A filter wants request data.
+    pub taps_request: bool,
+    /// A filter wants response data.
+    pub taps_response: bool,
+    /// The whole request body is in `buffered`.
+    pub body_collected: bool,
+    /// Random number of this request: weighted clusters, runtime fractions.
+    pub random: u64,
+}
+
+/// Bytes of a body buffer kept for the next request.
+const RETAINED_BUFFER_BYTES: usize = 16 << 10;
+
+impl Exchange {
+    /// Forgets the request and keeps memory for the next one.
+    pub fn clear(&mut self) {
+        self.request.clear();
+        self.request_trailers.clear();
+        self.response.clear();
+        self.response_trailers.clear();
+        self.buffered.clear();
+        self.buffered.shrink_to(RETAINED_BUFFER_BYTES);
+        self.filters.clear();
+        let old = std::mem::take(self);
+        self.request = old.request;
+        self.request_trailers = old.request_trailers;
+        self.response = old.response;
+        self.response_trailers = old.response_trailers;
+        self.buffered = old.buffered;
+        self.filters = old.filters;
+    }
+
+    /// Sets the response code details and adds flags.
+    pub fn fail(&mut self, flags: ResponseFlags, details: impl Into<Cow<'static, str>>) {
+        self.flags.insert(flags);
+        self.details = details.into();
+    }
+}

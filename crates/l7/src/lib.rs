@@ -1,0 +1,39 @@
+//! How does an HTTP request travel? Connection manager, HTTP filters, router.
+//!
+//! `l4` hands over a connection with [`serve_connection`]; `proxy` makes one [`Worker`] per thread and
+//! one [`Manager`] per configured connection manager. The walk of a request: `connection.rs` (codec,
+//! keep-alive) → `stream.rs` (the story) → `request.rs` → `filters/` → `router.rs` → `pool.rs` →
+//! `relay.rs` → `response.rs` → `log.rs`. Absent on purpose: listeners, host selection (`upstream`),
+//! matching (`proxy-core`).
+
+pub mod connection;
+mod decide;
+mod down;
+pub mod exchange;
+pub mod filters;
+mod h2_headers;
+mod h2_server;
+mod io;
+pub mod log;
+pub mod manager;
+mod path;
+pub mod pool;
+mod redirect;
+mod relay;
+pub mod reply;
+mod request;
+mod response;
+mod retry;
+mod router;
+mod shadow;
+mod side;
+pub mod state;
+mod stream;
+mod timers;
+mod up;
+mod worker;
+
+pub use connection::{ConnFacts, serve_connection};
+pub use manager::{Deps, Manager, Node};
+pub use timers::{Timer, Timers};
+pub use worker::Worker;

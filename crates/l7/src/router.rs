@@ -1,0 +1,788 @@
+//! How is a request forwarded, tried again, timed, and its response passed back?
+//!
+//! Envoy's router filter. One try is: choose a host, get a connection (`pool.rs`), relay both bodies
+//! (`relay.rs`) under the deadlines in force. What failed decides whether there is another try.
+
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http1::{HeaderId, push_decimal};
+use proxy_config::route::{DirectResponse, Forward, HostRewrite, PathRewrite, RouteAction};
+use telemetry::access_log::ResponseFlags;
+use telemetry::stats::envoy::{hcm as stat, router as router_stat};
+use tokio::time::Instant;
+
+use crate::connection::Conn;
+use crate::decide;
+use crate::down::{Down, ResponseBody};
+use crate::exchange::Exchange;
+use crate::filters;
+use crate::pool::{self, Lease, Refused};
+use crate::redirect;
+use crate::relay::{Fault, Relay};
+use crate::reply::LocalReply;
+use crate::response;
+use crate::retry::{Failure, Retries};
+use crate::shadow;
+use crate::side::{Lost, Side};
+use crate::stream::{self, FilterTaps, Found};
+use crate::timers::Timer;
+use crate::up::{RequestBody, UpHead};
+
+/// Request bytes kept for another try when the configuration sets no limit (the default buffer limit).
+const REPLAY_BYTES_MAX: usize = 1 << 20;
+
+/// Serves a request whose route is known.
+pub async fn serve(
+    conn: &Rc<Conn>,
+    down: &mut Down,
+    ex: &mut Exchange,
+    timer: &Timer,
+    found: &Found,
+) -> Result<(), LocalReply> {
+    let stats = &conn.manager.router_stats;
+    match &found.route().action {
+        RouteAction::Forward(f) => {
+            if let Some(reply) = redirect::require_tls(conn, ex, found) {
+                stats.inc(router_stat::RQ_REDIRECT);
+                return Err(reply);
+            }
+            stats.inc(router_stat::RQ_TOTAL);
+            forward(conn, down, ex, timer, found, f).await
+        }
+        RouteAction::Redirect(r) => {
+            stats.inc(router_stat::RQ_REDIRECT);
+            let mut reply = redirect::reply(ex, found, r);
+            reply.direct = true;
+            Err(reply)
+        }
+        RouteAction::Direct(d) => {
+            stats.inc(router_stat::RQ_DIRECT_RESPONSE);
+            Err(direct(conn, ex, d))
+        }
+        RouteAction::NonForwarding => Err(LocalReply::bare(404, "route_not_found")),
+    }
+}
+
+fn direct(conn: &Conn, ex: &mut Exchange, d: &DirectResponse) -> LocalReply {
+    let mut reply = LocalReply {
+        status: d.status,
+        details: "direct_response".into(),
+        direct: true,
+        ..Default::default()
+    };
+    if let Some(format) = &d.body_format {
+        reply.body = crate::reply::Body::Owned(decide::body_format(conn, ex, format, &d.body));
+    } else if !d.body.is_empty() {
+        reply.body = crate::reply::Body::Shared(d.body.clone());
+    }
+    reply
+}
+
+/// The deadlines of a forwarded request, in the worker's milliseconds.
+struct Deadlines {
+    /// Whole response.
+    global: u64,
+    /// This try.
+    per_try: u64,
+    per_try_for: u64,
+    /// Stream idle.
+    idle: u64,
+    idle_for: u64,
+    /// Whole stream.
+    stream: u64,
+}
+
+const NEVER: u64 = u64::MAX;
+
+impl Deadlines {
+    fn next(&self) -> u64 {
+        self.global.min(self.per_try).min(self.idle).min(self.stream)
+    }
+}
+
+/// How a try ended.
+enum Tried {
+    /// The response was passed back completely.
+    Done,
+    /// A response head came that is not to be passed back: there is another try.
+    Again(Option<Duration>),
+    /// The try failed before a response head was passed back.
+    Failed(Failure),
+    /// The response is an internal redirect to follow.
+    Redirected,
+}
+
+async fn forward(
+    conn: &Rc<Conn>,
+    down: &mut Down,
+    ex: &mut Exchange,
+    timer: &Timer,
+    found: &Found,
+    f: &Forward,
+) -> Result<(), LocalReply> {
+    let worker = &conn.worker;
+    let Some(name) = decide::cluster_name(found, ex) else { return Err(no_cluster(conn, f)) };
+    let Some(cluster) = pool::cluster(worker, &name) else { return Err(no_cluster(conn, f)) };
+    ex.upstream.cluster = Some(name);
+    if pool::maintenance(&cluster, worker) {
+        let mut reply = LocalReply::text(503, "maintenance mode", "maintenance_mode");
+        reply.flags = ResponseFlags::UPSTREAM_OVERFLOW;
+        return Err(reply);
+    }
+    let timeouts = Timeouts::read(conn, ex, f);
+    rewrite(conn, ex, found, f);
+    timeouts.write(ex, &conn.manager.router);
+    let vhost = found.virtual_host();
+    let mut retries = Retries::new(conn, ex, f, &cluster);
+    shadow::start(conn, ex, found, f);
+    let began = worker.timers.at(ex.times.begin.unwrap_or_else(Instant::now));
+    let idle_for = f
+        .idle_timeout
+        .or(conn.manager.config.stream_idle_timeout)
+        .map_or(0, |d| d.as_millis() as u64);
+    let mut deadlines = Deadlines {
+        global: NEVER,
+        per_try: NEVER,
+        per_try_for: timeouts.per_try.map_or(0, |d| d.as_millis() as u64),
+        idle: NEVER,
+        idle_for,
+        stream: NEVER,
+    };
+    if let Some(d) = timeouts.stream {
+        deadlines.stream = began + d.as_millis() as u64;
+    }
+    // The route timeout runs from the moment the request is complete.
+    let global_for = timeouts.global.map_or(0, |d| d.as_millis() as u64);
+    if global_for > 0 && ex.request_ends_with_head {
+        deadlines.global = began + global_for;
+    }
+    let mut relay = Relay::default();
+    if retries.possible() || f.internal_redirect.is_some() {
+        relay.replay_bytes_max = decide::replay_limit(found).unwrap_or(REPLAY_BYTES_MAX);
+    }
+    let hash = decide::hash(conn, ex, f);
+    loop {
+        ex.attempts += 1;
+        if vhost.include_request_attempt_count {
+            let mut digits = Vec::with_capacity(4);
+            push_decimal(&mut digits, ex.attempts as u64);
+            ex.request.set_id(HeaderId::X_ENVOY_ATTEMPT_COUNT, &digits);
+        }
+        if vhost.include_is_timeout_retry_header && retries.last_was_timeout() {
+            ex.request.set_id(HeaderId::X_ENVOY_IS_TIMEOUT_RETRY, b"true");
+        }
+        let tried = {
+            let mut attempt = Attempt {
+                conn,
+                down: &mut *down,
+                timer,
+                found,
+                cluster: &cluster,
+                relay: &mut relay,
+                deadlines: &mut deadlines,
+                global_for,
+                retries: &mut retries,
+                hash,
+            };
+            attempt.run(ex).await
+        };
+        let backoff = match tried {
+            Tried::Done => {
+                return Ok(());
+            }
+            Tried::Redirected => {
+                // The caller's table is searched anew with the rewritten request.
+                return Box::pin(redirect::follow(conn, down, ex, timer, found)).await;
+            }
+            Tried::Again(after) => after,
+            Tried::Failed(failure) => {
+                if down.responded {
+                    return Err(failure.reply(ex));
+                }
+                if relay.replay_lost || failure.final_for_client() {
+                    return Err(retries.give_up(failure, ex));
+                }
+                match retries.after_failure(conn, ex, &failure) {
+                    Some(wait) => Some(wait),
+                    None => return Err(retries.give_up(failure, ex)),
+                }
+            }
+        };
+        relay.request_done = false;
+        if let Some(wait) = backoff.filter(|d| !d.is_zero()) {
+            pause(conn, down, timer, wait, deadlines.next()).await?;
+        }
+        let now = worker.timers.now();
+        if now >= deadlines.global {
+            return Err(Failure::GlobalTimeout.reply(ex));
+        }
+    }
+}
+
+fn no_cluster(conn: &Conn, f: &Forward) -> LocalReply {
+    conn.manager.router_stats.inc(router_stat::NO_CLUSTER);
+    let mut reply = LocalReply::bare(f.cluster_not_found_status, "cluster_not_found");
+    reply.flags = ResponseFlags::NO_CLUSTER_FOUND;
+    reply
+}
+
+/// Sleeps before another try, unless the client goes or the request's time is up.
+async fn pause(
+    conn: &Conn,
+    down: &mut Down,
+    timer: &Timer,
+    wait: Duration,
+    limit: u64,
+) -> Result<(), LocalReply> {
+    let worker = &conn.worker;
+    let until = (worker.timers.now() + wait.as_millis() as u64).min(limit);
+    std::future::poll_fn(|cx| {
+        if worker.timers.now() >= until {
+            return Poll::Ready(Ok(()));
+        }
+        if down.side.received_all()
+            && let Poll::Ready(lost) = down.side.poll_gone(cx, worker)
+        {
+            return Poll::Ready(Err(stream::gone(lost)));
+        }
+        timer.arm(until, cx.waker());
+        Poll::Pending
+    })
+    .await
+}
+
+/// Header operations and rewrites of the route, in Envoy's order.
+fn rewrite(conn: &Conn, ex: &mut Exchange, found: &Found, f: &Forward) {
+    let weighted = found.weighted();
+    let chain = weighted.map_or(&found.route().request_headers, |w| &w.request_headers);
+    if !chain.is_empty() {
+        decide::request_headers(conn, ex, chain);
+    }
+    let literal = weighted.and_then(|w| w.host_rewrite.as_deref());
+    let host = match (literal, &f.host_rewrite) {
+        (Some(h), _) => Some(h.as_bytes().to_vec()),
+        (None, HostRewrite::None | HostRewrite::Auto) => None,
+        (None, rewrite) => decide::host_rewrite(conn, ex, rewrite),
+    };
+    if let Some(host) = host.filter(|h| !h.is_empty()) {
+        set_host(ex, &host, f.append_x_forwarded_host);
+    }
+    if !matches!(f.path_rewrite, PathRewrite::None)
+        && let Some(path) = decide::path_rewrite(conn, ex, found, f)
+    {
+        if !ex.request.has(HeaderId::X_ENVOY_ORIGINAL_PATH) {
+            let old = ex.request.path().to_vec();
+            ex.request.set_id(HeaderId::X_ENVOY_ORIGINAL_PATH, &old);
+        }
+        ex.request.set_id(HeaderId::PATH, &path);
+    }
+}
+
+/// Replaces the authority and remembers the old one.
+pub fn set_host(ex: &mut Exchange, host: &[u8], append_forwarded: bool) {
+    if append_forwarded && ex.request.authority() != host {
+        let old = ex.request.authority().to_vec();
+        ex.request.append_id(HeaderId::X_FORWARDED_HOST, b",", &old);
+    }
+    let old = ex.request.authority().to_vec();
+    if old != host {
+        ex.request.set_id(HeaderId::AUTHORITY, host);
+    }
+}
+
+/// The time limits in force for one request (`FilterUtility::finalTimeout`).
+struct Timeouts {
+    global: Option<Duration>,
+    per_try: Option<Duration>,
+    stream: Option<Duration>,
+    keep_expected: bool,
+}
+
+impl Timeouts {
+    fn read(conn: &Conn, ex: &mut Exchange, f: &Forward) -> Self {
+        let limits = &f.max_stream_duration;
+        let mut global = f.timeout;
+        if ex.grpc && let Some(max) = limits.max_grpc_timeout {
+            global = grpc_timeout(ex)
+                .map(|t| if max.is_zero() { t } else { t.min(max) })
+                .map(|t| match limits.grpc_timeout_offset {
+                    Some(offset) if t > offset => t - offset,
+                    _ => t,
+                })
+                .or((!max.is_zero()).then_some(max));
+        }
+        let mut stream = limits
+            .max_stream_duration
+            .or(conn.manager.config.common.max_stream_duration)
+            .filter(|d| !d.is_zero());
+        if ex.grpc
+            && let Some(max) = limits.grpc_timeout_header_max
+            && let Some(t) = grpc_timeout(ex)
+        {
+            let t = if max.is_zero() { t } else { t.min(max) };
+            let offset = limits.grpc_timeout_header_offset.unwrap_or_default();
+            stream = Some(if t > offset { t - offset } else { t });
+        }
+        let mut per_try = f.retry.as_ref().and_then(|r| r.per_try_timeout);
+        let respect = conn.manager.router.respect_expected_rq_timeout;
+        let mut keep_expected = false;
+        if respect && let Some(ms) = header_ms(ex, HeaderId::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS) {
+            global = Some(ms);
+            keep_expected = true;
+        } else if let Some(ms) = header_ms(ex, HeaderId::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS) {
+            global = Some(ms);
+            ex.request.remove_id(HeaderId::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
+        }
+        if ex.request.has(HeaderId::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS) {
+            if let Some(ms) = header_ms(ex, HeaderId::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS) {
+                per_try = Some(ms);
+            }
+            ex.request.remove_id(HeaderId::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS);
+        }
+        let global = global.filter(|d| !d.is_zero());
+        let per_try = per_try.filter(|d| !d.is_zero() && global.is_none_or(|g| *d < g));
+        Timeouts { global, per_try, stream, keep_expected }
+    }
+
+    fn write(&self, ex: &mut Exchange, router: &proxy_config::filters::http::Router) {
+        if router.suppress_envoy_headers || self.keep_expected {
+            return;
+        }
+        let Some(expected) = self.per_try.or(self.global) else { return };
+        let mut digits = [0u8; 20];
+        let text = decimal(&mut digits, expected.as_millis() as u64);
+        ex.request.set_id(HeaderId::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, text);
+    }
+}
+
+/// A number as text without an allocation.
+pub fn decimal(digits: &mut [u8; 20], mut n: u64) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+fn header_ms(ex: &Exchange, id: HeaderId) -> Option<Duration> {
+    let text = std::str::from_utf8(ex.request.get_id(id)?).ok()?;
+    text.parse().ok().map(Duration::from_millis)
+}
+
+/// `grpc-timeout`: up to eight digits and a unit.
+fn grpc_timeout(ex: &Exchange) -> Option<Duration> {
+    let text = ex.request.get_id(HeaderId::GRPC_TIMEOUT)?;
+    let (unit, digits) = text.split_last()?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let n: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(n * 3600),
+        b'M' => Duration::from_secs(n * 60),
+        b'S' => Duration::from_secs(n),
+        b'm' => Duration::from_millis(n),
+        b'u' => Duration::from_micros(n),
+        b'n' => Duration::from_nanos(n),
+        _ => return None,
+    })
+}
+
+/// One try.
+struct Attempt<'a> {
+    conn: &'a Rc<Conn>,
+    down: &'a mut Down,
+    timer: &'a Timer,
+    found: &'a Found,
+    cluster: &'a pool::Cluster,
+    relay: &'a mut Relay,
+    deadlines: &'a mut Deadlines,
+    global_for: u64,
+    retries: &'a mut Retries,
+    hash: Option<u64>,
+}
+
+impl Attempt<'_> {
+    async fn run(&mut self, ex: &mut Exchange) -> Tried {
+        let worker = self.conn.worker.clone();
+        ex.times.connect_begin = Some(Instant::now());
+        let mut lease = match self.checkout(ex).await {
+            Ok(lease) => lease,
+            Err(tried) => return tried,
+        };
+        lease.note(ex);
+        if let Err(lost) = self.send_head(ex, &mut lease) {
+            let reused = lease.reused;
+            lease.fail(ex);
+            return Tried::Failed(Failure::Upstream { lost, answered: false, reused });
+        }
+        ex.times.upstream_begin = Some(Instant::now());
+        if self.deadlines.per_try_for > 0 {
+            self.deadlines.per_try = worker.timers.now() + self.deadlines.per_try_for;
+        }
+        let head = match self.await_head(ex, &mut lease).await {
+            Ok(head) => head,
+            Err(failure) => {
+                lease.up.reset();
+                lease.fail(ex);
+                return Tried::Failed(failure);
+            }
+        };
+        ex.times.upstream_first = Some(Instant::now());
+        self.deadlines.per_try = NEVER;
+        lease.answered(ex, head.status);
+        if !self.relay.replay_lost
+            && let Some(wait) = self.retries.after_head(self.conn, ex, head.status)
+        {
+            lease.abandon(ex, head.ends);
+            return Tried::Again(Some(wait));
+        }
+        if redirect::wanted(self.conn, ex, self.found, self.relay) {
+            lease.abandon(ex, head.ends);
+            return Tried::Redirected;
+        }
+        self.pass_back(ex, lease, head).await
+    }
+
+    /// Gets a connection, new or reused, while watching the client and the clock.
+    async fn checkout(&mut self, ex: &mut Exchange) -> Result<Lease, Tried> {
+        let ask = pool::Ask {
+            hash: self.hash,
+            attempt: ex.attempts,
+            avoid: self.retries.tried_hosts(),
+            found: Some(self.found),
+        };
+        match pool::try_checkout(self.conn, self.cluster, ex, &ask) {
+            Ok(Some(lease)) => return Ok(lease),
+            Ok(None) => {}
+            Err(refused) => return Err(Tried::Failed(Failure::Pool(refused))),
+        }
+        let worker = self.conn.worker.clone();
+        if self.down.continue_pending {
+            let _ = std::future::poll_fn(|cx| self.down.side.poll_flush(cx, &worker)).await;
+            self.down.continue_pending = false;
+        }
+        let mut connect = Box::pin(pool::connect(self.conn, self.cluster, ex, &ask));
+        let limit = self.deadlines.next();
+        let watch = self.down.side.received_all();
+        let (down, timer) = (&mut *self.down, self.timer);
+        let outcome = std::future::poll_fn(|cx| {
+            if let Poll::Ready(r) = connect.as_mut().poll(cx) {
+                return Poll::Ready(r.map_err(Failure::Pool));
+            }
+            if watch && let Poll::Ready(lost) = down.side.poll_gone(cx, &worker) {
+                return Poll::Ready(Err(Failure::Client(lost)));
+            }
+            if limit != NEVER {
+                if worker.timers.now() >= limit {
+                    return Poll::Ready(Err(Failure::GlobalTimeout));
+                }
+                timer.arm(limit, cx.waker());
+            }
+            Poll::Pending
+        })
+        .await;
+        drop(connect);
+        match outcome {
+            Ok((lease, host)) => {
+                self.retries.note_host(host);
+                Ok(lease)
+            }
+            Err(f) => {
+                if let Failure::Pool(refused) = &f {
+                    self.retries.note_host(refused.host());
+                    refused.note(ex);
+                }
+                Err(Tried::Failed(f))
+            }
+        }
+    }
+
+    fn send_head(&mut self, ex: &mut Exchange, lease: &mut Lease) -> Result<(), Lost> {
+        let worker = &self.conn.worker;
+        let taps = ex.taps_request;
+        let replays = self.relay.replay_bytes_max > 0;
+        let body = if ex.upgrade {
+            RequestBody::Tunnel
+        } else if ex.request_ends_with_head {
+            RequestBody::None
+        } else {
+            let raw = self.down.side.receives_chunked()
+                && matches!(lease.up.side, Side::H1(_))
+                && !ex.request.has(HeaderId::CONTENT_LENGTH)
+                && !taps
+                && !replays
+                && ex.buffered.is_empty();
+            self.relay.raw_request = raw;
+            RequestBody::Stream { raw }
+        };
+        self.relay.request_trailers = lease.sends_trailers();
+        if ex.taps_request && ex.request.has(HeaderId::CONTENT_LENGTH) {
+            ex.request.remove_id(HeaderId::CONTENT_LENGTH);
+        }
+        lease.up.send_head(&ex.request, body, worker)?;
+        match body {
+            RequestBody::None => {
+                self.relay.request_done = true;
+                ex.times.request_end.get_or_insert_with(|| ex.times.connect_begin.unwrap_or_else(Instant::now));
+            }
+            RequestBody::Tunnel => self.relay.request_done = true,
+            RequestBody::Stream { .. } => {
+                if !ex.buffered.is_empty() {
+                    let first = std::mem::take(&mut ex.buffered);
+                    lease.up.side.send(&first, worker)?;
+                    if replays && !self.relay.replay_lost {
+                        ex.buffered = first;
+                    }
+                }
+                if ex.body_collected || self.down.side.received_all() && !self.relay.raw_request && ex.attempts > 1 {
+                    lease.up.side.finish(None, worker)?;
+                    self.relay.request_done = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Relays the request until a response head is there.
+    async fn await_head(&mut self, ex: &mut Exchange, lease: &mut Lease) -> Result<UpHead, Failure> {
+        let worker = self.conn.worker.clone();
+        let proxy_1xx = self.conn.manager.config.proxy_100_continue;
+        let mut taps = FilterTaps::new(self.conn, Some(self.found), ex);
+        let (down, relay, deadlines) = (&mut *self.down, &mut *self.relay, &mut *self.deadlines);
+        let (timer, global_for) = (self.timer, self.global_for);
+        let reused = lease.reused;
+        let up = &mut lease.up;
+        let mut sent = false;
+        let mut send_failed = None;
+        std::future::poll_fn(|cx| {
+            if down.continue_pending && down.side.poll_flush(cx, &worker).is_ready() {
+                down.continue_pending = false;
+            }
+            if !sent && send_failed.is_none() {
+                match relay.poll_request(cx, &mut down.side, &mut up.side, ex, &mut taps, &worker) {
+                    Poll::Ready(Ok(())) => {
+                        sent = true;
+                        if !ex.request_ends_with_head {
+                            let now = Instant::now();
+                            ex.times.request_end.get_or_insert(now);
+                            ex.times.upstream_sent = Some(now);
+                        }
+                        if global_for > 0 && deadlines.global == NEVER {
+                            deadlines.global = worker.timers.now() + global_for;
+                        }
+                    }
+                    Poll::Ready(Err(Fault::Down(lost))) => return Poll::Ready(Err(Failure::Client(lost))),
+                    // The upstream may have answered before it stopped listening.
+                    Poll::Ready(Err(Fault::Up(lost))) => send_failed = Some(lost),
+                    Poll::Pending => {}
+                }
+            }
+            loop {
+                match up.poll_head(cx, &mut ex.response, &worker) {
+                    Poll::Ready(Ok(head)) if head.status / 100 == 1 && head.status != 101 => {
+                        if proxy_1xx && down.send_informational(&ex.response, &worker).is_ok() {
+                            let _ = down.side.poll_flush(cx, &worker);
+                        }
+                    }
+                    Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+                    Poll::Ready(Err(lost)) => {
+                        let answered = up.answered;
+                        return Poll::Ready(Err(Failure::Upstream { lost, answered, reused }));
+                    }
+                    Poll::Pending => break,
+                }
+            }
+            if let Some(lost) = send_failed {
+                return Poll::Ready(Err(Failure::Upstream { lost, answered: false, reused }));
+            }
+            if relay.request_done
+                && let Poll::Ready(lost) = down.side.poll_gone(cx, &worker)
+            {
+                return Poll::Ready(Err(Failure::Client(lost)));
+            }
+            if deadlines.idle_for > 0 && (relay.moved || deadlines.idle == NEVER) {
+                relay.moved = false;
+                deadlines.idle = worker.timers.now() + deadlines.idle_for;
+            }
+            let next = deadlines.next();
+            if next != NEVER {
+                let now = worker.timers.now();
+                if now >= next {
+                    return Poll::Ready(Err(Failure::expired(
+                        now,
+                        deadlines.global,
+                        deadlines.per_try,
+                        deadlines.stream,
+                        relay.request_done,
+                    )));
+                }
+                timer.arm(next, cx.waker());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Passes the response back while the rest of the request may still go up.
+    async fn pass_back(&mut self, ex: &mut Exchange, mut lease: Lease, head: UpHead) -> Tried {
+        let conn = self.conn;
+        let worker = conn.worker.clone();
+        if !conn.manager.router.suppress_envoy_headers {
+            let from = ex.times.upstream_sent.or(ex.times.upstream_begin);
+            let ms = match (from, ex.times.upstream_first) {
+                (Some(from), Some(first)) => (first.saturating_duration_since(from)).as_millis() as u64,
+                _ => 0,
+            };
+            let mut digits = [0u8; 20];
+            ex.response.set_id(HeaderId::X_ENVOY_UPSTREAM_SERVICE_TIME, decimal(&mut digits, ms));
+        }
+        if self.found.virtual_host().include_attempt_count_in_response {
+            let mut digits = [0u8; 20];
+            let text = decimal(&mut digits, ex.attempts as u64);
+            ex.response.set_id(HeaderId::X_ENVOY_ATTEMPT_COUNT, text);
+        }
+        ex.details = "via_upstream".into();
+        response::route_headers(conn, ex, self.found);
+        filters::on_response(conn, Some(self.found), ex, head.ends);
+        response::finish_head(conn, self.down, ex);
+        let mut taps = FilterTaps::new(conn, Some(self.found), ex);
+        let tunnel = head.tunnel && ex.upgrade;
+        let body = if tunnel {
+            ResponseBody::Tunnel
+        } else if head.ends {
+            ResponseBody::None
+        } else {
+            let raw = lease.up.side.receives_chunked()
+                && self.down.takes_raw_chunks()
+                && !ex.taps_response
+                && !conn.manager.config.http1.enable_trailers;
+            self.relay.raw_response = raw;
+            if ex.taps_response {
+                ex.response.remove_id(HeaderId::CONTENT_LENGTH);
+            }
+            ResponseBody::Stream { raw }
+        };
+        self.relay.response_trailers =
+            matches!(self.down.side, Side::H2(_)) || conn.manager.config.http1.enable_trailers;
+        if tunnel {
+            self.down.start_tunnel();
+            lease.start_tunnel();
+            self.relay.request_done = false;
+            self.relay.raw_request = false;
+            self.deadlines.global = NEVER;
+            conn.manager.stats.inc(stat::DOWNSTREAM_CX_UPGRADES_TOTAL);
+            conn.manager.stats.gauge_add(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
+        }
+        ex.times.response_begin = ex.times.upstream_first;
+        if self.down.send_head(&mut ex.response, body, &worker).is_err() {
+            lease.up.reset();
+            lease.finish(ex);
+            return Tried::Failed(Failure::Client(Lost::Closed));
+        }
+        self.relay.response_done = body == ResponseBody::None;
+        let outcome = self.relay_back(ex, &mut lease, &mut taps, tunnel).await;
+        if tunnel {
+            conn.manager.stats.gauge_sub(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
+        }
+        let now = Instant::now();
+        ex.times.upstream_last = Some(now);
+        ex.times.response_end = Some(now);
+        match outcome {
+            Ok(()) => {
+                if !self.relay.request_done && !tunnel {
+                    // The response came before the request was complete.
+                    conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
+                    lease.up.reset();
+                    match &mut self.down.side {
+                        Side::H1(_) => self.down.close = true,
+                        Side::H2(s) => s.recv = None,
+                    }
+                }
+                lease.finish(ex);
+                Tried::Done
+            }
+            Err(failure) => {
+                lease.up.reset();
+                lease.broken(ex, &failure);
+                Tried::Failed(failure)
+            }
+        }
+    }
+
+    async fn relay_back(
+        &mut self,
+        ex: &mut Exchange,
+        lease: &mut Lease,
+        taps: &mut FilterTaps<'_>,
+        tunnel: bool,
+    ) -> Result<(), Failure> {
+        let worker = self.conn.worker.clone();
+        let (down, relay, deadlines) = (&mut *self.down, &mut *self.relay, &mut *self.deadlines);
+        let timer = self.timer;
+        let reused = lease.reused;
+        let up = &mut lease.up;
+        let mut sent = relay.request_done && !tunnel;
+        std::future::poll_fn(|cx| {
+            if !sent {
+                match relay.poll_request(cx, &mut down.side, &mut up.side, ex, taps, &worker) {
+                    Poll::Ready(Ok(())) => {
+                        sent = true;
+                        if tunnel && let Side::H1(s) = &mut up.side {
+                            // Half-close travels through a tunnel.
+                            let _ = s.wire.stream.poll_shutdown_write(cx);
+                        }
+                    }
+                    Poll::Ready(Err(Fault::Down(lost))) => return Poll::Ready(Err(Failure::Client(lost))),
+                    Poll::Ready(Err(Fault::Up(_))) => sent = true,
+                    Poll::Pending => {}
+                }
+            }
+            match relay.poll_response(cx, &mut down.side, &mut up.side, ex, taps, &worker) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(Fault::Down(lost))) => return Poll::Ready(Err(Failure::Client(lost))),
+                Poll::Ready(Err(Fault::Up(lost))) => {
+                    return Poll::Ready(Err(Failure::Upstream { lost, answered: true, reused }));
+                }
+                Poll::Pending => {}
+            }
+            if sent
+                && !tunnel
+                && let Poll::Ready(lost) = down.side.poll_gone(cx, &worker)
+            {
+                return Poll::Ready(Err(Failure::Client(lost)));
+            }
+            if deadlines.idle_for > 0 && (relay.moved || deadlines.idle == NEVER) {
+                relay.moved = false;
+                deadlines.idle = worker.timers.now() + deadlines.idle_for;
+            }
+            let next = deadlines.next();
+            if next != NEVER {
+                let now = worker.timers.now();
+                if now >= next {
+                    return Poll::Ready(Err(Failure::expired(
+                        now,
+                        deadlines.global,
+                        NEVER,
+                        deadlines.stream,
+                        relay.request_done,
+                    )));
+                }
+                timer.arm(next, cx.waker());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Whether a refusal may be cured by another try.
+pub fn refusal_is_connect_failure(refused: &Refused) -> bool {
+    matches!(refused, Refused::Connect { .. })
+}

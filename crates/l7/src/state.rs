@@ -1,0 +1,63 @@
+//! What do filters tell each other? Dynamic metadata and filter state, allocated when first written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proxy_config::Name;
+use proxy_config::common::Value;
+
+/// Entries of filter state per stream, and namespaces of dynamic metadata; more are refused.
+const ENTRIES_MAX: usize = 128;
+
+/// Dynamic metadata: filter namespace to struct.
+#[derive(Default, Clone)]
+pub struct DynamicMetadata(Option<Box<BTreeMap<Name, Value>>>);
+
+impl DynamicMetadata {
+    /// The struct of a namespace.
+    pub fn get(&self, namespace: &str) -> Option<&Value> {
+        self.0.as_ref()?.get(namespace)
+    }
+
+    /// Replaces the struct of a namespace.
+    pub fn set(&mut self, namespace: Name, value: Value) {
+        let map = self.0.get_or_insert_default();
+        if map.len() < ENTRIES_MAX || map.contains_key(&namespace) {
+            map.insert(namespace, value);
+        }
+    }
+
+    /// All namespaces.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Value)> {
+        self.0.iter().flat_map(|m| m.iter())
+    }
+}
+
+/// Filter state objects, by key; their serialised form is what matchers and logs see.
+#[derive(Default, Clone)]
+pub struct StateObjects(Option<Box<BTreeMap<Name, Arc<str>>>>);
+
+impl StateObjects {
+    /// The object of that name.
+    pub fn get(&self, key: &str) -> Option<&Arc<str>> {
+        self.0.as_ref()?.get(key)
+    }
+
+    /// Writes an object.
+    pub fn set(&mut self, key: Name, value: Arc<str>) {
+        let map = self.0.get_or_insert_default();
+        if map.len() < ENTRIES_MAX || map.contains_key(&key) {
+            map.insert(key, value);
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// All objects.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Arc<str>)> {
+        self.0.iter().flat_map(|m| m.iter())
+    }
+}

@@ -1,0 +1,210 @@
+//! How is a request put on an upstream connection, and how does the response head come back?
+//!
+//! Used by the router for each try. Choosing the host and keeping idle connections is `pool.rs`.
+
+use std::task::{Context, Poll, ready};
+
+use http1::{
+    BodyKind, HeadScanner, HeaderBlock, HeaderId, Limits, ResponseOptions, Version, parse_response,
+    write_request_head,
+};
+
+use crate::h2_headers;
+use crate::side::{Lost, SendMode, Side, lost};
+use crate::worker::Worker;
+
+/// A request in flight on an upstream connection.
+pub struct Up {
+    /// The bytes.
+    pub side: Side,
+    response: Option<h2::client::ResponseFuture>,
+    sender: Option<h2::client::SendRequest<bytes::Bytes>>,
+    scanner: HeadScanner,
+    options: ResponseOptions,
+    /// HTTP/1.1: the connection may serve another request after this one.
+    pub keep_alive: bool,
+    /// Some byte of the response arrived.
+    pub answered: bool,
+}
+
+/// A response head just received; its fields are in the block that was passed.
+#[derive(Clone, Copy, Debug)]
+pub struct UpHead {
+    /// Status.
+    pub status: u16,
+    /// The response has no body.
+    pub ends: bool,
+    /// The connection became a tunnel.
+    pub tunnel: bool,
+}
+
+impl Up {
+    /// A request over an HTTP/1.1 connection.
+    pub fn h1(side: Side, limits: Limits, preserve_case: bool) -> Self {
+        let options = ResponseOptions { limits, preserve_case, ..Default::default() };
+        Up {
+            side,
+            response: None,
+            sender: None,
+            scanner: HeadScanner::default(),
+            options,
+            keep_alive: true,
+            answered: false,
+        }
+    }
+
+    /// A request over an HTTP/2 connection whose `sender` is ready.
+    pub fn h2(sender: h2::client::SendRequest<bytes::Bytes>) -> Self {
+        Up {
+            side: Side::H2(Default::default()),
+            response: None,
+            sender: Some(sender),
+            scanner: HeadScanner::default(),
+            options: ResponseOptions::default(),
+            keep_alive: false,
+            answered: false,
+        }
+    }
+
+    /// Queues the request head. `body` says what follows it; an upgrade or CONNECT counts as a tunnel.
+    pub fn send_head(&mut self, block: &HeaderBlock, body: RequestBody, worker: &Worker) -> Result<(), Lost> {
+        let method = block.method();
+        self.options.head_request = method == b"HEAD";
+        self.options.connect_request = method == b"CONNECT";
+        match &mut self.side {
+            Side::H1(s) => {
+                let has_length = block.has(HeaderId::CONTENT_LENGTH);
+                let (mode, extra): (_, &[u8]) = match body {
+                    RequestBody::Tunnel => (SendMode::Plain, b""),
+                    RequestBody::None if has_length => (SendMode::Nothing, b""),
+                    RequestBody::None => {
+                        let bodiless =
+                            matches!(method, b"GET" | b"HEAD" | b"DELETE" | b"TRACE" | b"CONNECT");
+                        (SendMode::Nothing, if bodiless { b"" } else { b"content-length: 0\r\n" })
+                    }
+                    RequestBody::Stream { .. } if has_length => (SendMode::Plain, b""),
+                    RequestBody::Stream { raw } => (
+                        if raw { SendMode::RawChunked } else { SendMode::Chunked },
+                        b"transfer-encoding: chunked\r\n",
+                    ),
+                };
+                s.mode = mode;
+                let case = s.case;
+                write_request_head(s.wire.out(worker), block, Version::Http11, case, extra);
+                Ok(())
+            }
+            Side::H2(s) => {
+                let request = h2_headers::request(block).ok_or(Lost::Protocol)?;
+                let sender = self.sender.as_mut().ok_or(Lost::Closed)?;
+                let end = body == RequestBody::None;
+                let (response, send) = sender.send_request(request, end).map_err(|e| lost(&e))?;
+                self.response = Some(response);
+                s.send = (!end).then_some(send);
+                Ok(())
+            }
+        }
+    }
+
+    /// The next response head; informational ones are delivered too.
+    pub fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        block: &mut HeaderBlock,
+        worker: &Worker,
+    ) -> Poll<Result<UpHead, Lost>> {
+        match &mut self.side {
+            Side::H1(s) => loop {
+                if !s.wire.buffered().is_empty() {
+                    self.answered = true;
+                    let parsed =
+                        parse_response(s.wire.buffered(), &mut self.scanner, &self.options, block);
+                    if let Some(head) = parsed.map_err(|_| Lost::Protocol)? {
+                        s.wire.consume(head.consumed);
+                        self.scanner.reset();
+                        if head.status / 100 == 1 && head.status != 101 {
+                            return Poll::Ready(Ok(UpHead {
+                                status: head.status,
+                                ends: false,
+                                tunnel: false,
+                            }));
+                        }
+                        self.keep_alive = head.keep_alive;
+                        s.reader = http1::BodyReader::new(head.body);
+                        block.remove_id(HeaderId::TRANSFER_ENCODING);
+                        return Poll::Ready(Ok(UpHead {
+                            status: head.status,
+                            ends: s.reader.is_done(),
+                            tunnel: head.body == BodyKind::Tunnel,
+                        }));
+                    }
+                }
+                match ready!(s.wire.poll_fill(cx, worker)) {
+                    Ok(0) | Err(_) => return Poll::Ready(Err(Lost::Closed)),
+                    Ok(_) => {}
+                }
+            },
+            Side::H2(s) => {
+                let Some(response) = &mut self.response else {
+                    return Poll::Ready(Err(Lost::Closed));
+                };
+                while let Poll::Ready(Some(r)) = response.poll_informational(cx) {
+                    let r = r.map_err(|e| lost(&e))?;
+                    let (parts, ()) = r.into_parts();
+                    h2_headers::read_response(&parts, block);
+                    let status = parts.status.as_u16();
+                    return Poll::Ready(Ok(UpHead { status, ends: false, tunnel: false }));
+                }
+                let r = ready!(std::pin::Pin::new(response).poll(cx)).map_err(|e| lost(&e))?;
+                self.answered = true;
+                self.response = None;
+                let (parts, recv) = r.into_parts();
+                h2_headers::read_response(&parts, block);
+                let ends = recv.is_end_stream();
+                s.recv = (!ends).then_some(recv);
+                let status = parts.status.as_u16();
+                let tunnel = self.options.connect_request && status / 100 == 2;
+                Poll::Ready(Ok(UpHead { status, ends, tunnel }))
+            }
+        }
+    }
+
+    /// Whether the connection may be used again: HTTP/1.1, both messages complete, nothing left over.
+    pub fn reusable(&self) -> bool {
+        match &self.side {
+            Side::H1(s) => {
+                self.keep_alive
+                    && s.reader.is_done()
+                    && s.mode == SendMode::Nothing
+                    && s.wire.unsent() == 0
+                    && s.wire.buffered().is_empty()
+                    && !s.wire.eof
+            }
+            Side::H2(_) => false,
+        }
+    }
+
+    /// Abandons the request: an HTTP/2 stream is reset, an HTTP/1.1 connection will be closed by dropping it.
+    pub fn reset(&mut self) {
+        self.keep_alive = false;
+        if let Side::H2(s) = &mut self.side {
+            if let Some(send) = &mut s.send {
+                send.send_reset(h2::Reason::CANCEL);
+            }
+            s.recv = None;
+        }
+    }
+}
+
+/// What follows a request head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestBody {
+    /// Nothing.
+    None,
+    /// A body; `raw` when chunk framing of the source is passed on.
+    Stream {
+        /// See [`SendMode::RawChunked`].
+        raw: bool,
+    },
+    /// Bytes of an upgraded protocol.
+    Tunnel,
+}
