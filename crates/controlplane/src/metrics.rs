@@ -1,0 +1,145 @@
+//! What does `/metrics` say? Istio's names over our counters, in Prometheus' text format.
+
+use std::fmt::{Display, Write as _};
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use crate::run::Shared;
+
+/// The whole page.
+pub fn render(shared: &Shared) -> String {
+    let mut out = String::with_capacity(16 * 1024);
+    let version = crate::VERSION;
+    family(
+        &mut out,
+        "istio_build",
+        "gauge",
+        "Istio component build info",
+        [(format!("component=\"pilot\",tag=\"{version}\""), 1)],
+    );
+    family(
+        &mut out,
+        "pilot_info",
+        "gauge",
+        "Pilot version and build information.",
+        [(format!("version=\"{version}\""), 1)],
+    );
+    let uptime = shared.started.elapsed().as_secs_f64();
+    family(
+        &mut out,
+        "istiod_uptime_seconds",
+        "gauge",
+        "Current istiod server uptime in seconds",
+        [(String::new(), uptime)],
+    );
+    family(
+        &mut out,
+        "istiod_managed_clusters",
+        "gauge",
+        "Number of clusters managed by istiod",
+        [("cluster_type=\"local\"".into(), 1)],
+    );
+    let snapshot = shared.world.snapshot();
+    family(
+        &mut out,
+        "pilot_services",
+        "gauge",
+        "Total services known to pilot.",
+        [(String::new(), snapshot.services.len())],
+    );
+    let virtual_services = snapshot.virtual_services.iter().count();
+    family(
+        &mut out,
+        "pilot_virt_services",
+        "gauge",
+        "Total virtual services known to pilot.",
+        [(String::new(), virtual_services)],
+    );
+    let updates = shared.world.updates.load(Ordering::Relaxed);
+    family(
+        &mut out,
+        "pilot_inbound_updates",
+        "counter",
+        "Total number of updates received by pilot.",
+        [("type=\"config\"".into(), updates)],
+    );
+    let rejected = shared.world.rejected.load(Ordering::Relaxed);
+    let help = "Total number of configs that Pilot had to reject or ignore.";
+    family(
+        &mut out,
+        "pilot_total_rejected_configs",
+        "counter",
+        help,
+        [(String::new(), rejected)],
+    );
+    let triggers = ["config", "service", "endpoint"]
+        .iter()
+        .zip(&shared.world.triggers);
+    let triggers =
+        triggers.map(|(name, count)| (format!("type=\"{name}\""), count.load(Ordering::Relaxed)));
+    let help = "Total number of times a push was triggered, labeled by reason for the push.";
+    family(&mut out, "pilot_push_triggers", "counter", help, triggers);
+    for (name, help, value) in shared.ca_metrics.counters() {
+        family(&mut out, name, "counter", help, [(String::new(), value)]);
+    }
+    let not_after = shared.authority.not_after();
+    let unix = not_after
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let left = not_after
+        .duration_since(SystemTime::now())
+        .unwrap_or_default()
+        .as_secs();
+    let help = "The unix timestamp, in seconds, when the root cert will expire.";
+    family(
+        &mut out,
+        "citadel_server_root_cert_expiry_timestamp",
+        "gauge",
+        help,
+        [(String::new(), unix)],
+    );
+    let help = "The time remaining, in seconds, before the root cert will expire. A negative value indicates the cert is expired.";
+    family(
+        &mut out,
+        "citadel_server_root_cert_expiry_seconds",
+        "gauge",
+        help,
+        [(String::new(), left)],
+    );
+    if let Some(resident) = resident_bytes() {
+        family(
+            &mut out,
+            "process_resident_memory_bytes",
+            "gauge",
+            "Resident memory size in bytes.",
+            [(String::new(), resident)],
+        );
+    }
+    shared.hub.metrics().render(version, &mut out);
+    out
+}
+
+fn family<V: Display>(
+    out: &mut String,
+    name: &str,
+    kind: &str,
+    help: &str,
+    series: impl IntoIterator<Item = (String, V)>,
+) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in series {
+        let labels = if labels.is_empty() {
+            labels
+        } else {
+            format!("{{{labels}}}")
+        };
+        let _ = writeln!(out, "{name}{labels} {value}");
+    }
+}
+
+fn resident_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
