@@ -213,7 +213,10 @@ impl BodyReader {
 
     /// The next run of body data: `(data, consumed)`, `data` being a range of `input` (possibly empty).
     /// Framing before and after the run is consumed with it.
-    pub fn next_data(&mut self, input: &[u8]) -> Result<(std::ops::Range<usize>, usize), BodyError> {
+    pub fn next_data(
+        &mut self,
+        input: &[u8],
+    ) -> Result<(std::ops::Range<usize>, usize), BodyError> {
         let (mut at, mut data) = (0, 0..0);
         while at < input.len() && self.state != State::Done {
             if !data.is_empty() && matches!(self.state, State::Data(_) | State::Length(_)) {

@@ -192,6 +192,9 @@ pub enum HeadError {
     /// More than one `host`.
     #[error("more than one host")]
     HostTwice,
+    /// `host` has characters that no authority has.
+    #[error("invalid host")]
+    InvalidHost,
     /// HTTP/1.0 and it is not accepted.
     #[error("HTTP version too low")]
     LowVersion,
@@ -224,6 +227,7 @@ impl HeadError {
             HeadError::ContentLengthNotAllowed => "http1.content_length_not_allowed",
             HeadError::ConnectionHeader => "http1.connection_header_rejected",
             HeadError::HostTwice => "http1.codec_error",
+            HeadError::InvalidHost => "http1.invalid_characters",
             HeadError::LowVersion => "low_version",
         }
     }
@@ -348,6 +352,10 @@ pub fn parse_request(
                 hosts += 1;
                 if hosts > 1 {
                     return Err(HeadError::HostTwice);
+                }
+                let host = h.value.trim_ascii();
+                if !host.is_empty() && !valid_authority(host) {
+                    return Err(HeadError::InvalidHost);
                 }
                 if from_target {
                     continue;

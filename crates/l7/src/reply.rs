@@ -26,6 +26,8 @@ pub struct LocalReply {
     pub headers: Vec<(Cow<'static, str>, Vec<u8>)>,
     /// The connection is closed after it (HTTP/1.1).
     pub close: bool,
+    /// Decided after a wait: a request body that arrived meanwhile is read first.
+    pub after_wait: bool,
     /// A direct response of the route: never turned into gRPC.
     pub direct: bool,
 }

@@ -100,6 +100,12 @@ impl Failure {
 
     /// What the client gets.
     pub fn reply(&self, ex: &Exchange) -> LocalReply {
+        let mut reply = self.words(ex);
+        reply.after_wait = true;
+        reply
+    }
+
+    fn words(&self, ex: &Exchange) -> LocalReply {
         match self {
             Failure::Client(lost) => return stream::gone(*lost),
             Failure::GlobalTimeout => {

@@ -96,7 +96,8 @@ impl H1Side {
         H1Side { wire, reader: BodyReader::default(), mode: SendMode::Nothing, case }
     }
 
-    fn poll_piece(
+    /// See [`Side::poll_piece`].
+    pub fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
         raw: bool,

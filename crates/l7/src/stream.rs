@@ -150,6 +150,7 @@ async fn decide_and_forward(
         conn.manager.router_stats.inc(telemetry::stats::envoy::router::NO_ROUTE);
         let mut reply = LocalReply::bare(404, "route_not_found");
         reply.flags = ResponseFlags::NO_ROUTE_FOUND;
+        reply.close = ex.upgrade;
         return Err(reply);
     };
     router::serve(conn, down, ex, timer, found).await
@@ -349,6 +350,9 @@ pub async fn send_reply(
         }
         return;
     }
+    if reply.after_wait {
+        discard_buffered(conn, down, ex);
+    }
     if reply.close || !down.side.received_all() && matches!(down.side, crate::side::Side::H1(_)) {
         down.close = true;
     }
@@ -391,6 +395,31 @@ pub async fn send_reply(
     }
     flush(conn, down, timer).await;
     ex.times.response_end = Some(Instant::now());
+}
+
+/// Reads what is left of a request body that is already here, so that the connection can be kept.
+fn discard_buffered(conn: &Conn, down: &mut Down, ex: &mut Exchange) {
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    if let crate::side::Side::H1(s) = &mut down.side {
+        while !s.reader.is_done() && !s.wire.buffered().is_empty() {
+            match down_piece(s, &mut cx, &conn.worker) {
+                Some(n) => ex.bytes_received += n,
+                None => return,
+            }
+        }
+    }
+}
+
+fn down_piece(
+    s: &mut crate::side::H1Side,
+    cx: &mut std::task::Context<'_>,
+    worker: &crate::worker::Worker,
+) -> Option<u64> {
+    match s.poll_piece(cx, false, worker) {
+        Poll::Ready(Ok(Piece::Bytes { data, .. })) => Some(data as u64),
+        Poll::Ready(Ok(Piece::End)) => Some(0),
+        _ => None,
+    }
 }
 
 /// Flushes what is queued, within the stream idle timeout.
