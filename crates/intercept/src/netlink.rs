@@ -159,22 +159,29 @@ impl Netlink {
         self.send(message)
     }
 
-    /// Makes a veth pair: `name` here, `peer` in the network namespace `namespace`.
+    /// Makes a veth pair: the first end here, the second in the network namespace `namespace`.
+    ///
+    /// Each end is a name and an interface index, so that neither has to be looked up afterwards.
     ///
     /// # Errors
-    /// `EEXIST` if the name is taken, `EOPNOTSUPP` if the kernel has no veth.
-    pub fn veth(&mut self, name: &str, peer: &str, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    /// `EEXIST` if a name or index is taken, `EOPNOTSUPP` if the kernel has no veth.
+    pub fn veth(&mut self, here: (&str, u32), there: (&str, u32), namespace: BorrowedFd<'_>) -> io::Result<()> {
         const IFLA_IFNAME: u16 = 3;
         const IFLA_LINKINFO: u16 = 18;
         const IFLA_NET_NS_FD: u16 = 28;
         let c_string = |text: &str| [text.as_bytes(), &[0]].concat();
         let namespace = u32::try_from(namespace.as_raw_fd()).expect("descriptors are not negative");
-        let mut message = self.message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &[0; 16]);
-        message.attr(IFLA_IFNAME, &c_string(name)).nest(IFLA_LINKINFO, |info| {
+        let header = |index: u32| {
+            let mut header = [0_u8; 16];
+            header[4..8].copy_from_slice(&index.to_ne_bytes());
+            header
+        };
+        let mut message = self.message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &header(here.1));
+        message.attr(IFLA_IFNAME, &c_string(here.0)).nest(IFLA_LINKINFO, |info| {
             info.attr(1, b"veth\0").nest(2, |data| {
                 data.nest(1, |pair| {
-                    pair.bytes.extend([0; 16]);
-                    pair.attr(IFLA_IFNAME, &c_string(peer)).attr_u32(IFLA_NET_NS_FD, namespace);
+                    pair.bytes.extend(header(there.1));
+                    pair.attr(IFLA_IFNAME, &c_string(there.0)).attr_u32(IFLA_NET_NS_FD, namespace);
                 });
             });
         });

@@ -1,0 +1,53 @@
+//! Says what arrived: over HTTP as JSON, over TCP byte for byte.
+
+use std::rc::Rc;
+
+use hyper::body::Incoming;
+use hyper::{Request, Response};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::http::{Body, collect, listen, reply, serve as serve_http};
+use super::httpbin::headers_of;
+
+pub(super) async fn serve(port: u16, tcp_ports: Vec<u16>, name: String, hello: bool) -> std::io::Result<()> {
+    let name: Rc<str> = name.into();
+    for port in tcp_ports {
+        let listener = listen(port)?;
+        let name = Rc::clone(&name);
+        tokio::task::spawn_local(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let name = Rc::clone(&name);
+                tokio::task::spawn_local(async move {
+                    if hello && stream.write_all(format!("hello {name}\n").as_bytes()).await.is_err() {
+                        return;
+                    }
+                    let mut buffer = vec![0; 16 << 10];
+                    while let Ok(length @ 1..) = stream.read(&mut buffer).await {
+                        if stream.write_all(&buffer[..length]).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+    }
+    serve_http(port, move |request, peer| answer(request, peer, Rc::clone(&name))).await
+}
+
+async fn answer(request: Request<Incoming>, peer: std::net::SocketAddr, name: Rc<str>) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let body = match collect(body).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    let report = serde_json::json!({
+        "name": &*name,
+        "method": parts.method.as_str(),
+        "path": parts.uri.path_and_query().map_or("/", |path| path.as_str()),
+        "protocol": format!("{:?}", parts.version),
+        "peer": peer.to_string(),
+        "headers": headers_of(&parts.headers),
+        "body": String::from_utf8_lossy(&body),
+    });
+    reply(200, "application/json", format!("{report:#}\n"))
+}
