@@ -28,12 +28,14 @@ use prost_types::Any;
 pub struct Inputs {
     /// What the proxy sees.
     pub view: Arc<ProxyView>,
+    /// Keys of token issuers outside of the mesh, by the URI they were fetched from (or the issuer).
+    pub jwks: Arc<std::collections::BTreeMap<String, String>>,
 }
 
 impl Inputs {
     /// Inputs for a view.
     pub fn new(view: Arc<ProxyView>) -> Self {
-        Inputs { view }
+        Inputs { view, jwks: Arc::default() }
     }
 
     /// The mesh.

@@ -117,10 +117,11 @@ fn downstream_socket(context: &tls::DownstreamTlsContext) -> core::TransportSock
 }
 
 /// The server side of mesh mTLS.
-pub fn inbound_mtls(mesh: &MeshConfig, http: bool) -> core::TransportSocket {
+/// Peer exchange is offered only by proxies that have it: a client that negotiates it waits for metadata.
+pub fn inbound_mtls(mesh: &MeshConfig, peer_exchange: bool) -> core::TransportSocket {
     use tls::tls_parameters::TlsProtocol as P;
     let alpn: &[&str] =
-        if http { &["h2", "http/1.1"] } else { &[ALPN_PEER_EXCHANGE, "h2", "http/1.1"] };
+        if peer_exchange { &[ALPN_PEER_EXCHANGE, "h2", "http/1.1"] } else { &["h2", "http/1.1"] };
     let minimum = if mesh.mesh_mtls_tls13 { P::TlSv13 } else { P::TlSv12 };
     let ciphers = if mesh.mesh_mtls_cipher_suites.is_empty() { alpns(&CIPHERS) } else { mesh.mesh_mtls_cipher_suites.clone() };
     downstream_socket(&tls::DownstreamTlsContext {

@@ -125,7 +125,7 @@ fn chains(inputs: &Inputs, config: &ChainConfig) -> Vec<listener::FilterChain> {
         .map(|option| {
             let socket = option.terminate.then(|| match custom {
                 Some(tls) => tls::server_socket(tls, mesh, false),
-                None => Some(tls::inbound_mtls(mesh, option.http)),
+                None => Some(tls::inbound_mtls(mesh, !option.http && inputs.proxy().capabilities.peer_metadata)),
             });
             let filters = if option.http { http_filters(inputs, config) } else { network::inbound(inputs, &config.cluster) };
             listener::FilterChain {
