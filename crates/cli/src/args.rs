@@ -472,3 +472,43 @@ pub struct Version {
     #[arg(short, long, value_name = "FORMAT")]
     pub output: Option<String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn flags_do_not_collide() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_of_the_seeds_parse() {
+        for line in [
+            "istioctl create -f nodebook-service.yaml",
+            "istioctl get virtualservices -o yaml",
+            "istioctl replace -f nodebook-service-v4.yaml",
+            "istioctl proxy-config clusters nodebook-v4-55769d7fd6-dp69c",
+            "istioctl proxy-config routes nodebook-v4-55769d7fd6-dp69c --name 3000 -o json",
+            "istioctl proxy-config listeners nodebook-v4-55769d7fd6-dp69c --address 0.0.0.0 --port 3000 -o json",
+            "istioctl -n samples proxy-config endpoints httpbin-1 --cluster outbound|8000||httpbin.samples.svc.cluster.local",
+            "istioctl pc secret deploy/istio-ingressgateway -n istio-system",
+            "istioctl proxy-status",
+            "istioctl delete -f xxx.yaml",
+            "istioctl delete virtualservice a b",
+            "kubectl -n samples-1 patch svc sleep -p {}",
+            "kubectl -n samples exec -it httpbin-1 -c istio-proxy sh",
+            "kubectl -n samples exec -it httpbin-1 -c istio-proxy -- curl localhost:15000/config_dump -s",
+            "kubectl -n samples logs -f httpbin-1 istio-proxy",
+            "kubectl logs -n istio-system -l app=istiod --tail=10000",
+            "kubectl port-forward deploy/istio-ingressgateway -n istio-system 15000",
+            "kubectl label ns servicea istio-injection=enabled",
+            "kubectl get pod -n istio-system -l istio=ingressgateway",
+            "kubectl -n istio-system edit deploy istio-pilot",
+        ] {
+            let parsed = Cli::try_parse_from(line.split(' '));
+            assert!(parsed.is_ok(), "{line}: {}", parsed.map(|_| ()).expect_err("failed"));
+        }
+    }
+}

@@ -21,7 +21,7 @@ pub struct Global {
     #[arg(long, global = true, env = "PROA_STATE_DIR", value_name = "DIR", help_heading = "Global")]
     pub state_dir: Option<PathBuf>,
     /// Namespace of the control plane
-    #[arg(short = 'i', long = "istioNamespace", global = true, default_value = "istio-system", hide = true)]
+    #[arg(long = "istioNamespace", global = true, default_value = "istio-system", hide = true)]
     pub istio_namespace: String,
 }
 

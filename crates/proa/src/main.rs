@@ -12,6 +12,8 @@ fn main() -> ExitCode {
         ("istio-iptables" | "istio-clean-iptables", _) => intercept::main(args),
         ("pilot-agent", "istio-iptables") => intercept::main(skip(args, "pilot-agent istio-iptables")),
         ("istioctl" | "kubectl", _) => cli::main(args),
+        ("pilot-discovery", _) => controlplane::main(args),
+        (_, "discovery") => controlplane::main(skip(args, "proa discovery")),
         (_, "agent") if args.get(2).is_some_and(|word| word == "istio-iptables") => {
             intercept::main(skip(skip(args, "agent"), "proa agent istio-iptables"))
         }
