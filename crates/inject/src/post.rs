@@ -1,0 +1,342 @@
+//! What happens around the templates? Before: an earlier injection is taken out. After: the pod's own settings go back
+//! on top, probes and metrics are pointed at the agent, the status is written, containers are put in order.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use crate::templates::Context;
+use crate::{AUTO_IMAGE, INIT, PROXY, VALIDATION, merge, string_map};
+
+mod probes;
+
+pub use probes::dump as app_probers;
+
+const STATUS: &str = "sidecar.istio.io/status";
+const OVERRIDES: &str = "proxy.istio.io/overrides";
+
+fn list<'a>(pod: &'a Value, field: &str) -> &'a [Value] {
+    pod["spec"][field].as_array().map_or(&[], Vec::as_slice)
+}
+
+fn find<'a>(containers: &'a [Value], name: &Value) -> Option<&'a Value> {
+    containers.iter().find(|c| c["name"] == *name)
+}
+
+/// The pod as its user wrote it: without containers, volumes and probes of an earlier injection, with the overrides
+/// that injection remembered.
+pub fn strip(pod: &Value) -> Value {
+    let annotations = string_map(&pod["metadata"]["annotations"]);
+    let Some(status) = annotations
+        .get(STATUS)
+        .and_then(|s| serde_json::from_str::<Value>(s).ok())
+    else {
+        return pod.clone();
+    };
+    let mut out = pod.clone();
+    let overrides: Value = annotations
+        .get(OVERRIDES)
+        .and_then(|s| serde_json::from_str(s).ok())
+        .unwrap_or(Value::Null);
+    probes::restore(&mut out);
+    for field in ["containers", "initContainers", "volumes"] {
+        let injected = |item: &Value| {
+            status[field]
+                .as_array()
+                .is_some_and(|names| names.contains(&item["name"]))
+        };
+        let mut kept: Vec<Value> = list(&out, field)
+            .iter()
+            .filter(|i| !injected(i))
+            .cloned()
+            .collect();
+        if let Some(own) = overrides[field].as_array() {
+            kept.extend(own.iter().cloned());
+        }
+        if !kept.is_empty() || out["spec"].get(field).is_some() {
+            out["spec"][field] = kept.into();
+        }
+    }
+    if let Some(own) = out["metadata"]["annotations"].as_object_mut() {
+        for name in [
+            STATUS,
+            "prometheus.io/port",
+            "prometheus.io/path",
+            "prometheus.io/scrape",
+        ] {
+            own.shift_remove(name);
+        }
+    }
+    out
+}
+
+/// Applies the pod's own containers of the template's names on top of the template's, and remembers them.
+pub fn reapply_overrides(
+    mut merged: Value,
+    user: &Value,
+    template: &Value,
+    original: &Value,
+) -> Value {
+    let mut remembered = Map::new();
+    for field in ["containers", "initContainers"] {
+        let mut overrides = Vec::new();
+        for injected in list(template, field) {
+            let name = &injected["name"];
+            // A sidecar that became an init container may have its settings under `containers`.
+            let own = find(list(user, field), name).or_else(|| {
+                let other = if field == "containers" {
+                    "initContainers"
+                } else {
+                    "containers"
+                };
+                let elsewhere = find(list(template, other), name).is_some();
+                find(list(user, other), name).filter(|_| !elsewhere)
+            });
+            let Some(own) = own else { continue };
+            let mut overlay = own.clone();
+            if overlay["image"] == AUTO_IMAGE
+                && let Some(map) = overlay.as_object_mut()
+            {
+                map.shift_remove("image");
+            }
+            if let Some(items) = merged["spec"][field].as_array_mut() {
+                for item in items.iter_mut().filter(|i| i["name"] == *name) {
+                    let template_first = merge::apply_container(item, &Value::Object(Map::new()));
+                    *item = merge::apply_container(&template_first, &overlay);
+                }
+            }
+            overrides.push(overlay);
+        }
+        if !overrides.is_empty() {
+            remembered.insert(field.to_owned(), overrides.into());
+        }
+    }
+    // The user's container of a name that the template made an init container has moved there.
+    let moved: Vec<Value> = list(template, "initContainers")
+        .iter()
+        .map(|c| c["name"].clone())
+        .filter(|name| find(list(template, "containers"), name).is_none())
+        .collect();
+    if let Some(containers) = merged["spec"]["containers"].as_array_mut() {
+        containers.retain(|c| !moved.contains(&c["name"]));
+    }
+    adjust_user(&mut merged);
+    let injected_before = original["metadata"]["annotations"].get(STATUS).is_some();
+    if !remembered.is_empty() && !injected_before {
+        merged["metadata"]["annotations"][OVERRIDES] = Value::Object(remembered).to_string().into();
+    }
+    merged
+}
+
+/// Rules exempt the proxy by its user, so a changed user must reach them.
+fn adjust_user(pod: &mut Value) {
+    let proxies =
+        ["initContainers", "containers"].map(|f| find(list(pod, f), &PROXY.into()).cloned());
+    let Some(proxy) = proxies.into_iter().flatten().next() else {
+        return;
+    };
+    let security = &proxy["securityContext"];
+    let (Some(user), group) = (
+        security["runAsUser"].as_i64(),
+        security["runAsGroup"].as_i64(),
+    ) else {
+        return;
+    };
+    if user == 1337 || user == 0 {
+        return;
+    }
+    for item in pod["spec"]["initContainers"]
+        .as_array_mut()
+        .into_iter()
+        .flatten()
+    {
+        if item["name"] != INIT && item["name"] != VALIDATION {
+            continue;
+        }
+        if let Some(args) = item["args"].as_array_mut()
+            && let Some(at) = args.iter().position(|a| a == "-u")
+            && at + 1 < args.len()
+        {
+            args[at + 1] = user.to_string().into();
+        }
+        if item["name"] == VALIDATION {
+            item["securityContext"]["runAsUser"] = user.into();
+            if let Some(group) = group {
+                item["securityContext"]["runAsGroup"] = group.into();
+            }
+        }
+    }
+}
+
+/// Cluster facts, metrics, probes, metadata, order.
+pub fn finish(c: &Context<'_>, mut pod: Value, template: &Value, original: &Value) -> Value {
+    network(c, &mut pod);
+    prometheus_merge(c, &mut pod);
+    probes::rewrite(c, &mut pod, original);
+    let injected: Vec<(&str, Value)> = c
+        .injector
+        .injected_annotations
+        .iter()
+        .map(|(k, v)| (k.as_str(), v.as_str().into()))
+        .collect();
+    for (name, value) in injected {
+        pod["metadata"]["annotations"][name] = value;
+    }
+    pod["metadata"]["annotations"][STATUS] = status(c, template).into();
+    reorder(c, &mut pod);
+    pod
+}
+
+fn proxy_mut(pod: &mut Value) -> Option<&mut Value> {
+    let field = ["initContainers", "containers"]
+        .into_iter()
+        .find(|f| find(list(pod, f), &PROXY.into()).is_some())?;
+    pod["spec"][field]
+        .as_array_mut()?
+        .iter_mut()
+        .find(|c| c["name"] == PROXY)
+}
+
+/// Appends a variable to the proxy, or changes it where it is.
+fn set_env(pod: &mut Value, name: &str, value: &str) {
+    let Some(proxy) = proxy_mut(pod) else { return };
+    if !proxy["env"].is_array() {
+        proxy["env"] = json!([]);
+    }
+    if let Some(env) = proxy["env"].as_array_mut() {
+        match env.iter_mut().find(|e| e["name"] == name) {
+            Some(entry) => entry["value"] = value.into(),
+            None => env.push(json!({"name": name, "value": value})),
+        }
+    }
+}
+
+fn network(c: &Context<'_>, pod: &mut Value) {
+    let own = c.labels.get("topology.istio.io/network").cloned();
+    let network = own.unwrap_or_else(|| c.text("/global/network"));
+    if !network.is_empty() {
+        set_env(pod, "ISTIO_META_NETWORK", &network);
+        pod["metadata"]["labels"]["topology.istio.io/network"] = network.into();
+    }
+}
+
+/// Points Prometheus at the agent, which merges the application's metrics with the proxy's.
+fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
+    let enabled = match c
+        .annotations
+        .get("prometheus.istio.io/merge-metrics")
+        .map(String::as_str)
+    {
+        Some("true") => true,
+        Some("false") => false,
+        _ => c.injector.mesh.enable_prometheus_merge.unwrap_or(true),
+    };
+    if !enabled {
+        return;
+    }
+    let target = c.injector.mesh.proxy_config().status_port.to_string();
+    let annotations = string_map(&pod["metadata"]["annotations"]);
+    let get = |name: &str| {
+        let forms = [
+            format!("prometheus.io/{name}"),
+            format!("prometheus.io.{name}"),
+        ];
+        forms.iter().find_map(|f| annotations.get(f)).cloned()
+    };
+    let (scrape, path, port) = (get("scrape"), get("path"), get("port"));
+    if port.as_deref() == Some(target.as_str()) {
+        return;
+    }
+    if scrape.as_deref() == Some("false") || proxy_mut(pod).is_none() {
+        return;
+    }
+    let fields = [("scrape", scrape), ("path", path), ("port", port)];
+    let said: Map<String, Value> = fields
+        .into_iter()
+        .filter_map(|(k, v)| Some((k.to_owned(), v?.into())))
+        .collect();
+    if !said.is_empty() {
+        let all: Map<String, Value> = ["scrape", "path", "port"]
+            .iter()
+            .map(|k| {
+                (
+                    (*k).to_owned(),
+                    said.get(*k).cloned().unwrap_or_else(|| "".into()),
+                )
+            })
+            .collect();
+        set_env(
+            pod,
+            "ISTIO_PROMETHEUS_ANNOTATIONS",
+            &Value::Object(all).to_string(),
+        );
+    }
+    if let Some(map) = pod["metadata"]["annotations"].as_object_mut() {
+        for name in ["scrape", "path", "port"] {
+            map.shift_remove(&format!("prometheus.io.{name}"));
+        }
+    }
+    for (name, value) in [
+        ("port", target.as_str()),
+        ("path", "/stats/prometheus"),
+        ("scrape", "true"),
+    ] {
+        pod["metadata"]["annotations"][format!("prometheus.io/{name}")] = value.into();
+    }
+}
+
+/// What was injected, for the next injection and for people.
+fn status(c: &Context<'_>, template: &Value) -> String {
+    let names = |field: &str| -> Value {
+        let names: Vec<Value> = list(template, field)
+            .iter()
+            .map(|i| i["name"].clone())
+            .collect();
+        if names.is_empty() {
+            Value::Null
+        } else {
+            names.into()
+        }
+    };
+    let mut out = Map::new();
+    for field in [
+        "initContainers",
+        "containers",
+        "volumes",
+        "imagePullSecrets",
+    ] {
+        out.insert(field.into(), names(field));
+    }
+    out.insert("revision".into(), c.injector.revision.as_str().into());
+    Value::Object(out).to_string()
+}
+
+fn move_to(containers: &mut Vec<Value>, name: &str, first: bool) {
+    if let Some(at) = containers.iter().position(|c| c["name"] == name) {
+        let item = containers.remove(at);
+        if first {
+            containers.insert(0, item)
+        } else {
+            containers.push(item)
+        }
+    }
+}
+
+/// The proxy last (so that `exec` finds the application first) unless applications wait for it; rules and a native
+/// sidecar before the application's init containers, rules of a plain sidecar after them.
+fn reorder(c: &Context<'_>, pod: &mut Value) {
+    if let Some(containers) = pod["spec"]["containers"].as_array_mut() {
+        move_to(containers, PROXY, c.hold_application());
+    }
+    if let Some(init) = pod["spec"]["initContainers"].as_array_mut() {
+        let native = init.iter().any(|c| c["name"] == PROXY);
+        move_to(init, PROXY, true);
+        move_to(init, INIT, native);
+        move_to(init, VALIDATION, true);
+    }
+}
+
+/// Text annotations of a pod.
+pub fn annotations(pod: &Value) -> BTreeMap<String, String> {
+    string_map(&pod["metadata"]["annotations"])
+}

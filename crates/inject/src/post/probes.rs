@@ -1,0 +1,184 @@
+//! How do probes pass the sidecar? The kubelet asks the agent, and the agent asks the application (mTLS would refuse
+//! the kubelet). `ISTIO_KUBE_APP_PROBERS` tells the agent what each path stands for.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use super::{list, proxy_mut, set_env};
+use crate::PROXY;
+use crate::templates::Context;
+
+const ENV: &str = "ISTIO_KUBE_APP_PROBERS";
+const PROBES: [(&str, &str); 3] = [
+    ("readinessProbe", "readyz"),
+    ("livenessProbe", "livez"),
+    ("startupProbe", "startupz"),
+];
+const HOOKS: [(&str, &str); 2] = [("postStart", "poststartz"), ("preStop", "prestopz")];
+
+/// Points HTTP, TCP and gRPC probes of applications at the agent, when asked for.
+pub fn rewrite(c: &Context<'_>, pod: &mut Value, original: &Value) {
+    let wanted = match c
+        .annotations
+        .get("sidecar.istio.io/rewriteAppHTTPProbers")
+        .map(String::as_str)
+    {
+        Some("true") => true,
+        Some("false") => false,
+        _ => c.flag("/sidecarInjectorWebhook/rewriteAppHTTPProbe"),
+    };
+    let port: u16 = c.status_port().parse().unwrap_or_default();
+    if !wanted || port == 0 || proxy_mut(pod).is_none() {
+        return;
+    }
+    let mut probers = dump(pod, port);
+    // Settings of a container that stays between injections may carry what was found before.
+    if let Some(before) = previous(original) {
+        for (path, prober) in before {
+            probers.entry(path).or_insert(prober);
+        }
+    }
+    if !probers.is_empty() {
+        let map: Map<String, Value> = probers.into_iter().collect();
+        set_env(pod, ENV, &Value::Object(map).to_string());
+    }
+    for_each_probe(pod, |name, field, suffix, hook, ports, probe| {
+        let Some(_) = prober(probe, ports, hook) else {
+            return;
+        };
+        let kind = if hook { "app-lifecycle" } else { "app-health" };
+        let path = format!("/{kind}/{name}/{suffix}");
+        let _ = field;
+        point(probe, &path, port);
+    });
+}
+
+fn previous(original: &Value) -> Option<BTreeMap<String, Value>> {
+    let containers = list(original, "containers")
+        .iter()
+        .chain(list(original, "initContainers"));
+    let proxy = containers.into_iter().find(|c| c["name"] == PROXY)?;
+    let env = proxy["env"].as_array()?.iter().find(|e| e["name"] == ENV)?;
+    serde_json::from_str(env["value"].as_str()?).ok()
+}
+
+/// Undoes a rewrite, as far as the agent's environment says what was there.
+pub fn restore(pod: &mut Value) {
+    let Some(before) = previous(pod) else { return };
+    for_each_probe(pod, |_, _, _, _, _, probe| {
+        let path = probe["httpGet"]["path"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        if let (Some(map), Some(Value::Object(old))) = (probe.as_object_mut(), before.get(&path)) {
+            map.shift_remove("httpGet");
+            for (k, v) in old {
+                map.insert(k.clone(), v.clone());
+            }
+        }
+    });
+}
+
+/// What the agent has to ask, by path.
+pub fn dump(pod: &Value, status_port: u16) -> BTreeMap<String, Value> {
+    let mut out = BTreeMap::new();
+    let mut pod = pod.clone();
+    for_each_probe(&mut pod, |name, _, suffix, hook, ports, probe| {
+        let already = probe["httpGet"]["port"] == status_port;
+        if let Some(prober) = prober(probe, ports, hook).filter(|_| !already) {
+            let kind = if hook { "app-lifecycle" } else { "app-health" };
+            out.insert(format!("/{kind}/{name}/{suffix}"), prober);
+        }
+    });
+    out
+}
+
+/// Calls `f(container, field, path suffix, is a lifecycle hook, named ports, probe)` for each probe of an application.
+fn for_each_probe(
+    pod: &mut Value,
+    mut f: impl FnMut(&str, &str, &str, bool, &BTreeMap<String, Value>, &mut Value),
+) {
+    let ports: BTreeMap<String, Value> = list(pod, "containers")
+        .iter()
+        .chain(list(pod, "initContainers"))
+        .flat_map(|c| c["ports"].as_array().into_iter().flatten())
+        .filter_map(|p| Some((p["name"].as_str()?.to_owned(), p["containerPort"].clone())))
+        .collect();
+    for field in ["containers", "initContainers"] {
+        for container in pod["spec"][field].as_array_mut().into_iter().flatten() {
+            let name = container["name"].as_str().unwrap_or_default().to_owned();
+            let sidecar = field == "initContainers" && container["restartPolicy"] != "Always";
+            if name == PROXY || sidecar {
+                continue;
+            }
+            // Names of ports are the container's own; the pod's others are only a fallback.
+            let mut named = ports.clone();
+            for p in container["ports"].as_array().into_iter().flatten() {
+                if let Some(n) = p["name"].as_str() {
+                    named.insert(n.to_owned(), p["containerPort"].clone());
+                }
+            }
+            for (probe, suffix) in PROBES {
+                if let Some(v) = container.get_mut(probe).filter(|v| v.is_object()) {
+                    f(&name, probe, suffix, false, &named, v);
+                }
+            }
+            for (hook, suffix) in HOOKS {
+                let found = container.get_mut("lifecycle").and_then(|l| l.get_mut(hook));
+                if let Some(v) = found.filter(|v| v.is_object()) {
+                    f(&name, hook, suffix, true, &named, v);
+                }
+            }
+        }
+    }
+}
+
+/// The part of a probe that the agent needs; `None` when the kubelet can go on by itself (exec) or a named port is
+/// unknown.
+fn prober(probe: &Value, ports: &BTreeMap<String, Value>, hook: bool) -> Option<Value> {
+    let mut out = Map::new();
+    for kind in ["httpGet", "tcpSocket", "grpc"] {
+        if kind == "grpc" && hook {
+            continue;
+        }
+        let Some(action) = probe.get(kind).filter(|a| a.is_object()) else {
+            continue;
+        };
+        let mut action = action.clone();
+        if let Some(name) = action["port"].as_str().map(str::to_owned) {
+            action["port"] = match (name.parse::<u16>(), ports.get(&name)) {
+                (Ok(number), _) => number.into(),
+                (_, Some(number)) => number.clone(),
+                _ => return None,
+            };
+        }
+        if kind == "grpc" && action.get("service").is_none() {
+            action["service"] = Value::Null;
+        }
+        out.insert(kind.into(), action);
+    }
+    if out.is_empty() {
+        return None;
+    }
+    if let Some(timeout) = probe.get("timeoutSeconds").filter(|t| **t != json!(0)) {
+        out.insert("timeoutSeconds".into(), timeout.clone());
+    }
+    Some(Value::Object(out))
+}
+
+fn point(probe: &mut Value, path: &str, port: u16) {
+    let Some(map) = probe.as_object_mut() else {
+        return;
+    };
+    let http = map.get("httpGet").filter(|h| h.is_object()).cloned();
+    map.shift_remove("tcpSocket");
+    map.shift_remove("grpc");
+    let mut http = http.unwrap_or_else(|| json!({}));
+    http["path"] = path.into();
+    http["port"] = port.into();
+    if http["scheme"] == "HTTPS" {
+        http["scheme"] = "HTTP".into();
+    }
+    map.insert("httpGet".into(), http);
+}

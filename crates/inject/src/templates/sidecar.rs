@@ -1,0 +1,330 @@
+//! What does the default template add? The rules, the proxy, its volumes, labels and annotations.
+
+use serde_json::{Map, Value, json};
+
+use super::{Context, intercepts};
+use crate::{INIT, PROXY, VALIDATION};
+
+/// The patch.
+pub fn render(c: &Context<'_>) -> Value {
+    let mut init = Vec::new();
+    if intercepts(&c.interception_mode()) {
+        init.push(rules(c));
+    }
+    let mut proxy = proxy(c);
+    let mut containers = Vec::new();
+    if c.native {
+        proxy["restartPolicy"] = "Always".into();
+        init.push(proxy);
+    } else {
+        containers.push(proxy);
+    }
+    let mut spec =
+        json!({"initContainers": init, "containers": containers, "volumes": c.volumes(true)});
+    let secrets = c.image_pull_secrets();
+    if !secrets.is_empty() {
+        spec["imagePullSecrets"] = secrets.into();
+    }
+    if c.value("/global/proxy/seccompProfile")
+        .as_object()
+        .is_some_and(|m| !m.is_empty())
+    {
+        spec["securityContext"] =
+            json!({"seccompProfile": c.value("/global/proxy/seccompProfile")});
+    }
+    json!({"metadata": {"annotations": annotations(c), "labels": labels(c)}, "spec": spec})
+}
+
+fn labels(c: &Context<'_>) -> Map<String, Value> {
+    let mut out = c.canonical_labels();
+    let mode = c
+        .labels
+        .get("security.istio.io/tlsMode")
+        .map_or("istio", String::as_str);
+    out.insert("security.istio.io/tlsMode".into(), mode.into());
+    out
+}
+
+fn annotations(c: &Context<'_>) -> Map<String, Value> {
+    let mut out = Map::new();
+    let mut put = |name: &str, value: String| {
+        out.insert(name.to_owned(), value.into());
+    };
+    put("istio.io/rev", c.injector.revision.clone());
+    if let Some(first) = c.app_containers().next().and_then(|c| c["name"].as_str()) {
+        for name in [
+            "kubectl.kubernetes.io/default-logs-container",
+            "kubectl.kubernetes.io/default-container",
+        ] {
+            if !c.annotations.contains_key(name) {
+                put(name, first.to_owned());
+            }
+        }
+    }
+    if c.flag("/pilot/cni/enabled") {
+        if c.text("/pilot/cni/provider") == "multus" {
+            let own = c
+                .annotations
+                .get("k8s.v1.cni.cncf.io/networks")
+                .map_or("", String::as_str);
+            put(
+                "k8s.v1.cni.cncf.io/networks",
+                append_multus_network(own, "default/istio-cni"),
+            );
+        }
+        put("sidecar.istio.io/interceptionMode", c.interception_mode());
+        for (name, pointer) in [
+            ("includeOutboundIPRanges", "/global/proxy/includeIPRanges"),
+            ("excludeOutboundIPRanges", "/global/proxy/excludeIPRanges"),
+            ("includeInboundPorts", "/global/proxy/includeInboundPorts"),
+            ("includeOutboundPorts", "/global/proxy/includeOutboundPorts"),
+            ("excludeOutboundPorts", "/global/proxy/excludeOutboundPorts"),
+        ] {
+            let name = format!("traffic.sidecar.istio.io/{name}");
+            let value = c.annotation(&name, pointer);
+            if !value.is_empty() {
+                put(&name, value);
+            }
+        }
+        put(
+            "traffic.sidecar.istio.io/excludeInboundPorts",
+            excluded_inbound(c),
+        );
+    }
+    out
+}
+
+/// Adds a network to Multus's annotation, in either of its forms.
+pub fn append_multus_network(existing: &str, network: &str) -> String {
+    let trimmed = existing.trim();
+    if trimmed.is_empty() {
+        return network.to_owned();
+    }
+    if let Ok(Value::Array(mut list)) = serde_json::from_str::<Value>(trimmed) {
+        let (namespace, name) = network.split_once('/').unwrap_or(("", network));
+        let same = |v: &Value| {
+            v["name"] == name && v["namespace"].as_str().unwrap_or_default() == namespace
+        };
+        if list.iter().any(same) {
+            return existing.to_owned();
+        }
+        let mut entry = json!({"name": name});
+        if !namespace.is_empty() {
+            entry["namespace"] = namespace.into();
+        }
+        list.push(entry);
+        return Value::Array(list).to_string();
+    }
+    if existing.split(',').any(|n| n.trim() == network) {
+        return existing.to_owned();
+    }
+    format!("{existing}, {network}")
+}
+
+/// Ports never captured: the user's and the status port.
+fn excluded_inbound(c: &Context<'_>) -> String {
+    let status = c.status_port();
+    let own = c.annotation(
+        "traffic.sidecar.istio.io/excludeInboundPorts",
+        "/global/proxy/excludeInboundPorts",
+    );
+    let has = own.split(',').any(|p| p.trim() == status);
+    match (status.trim(), own.as_str()) {
+        ("" | "0", _) => own,
+        (status, "") => status.to_owned(),
+        (status, _) if !has => format!("{own},{status}"),
+        _ => own,
+    }
+}
+
+/// The container that sets (or, with CNI, checks) the interception rules.
+fn rules(c: &Context<'_>) -> Value {
+    let cni = c.flag("/pilot/cni/enabled");
+    let mut args: Vec<String> = Vec::new();
+    let mut flag = |name: &str, value: String| args.extend([name.to_owned(), value]);
+    args_head(&mut flag, c);
+    for (name, annotation, pointer) in [
+        (
+            "-q",
+            "traffic.sidecar.istio.io/includeOutboundPorts",
+            "/global/proxy/includeOutboundPorts",
+        ),
+        (
+            "-o",
+            "traffic.sidecar.istio.io/excludeOutboundPorts",
+            "/global/proxy/excludeOutboundPorts",
+        ),
+    ] {
+        let value = c.annotation(annotation, pointer);
+        if c.annotations.contains_key(annotation) || !value.is_empty() {
+            flag(name, value);
+        }
+    }
+    let reroute = [
+        "istio.io/reroute-virtual-interfaces",
+        "traffic.sidecar.istio.io/kubevirtInterfaces",
+    ];
+    if let Some(value) = reroute.iter().find_map(|n| c.annotations.get(*n)) {
+        flag("-k", value.clone());
+    }
+    if let Some(value) = c
+        .annotations
+        .get("traffic.sidecar.istio.io/excludeInterfaces")
+    {
+        flag("-c", value.clone());
+    }
+    args.insert(0, "istio-iptables".into());
+    args.push(format!(
+        "--log_output_level={}",
+        c.annotation("sidecar.istio.io/agentLogLevel", "/global/logging/level")
+    ));
+    if c.flag("/global/logAsJson") {
+        args.push("--log_as_json".into());
+    }
+    if c.flag("/global/proxy_init/forceApplyIptables") {
+        args.push("--force-apply".into());
+    }
+    if c.flag("/global/nativeNftables") {
+        args.push("--native-nftables".into());
+    }
+    if cni {
+        args.extend([
+            "--run-validation".to_owned(),
+            "--skip-rule-apply".to_owned(),
+        ]);
+    }
+    let mut out = json!({
+        "name": if cni { VALIDATION } else { INIT },
+        "image": c.init_image(),
+        "args": args,
+        "resources": c.resources(),
+        "securityContext": rules_security(c, cni),
+    });
+    c.pull_policy(&mut out);
+    let env: Vec<Value> = c
+        .proxy_config
+        .proxy_metadata
+        .iter()
+        .map(|(k, v)| json!({"name": k, "value": v}))
+        .collect();
+    if !env.is_empty() {
+        out["env"] = env.into();
+    }
+    out
+}
+
+fn args_head(flag: &mut impl FnMut(&str, String), c: &Context<'_>) {
+    flag("-p", "15001".into());
+    flag("-z", "15006".into());
+    flag("-u", "1337".into());
+    flag("-m", c.interception_mode());
+    flag(
+        "-i",
+        c.annotation(
+            "traffic.sidecar.istio.io/includeOutboundIPRanges",
+            "/global/proxy/includeIPRanges",
+        ),
+    );
+    flag(
+        "-x",
+        c.annotation(
+            "traffic.sidecar.istio.io/excludeOutboundIPRanges",
+            "/global/proxy/excludeIPRanges",
+        ),
+    );
+    flag(
+        "-b",
+        c.annotation(
+            "traffic.sidecar.istio.io/includeInboundPorts",
+            "/global/proxy/includeInboundPorts",
+        ),
+    );
+    let excluded = excluded_inbound(c);
+    flag(
+        "-d",
+        if excluded.is_empty() {
+            "15090,15021".into()
+        } else {
+            format!("15090,15021,{excluded}")
+        },
+    );
+}
+
+fn rules_security(c: &Context<'_>, cni: bool) -> Value {
+    let privileged = c.flag("/global/proxy/privileged");
+    let mut out = json!({
+        "allowPrivilegeEscalation": privileged, "privileged": privileged,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": cni, "runAsNonRoot": cni,
+        "runAsGroup": if cni { 1337 } else { 0 }, "runAsUser": if cni { 1337 } else { 0 },
+    });
+    if !cni {
+        out["capabilities"]["add"] = json!(["NET_ADMIN", "NET_RAW"]);
+    }
+    out
+}
+
+fn proxy(c: &Context<'_>) -> Value {
+    let mut out = json!({
+        "name": PROXY,
+        "image": c.proxy_image(),
+        "ports": [{"containerPort": 15090, "protocol": "TCP", "name": "http-envoy-prom"}],
+        "args": c.agent_args("sidecar"),
+        "env": c.environment(true),
+        "securityContext": proxy_security(c),
+        "resources": c.resources(),
+        "volumeMounts": c.volume_mounts(true),
+    });
+    c.pull_policy(&mut out);
+    if let Some(lifecycle) = lifecycle(c) {
+        out["lifecycle"] = lifecycle;
+    }
+    if let Some(probe) = c.readiness_probe() {
+        out["readinessProbe"] = probe;
+        if c.flag("/global/proxy/startupProbe/enabled") {
+            out["startupProbe"] = json!({
+                "httpGet": {"path": "/healthz/ready", "port": 15021}, "periodSeconds": 1, "timeoutSeconds": 3,
+                "failureThreshold": c.value("/global/proxy/startupProbe/failureThreshold"),
+            });
+        }
+    }
+    out
+}
+
+fn lifecycle(c: &Context<'_>) -> Option<Value> {
+    let own = c.value("/global/proxy/lifecycle");
+    if own.is_object() {
+        return Some(own.clone());
+    }
+    let exec = |command: &[String]| json!({"exec": {"command": command}});
+    if c.native {
+        let port = format!("--debug-port={}", c.status_port());
+        let command = ["pilot-agent", "request", port.as_str(), "POST", "drain"].map(str::to_owned);
+        return Some(json!({"preStop": exec(&command)}));
+    }
+    c.hold_application()
+        .then(|| json!({"postStart": exec(&["pilot-agent", "wait"].map(str::to_owned))}))
+}
+
+fn proxy_security(c: &Context<'_>) -> Value {
+    let privileged = c.flag("/global/proxy/privileged");
+    let tproxy = c.interception_mode() == "TPROXY";
+    let bind = c.annotation(
+        "sidecar.istio.io/capNetBindService",
+        "/global/proxy/capNetBindService",
+    ) == "true";
+    let mut add = Vec::new();
+    add.extend(tproxy.then_some("NET_ADMIN"));
+    add.extend(bind.then_some("NET_BIND_SERVICE"));
+    let root = tproxy || bind;
+    let mut out = json!({
+        "allowPrivilegeEscalation": privileged, "privileged": privileged,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": true,
+        "runAsGroup": 1337, "runAsNonRoot": !root, "runAsUser": if root { 0 } else { 1337 },
+    });
+    if !add.is_empty() {
+        out["capabilities"]["add"] = json!(add);
+    }
+    out
+}
