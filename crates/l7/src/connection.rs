@@ -68,7 +68,9 @@ pub struct Conn {
     /// Value of x-forwarded-client-cert, made once.
     pub xfcc: OnceCell<Box<str>>,
     /// Filter state of the connection.
-    pub state: RefCell<StateObjects>,
+    pub state: StateObjects,
+    /// Texts of the peer's certificate, made once.
+    pub peer_text: OnceCell<crate::facts::PeerText>,
     routes: RefCell<Option<Rc<Arc<RouteTable>>>>,
     requests: Cell<u64>,
     began: Instant,
@@ -126,7 +128,8 @@ pub async fn serve_connection(
         manager,
         worker,
         xfcc: OnceCell::new(),
-        state: RefCell::new(state),
+        state,
+        peer_text: OnceCell::new(),
         routes: RefCell::new(None),
         requests: Cell::new(0),
         began: Instant::now(),

@@ -1,10 +1,12 @@
-//! What do configuration and request say together? The bridge to `proxy-core`. SHIM.
+//! What do configuration and request say together? The bridge from exchanges to `proxy-core`.
+//!
+//! Every decision is made there; this file gathers its inputs and applies its results.
 
 use std::borrow::Cow;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http1::HeaderBlock;
+use http1::{HeaderBlock, HeaderId};
 use proxy_config::Name;
 use proxy_config::filters::http::{LocalRateLimit, Mutation};
 use proxy_config::filters::network::SetFilterState;
@@ -13,53 +15,373 @@ use proxy_config::hcm::LocalReply as LocalReplyConfig;
 use proxy_config::headers::{HeaderChain, HeaderOps};
 use proxy_config::matcher::HeaderMatcher;
 use proxy_config::route::*;
+use proxy_core::facts::Facts;
+use proxy_core::route::{RouteInput, Selection};
+use proxy_core::{format, headers, matcher};
 
 use crate::connection::Conn;
 use crate::exchange::Exchange;
+use crate::facts::{downstream_tls, facts};
 use crate::filters::FilterCx;
 use crate::reply::LocalReply;
 use crate::stream::Found;
 
-pub fn route(_conn: &Conn, ex: &mut Exchange, table: &Rc<Arc<RouteTable>>) -> Option<(usize, usize)> {
-    let v = table.domains.find(ex.request.authority())? as usize;
-    let path = ex.request.path();
-    let r = table.virtual_hosts[v].routes.iter().position(|r| match &r.matcher.path {
-        PathMatch::Any => true,
-        PathMatch::Prefix(p) => path.starts_with(p.as_bytes()),
-        PathMatch::Exact(p) => path == p.as_bytes(),
-        _ => false,
-    })?;
-    Some((v, r))
+/// Where a request goes: indices of virtual host and route, and whether TLS is demanded first.
+pub enum Routed {
+    /// This route.
+    To(usize, usize),
+    /// The virtual host demands TLS.
+    TlsFirst,
+    /// Nowhere.
+    Nowhere,
 }
-pub fn weighted(ex: &Exchange, w: &WeightedClusters) -> usize {
-    let mut n = ex.random % w.total_weight;
-    w.clusters.iter().position(|c| { let hit = n < c.weight as u64; n = n.saturating_sub(c.weight as u64); hit }).unwrap_or(0)
+
+/// Routes a request.
+pub fn route(conn: &Conn, ex: &Exchange, table: &Rc<Arc<RouteTable>>) -> Routed {
+    let tls = conn.facts.tls.as_ref().and_then(|_| downstream_tls(conn));
+    let input = RouteInput { random: ex.random, tls: tls.as_ref(), metadata: ex };
+    match proxy_core::route::select(table, &ex.request, &input) {
+        Selection::Route(r) => Routed::To(r.vhost as usize, r.route as usize),
+        Selection::TlsRedirect { .. } => Routed::TlsFirst,
+        Selection::NoRoute { .. } | Selection::NoVirtualHost => Routed::Nowhere,
+    }
 }
+
+/// Index of the weighted cluster that this request drew.
+pub fn weighted(conn: &Conn, ex: &Exchange, f: &Forward, w: &WeightedClusters) -> usize {
+    let from_header = w
+        .random_value_header
+        .as_ref()
+        .and_then(|h| std::str::from_utf8(ex.request.get(h.as_str().as_bytes())?).ok()?.parse().ok());
+    let value = match w.use_hash_policy.then(|| peek_hash(conn, ex, f)).flatten() {
+        Some(hash) => hash,
+        None => from_header.unwrap_or(ex.random),
+    };
+    let chosen = proxy_core::route::pick_weighted(w, value);
+    w.clusters.iter().position(|c| std::ptr::eq(c, chosen)).unwrap_or(0)
+}
+
+/// The cluster that the route chose, or `None` when a header should name it and does not.
 pub fn cluster_name(found: &Found, ex: &Exchange) -> Option<Name> {
     let RouteAction::Forward(f) = &found.route().action else { return None };
-    let spec = found.weighted().map_or(&f.cluster, |w| &w.cluster);
-    match spec {
+    match found.weighted().map_or(&f.cluster, |w| &w.cluster) {
         ClusterSpecifier::Cluster(n) => Some(n.clone()),
         ClusterSpecifier::Header(h) => {
-            let v = ex.request.get(h.as_str().as_bytes())?;
-            Some(std::str::from_utf8(v).ok()?.into())
+            let value = ex.request.get(h.as_str().as_bytes()).filter(|v| !v.is_empty())?;
+            Some(std::str::from_utf8(value).ok()?.into())
         }
         ClusterSpecifier::Weighted(_) => None,
     }
 }
-pub fn headers_match(all: &[HeaderMatcher], _b: &HeaderBlock) -> bool { all.is_empty() }
-pub fn header_matches(_m: &HeaderMatcher, _b: &HeaderBlock) -> bool { false }
-pub fn local_descriptor(_cx: &FilterCx<'_>, _ex: &Exchange, _c: &LocalRateLimit) -> Option<usize> { None }
-pub fn apply_ops(_conn: &Conn, _ex: &mut Exchange, _ops: &HeaderOps, _request: bool) {}
-pub fn literal_headers(_ops: &HeaderOps) -> Vec<(Cow<'static, str>, Vec<u8>)> { Vec::new() }
-pub fn mutate(_conn: &Conn, _ex: &mut Exchange, _m: &[Mutation], _request: bool) {}
-pub fn set_filter_state(_conn: &Conn, _ex: &mut Exchange, _c: &SetFilterState) {}
-pub fn request_headers(_conn: &Conn, _ex: &mut Exchange, _c: &HeaderChain) {}
-pub fn response_headers(_conn: &Conn, _ex: &mut Exchange, _c: &HeaderChain) {}
-pub fn local_reply(_conn: &Conn, _ex: &mut Exchange, _c: &LocalReplyConfig, _r: &LocalReply, has: bool) -> bool { has }
-pub fn body_format(_conn: &Conn, _ex: &mut Exchange, _f: &SubstitutionFormat, b: &[u8]) -> Vec<u8> { b.to_vec() }
-pub fn host_rewrite(_conn: &Conn, _ex: &Exchange, _r: &HostRewrite) -> Option<Vec<u8>> { None }
-pub fn path_rewrite(_conn: &Conn, _ex: &Exchange, _f: &Found, _fw: &Forward) -> Option<Vec<u8>> { None }
-pub fn matched_prefix(_f: &Found, _path: &[u8]) -> usize { 0 }
-pub fn replay_limit(found: &Found) -> Option<usize> { found.route().request_body_buffer_limit.map(|n| n as usize) }
-pub fn hash(_conn: &Conn, _ex: &mut Exchange, _f: &Forward) -> Option<u64> { None }
+
+/// Whether all header tests hold.
+pub fn headers_match(all: &[HeaderMatcher], block: &HeaderBlock) -> bool {
+    matcher::headers(all, block)
+}
+
+/// Whether one header test holds.
+pub fn header_matches(m: &HeaderMatcher, block: &HeaderBlock) -> bool {
+    matcher::header(m, block)
+}
+
+/// The descriptor bucket that the request falls into, if any.
+pub fn local_descriptor(cx: &FilterCx<'_>, ex: &Exchange, c: &LocalRateLimit) -> Option<usize> {
+    if c.descriptors.is_empty() {
+        return None;
+    }
+    let own = !c.rate_limits.is_empty();
+    let route = cx.found.map(|f| f.route());
+    let of_route = match route.map(|r| &r.action) {
+        Some(RouteAction::Forward(f)) => &f.rate_limits[..],
+        _ => &[],
+    };
+    let limits = if own { &c.rate_limits[..] } else { of_route };
+    for limit in limits {
+        let mut entries: Vec<(String, String)> = Vec::new();
+        let complete = limit.actions.iter().all(|a| descriptor_entry(cx, ex, a, &mut entries));
+        if !complete || entries.is_empty() {
+            continue;
+        }
+        let fits = |want: &[(Name, Name)]| {
+            want.len() == entries.len()
+                && want
+                    .iter()
+                    .zip(&entries)
+                    .all(|(w, e)| *w.0 == *e.0 && (w.1.is_empty() || *w.1 == *e.1))
+        };
+        if let Some(i) = c.descriptors.iter().position(|d| fits(&d.entries)) {
+            return Some(i);
+        }
+    }
+    None
+}
+
+/// Appends what a rate limit action yields; false drops the descriptor.
+fn descriptor_entry(
+    cx: &FilterCx<'_>,
+    ex: &Exchange,
+    action: &RateLimitAction,
+    entries: &mut Vec<(String, String)>,
+) -> bool {
+    let text = |v: &[u8]| String::from_utf8_lossy(v).into_owned();
+    match action {
+        RateLimitAction::SourceCluster => {
+            entries.push(("source_cluster".into(), cx.conn.manager.node.cluster.clone()));
+        }
+        RateLimitAction::DestinationCluster => {
+            let name = cx.found.and_then(|f| cluster_name(f, ex)).unwrap_or_else(|| "".into());
+            entries.push(("destination_cluster".into(), name.to_string()));
+        }
+        RateLimitAction::RequestHeaders { name, key, skip_if_absent } => {
+            match ex.request.get(name.as_str().as_bytes()) {
+                Some(v) => entries.push((key.to_string(), text(v))),
+                None => return *skip_if_absent,
+            }
+        }
+        RateLimitAction::QueryParameters { name, key, skip_if_absent } => {
+            let query = matcher::query_of(ex.request.path());
+            match matcher::query_value(query, name.as_bytes()) {
+                Some(v) => entries.push((key.to_string(), text(v))),
+                None => return *skip_if_absent,
+            }
+        }
+        RateLimitAction::RemoteAddress => {
+            let remote = ex.remote.unwrap_or(cx.conn.facts.remote);
+            entries.push(("remote_address".into(), remote.ip().to_string()));
+        }
+        RateLimitAction::GenericKey { key, value } => {
+            entries.push((key.to_string(), value.to_string()));
+        }
+        RateLimitAction::HeaderValueMatch { key, value, expect_match, headers } => {
+            if matcher::headers(headers, &ex.request) != *expect_match {
+                return false;
+            }
+            entries.push((key.to_string(), value.to_string()));
+        }
+        _ => return false,
+    }
+    true
+}
+
+/// Applies header operations that belong to no route.
+pub fn apply_ops(conn: &Conn, ex: &mut Exchange, ops: &HeaderOps, request: bool) {
+    edit(conn, ex, request, |block, facts| headers::apply_level(ops, block, facts, request));
+}
+
+/// The headers of operations whose values are constant.
+pub fn literal_headers(ops: &HeaderOps) -> Vec<(Cow<'static, str>, Vec<u8>)> {
+    let mut out = Vec::new();
+    for add in &ops.add {
+        let mut value = Vec::new();
+        format::header_value(&add.value, &Facts::default(), &mut value);
+        out.push((add.name.as_str().to_owned().into(), value));
+    }
+    out
+}
+
+/// Applies the mutations of the `header_mutation` filter.
+pub fn mutate(conn: &Conn, ex: &mut Exchange, list: &[Mutation], request: bool) {
+    if !list.is_empty() {
+        edit(conn, ex, request, |block, facts| headers::mutate(list, block, facts, request));
+    }
+}
+
+/// Takes the block that is changed out of the exchange while the rest of it is looked at.
+fn edit(
+    conn: &Conn,
+    ex: &mut Exchange,
+    request: bool,
+    change: impl FnOnce(&mut HeaderBlock, &Facts<'_>),
+) {
+    let mut block = std::mem::take(if request { &mut ex.request } else { &mut ex.response });
+    {
+        let mut facts = facts(conn, ex, None);
+        if request {
+            facts.request = None;
+        } else {
+            facts.response = None;
+        }
+        change(&mut block, &facts);
+    }
+    *(if request { &mut ex.request } else { &mut ex.response }) = block;
+}
+
+/// Evaluates and stores filter state.
+pub fn set_filter_state(conn: &Conn, ex: &mut Exchange, config: &SetFilterState) {
+    for v in &config.values {
+        let mut text = Vec::new();
+        format::text(&v.value, &facts(conn, ex, None), b"", &mut text);
+        if text.is_empty() && v.skip_if_empty {
+            continue;
+        }
+        let text = String::from_utf8_lossy(&text).into_owned();
+        ex.state.set(v.key.clone(), text.into());
+    }
+}
+
+/// Request header operations of a route, all levels.
+pub fn request_headers(conn: &Conn, ex: &mut Exchange, chain: &HeaderChain) {
+    edit(conn, ex, true, |block, facts| headers::apply(chain, block, facts, true));
+}
+
+/// Response header operations of a route, all levels.
+pub fn response_headers(conn: &Conn, ex: &mut Exchange, chain: &HeaderChain) {
+    edit(conn, ex, false, |block, facts| headers::apply(chain, block, facts, false));
+}
+
+/// Rewrites a local reply as configured. Leaves the body in `ex.buffered`; returns whether there is one.
+pub fn local_reply(
+    conn: &Conn,
+    ex: &mut Exchange,
+    config: &LocalReplyConfig,
+    reply: &LocalReply,
+    has_body: bool,
+) -> bool {
+    ex.status = ex.response.status().unwrap_or(0);
+    let mut body = if has_body { reply.body.as_bytes().to_vec() } else { Vec::new() };
+    let mut body_format = config.body_format.as_ref();
+    let chosen = config.mappers.iter().find(|m| crate::log::passes(&m.filter, ex, &facts(conn, ex, None), conn));
+    if let Some(m) = chosen {
+        if let Some(status) = m.status {
+            ex.response.set_status(status);
+            ex.status = status;
+        }
+        if let Some(b) = &m.body {
+            body = b.to_vec();
+        }
+        body_format = m.body_format.as_ref().or(body_format);
+        apply_ops(conn, ex, &m.headers, false);
+    }
+    if let Some(f) = body_format.filter(|_| !ex.grpc) {
+        let mut out = Vec::new();
+        let mut facts = facts(conn, ex, None);
+        facts.local_reply_body = &body;
+        format::substitution(f, &facts, &mut out);
+        let kind = match (&f.content_type, &f.body) {
+            (Some(t), _) => t.as_bytes().to_vec(),
+            (None, proxy_config::format::FormatBody::Json(_)) => b"application/json".to_vec(),
+            _ => b"text/plain".to_vec(),
+        };
+        body = out;
+        ex.response.set_id(HeaderId::CONTENT_TYPE, &kind);
+    }
+    if ex.grpc && !reply.direct {
+        return false;
+    }
+    if body.is_empty() {
+        ex.response.remove_id(HeaderId::CONTENT_LENGTH);
+        ex.response.remove_id(HeaderId::CONTENT_TYPE);
+        return false;
+    }
+    if !ex.response.has(HeaderId::CONTENT_TYPE) {
+        ex.response.add_id(HeaderId::CONTENT_TYPE, b"text/plain");
+    }
+    let mut digits = [0u8; 20];
+    let length = crate::router::decimal(&mut digits, body.len() as u64);
+    ex.response.set_id(HeaderId::CONTENT_LENGTH, length);
+    ex.buffered = body;
+    true
+}
+
+/// Body of a direct response with a format.
+pub fn body_format(conn: &Conn, ex: &Exchange, f: &SubstitutionFormat, body: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    let mut facts = facts(conn, ex, None);
+    facts.local_reply_body = body;
+    format::substitution(f, &facts, &mut out);
+    out
+}
+
+/// The new authority, when the route rewrites it.
+pub fn host_rewrite(conn: &Conn, ex: &Exchange, rewrite: &HostRewrite) -> Option<Vec<u8>> {
+    match rewrite {
+        HostRewrite::None | HostRewrite::Auto => None,
+        HostRewrite::Literal(h) => Some(h.as_bytes().to_vec()),
+        HostRewrite::Header(h) => ex.request.get(h.as_str().as_bytes()).map(<[u8]>::to_vec),
+        HostRewrite::PathRegex(r) => Some(r.apply(matcher::path_only(ex.request.path()))),
+        HostRewrite::Format(f) => {
+            let mut out = Vec::new();
+            format::header_value(f, &facts(conn, ex, None), &mut out);
+            Some(out)
+        }
+    }
+}
+
+/// The new path with query, when the route rewrites it.
+pub fn path_rewrite(conn: &Conn, ex: &Exchange, found: &Found, f: &Forward) -> Option<Vec<u8>> {
+    let full = ex.request.path();
+    let path = matcher::path_only(full);
+    let mut out = match &f.path_rewrite {
+        PathRewrite::None => return None,
+        PathRewrite::Prefix(p) => {
+            let mut out = p.as_bytes().to_vec();
+            out.extend_from_slice(&path[matched_prefix(found, path)..]);
+            out
+        }
+        PathRewrite::Regex(r) => r.apply(path),
+        PathRewrite::Format(format) => {
+            let mut out = Vec::new();
+            format::header_value(format, &facts(conn, ex, None), &mut out);
+            out
+        }
+        PathRewrite::Template(parts) => {
+            let PathMatch::Template(t) = &found.route().matcher.path else { return None };
+            let found = t.regex.captures(path)?;
+            let mut out = Vec::new();
+            for part in parts.iter() {
+                match part {
+                    TemplatePart::Text(s) => out.extend_from_slice(s.as_bytes()),
+                    TemplatePart::Var(v) => {
+                        out.extend_from_slice(found.name(v).map_or(&b""[..], |m| m.as_bytes()));
+                    }
+                }
+            }
+            out
+        }
+    };
+    out.extend_from_slice(&full[path.len()..]);
+    (out != full).then_some(out)
+}
+
+/// How much of `path` the route's path matcher matched.
+pub fn matched_prefix(found: &Found, path: &[u8]) -> usize {
+    let n = match &found.route().matcher.path {
+        PathMatch::Any => 1,
+        PathMatch::Prefix(p) | PathMatch::PrefixNoCase(p) => p.len(),
+        PathMatch::Separated(p) | PathMatch::SeparatedNoCase(p) => p.len(),
+        _ => path.len(),
+    };
+    n.min(path.len())
+}
+
+/// Bytes of a request body that may be kept for another try.
+pub fn replay_limit(found: &Found) -> Option<usize> {
+    found.route().request_body_buffer_limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
+/// The hash for consistent balancing; may ask for a cookie on the response.
+pub fn hash(conn: &Conn, ex: &mut Exchange, f: &Forward) -> Option<u64> {
+    if f.hash_policy.is_empty() {
+        return None;
+    }
+    hash_with(conn, ex, f)
+}
+
+fn peek_hash(conn: &Conn, ex: &Exchange, f: &Forward) -> Option<u64> {
+    let remote = ex.remote.unwrap_or(conn.facts.remote).ip();
+    proxy_core::hash::request(&f.hash_policy, &ex.request, Some(remote), ex, ex.random).0
+}
+
+fn hash_with(conn: &Conn, ex: &mut Exchange, f: &Forward) -> Option<u64> {
+    let remote = ex.remote.unwrap_or(conn.facts.remote).ip();
+    let (hash, cookie) =
+        proxy_core::hash::request(&f.hash_policy, &ex.request, Some(remote), &*ex, ex.random);
+    let cookie = cookie.map(|c| c.header().into_bytes());
+    ex.set_cookie = cookie;
+    hash
+}
+
+/// Evaluates a CEL condition.
+pub fn cel(expr: &proxy_config::cel::Cel, facts: &Facts<'_>) -> bool {
+    proxy_core::cel::holds(expr, facts)
+}

@@ -153,6 +153,10 @@ pub struct Exchange {
     pub redirects: u32,
     /// How many filters saw the request; only they see the response.
     pub filters_run: u16,
+    /// The virtual host demands TLS: answer with a redirect.
+    pub tls_first: bool,
+    /// A cookie to set on the response (hash policy).
+    pub set_cookie: Option<Vec<u8>>,
     /// A filter wants request data.
     pub taps_request: bool,
     /// A filter wants response data.

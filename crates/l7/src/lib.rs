@@ -10,6 +10,7 @@ pub mod connection;
 mod decide;
 mod down;
 pub mod exchange;
+mod facts;
 pub mod filters;
 mod h2_headers;
 mod h2_server;

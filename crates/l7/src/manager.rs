@@ -39,6 +39,8 @@ pub struct Node {
     pub id: String,
     /// `node.cluster`
     pub cluster: String,
+    /// This machine's name.
+    pub hostname: String,
     /// `node.metadata`
     pub metadata: Option<Arc<proxy_config::common::Value>>,
 }
@@ -67,6 +69,8 @@ pub struct Manager {
     pub local_ip: Option<IpAddr>,
     /// Facts of this node.
     pub node: Arc<Node>,
+    /// Some log or header prints the peer's certificate.
+    pub needs_peer_pem: bool,
     routes: Routes,
     draining: AtomicBool,
 }
@@ -105,6 +109,7 @@ impl Manager {
             header_case: header_case(config.http1.header_case),
             local_ip: local_ip(),
             node: deps.node.clone(),
+            needs_peer_pem: format!("{:?}", config.access_logs).contains("PeerCert)"),
             routes,
             draining: AtomicBool::new(false),
             config,

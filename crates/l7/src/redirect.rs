@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use http1::HeaderId;
-use proxy_config::route::{Redirect, RedirectPath, RequireTls, RouteAction, SchemeRedirect};
+use proxy_config::route::{Redirect, RedirectPath, RouteAction, SchemeRedirect};
 use telemetry::stats::envoy::cluster as stat;
 use telemetry::stats::envoy::router as router_stat;
 
@@ -19,22 +19,14 @@ use crate::router;
 use crate::stream::{self, Found};
 use crate::timers::Timer;
 
-/// The redirect to https that a virtual host may require.
-pub fn require_tls(_conn: &Conn, ex: &Exchange, found: &Found) -> Option<LocalReply> {
-    let wanted = match found.virtual_host().require_tls {
-        RequireTls::None => false,
-        RequireTls::ExternalOnly => !ex.internal,
-        RequireTls::All => true,
-    };
-    if !wanted || ex.request.get_id(HeaderId::X_FORWARDED_PROTO) == Some(b"https") {
-        return None;
-    }
+/// The redirect to https that a virtual host demands.
+pub fn to_tls(ex: &Exchange) -> LocalReply {
     let mut location = b"https://".to_vec();
     location.extend_from_slice(ex.request.authority());
     location.extend_from_slice(ex.request.path());
     let mut reply = LocalReply::redirect(301, location, "direct_response");
     reply.direct = true;
-    Some(reply)
+    reply
 }
 
 /// The response of a redirect route (`RouteEntryImplBase::newUri`).

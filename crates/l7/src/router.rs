@@ -44,10 +44,6 @@ pub async fn serve(
     let stats = &conn.manager.router_stats;
     match &found.route().action {
         RouteAction::Forward(f) => {
-            if let Some(reply) = redirect::require_tls(conn, ex, found) {
-                stats.inc(router_stat::RQ_REDIRECT);
-                return Err(reply);
-            }
             stats.inc(router_stat::RQ_TOTAL);
             forward(conn, down, ex, timer, found, f).await
         }
@@ -647,6 +643,9 @@ impl Attempt<'_> {
             let mut digits = [0u8; 20];
             let text = decimal(&mut digits, ex.attempts as u64);
             ex.response.set_id(HeaderId::X_ENVOY_ATTEMPT_COUNT, text);
+        }
+        if let Some(cookie) = ex.set_cookie.take() {
+            ex.response.add_id(HeaderId::SET_COOKIE, &cookie);
         }
         ex.details = "via_upstream".into();
         response::route_headers(conn, ex, self.found);

@@ -15,7 +15,7 @@ use telemetry::stats::envoy::{HCM_CLASSES, LISTENER_HTTP_CLASSES, class, hcm as 
 use tokio::time::Instant;
 
 use crate::connection::Conn;
-use crate::decide;
+use crate::decide::{self, Routed};
 use crate::down::{Down, ResponseBody};
 use crate::exchange::{Exchange, Protocol};
 use crate::filters::{self, FilterCx, Step};
@@ -24,7 +24,7 @@ use crate::reply::LocalReply;
 use crate::router;
 use crate::side::{Lost, Piece};
 use crate::timers::Timer;
-use crate::{request, response};
+use crate::{redirect, request, response};
 
 /// The route that a request found, and the table it belongs to.
 #[derive(Clone)]
@@ -79,6 +79,9 @@ pub async fn serve(conn: &Rc<Conn>, down: &mut Down, ex: &mut Exchange, timer: &
     }
     ex.stream_id = conn.worker.next_stream_id();
     ex.random = conn.worker.random();
+    if !conn.state.is_empty() {
+        ex.state = conn.state.clone();
+    }
     down.set_method(ex.head_request, ex.request.method() == b"CONNECT");
     let mut guard = Active { conn, ended: false };
     let mut found = None;
@@ -147,6 +150,10 @@ async fn decide_and_forward(
     }
     run_filters(conn, down, ex, timer, found, &table).await?;
     let Some(found) = found.as_ref() else {
+        if ex.tls_first {
+            conn.manager.router_stats.inc(telemetry::stats::envoy::router::RQ_REDIRECT);
+            return Err(redirect::to_tls(ex));
+        }
         conn.manager.router_stats.inc(telemetry::stats::envoy::router::NO_ROUTE);
         let mut reply = LocalReply::bare(404, "route_not_found");
         reply.flags = ResponseFlags::NO_ROUTE_FOUND;
@@ -158,12 +165,19 @@ async fn decide_and_forward(
 
 /// Finds the route; also used again when a filter cleared the route cache.
 pub fn find_route(conn: &Conn, ex: &mut Exchange, table: &Rc<Arc<RouteTable>>) -> Option<Found> {
-    let (vhost, route) = decide::route(conn, ex, table)?;
+    let (vhost, route) = match decide::route(conn, ex, table) {
+        Routed::To(vhost, route) => (vhost, route),
+        Routed::TlsFirst => {
+            ex.tls_first = true;
+            return None;
+        }
+        Routed::Nowhere => return None,
+    };
     let mut found = Found { table: table.clone(), vhost, route, weighted: None };
     if let RouteAction::Forward(f) = &found.route().action
         && let proxy_config::route::ClusterSpecifier::Weighted(w) = &f.cluster
     {
-        found.weighted = Some(decide::weighted(ex, w));
+        found.weighted = Some(decide::weighted(conn, ex, f, w));
     }
     let route = found.route();
     ex.route_name = (!route.name.is_empty()).then(|| route.name.clone());
