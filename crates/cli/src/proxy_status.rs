@@ -95,6 +95,6 @@ mod tests {
         let out = summary(&proxies, false);
         assert!(out.starts_with("NAME          CLUSTER        ISTIOD     VERSION     SUBSCRIBED TYPES\n"), "{out}");
         assert!(out.contains("2 (CDS,LDS) LDS STALE\n") && out.contains("     0\n"), "{out}");
-        assert!(summary(&proxies, true).contains("SYNCED     STALE     NOT SENT"), "{}", summary(&proxies, true));
+        assert!(summary(&proxies, true).contains("SYNCED       STALE        NOT SENT"), "{}", summary(&proxies, true));
     }
 }

@@ -21,6 +21,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
 
 pub(crate) const NLM_F_REQUEST: u16 = 0x1;
 pub(crate) const NLM_F_ACK: u16 = 0x4;
@@ -244,9 +245,16 @@ impl Netlink {
     /// As the kernel says.
     pub fn mark_rule(&mut self, ipv6: bool, mark: u32, table: u32) -> io::Result<()> {
         let header = [if ipv6 { AF_INET6 } else { AF_INET }, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
-        let mut message = self.message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &header);
-        message.attr_u32(10, mark).attr_u32(15, table);
-        ignore_exists(self.send(message))
+        // The kernel takes the same rule twice under two priorities, so an earlier one goes first.
+        for (kind, flags) in [(RTM_DELRULE, 0), (RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL)] {
+            let mut message = self.message(kind, flags, &header);
+            message.attr_u32(10, mark).attr_u32(15, table);
+            match self.send(message) {
+                Err(error) if kind == RTM_DELRULE && error.kind() == io::ErrorKind::NotFound => {}
+                result => ignore_exists(result)?,
+            }
+        }
+        Ok(())
     }
 }
 

@@ -332,8 +332,10 @@ fn status(client: &mut Option<Client>, layout: &Layout) -> Option<Value> {
 fn clean(layout: &Layout) {
     let _ = fs::remove_dir_all(&layout.folder);
     let _ = fs::remove_file(layout.lock());
-    // The common parent goes with the last mesh.
-    let _ = layout.folder.parent().map(fs::remove_dir);
+    // Our own common folder goes with the last mesh; one that was given stays.
+    if let Some(parent) = layout.folder.parent().filter(|parent| parent.ends_with("proa")) {
+        let _ = fs::remove_dir(parent);
+    }
 }
 
 /// Ends a mesh and waits until it is gone. `Ok(false)`: none was running.
