@@ -71,8 +71,37 @@ pub enum Command {
     /// Which proxies are in step with the control plane
     #[command(visible_alias = "status")]
     ProxyStatus(ProxyStatus),
+    /// Add sidecars to manifests
+    KubeInject(KubeInject),
     /// Versions of this program, the control plane and the proxies
     Version(Version),
+}
+
+/// `kube-inject`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  proa kube-inject -f deployment.yaml -o deployment-injected.yaml\n  proa kube-inject -f deployment.yaml | kubectl apply -f -")]
+pub struct KubeInject {
+    /// Manifests (- for standard input)
+    #[arg(short, long = "filename", required = true, value_name = "FILE")]
+    pub file: String,
+    /// Where to write [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<String>,
+    /// Mesh configuration
+    #[arg(long = "meshConfigFile", value_name = "FILE")]
+    pub mesh_config: Option<String>,
+    /// Values of the injection templates
+    #[arg(long = "valuesFile", value_name = "FILE")]
+    pub values: Option<String>,
+    /// Injection configuration: templates and policy
+    #[arg(long = "injectConfigFile", value_name = "FILE")]
+    pub inject_config: Option<String>,
+    /// One value, as PATH=VALUE (global.hub=docker.io/istio)
+    #[arg(short, long, value_name = "PATH=VALUE")]
+    pub set: Vec<String>,
+    /// Revision of the control plane
+    #[arg(short, long, default_value = "default")]
+    pub revision: String,
 }
 
 /// `proa up`

@@ -8,6 +8,7 @@ mod args;
 mod context;
 mod http;
 mod jsonpath;
+mod kube_inject;
 mod output;
 mod pods;
 mod proxy_config;
@@ -63,6 +64,7 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
         Command::Label(args) => resources::label(context, args),
         Command::ProxyConfig(args) => proxy_config::run(context, args),
         Command::ProxyStatus(args) => proxy_status::run(context, args),
+        Command::KubeInject(args) => kube_inject::run(args),
         Command::Version(args) => version::run(context, args),
     }
 }

@@ -172,7 +172,7 @@ fn cells(kind: &Kind, item: &Value, wide: bool) -> Vec<String> {
 fn pod_cells(pod: &Value, age: String, wide: bool) -> Vec<String> {
     let (ready, all) = readiness(pod);
     let statuses = pod["status"]["containerStatuses"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let restarts: u64 = statuses.iter().filter_map(|status| status["restartCount"].as_u64()).sum();
+    let restarts = mesh::report::restarts(pod);
     let waiting = statuses.iter().find_map(|status| status["state"]["waiting"]["reason"].as_str());
     let phase = text(&pod["status"]["phase"]);
     let status = match (phase.as_str(), waiting) {

@@ -65,6 +65,8 @@ pub(crate) struct Pod {
     changed: Notify,
     stop: watch::Sender<bool>,
     gone: watch::Sender<bool>,
+    /// The application has finished for good.
+    done: Cell<bool>,
 }
 
 /// Where one container stands.
@@ -99,6 +101,7 @@ impl Pod {
             changed: Notify::new(),
             stop: watch::Sender::new(false),
             gone: watch::Sender::new(false),
+            done: Cell::new(false),
         }))
     }
 
@@ -178,8 +181,12 @@ impl Pod {
         for container in self.in_start_order() {
             self.begin(container).await;
         }
-        // From here on each container looks after itself.
-        std::future::pending().await
+        // From here on each container looks after itself; sidecars of work that is done are not needed any more.
+        for container in &self.spec.containers {
+            self.until(container, |state| state.finished).await;
+        }
+        self.end_sidecars().await;
+        Ok(())
     }
 
     /// The sidecar first: what depends on the network then finds it ready (`holdApplicationUntilProxyStarts`).
@@ -295,7 +302,7 @@ impl Pod {
                     -1
                 }
             };
-            let done = !native_sidecar && (policy == "Never" || policy == "OnFailure" && code == 0);
+            let done = self.done.get() || !native_sidecar && (policy == "Never" || policy == "OnFailure" && code == 0);
             self.note(&container, |state| {
                 state.process = None;
                 state.ready = false;
@@ -516,6 +523,18 @@ impl Pod {
             }
         }
         self.kill_rest();
+    }
+
+    /// Ends native sidecars after the last application container has finished for good.
+    async fn end_sidecars(&self) {
+        self.done.set(true);
+        let sidecars = self.spec.init_containers.iter().filter(|container| container.restart_policy.as_deref() == Some("Always"));
+        for container in sidecars {
+            let process = self.running.borrow().get(&container.name).and_then(|state| state.process.clone());
+            if let Some(process) = process {
+                process.signal(Signal::SIGTERM);
+            }
+        }
     }
 
     /// Kills at once; for the end of the whole mesh.

@@ -66,9 +66,24 @@ pub fn why(pod: &Value) -> String {
 
 /// Ready and all containers of a pod, native sidecars included.
 pub fn readiness(pod: &Value) -> (usize, usize) {
-    let statuses = pod["status"]["containerStatuses"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let all = pod["spec"]["containers"].as_array().map_or(0, Vec::len);
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let native: Vec<Value> = list(&pod["spec"]["initContainers"])
+        .into_iter()
+        .filter(|container| container["restartPolicy"] == "Always")
+        .map(|container| container["name"].clone())
+        .collect();
+    let mut statuses = list(&pod["status"]["containerStatuses"]);
+    let init = list(&pod["status"]["initContainerStatuses"]).into_iter();
+    statuses.extend(init.filter(|status| native.contains(&status["name"])));
+    let all = list(&pod["spec"]["containers"]).len() + native.len();
     (statuses.iter().filter(|status| status["ready"] == true).count(), all)
+}
+
+/// Restarts of all containers of a pod.
+pub fn restarts(pod: &Value) -> u64 {
+    let lists = ["containerStatuses", "initContainerStatuses"].into_iter();
+    let statuses = lists.flat_map(|list| pod["status"][list].as_array().into_iter().flatten());
+    statuses.filter_map(|status| status["restartCount"].as_u64()).sum()
 }
 
 /// Columns padded to their widest cell, three spaces apart, as kubectl does.
@@ -93,7 +108,7 @@ pub fn pod_rows(pods: &[Value]) -> Vec<Vec<String>> {
     let mut rows = vec![["NAMESPACE", "POD", "READY", "STATUS", "RESTARTS", "IP"].map(str::to_owned).to_vec()];
     for pod in pods {
         let (ready, all) = readiness(pod);
-        let restarts: u64 = pod["status"]["containerStatuses"].as_array().into_iter().flatten().filter_map(|status| status["restartCount"].as_u64()).sum();
+        let restarts = restarts(pod);
         let phase = text(&pod["status"]["phase"]);
         rows.push(vec![
             text(&pod["metadata"]["namespace"]).to_owned(),
@@ -154,7 +169,7 @@ fn commands(pods: &[Value], gateway: &str, name: &str) -> Vec<(String, &'static 
             (format!("proa logs{name} -f deploy/nodebook-v3 -c istio-proxy"), "the sidecar's access log"),
         ];
     }
-    let client = pods.iter().find(|pod| pod["spec"]["containers"].as_array().is_some_and(|all| all.len() > 1));
+    let client = pods.iter().find(|pod| pod["spec"]["containers"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] != "istio-proxy" && one["name"] != "discovery")));
     let pod = client.map_or("POD", |pod| text(&pod["metadata"]["name"]));
     let namespace = client.map_or("default", |pod| text(&pod["metadata"]["namespace"]));
     vec![

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::object::{Key, Object};
+use crate::object::{Key, Object, strings};
 use crate::store::Store;
+use crate::system::SYSTEM;
 
 /// Where a stock Envoy is mounted in pods when it is the data plane.
 pub(crate) const ENVOY: &str = "/usr/local/bin/envoy";
@@ -17,25 +18,50 @@ pub enum DataPlane {
     Envoy(std::path::PathBuf),
 }
 
+/// The injector as the local mesh sets it: rules over netlink, applications held until the proxy serves.
+fn injector(store: &Store) -> Result<inject::Injector, String> {
+    let config = store.get(&Key::new("ConfigMap", SYSTEM, "istio")).unwrap_or_default();
+    let text = config["data"]["mesh"].as_str().unwrap_or_default();
+    let mesh = match serde_norway::from_str::<Value>(text).map_err(|error| format!("ConfigMap istio: mesh: {error}"))? {
+        Value::Null => api::MeshConfig::istio_default(),
+        given => api::MeshConfig::overlay(&given).map_err(|problems| {
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            format!("ConfigMap istio: mesh: {}", problems.join("; "))
+        })?,
+    };
+    let mut values = inject::default_values();
+    values["global"]["nativeNftables"] = true.into();
+    values["global"]["hub"] = "proa".into();
+    values["global"]["tag"] = "latest".into();
+    Ok(inject::Injector::new(mesh, values))
+}
+
 fn wanted(store: &Store, pod: &Object) -> bool {
     let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
-    let labels = store.get(&Key::new("Namespace", "", namespace)).map(|object| object["metadata"]["labels"].clone());
-    let labels = labels.unwrap_or_default();
-    let meta = &pod["metadata"];
-    let own = [&meta["labels"], &meta["annotations"]].into_iter().find_map(|map| map["sidecar.istio.io/inject"].as_str());
-    let by_namespace = labels["istio-injection"].as_str().map(|value| value == "enabled");
-    match (own, by_namespace) {
-        (Some(own), _) => own == "true" || own == "yes" || own == "on",
-        (None, Some(enabled)) => enabled,
-        (None, None) => labels.get("istio.io/rev").is_some(),
-    }
+    let labels = |value: &Value| strings(value).into_iter().collect();
+    let of_namespace = store.get(&Key::new("Namespace", "", namespace)).unwrap_or_default();
+    inject::policy::webhook_selects(&labels(&of_namespace["metadata"]["labels"]), &labels(&pod["metadata"]["labels"]), "default", false)
 }
 
 /// Gives `pod` its proxy if its namespace or labels ask for one, and sets the data plane of proxies it has.
+///
+/// A pod whose proxy cannot be made runs without one, and the reason is said.
 pub(crate) fn inject(store: &Store, mut pod: Object, data_plane: &DataPlane) -> Object {
-    let has_proxy = pod["spec"]["containers"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] == "istio-proxy"));
-    if !has_proxy && wanted(store, &pod) {
-        add(&mut pod);
+    if wanted(store, &pod) {
+        let deployment = pod["metadata"]["annotations"]["proa.dev/deployment"].as_str();
+        let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
+        let owner = inject::Owner {
+            api_version: if deployment.is_some() { "apps/v1" } else { "v1" }.to_owned(),
+            kind: if deployment.is_some() { "Deployment" } else { "Pod" }.to_owned(),
+            name: deployment.map_or_else(|| text("name"), str::to_owned),
+            namespace: text("namespace"),
+        };
+        let injected = injector(store).and_then(|injector| injector.inject_pod(&pod, &owner).map_err(|error| error.to_string()));
+        match injected {
+            Ok(Some(injected)) => pod = injected,
+            Ok(None) => {}
+            Err(reason) => eprintln!("proa: pod/{} gets no sidecar: {reason}", text("name")),
+        }
     }
     if let DataPlane::Envoy(_) = data_plane {
         for field in ["containers", "initContainers"] {
@@ -56,7 +82,7 @@ fn field(name: &str, path: &str) -> Value {
     json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}})
 }
 
-/// Environment, volumes and mounts that every proxy has.
+/// The container and volumes of a gateway's proxy.
 pub(crate) fn proxy_container(args: &[&str], owner: &str, workload: &str) -> (Value, Value) {
     let container = json!({
         "name": "istio-proxy",
@@ -103,46 +129,4 @@ pub(crate) fn proxy_container(args: &[&str], owner: &str, workload: &str) -> (Va
         {"name": "istiod-ca-cert", "configMap": {"name": "istio-ca-root-cert"}},
     ]);
     (container, volumes)
-}
-
-fn append(list: &mut Value, items: Value) {
-    if !list.is_array() {
-        *list = json!([]);
-    }
-    if let (Some(list), Value::Array(items)) = (list.as_array_mut(), items) {
-        list.extend(items);
-    }
-}
-
-fn add(pod: &mut Object) {
-    let text = |value: &Value| value.as_str().map(str::to_owned);
-    let namespace = text(&pod["metadata"]["namespace"]).unwrap_or_default();
-    let deployment = text(&pod["metadata"]["annotations"]["proa.dev/deployment"]);
-    let name = deployment.or_else(|| text(&pod["metadata"]["name"])).unwrap_or_default();
-    let owner = format!("kubernetes://apis/apps/v1/namespaces/{namespace}/deployments/{name}");
-    let args = ["proxy", "sidecar", "--domain", "$(POD_NAMESPACE).svc.cluster.local", "--proxyLogLevel=warning", "--proxyComponentLogLevel=misc:error", "--log_output_level=default:info"];
-    let (container, volumes) = proxy_container(&args, &owner, &name);
-    let apps: Vec<Value> = pod["spec"]["containers"].as_array().into_iter().flatten().map(|container| container["name"].clone()).collect();
-    let app = ["app.kubernetes.io/name", "app"].into_iter().find_map(|label| text(&pod["metadata"]["labels"][label]));
-    let revision = ["app.kubernetes.io/version", "version"].into_iter().find_map(|label| text(&pod["metadata"]["labels"][label]));
-    append(&mut pod["spec"]["volumes"], volumes);
-    append(&mut pod["spec"]["containers"], json!([container]));
-    append(&mut pod["spec"]["initContainers"], json!([{
-        "name": "istio-init",
-        "image": "proa/proxyv2:latest",
-        "args": ["istio-iptables", "-p", "15001", "-z", "15006", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "*", "-d", "15090,15021,15020", "--native-nftables"],
-        "securityContext": {"runAsUser": 0, "runAsGroup": 0},
-    }]));
-    let labels = &mut pod["metadata"]["labels"];
-    for (label, value) in [
-        ("security.istio.io/tlsMode", "istio".to_owned()),
-        ("service.istio.io/canonical-name", app.unwrap_or(name)),
-        ("service.istio.io/canonical-revision", revision.unwrap_or_else(|| "latest".to_owned())),
-    ] {
-        if labels[label].is_null() {
-            labels[label] = value.into();
-        }
-    }
-    pod["metadata"]["annotations"]["sidecar.istio.io/status"] =
-        json!({"initContainers": ["istio-init"], "containers": ["istio-proxy"], "apps": apps}).to_string().into();
 }
