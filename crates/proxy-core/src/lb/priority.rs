@@ -1,0 +1,134 @@
+//! How much of the load does each priority carry, and which priorities panic? Envoy's arithmetic.
+
+use super::{Health, HostInfo};
+
+/// Load per priority, percent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PriorityLoad {
+    /// Share of the healthy hosts of each priority.
+    pub healthy: Vec<u32>,
+    /// Share of the degraded hosts of each priority.
+    pub degraded: Vec<u32>,
+    /// All hosts of the priority are used, healthy or not.
+    pub panic: Vec<bool>,
+}
+
+impl PriorityLoad {
+    /// The priority for a request: number, and whether its degraded hosts serve. `None` when nothing carries load.
+    ///
+    /// `excluded` priorities give their load to the others, unless none would be left.
+    pub fn choose(&self, hash: u64, excluded: &[u32]) -> Option<(u32, bool)> {
+        let usable = |p: usize| !excluded.contains(&(p as u32));
+        let loads = || {
+            let healthy = self.healthy.iter().enumerate().map(|(p, l)| (p, false, *l));
+            healthy.chain(self.degraded.iter().enumerate().map(|(p, l)| (p, true, *l)))
+        };
+        let total: u32 = loads().filter(|(p, ..)| usable(*p)).map(|(.., l)| l).sum();
+        let (total, all) = if total == 0 { (loads().map(|(.., l)| l).sum(), true) } else { (total, false) };
+        if total == 0 {
+            return None;
+        }
+        let mut left = hash % u64::from(total);
+        for (p, degraded, load) in loads() {
+            if !all && !usable(p) {
+                continue;
+            }
+            match left.checked_sub(u64::from(load)) {
+                None => return Some((p as u32, degraded)),
+                Some(rest) => left = rest,
+            }
+        }
+        None
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Count {
+    all: u64,
+    healthy: u64,
+    degraded: u64,
+    hosts: u64,
+    healthy_hosts: u64,
+    degraded_hosts: u64,
+}
+
+/// Computes the load of `count` priorities.
+///
+/// `panic_threshold` and `overprovisioning` are percent; `weighted` counts health by host weight.
+pub fn loads(
+    hosts: &[HostInfo<'_>],
+    count: usize,
+    panic_threshold: f64,
+    overprovisioning: u32,
+    weighted: bool,
+) -> PriorityLoad {
+    let mut counts = vec![Count::default(); count];
+    for h in hosts.iter().filter(|h| h.health != Health::Excluded) {
+        let c = &mut counts[h.priority as usize];
+        let w = if weighted { u64::from(h.weight.max(1)) } else { 1 };
+        c.all += w;
+        c.hosts += 1;
+        match h.health {
+            Health::Healthy => (c.healthy, c.healthy_hosts) = (c.healthy + w, c.healthy_hosts + 1),
+            Health::Degraded => (c.degraded, c.degraded_hosts) = (c.degraded + w, c.degraded_hosts + 1),
+            Health::Unhealthy | Health::Excluded => {}
+        }
+    }
+    let share = |part: u64, all: u64| {
+        if all == 0 { 0 } else { (u64::from(overprovisioning) * part / all).min(100) as u32 }
+    };
+    let healthy: Vec<u32> = counts.iter().map(|c| share(c.healthy, c.all)).collect();
+    let degraded: Vec<u32> = counts.iter().map(|c| share(c.degraded, c.all)).collect();
+    let available = (healthy.iter().sum::<u32>() + degraded.iter().sum::<u32>()).min(100);
+    let mut out = PriorityLoad { healthy: vec![0; count], degraded: vec![0; count], panic: vec![false; count] };
+    if available > 0 {
+        let mut left = 100;
+        let first_healthy = distribute(&healthy, available, &mut left, &mut out.healthy);
+        let first_degraded = distribute(&degraded, available, &mut left, &mut out.degraded);
+        // Rounding leaves a little; the first priority that has hosts takes it.
+        match (first_healthy, first_degraded) {
+            (Some(p), _) => out.healthy[p] += left,
+            (None, Some(p)) => out.degraded[p] += left,
+            (None, None) => {}
+        }
+    }
+    let threshold = panic_threshold.min(100.0);
+    for (p, c) in counts.iter().enumerate() {
+        let usable = if c.hosts == 0 { 0.0 } else { 100.0 * (c.healthy_hosts + c.degraded_hosts) as f64 / c.hosts as f64 };
+        out.panic[p] = available < 100 && threshold > 0.0 && usable < threshold;
+    }
+    if count > 0 && out.panic.iter().all(|p| *p) {
+        total_panic(&counts, &mut out);
+    }
+    out
+}
+
+fn distribute(have: &[u32], available: u32, left: &mut u32, out: &mut [u32]) -> Option<usize> {
+    let mut first = None;
+    for (p, h) in have.iter().enumerate() {
+        if *h > 0 && first.is_none() {
+            first = Some(p);
+        }
+        out[p] = (h * 100 / available).min(*left);
+        *left -= out[p];
+    }
+    first
+}
+
+/// Everything panics: load follows the number of hosts.
+fn total_panic(counts: &[Count], out: &mut PriorityLoad) {
+    out.degraded.fill(0);
+    let total: u64 = counts.iter().map(|c| c.hosts).sum();
+    if total == 0 {
+        out.healthy.fill(0);
+        return;
+    }
+    let mut left = 100u32;
+    for (p, c) in counts.iter().enumerate() {
+        out.healthy[p] = (100 * c.hosts / total) as u32;
+        left -= out.healthy[p];
+    }
+    if let Some(p) = counts.iter().position(|c| c.hosts > 0) {
+        out.healthy[p] += left;
+    }
+}
