@@ -187,7 +187,7 @@ impl Injector {
             merged = merge::apply(&merged, &patch);
         }
         let merged = post::reapply_overrides(merged, &stripped, &template_pod, pod);
-        Ok(post::finish(&context, merged, &template_pod, pod))
+        Ok(post::finish(&context, merged, &template_pod))
     }
 
     /// The mesh's proxy configuration with the pod's annotation on top.
@@ -225,9 +225,10 @@ impl Injector {
         match name {
             "sidecar" => Ok(templates::sidecar::render(context)),
             "gateway" => Ok(templates::gateway::render(context)),
+            "grpc-agent" => Ok(templates::grpc::render(context)),
             _ => {
                 let mut have: Vec<&str> = self.templates.keys().map(String::as_str).collect();
-                have.extend(["sidecar", "gateway"]);
+                have.extend(["sidecar", "gateway", "grpc-agent"]);
                 Err(InjectError::NoTemplate {
                     name: name.to_owned(),
                     have: have.join(", "),

@@ -13,6 +13,7 @@ mod probes;
 pub use probes::dump as app_probers;
 
 const STATUS: &str = "sidecar.istio.io/status";
+const SCRAPE_TARGETS: &str = "prometheus.istio.io/scrape-targets";
 const OVERRIDES: &str = "proxy.istio.io/overrides";
 
 fn list<'a>(pod: &'a Value, field: &str) -> &'a [Value] {
@@ -169,10 +170,10 @@ fn adjust_user(pod: &mut Value) {
 }
 
 /// Cluster facts, metrics, probes, metadata, order.
-pub fn finish(c: &Context<'_>, mut pod: Value, template: &Value, original: &Value) -> Value {
+pub fn finish(c: &Context<'_>, mut pod: Value, template: &Value) -> Value {
     network(c, &mut pod);
     prometheus_merge(c, &mut pod);
-    probes::rewrite(c, &mut pod, original);
+    probes::rewrite(c, &mut pod);
     let injected: Vec<(&str, Value)> = c
         .injector
         .injected_annotations
@@ -222,8 +223,9 @@ fn network(c: &Context<'_>, pod: &mut Value) {
 
 /// Points Prometheus at the agent, which merges the application's metrics with the proxy's.
 fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
-    let enabled = match c
-        .annotations
+    // Templates may add annotations, so the merged pod is asked.
+    let annotations = string_map(&pod["metadata"]["annotations"]);
+    let enabled = match annotations
         .get("prometheus.istio.io/merge-metrics")
         .map(String::as_str)
     {
@@ -235,7 +237,6 @@ fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
         return;
     }
     let target = c.injector.mesh.proxy_config().status_port.to_string();
-    let annotations = string_map(&pod["metadata"]["annotations"]);
     let get = |name: &str| {
         let forms = [
             format!("prometheus.io/{name}"),
@@ -243,7 +244,14 @@ fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
         ];
         forms.iter().find_map(|f| annotations.get(f)).cloned()
     };
-    let (scrape, path, port) = (get("scrape"), get("path"), get("port"));
+    let (scrape, mut path, mut port) = (get("scrape"), get("path"), get("port"));
+    let targets = annotations
+        .get(SCRAPE_TARGETS)
+        .map_or_else(Vec::new, |t| scrape_targets(t));
+    if let Some((first_port, first_path)) = targets.first() {
+        port = port.or_else(|| Some(first_port.clone()));
+        path = path.or_else(|| Some(first_path.clone()));
+    }
     if port.as_deref() == Some(target.as_str()) {
         return;
     }
@@ -256,15 +264,18 @@ fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
         .filter_map(|(k, v)| Some((k.to_owned(), v?.into())))
         .collect();
     if !said.is_empty() {
-        let all: Map<String, Value> = ["scrape", "path", "port"]
-            .iter()
-            .map(|k| {
-                (
-                    (*k).to_owned(),
-                    said.get(*k).cloned().unwrap_or_else(|| "".into()),
-                )
-            })
-            .collect();
+        let text = |k: &str| said.get(k).cloned().unwrap_or_else(|| "".into());
+        let mut all = Map::new();
+        for k in ["scrape", "path", "port"] {
+            all.insert(k.to_owned(), text(k));
+        }
+        if !targets.is_empty() {
+            let list: Vec<Value> = targets
+                .iter()
+                .map(|(port, path)| json!({"port": port, "path": path}))
+                .collect();
+            all.insert("targets".into(), list.into());
+        }
         set_env(
             pod,
             "ISTIO_PROMETHEUS_ANNOTATIONS",
@@ -275,6 +286,7 @@ fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
         for name in ["scrape", "path", "port"] {
             map.shift_remove(&format!("prometheus.io.{name}"));
         }
+        map.shift_remove(SCRAPE_TARGETS);
     }
     for (name, value) in [
         ("port", target.as_str()),
@@ -283,6 +295,19 @@ fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
     ] {
         pod["metadata"]["annotations"][format!("prometheus.io/{name}")] = value.into();
     }
+}
+
+/// `8080:/metrics,9100:/custom`: ports with paths (`/metrics` when none is given).
+fn scrape_targets(text: &str) -> Vec<(String, String)> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|t| !t.is_empty())
+        .map(|t| match t.split_once(':') {
+            Some((port, path)) => (port.to_owned(), path.to_owned()),
+            None => (t.to_owned(), "/metrics".to_owned()),
+        })
+        .filter(|(port, _)| port.parse::<u16>().is_ok())
+        .collect()
 }
 
 /// What was injected, for the next injection and for people.

@@ -18,9 +18,9 @@ const PROBES: [(&str, &str); 3] = [
 const HOOKS: [(&str, &str); 2] = [("postStart", "poststartz"), ("preStop", "prestopz")];
 
 /// Points HTTP, TCP and gRPC probes of applications at the agent, when asked for.
-pub fn rewrite(c: &Context<'_>, pod: &mut Value, original: &Value) {
-    let wanted = match c
-        .annotations
+pub fn rewrite(c: &Context<'_>, pod: &mut Value) {
+    let annotations = super::annotations(pod);
+    let wanted = match annotations
         .get("sidecar.istio.io/rewriteAppHTTPProbers")
         .map(String::as_str)
     {
@@ -32,25 +32,15 @@ pub fn rewrite(c: &Context<'_>, pod: &mut Value, original: &Value) {
     if !wanted || port == 0 || proxy_mut(pod).is_none() {
         return;
     }
-    let mut probers = dump(pod, port);
-    // Settings of a container that stays between injections may carry what was found before.
-    if let Some(before) = previous(original) {
-        for (path, prober) in before {
-            probers.entry(path).or_insert(prober);
-        }
-    }
+    let probers = dump(pod, port);
     if !probers.is_empty() {
         let map: Map<String, Value> = probers.into_iter().collect();
         set_env(pod, ENV, &Value::Object(map).to_string());
     }
-    for_each_probe(pod, |name, field, suffix, hook, ports, probe| {
-        let Some(_) = prober(probe, ports, hook) else {
-            return;
-        };
-        let kind = if hook { "app-lifecycle" } else { "app-health" };
-        let path = format!("/{kind}/{name}/{suffix}");
-        let _ = field;
-        point(probe, &path, port);
+    for_each_probe(pod, |name, suffix, hook, ports, probe| {
+        if prober(probe, ports, hook).is_some() {
+            point(probe, &agent_path(name, suffix, hook), port);
+        }
     });
 }
 
@@ -63,10 +53,15 @@ fn previous(original: &Value) -> Option<BTreeMap<String, Value>> {
     serde_json::from_str(env["value"].as_str()?).ok()
 }
 
+fn agent_path(container: &str, suffix: &str, hook: bool) -> String {
+    let kind = if hook { "app-lifecycle" } else { "app-health" };
+    format!("/{kind}/{container}/{suffix}")
+}
+
 /// Undoes a rewrite, as far as the agent's environment says what was there.
 pub fn restore(pod: &mut Value) {
     let Some(before) = previous(pod) else { return };
-    for_each_probe(pod, |_, _, _, _, _, probe| {
+    for_each_probe(pod, |_, _, _, _, probe| {
         let path = probe["httpGet"]["path"]
             .as_str()
             .unwrap_or_default()
@@ -84,20 +79,19 @@ pub fn restore(pod: &mut Value) {
 pub fn dump(pod: &Value, status_port: u16) -> BTreeMap<String, Value> {
     let mut out = BTreeMap::new();
     let mut pod = pod.clone();
-    for_each_probe(&mut pod, |name, _, suffix, hook, ports, probe| {
+    for_each_probe(&mut pod, |name, suffix, hook, ports, probe| {
         let already = probe["httpGet"]["port"] == status_port;
         if let Some(prober) = prober(probe, ports, hook).filter(|_| !already) {
-            let kind = if hook { "app-lifecycle" } else { "app-health" };
-            out.insert(format!("/{kind}/{name}/{suffix}"), prober);
+            out.insert(agent_path(name, suffix, hook), prober);
         }
     });
     out
 }
 
-/// Calls `f(container, field, path suffix, is a lifecycle hook, named ports, probe)` for each probe of an application.
+/// Calls `f(container, path suffix, is a lifecycle hook, named ports, probe)` for each probe of an application.
 fn for_each_probe(
     pod: &mut Value,
-    mut f: impl FnMut(&str, &str, &str, bool, &BTreeMap<String, Value>, &mut Value),
+    mut f: impl FnMut(&str, &str, bool, &BTreeMap<String, Value>, &mut Value),
 ) {
     let ports: BTreeMap<String, Value> = list(pod, "containers")
         .iter()
@@ -121,13 +115,13 @@ fn for_each_probe(
             }
             for (probe, suffix) in PROBES {
                 if let Some(v) = container.get_mut(probe).filter(|v| v.is_object()) {
-                    f(&name, probe, suffix, false, &named, v);
+                    f(&name, suffix, false, &named, v);
                 }
             }
             for (hook, suffix) in HOOKS {
                 let found = container.get_mut("lifecycle").and_then(|l| l.get_mut(hook));
                 if let Some(v) = found.filter(|v| v.is_object()) {
-                    f(&name, hook, suffix, true, &named, v);
+                    f(&name, suffix, true, &named, v);
                 }
             }
         }

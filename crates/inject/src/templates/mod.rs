@@ -2,6 +2,7 @@
 //! is a function from [`Context`] to a strategic-merge patch; its shape follows Istio's chart.
 
 pub mod gateway;
+pub mod grpc;
 pub mod sidecar;
 
 use std::collections::BTreeMap;
@@ -267,7 +268,14 @@ impl<'a> Context<'a> {
             self.interception_mode(),
         ));
         if !self.owner.name.is_empty() {
-            env.push(pair("ISTIO_META_WORKLOAD_NAME", self.owner.name.clone()));
+            let label = self
+                .labels
+                .get("service.istio.io/workload-name")
+                .filter(|l| !l.is_empty());
+            env.push(pair(
+                "ISTIO_META_WORKLOAD_NAME",
+                label.unwrap_or(&self.owner.name).clone(),
+            ));
             if !self.owner.api_version.is_empty() {
                 let plural = format!("{}s", self.owner.kind.to_ascii_lowercase());
                 let (api, ns, name) = (&self.owner.api_version, self.namespace(), &self.owner.name);

@@ -45,22 +45,28 @@ fn labels(c: &Context<'_>) -> Map<String, Value> {
     out
 }
 
-fn annotations(c: &Context<'_>) -> Map<String, Value> {
+/// Revision and default container.
+pub(super) fn common_annotations(c: &Context<'_>) -> Map<String, Value> {
     let mut out = Map::new();
-    let mut put = |name: &str, value: String| {
-        out.insert(name.to_owned(), value.into());
-    };
-    put("istio.io/rev", c.injector.revision.clone());
+    out.insert("istio.io/rev".into(), c.injector.revision.as_str().into());
     if let Some(first) = c.app_containers().next().and_then(|c| c["name"].as_str()) {
         for name in [
             "kubectl.kubernetes.io/default-logs-container",
             "kubectl.kubernetes.io/default-container",
         ] {
             if !c.annotations.contains_key(name) {
-                put(name, first.to_owned());
+                out.insert(name.into(), first.into());
             }
         }
     }
+    out
+}
+
+fn annotations(c: &Context<'_>) -> Map<String, Value> {
+    let mut out = common_annotations(c);
+    let mut put = |name: &str, value: String| {
+        out.insert(name.to_owned(), value.into());
+    };
     if c.flag("/pilot/cni/enabled") {
         if c.text("/pilot/cni/provider") == "multus" {
             let own = c
