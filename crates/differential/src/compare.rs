@@ -1,8 +1,8 @@
 //! Are two results the same? What differs by nature (times, generated ids) is masked first.
 
-use crate::client::Reply;
 use serde_json::Value;
 use std::collections::BTreeMap;
+use testkit::http::Reply;
 
 /// A result in a form that compares and prints: one line per fact.
 pub type Facts = Vec<String>;
@@ -12,23 +12,19 @@ const MASKED: &[&str] = &["date", "x-envoy-upstream-service-time"];
 
 /// The facts of a reply: status, headers, what the upstream saw, else the body.
 pub fn reply(reply: &Reply) -> Facts {
-    let Reply::Response {
-        status,
-        headers,
-        body,
-    } = reply
-    else {
+    let Reply::Response(response) = reply else {
         return vec!["closed".into()];
     };
-    let mut facts: Facts = headers
+    let mut facts: Facts = response
+        .headers
         .iter()
         .map(|(n, v)| format!("< {n}: {}", masked(n, v)))
         .collect();
     facts.sort();
-    facts.insert(0, format!("status {status}"));
-    match serde_json::from_slice::<Value>(body) {
+    facts.insert(0, format!("status {}", response.status));
+    match serde_json::from_slice::<Value>(&response.body) {
         Ok(seen) if seen["line"].is_string() => facts.extend(upstream(&seen)),
-        _ => facts.push(format!("body {:?}", String::from_utf8_lossy(body))),
+        _ => facts.push(format!("body {:?}", response.text())),
     }
     facts
 }

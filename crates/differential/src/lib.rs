@@ -6,7 +6,6 @@
 //! Absent: expectations by hand; Envoy is the expectation.
 
 pub mod backend;
-pub mod client;
 pub mod compare;
 pub mod proxy;
 pub mod request;
@@ -131,7 +130,7 @@ fn world_of(
         let request = request::generate(&mut rng, case);
         let ask = |port: u16| {
             backend::forget_attempts();
-            client::exchange(port, &request.bytes, request.head)
+            testkit::http::exchange(([127, 0, 0, 1], port).into(), &request.bytes, request.head)
         };
         let theirs = compare::reply(&ask(envoy.ports.listener).context("Envoy's reply")?);
         let ours = match ask(proa.ports.listener) {
