@@ -182,8 +182,6 @@ pub struct LbConfig {
     pub update_merge_window: Duration,
     /// Hash with the host name instead of its address (consistent hashing).
     pub use_hostname_for_hashing: bool,
-    /// Bounded load, percent of the mean at most (≥ 100), for consistent hashing.
-    pub hash_balance_factor: Option<u32>,
     /// `override_host_status` bits accepted for a session's host; default healthy and degraded.
     pub override_host_status: HealthBits,
     /// Prefers the host that a request header or metadata names (`override_host` policy).
@@ -525,7 +523,9 @@ impl Cluster {
     /// The transport for an endpoint with this metadata (endpoint's own first, then its locality's).
     pub fn transport_for(&self, endpoint: &Metadata, locality: &Metadata) -> &UpstreamTransport {
         let holds = |m: &Metadata, t: &TransportMatch| {
-            t.criteria.iter().all(|(k, v)| m.get("envoy.transport_socket_match", &[k]) == Some(v))
+            t.criteria
+                .iter()
+                .all(|(k, v)| m.get("envoy.transport_socket_match", &[k]) == Some(v))
         };
         self.transport_matches
             .iter()

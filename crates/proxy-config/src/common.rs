@@ -109,7 +109,10 @@ impl std::fmt::Display for Address {
             Address::Socket(a) => write!(f, "{a}"),
             Address::Dns { host, port } => write!(f, "{host}:{port}"),
             Address::Pipe { path, .. } => f.write_str(path),
-            Address::Internal { listener, endpoint_id } => write!(f, "envoy://{listener}/{endpoint_id}"),
+            Address::Internal {
+                listener,
+                endpoint_id,
+            } => write!(f, "envoy://{listener}/{endpoint_id}"),
         }
     }
 }
@@ -127,9 +130,15 @@ pub struct Fraction {
 
 impl Fraction {
     /// Always.
-    pub const ALWAYS: Fraction = Fraction { numerator: 100, denominator: 100 };
+    pub const ALWAYS: Fraction = Fraction {
+        numerator: 100,
+        denominator: 100,
+    };
     /// Never.
-    pub const NEVER: Fraction = Fraction { numerator: 0, denominator: 100 };
+    pub const NEVER: Fraction = Fraction {
+        numerator: 0,
+        denominator: 100,
+    };
 
     /// True for `random` drawn uniformly from `u64`, as Envoy evaluates it (`random % denominator < numerator`).
     #[inline]

@@ -25,8 +25,14 @@ pub const IGNORED: &[Ignored] = &[
         field: "envoy.config.listener.v3.Listener.max_connections_to_accept_per_socket_event",
         why: "accept loops are bounded by a constant of their own",
     },
-    Ignored { field: "*.stat_prefix of TLS contexts", why: "names only; no behaviour" },
-    Ignored { field: "RuntimeFractionalPercent.runtime_key", why: "there is no mutable runtime layer; the default applies" },
+    Ignored {
+        field: "*.stat_prefix of TLS contexts",
+        why: "names only; no behaviour",
+    },
+    Ignored {
+        field: "RuntimeFractionalPercent.runtime_key",
+        why: "there is no mutable runtime layer; the default applies",
+    },
     Ignored {
         field: "envoy.config.cluster.v3.Cluster.dns_resolution_config / typed_dns_resolver_config",
         why: "one resolver serves all clusters; options of c-ares do not apply",

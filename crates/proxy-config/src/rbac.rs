@@ -23,7 +23,6 @@ pub struct RbacConfig {
     pub track_per_rule_stats: bool,
 }
 
-
 /// `RBAC`.
 #[derive(Debug, Clone)]
 pub struct Rules {

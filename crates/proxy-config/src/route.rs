@@ -12,8 +12,8 @@ use crate::filters::PerFilter;
 use crate::format::{Format, SubstitutionFormat};
 use crate::headers::HeaderChain;
 use crate::matcher::{
-    CidrSet, CookieMatcher, FullRegex, HeaderMatcher, HeaderName, MetadataMatcher, QueryMatcher, RegexRewrite,
-    StringMatcher,
+    CidrSet, CookieMatcher, FullRegex, HeaderMatcher, HeaderName, MetadataMatcher, QueryMatcher,
+    RegexRewrite, StringMatcher,
 };
 use crate::vhost::DomainIndex;
 
@@ -43,7 +43,6 @@ pub struct RouteTable {
     /// `metadata`
     pub metadata: Metadata,
 }
-
 
 /// Newtype so that route tables can be `Default`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -648,7 +647,10 @@ impl RetryOn {
 
     /// Parses a comma-separated list such as `5xx,connect-failure`; unknown words are ignored as Envoy does.
     pub fn parse(words: &str) -> RetryOn {
-        words.split(',').map(|w| RetryOn::word(w.trim())).fold(RetryOn(0), std::ops::BitOr::bitor)
+        words
+            .split(',')
+            .map(|w| RetryOn::word(w.trim()))
+            .fold(RetryOn(0), std::ops::BitOr::bitor)
     }
 
     fn word(word: &str) -> RetryOn {

@@ -43,7 +43,11 @@ impl DomainIndex {
         } else {
             self.exact.insert(lower.into(), vhost)
         };
-        if old.is_some() { Err(duplicate()) } else { Ok(()) }
+        if old.is_some() {
+            Err(duplicate())
+        } else {
+            Ok(())
+        }
     }
 
     /// The virtual host for `authority` (as received, any case, port included if it was sent).
@@ -59,7 +63,9 @@ impl DomainIndex {
         let lower = &mut buffer[..authority.len()];
         lower.copy_from_slice(authority);
         lower.make_ascii_lowercase();
-        let Ok(host) = std::str::from_utf8(lower) else { return self.any };
+        let Ok(host) = std::str::from_utf8(lower) else {
+            return self.any;
+        };
         if let Some(v) = self.exact.get(host) {
             return Some(*v);
         }
@@ -84,7 +90,10 @@ impl DomainIndex {
     }
 }
 
-fn level(levels: &mut Vec<(usize, FastMap<Box<str>, u32>)>, len: usize) -> &mut FastMap<Box<str>, u32> {
+fn level(
+    levels: &mut Vec<(usize, FastMap<Box<str>, u32>)>,
+    len: usize,
+) -> &mut FastMap<Box<str>, u32> {
     let at = match levels.binary_search_by(|(l, _)| len.cmp(l)) {
         Ok(i) => i,
         Err(i) => {
@@ -104,12 +113,24 @@ mod tests {
         for (i, d) in domains.iter().enumerate() {
             index.insert(d, i as u32).unwrap();
         }
-        assert_eq!(index.find(authority.as_bytes()), expect, "{authority} in {domains:?}");
+        assert_eq!(
+            index.find(authority.as_bytes()),
+            expect,
+            "{authority} in {domains:?}"
+        );
     }
 
     #[test]
     fn order_of_envoy() {
-        let d = ["www.foo.com", "*.foo.com", "*-bar.foo.com", "foo.*", "www.*", "*", "*.com"];
+        let d = [
+            "www.foo.com",
+            "*.foo.com",
+            "*-bar.foo.com",
+            "foo.*",
+            "www.*",
+            "*",
+            "*.com",
+        ];
         check(&d, "WWW.foo.com", Some(0));
         check(&d, "a.foo.com", Some(1));
         check(&d, "x-bar.foo.com", Some(2));

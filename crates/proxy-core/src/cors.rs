@@ -21,14 +21,18 @@ pub enum Cors {
 
 /// Decides about a request. `random` is the stream's draw.
 pub fn request<H: HeaderView + ?Sized>(policy: &CorsPolicy, headers: &H, random: u64) -> Cors {
-    let Some(origin) = headers.get(b"origin").filter(|o| !o.is_empty()) else { return Cors::Pass };
+    let Some(origin) = headers.get(b"origin").filter(|o| !o.is_empty()) else {
+        return Cors::Pass;
+    };
     let enabled = policy.enabled.hit(random);
     let shadow = policy.shadow_enabled.hit(random);
     if !enabled && !shadow {
         return Cors::Pass;
     }
     let preflight = headers.method() == b"OPTIONS"
-        && headers.get(b"access-control-request-method").is_some_and(|m| !m.is_empty());
+        && headers
+            .get(b"access-control-request-method")
+            .is_some_and(|m| !m.is_empty());
     if !policy.allow_origin.iter().any(|m| m.matches(origin)) {
         return if enabled && preflight && !policy.forward_not_matching_preflights {
             Cors::Preflight(Vec::new())
@@ -56,7 +60,9 @@ pub fn request<H: HeaderView + ?Sized>(policy: &CorsPolicy, headers: &H, random:
         }
     }
     if policy.allow_private_network_access
-        && headers.get(b"access-control-request-private-network").is_some_and(|v| v == b"true")
+        && headers
+            .get(b"access-control-request-private-network")
+            .is_some_and(|v| v == b"true")
     {
         out.push(("access-control-allow-private-network", b"true".to_vec()));
     }
@@ -70,7 +76,10 @@ pub fn response<H: HeaderEdit>(policy: &CorsPolicy, origin: &[u8], headers: &mut
         headers.set(b"access-control-allow-credentials", b"true");
     }
     if !policy.expose_headers.is_empty() {
-        headers.set(b"access-control-expose-headers", policy.expose_headers.as_bytes());
+        headers.set(
+            b"access-control-expose-headers",
+            policy.expose_headers.as_bytes(),
+        );
     }
 }
 
@@ -98,17 +107,47 @@ mod tests {
         };
         let h = |p: &[(&str, &str)]| HeaderList::of(p);
         assert_eq!(request(&policy, &h(&[(":method", "GET")]), 0), Cors::Pass);
-        assert_eq!(request(&policy, &h(&[(":method", "GET"), ("origin", "https://b")]), 0), Cors::OriginInvalid);
-        assert_eq!(request(&policy, &h(&[(":method", "GET"), ("origin", "https://a")]), 0), Cors::Valid);
-        assert_eq!(request(&policy, &h(&[(":method", "OPTIONS"), ("origin", "https://a")]), 0), Cors::Valid);
-        let pre = [(":method", "OPTIONS"), ("origin", "https://a"), ("access-control-request-method", "GET")];
-        let Cors::Preflight(list) = request(&policy, &h(&pre), 0) else { panic!("a preflight") };
+        assert_eq!(
+            request(
+                &policy,
+                &h(&[(":method", "GET"), ("origin", "https://b")]),
+                0
+            ),
+            Cors::OriginInvalid
+        );
+        assert_eq!(
+            request(
+                &policy,
+                &h(&[(":method", "GET"), ("origin", "https://a")]),
+                0
+            ),
+            Cors::Valid
+        );
+        assert_eq!(
+            request(
+                &policy,
+                &h(&[(":method", "OPTIONS"), ("origin", "https://a")]),
+                0
+            ),
+            Cors::Valid
+        );
+        let pre = [
+            (":method", "OPTIONS"),
+            ("origin", "https://a"),
+            ("access-control-request-method", "GET"),
+        ];
+        let Cors::Preflight(list) = request(&policy, &h(&pre), 0) else {
+            panic!("a preflight")
+        };
         let names: Vec<&str> = list.iter().map(|(n, _)| *n).collect();
-        assert_eq!(names, [
-            "access-control-allow-origin",
-            "access-control-allow-credentials",
-            "access-control-allow-methods",
-            "access-control-max-age"
-        ]);
+        assert_eq!(
+            names,
+            [
+                "access-control-allow-origin",
+                "access-control-allow-credentials",
+                "access-control-allow-methods",
+                "access-control-max-age"
+            ]
+        );
     }
 }

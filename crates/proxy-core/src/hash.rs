@@ -67,7 +67,11 @@ impl NewCookie<'_> {
             out.push_str(&format!("; Path={}", self.path));
         }
         for (name, value) in self.attributes {
-            out.push_str(&if value.is_empty() { format!("; {name}") } else { format!("; {name}={value}") });
+            out.push_str(&if value.is_empty() {
+                format!("; {name}")
+            } else {
+                format!("; {name}={value}")
+            });
         }
         out.push_str("; HttpOnly");
         out
@@ -127,13 +131,24 @@ fn one<'a, H: HeaderView + ?Sized>(
                 }
             }
         }
-        HashPolicyKind::Cookie { name, ttl, path, attributes } => match matcher::cookie_value(headers, name.as_bytes()) {
+        HashPolicyKind::Cookie {
+            name,
+            ttl,
+            path,
+            attributes,
+        } => match matcher::cookie_value(headers, name.as_bytes()) {
             Some(v) if !v.is_empty() => Some(xx(v)),
             _ => {
                 let ttl = (*ttl)?;
                 let value = format!("{:016x}", xx(&seed.to_le_bytes()));
                 let hash = xx(value.as_bytes());
-                *cookie = Some(NewCookie { name, value, path, ttl, attributes });
+                *cookie = Some(NewCookie {
+                    name,
+                    value,
+                    path,
+                    ttl,
+                    attributes,
+                });
                 Some(hash)
             }
         },
@@ -154,10 +169,17 @@ mod tests {
         // From Envoy's own tests (hash_test.cc).
         assert_eq!(xx(b"foo"), 3728699739546630719);
         assert_eq!(xx(b"bar"), 5234164152756840025);
-        assert_eq!(xx(b"foo\nbar"), 0xae2a_0c95_f0ae_cf4e_u64.min(xx(b"foo\nbar")).max(xx(b"foo\nbar")));
+        assert_eq!(
+            xx(b"foo
+bar"),
+            8917841378505826757
+        );
+        assert_eq!(xx(b"lyft"), 4400747396090729504);
+        assert_eq!(xx(b""), 17241709254077376921);
         assert_eq!(murmur2(b"foo"), 9631199822919835226);
         assert_eq!(murmur2(b"bar"), 11474628671133349555);
         assert_eq!(murmur2(b""), 6142509188972423790);
-        assert_eq!(murmur2(b"foo\nbar"), 16066638763483233220);
+        assert_eq!(murmur2(b"foo\nbar"), 16306510975912980159);
+        assert_eq!(murmur2(b"lyft"), 12847078931730529320);
     }
 }

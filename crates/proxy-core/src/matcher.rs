@@ -1,6 +1,8 @@
 //! Does this header, query parameter, cookie or metadata match?
 
-use proxy_config::matcher::{CookieMatcher, HeaderMatcher, HeaderValueMatch, MetadataMatcher, QueryMatcher};
+use proxy_config::matcher::{
+    CookieMatcher, HeaderMatcher, HeaderValueMatch, MetadataMatcher, QueryMatcher,
+};
 
 use crate::HeaderView;
 use crate::facts::MetadataView;
@@ -102,13 +104,16 @@ pub fn cookie<H: HeaderView + ?Sized>(m: &CookieMatcher, headers: &H) -> bool {
 
 /// Evaluates a metadata matcher.
 pub fn metadata(m: &MetadataMatcher, view: &dyn MetadataView) -> bool {
-    m.value.matches(view.metadata(&m.filter).and_then(|v| v.path(&m.path))) != m.invert
+    m.value
+        .matches(view.metadata(&m.filter).and_then(|v| v.path(&m.path)))
+        != m.invert
 }
 
 /// True for requests that Envoy treats as gRPC: `application/grpc`, also with `+suffix`.
 pub fn is_grpc<H: HeaderView + ?Sized>(headers: &H) -> bool {
     headers.get(b"content-type").is_some_and(|t| {
-        t.strip_prefix(b"application/grpc").is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';')
+        t.strip_prefix(b"application/grpc")
+            .is_some_and(|rest| rest.is_empty() || rest[0] == b'+' || rest[0] == b';')
     })
 }
 
@@ -120,14 +125,26 @@ mod tests {
     use crate::header_view::HeaderList;
 
     fn m(value: HeaderValueMatch, invert: bool, missing_as_empty: bool) -> HeaderMatcher {
-        HeaderMatcher { name: HeaderName::new("X-A"), value, invert, missing_as_empty }
+        HeaderMatcher {
+            name: HeaderName::new("X-A"),
+            value,
+            invert,
+            missing_as_empty,
+        }
     }
 
     #[test]
     fn header_table() {
         let exact = |s: &str| HeaderValueMatch::String(StringMatcher::Exact(s.into()));
-        let range = HeaderValueMatch::Range(proxy_config::common::Int64Range { start: -10, end: 0 });
-        let h = |v: &[&str]| HeaderList(v.iter().map(|v| (b"x-a".to_vec(), v.as_bytes().to_vec())).collect());
+        let range =
+            HeaderValueMatch::Range(proxy_config::common::Int64Range { start: -10, end: 0 });
+        let h = |v: &[&str]| {
+            HeaderList(
+                v.iter()
+                    .map(|v| (b"x-a".to_vec(), v.as_bytes().to_vec()))
+                    .collect(),
+            )
+        };
         let cases = [
             (m(exact("1"), false, false), h(&["1"]), true),
             (m(exact("1"), true, false), h(&["1"]), false),
@@ -136,9 +153,21 @@ mod tests {
             (m(exact("1"), true, false), h(&[]), true),
             (m(exact(""), false, true), h(&[]), true),
             (m(exact("1,2"), false, false), h(&["1", "2"]), true),
-            (m(HeaderValueMatch::Present(true), false, false), h(&[]), false),
-            (m(HeaderValueMatch::Present(true), true, false), h(&[]), true),
-            (m(HeaderValueMatch::Present(false), false, false), h(&[]), true),
+            (
+                m(HeaderValueMatch::Present(true), false, false),
+                h(&[]),
+                false,
+            ),
+            (
+                m(HeaderValueMatch::Present(true), true, false),
+                h(&[]),
+                true,
+            ),
+            (
+                m(HeaderValueMatch::Present(false), false, false),
+                h(&[]),
+                true,
+            ),
             (m(range.clone(), false, false), h(&["-1"]), true),
             (m(range.clone(), false, false), h(&["0"]), false),
             (m(range, false, false), h(&["somestring"]), false),
@@ -158,8 +187,16 @@ mod tests {
         assert_eq!(cookie_value(&h, b"c"), Some(&b"3"[..]));
         assert_eq!(path_only(b"/a?b#c"), b"/a");
         assert_eq!(query_of(b"/a?b#c"), b"b");
-        for (t, expect) in [("application/grpc", true), ("application/grpc+proto", true), ("application/grpc-web", false)] {
-            assert_eq!(is_grpc(&HeaderList::of(&[("content-type", t)])), expect, "{t}");
+        for (t, expect) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc-web", false),
+        ] {
+            assert_eq!(
+                is_grpc(&HeaderList::of(&[("content-type", t)])),
+                expect,
+                "{t}"
+            );
         }
     }
 }

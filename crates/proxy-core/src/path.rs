@@ -49,7 +49,11 @@ pub fn normalize<'a>(options: &PathNormalization, path: &'a [u8]) -> Normalized<
         Cow::Borrowed(_) => Normalized::Continue(Cow::Borrowed(path)),
         Cow::Owned(mut changed) => {
             changed.extend_from_slice(rest);
-            if redirect { Normalized::Redirect(changed) } else { Normalized::Continue(Cow::Owned(changed)) }
+            if redirect {
+                Normalized::Redirect(changed)
+            } else {
+                Normalized::Continue(Cow::Owned(changed))
+            }
         }
     }
 }
@@ -163,8 +167,11 @@ mod tests {
         }
     }
 
-    const ON: PathNormalization =
-        PathNormalization { normalize: true, merge_slashes: false, escaped_slashes: EscapedSlashes::KeepUnchanged };
+    const ON: PathNormalization = PathNormalization {
+        normalize: true,
+        merge_slashes: false,
+        escaped_slashes: EscapedSlashes::KeepUnchanged,
+    };
 
     #[test]
     fn canonical_paths() {
@@ -183,11 +190,24 @@ mod tests {
 
     #[test]
     fn slashes() {
-        let merge = PathNormalization { merge_slashes: true, ..Default::default() };
+        let merge = PathNormalization {
+            merge_slashes: true,
+            ..Default::default()
+        };
         check(merge, "//a///b?x=//", "/a/b?x=//");
-        let with = |e| PathNormalization { escaped_slashes: e, ..Default::default() };
-        check(with(EscapedSlashes::UnescapeAndForward), "/a%2Fb%5cc", "/a/b\\c");
-        assert_eq!(normalize(&with(EscapedSlashes::RejectRequest), b"/a%2fb"), Normalized::Reject);
+        let with = |e| PathNormalization {
+            escaped_slashes: e,
+            ..Default::default()
+        };
+        check(
+            with(EscapedSlashes::UnescapeAndForward),
+            "/a%2Fb%5cc",
+            "/a/b\\c",
+        );
+        assert_eq!(
+            normalize(&with(EscapedSlashes::RejectRequest), b"/a%2fb"),
+            Normalized::Reject
+        );
         assert_eq!(
             normalize(&with(EscapedSlashes::UnescapeAndRedirect), b"/a%2fb?c"),
             Normalized::Redirect(b"/a/b?c".to_vec())

@@ -871,4 +871,3 @@ pub struct IstioMetricDefinition {
     /// 0 counter, 1 gauge, 2 histogram.
     pub kind: u8,
 }
-

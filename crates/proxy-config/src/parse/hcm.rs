@@ -28,18 +28,31 @@ pub(super) fn hcm(h: &p::HttpConnectionManager) -> Result<Hcm> {
     if let Some(v) = &h.typed_header_validation_config {
         return Err(super::any::no_config(&v.name).at("typed_header_validation_config"));
     }
-    let routes = match h.route_specifier.as_ref().ok_or_else(|| missing("route_specifier"))? {
-        RouteSpecifier::RouteConfig(r) => RouteSource::Inline(Arc::new(super::route_table(r).at("route_config")?)),
+    let routes = match h
+        .route_specifier
+        .as_ref()
+        .ok_or_else(|| missing("route_specifier"))?
+    {
+        RouteSpecifier::RouteConfig(r) => {
+            RouteSource::Inline(Arc::new(super::route_table(r).at("route_config")?))
+        }
         RouteSpecifier::Rds(r) => RouteSource::Rds {
             name: required("route_config_name", &r.route_config_name).at("rds")?,
-            source: config_source(r.config_source.as_ref().ok_or_else(|| missing("config_source").at("rds"))?)
-                .at("config_source")
-                .at("rds")?,
+            source: config_source(
+                r.config_source
+                    .as_ref()
+                    .ok_or_else(|| missing("config_source").at("rds"))?,
+            )
+            .at("config_source")
+            .at("rds")?,
         },
-        RouteSpecifier::ScopedRoutes(_) => return Err(unsupported("scoped_routes").at("scoped_routes")),
+        RouteSpecifier::ScopedRoutes(_) => {
+            return Err(unsupported("scoped_routes").at("scoped_routes"));
+        }
     };
     let filters = http_filters("http_filters", &h.http_filters)?;
-    let (pack_trace_reason, use_request_id_for_trace_sampling) = request_id(&h.request_id_extension)?;
+    let (pack_trace_reason, use_request_id_for_trace_sampling) =
+        request_id(&h.request_id_extension)?;
     let common_options = h.common_http_protocol_options.clone().unwrap_or_default();
     let log = h.access_log_options.unwrap_or_default();
     let scheme = h.scheme_header_transformation.clone().unwrap_or_default();
@@ -165,13 +178,20 @@ fn http_filters(field: &str, list: &[p::HttpFilter]) -> Result<Arc<[HttpFilter]>
 }
 
 fn request_id(r: &Option<p::RequestIdExtension>) -> Result<(bool, bool)> {
-    let Some(any) = r.as_ref().and_then(|r| r.typed_config.as_ref()) else { return Ok((true, true)) };
+    let Some(any) = r.as_ref().and_then(|r| r.typed_config.as_ref()) else {
+        return Ok((true, true));
+    };
     let c: ext::request_id::uuid::v3::UuidRequestIdConfig =
         super::any::expect("envoy.request_id.uuid", any).at("request_id_extension")?;
-    Ok((c.pack_trace_reason.unwrap_or(true), c.use_request_id_for_trace_sampling.unwrap_or(true)))
+    Ok((
+        c.pack_trace_reason.unwrap_or(true),
+        c.use_request_id_for_trace_sampling.unwrap_or(true),
+    ))
 }
 
-fn internal(c: &Option<p::http_connection_manager::InternalAddressConfig>) -> Result<InternalAddressConfig> {
+fn internal(
+    c: &Option<p::http_connection_manager::InternalAddressConfig>,
+) -> Result<InternalAddressConfig> {
     let Some(c) = c else {
         // Envoy's default: no network is internal unless configured (RFC 1918 trust ended with 1.33).
         return Ok(InternalAddressConfig::default());
@@ -183,7 +203,10 @@ fn internal(c: &Option<p::http_connection_manager::InternalAddressConfig>) -> Re
 }
 
 fn xfcc(h: &p::HttpConnectionManager) -> Result<ForwardClientCert> {
-    let set = h.set_current_client_cert_details.clone().unwrap_or_default();
+    let set = h
+        .set_current_client_cert_details
+        .clone()
+        .unwrap_or_default();
     reject!(set; issuer, format);
     let mode = match h.forward_client_cert_details {
         0 => XfccMode::Sanitize,
@@ -205,17 +228,24 @@ fn xfcc(h: &p::HttpConnectionManager) -> Result<ForwardClientCert> {
 
 fn ip_detection(e: &protos::envoy::config::core::v3::TypedExtensionConfig) -> Result<IpDetection> {
     use ext::http::original_ip_detection as d;
-    let any = e.typed_config.as_ref().ok_or_else(|| super::any::no_config(&e.name))?;
+    let any = e
+        .typed_config
+        .as_ref()
+        .ok_or_else(|| super::any::no_config(&e.name))?;
     let typed = super::any::Typed::open(&e.name, any)?;
     match typed.message.as_str() {
         "envoy.extensions.http.original_ip_detection.xff.v3.XffConfig" => {
             let c: d::xff::v3::XffConfig = typed.decode()?;
             let trusted = match &c.xff_trusted_cidrs {
                 None => None,
-                Some(t) => Some(CidrSet(each("cidrs", &t.cidrs, cidr).at("xff_trusted_cidrs")?)),
+                Some(t) => Some(CidrSet(
+                    each("cidrs", &t.cidrs, cidr).at("xff_trusted_cidrs")?,
+                )),
             };
             if trusted.is_some() && c.xff_num_trusted_hops > 0 {
-                return Err(invalid("Cannot set both xff_num_trusted_hops and xff_trusted_cidrs"));
+                return Err(invalid(
+                    "Cannot set both xff_num_trusted_hops and xff_trusted_cidrs",
+                ));
             }
             Ok(IpDetection::Xff {
                 num_trusted_hops: c.xff_num_trusted_hops,
@@ -228,7 +258,10 @@ fn ip_detection(e: &protos::envoy::config::core::v3::TypedExtensionConfig) -> Re
             Ok(IpDetection::CustomHeader {
                 name: HeaderName::new(&required("header_name", &c.header_name)?),
                 allow_trusted: c.allow_extension_to_set_address_as_trusted,
-                reject_status: c.reject_with_status.as_ref().map(|_| common::http_status(&c.reject_with_status, 403, 400)),
+                reject_status: c
+                    .reject_with_status
+                    .as_ref()
+                    .map(|_| common::http_status(&c.reject_with_status, 403, 400)),
             })
         }
         _ => Err(typed.unknown()),
@@ -241,13 +274,19 @@ fn local_reply(l: &p::LocalReplyConfig) -> Result<LocalReply> {
             let filter = m.filter.as_ref().ok_or_else(|| missing("filter"))?;
             Ok(ReplyMapper {
                 filter: super::access_log::filter(filter).at("filter")?,
-                status: m.status_code.map(common::status).transpose().at("status_code")?,
+                status: m
+                    .status_code
+                    .map(common::status)
+                    .transpose()
+                    .at("status_code")?,
                 body: m.body.as_ref().map(common::inline).transpose().at("body")?,
-                body_format: super::format::opt_substitution("body_format_override", &m.body_format_override)?,
+                body_format: super::format::opt_substitution(
+                    "body_format_override",
+                    &m.body_format_override,
+                )?,
                 headers: super::headers::additions("headers_to_add", &m.headers_to_add)?,
             })
         })?,
         body_format: super::format::opt_substitution("body_format", &l.body_format)?,
     })
 }
-
