@@ -1,0 +1,241 @@
+//! What does a worker keep of the clusters that it uses? Cursors of balancing and idle connections.
+//!
+//! `!Send`: nothing here is locked. Connections are of type `T`, whatever the protocol above needs.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use proxy_config::Name;
+use proxy_config::cluster::{Discovery, LbPolicy, SlowStart};
+use proxy_core::lb::{LbState, PickInput, slow_start_factor};
+use telemetry::stats::envoy::cluster as stat;
+
+use crate::cluster::{Cluster, HostSet};
+use crate::host::Host;
+use crate::registry::Registry;
+
+/// Idle connections kept per host and kind on one worker; further ones are closed.
+const IDLE_PER_HOST_MAX: usize = 1024;
+
+/// What distinguishes connections to the same host: protocol and TLS options.
+pub type PoolKey = u64;
+
+/// Per-thread state of upstream connections.
+pub struct Worker<T> {
+    registry: Arc<Registry>,
+    version: Cell<u64>,
+    clusters: RefCell<HashMap<Name, Rc<WorkerCluster<T>>>>,
+    seed: u64,
+}
+
+/// A cluster as one worker uses it.
+pub struct WorkerCluster<T> {
+    /// The cluster.
+    pub cluster: Arc<Cluster>,
+    balancing: RefCell<(Arc<HostSet>, LbState)>,
+    idle: RefCell<HashMap<(usize, PoolKey), (Arc<Host>, Vec<T>)>>,
+    seed: u64,
+}
+
+/// What a pick depends on.
+#[derive(Default)]
+pub struct PickRequest<'a> {
+    /// Hash of the request.
+    pub hash: Option<u64>,
+    /// Hosts (by address text) that this try avoids.
+    pub avoid: &'a [Arc<str>],
+    /// How often to look for one that need not be avoided; 0 counts as 1.
+    pub attempts: u32,
+    /// Where the connection was going, for ORIGINAL_DST.
+    pub original_dst: Option<SocketAddr>,
+    /// Priorities tried before.
+    pub excluded_priorities: &'a [u32],
+}
+
+impl<T> Worker<T> {
+    /// State of one worker. `seed` staggers the cursors of workers.
+    pub fn new(registry: Arc<Registry>, seed: u64) -> Rc<Self> {
+        Rc::new(Worker {
+            registry,
+            version: Cell::new(0),
+            clusters: RefCell::default(),
+            seed,
+        })
+    }
+
+    /// The registry.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// The cluster of that name; one comparison and one map lookup in steady state.
+    pub fn cluster(&self, name: &str) -> Option<Rc<WorkerCluster<T>>> {
+        if self.version.get() != self.registry.version() {
+            self.refresh();
+        }
+        if let Some(c) = self.clusters.borrow().get(name) {
+            return Some(c.clone());
+        }
+        let cluster = self.registry.get(name)?;
+        let entry = Rc::new(WorkerCluster::new(cluster, self.seed));
+        self.clusters
+            .borrow_mut()
+            .insert(entry.cluster.config.name.clone(), entry.clone());
+        Some(entry)
+    }
+
+    /// Forgets clusters that were replaced or removed, and with them their idle connections.
+    fn refresh(&self) {
+        self.version.set(self.registry.version());
+        self.clusters.borrow_mut().retain(|name, c| {
+            self.registry
+                .get(name)
+                .is_some_and(|now| Arc::ptr_eq(&now, &c.cluster))
+        });
+    }
+
+    /// Drops idle connections for which `stale` holds, and those of hosts that are gone. Call it about
+    /// once a second.
+    pub fn sweep(&self, mut stale: impl FnMut(&Cluster, &mut T) -> bool) {
+        if self.version.get() != self.registry.version() {
+            self.refresh();
+        }
+        for c in self.clusters.borrow().values() {
+            c.sweep(&mut stale);
+        }
+    }
+}
+
+impl<T> WorkerCluster<T> {
+    fn new(cluster: Arc<Cluster>, seed: u64) -> Self {
+        let set = cluster.hosts();
+        let state = set.balancer.state(seed);
+        WorkerCluster {
+            cluster,
+            balancing: RefCell::new((set, state)),
+            idle: RefCell::default(),
+            seed,
+        }
+    }
+
+    /// Picks a host. `None`: there is no usable one.
+    pub fn pick(
+        &self,
+        request: &PickRequest<'_>,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<Arc<Host>> {
+        if let Discovery::OriginalDst(_) = &self.cluster.config.discovery {
+            return request.original_dst.map(|a| self.cluster.original_host(a));
+        }
+        let mut balancing = self.balancing.borrow_mut();
+        {
+            let now = self.cluster.hosts_ref();
+            if !Arc::ptr_eq(&now, &balancing.0) {
+                let set = Arc::clone(&now);
+                *balancing = (set.clone(), set.balancer.state(self.seed));
+            }
+        }
+        let (set, state) = &mut *balancing;
+        if set.hosts.len() == 1
+            && request.avoid.is_empty()
+            && set.balancer.load().panic.first() == Some(&false)
+        {
+            return Some(set.hosts[0].clone());
+        }
+        let hosts = &set.hosts;
+        let slow_start = slow_start(&self.cluster.config.lb.policy);
+        let weight = |i: u32| {
+            let h = &hosts[i as usize];
+            let factor = slow_start.map_or(1.0, |s| slow_start_factor(s, h.stats.born.elapsed()));
+            f64::from(h.weight) * factor
+        };
+        let mut input = PickInput {
+            hash: request.hash,
+            random,
+            active: &|i| hosts[i as usize].stats.rq_active.load(Ordering::Relaxed),
+            avoid: &|i| request.avoid.iter().any(|a| **a == *hosts[i as usize].text),
+            attempts: request.attempts.max(1),
+            weight: slow_start
+                .is_some()
+                .then_some(&weight as &dyn Fn(u32) -> f64),
+            excluded_priorities: request.excluded_priorities,
+        };
+        let picked = set.balancer.pick(state, &mut input)?;
+        if set
+            .balancer
+            .load()
+            .panic
+            .get(hosts[picked as usize].priority as usize)
+            == Some(&true)
+        {
+            self.cluster.stats.inc(stat::LB_HEALTHY_PANIC);
+        }
+        Some(hosts[picked as usize].clone())
+    }
+
+    /// Takes the idle connection used last, if there is one.
+    pub fn take(&self, host: &Arc<Host>, key: PoolKey) -> Option<T> {
+        self.idle
+            .borrow_mut()
+            .get_mut(&(pool_of(host), key))?
+            .1
+            .pop()
+    }
+
+    /// Looks at the newest idle connection of a host without taking it (multiplexed protocols).
+    pub fn peek<R>(
+        &self,
+        host: &Arc<Host>,
+        key: PoolKey,
+        look: impl FnOnce(&mut Vec<T>) -> R,
+    ) -> R {
+        let mut idle = self.idle.borrow_mut();
+        let entry = idle
+            .entry((pool_of(host), key))
+            .or_insert_with(|| (host.clone(), Vec::new()));
+        look(&mut entry.1)
+    }
+
+    /// Keeps an idle connection. It is dropped when there are too many or the host left the cluster.
+    pub fn give(&self, host: &Arc<Host>, key: PoolKey, connection: T) {
+        let mut idle = self.idle.borrow_mut();
+        let entry = idle
+            .entry((pool_of(host), key))
+            .or_insert_with(|| (host.clone(), Vec::new()));
+        if entry.1.len() < IDLE_PER_HOST_MAX {
+            entry.1.push(connection);
+        }
+    }
+
+    fn sweep(&self, stale: &mut impl FnMut(&Cluster, &mut T) -> bool) {
+        let set = self.cluster.hosts();
+        let original = matches!(self.cluster.config.discovery, Discovery::OriginalDst(_));
+        self.idle
+            .borrow_mut()
+            .retain(|(pool, _), (_, connections)| {
+                if !original && !set.hosts.iter().any(|h| pool_of(h) == *pool) {
+                    return false;
+                }
+                connections.retain_mut(|c| !stale(&self.cluster, c));
+                connections.shrink_to(4);
+                !connections.is_empty()
+            });
+    }
+}
+
+/// A host is the same as long as its state is.
+fn pool_of(host: &Arc<Host>) -> usize {
+    Arc::as_ptr(&host.stats) as usize
+}
+
+fn slow_start(policy: &LbPolicy) -> Option<&SlowStart> {
+    match policy {
+        LbPolicy::RoundRobin(s) => s.as_ref(),
+        LbPolicy::LeastRequest { slow_start, .. } => slow_start.as_ref(),
+        _ => None,
+    }
+}
