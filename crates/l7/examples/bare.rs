@@ -2,11 +2,9 @@
 //!
 //! `bare bootstrap.json`: serves the plain-TCP HTTP listeners of an Envoy bootstrap with STATIC clusters.
 
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proxy_config::cluster::{Discovery, UpstreamProtocol};
 use proxy_config::listener::{ListenAddress, NetworkFilterKind};
 
 fn main() {
@@ -23,21 +21,11 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
-        let worker = l7::Worker::new(0, 42);
+        let registry = upstream::Registry::new(store.clone(), Arc::default());
+        let worker = l7::Worker::new(0, 42, registry.clone());
         tokio::task::spawn_local(worker.clone().run());
         for c in &bootstrap.clusters {
-            let Discovery::Static(load) = &c.discovery else { continue };
-            let Some(endpoint) = load.localities.iter().flat_map(|l| l.endpoints.iter()).next() else { continue };
-            let addr = endpoint.address.socket().expect("IP");
-            let cluster = l7::pool::Cluster(Rc::new(l7::pool::Inner {
-                addr,
-                text: addr.to_string().into(),
-                h2: matches!(c.http.protocol, UpstreamProtocol::Http2),
-                stats: store.block(&format!("cluster.{}.", c.name)),
-                idle: Default::default(),
-                sender: Default::default(),
-            }));
-            worker.directory.clusters.borrow_mut().insert(c.name.clone(), cluster);
+            registry.set(c.clone());
         }
         let mut tasks = Vec::new();
         for l in &bootstrap.listeners {

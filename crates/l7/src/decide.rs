@@ -383,5 +383,5 @@ fn hash_with(conn: &Conn, ex: &mut Exchange, f: &Forward) -> Option<u64> {
 
 /// Evaluates a CEL condition.
 pub fn cel(expr: &proxy_config::cel::Cel, facts: &Facts<'_>) -> bool {
-    proxy_core::cel::holds(expr, facts)
+    proxy_core::cel::is_true(expr, facts)
 }

@@ -1,167 +1,722 @@
-//! Which host serves a try, and over which connection? SHIM until `upstream` lands.
+//! Which host serves a try, and over which connection?
+//!
+//! Hosts, breakers and connecting are `upstream`'s; what a connection is made of (an HTTP/1.1 wire, an
+//! HTTP/2 sender) is known here. A [`Lease`] is one request on one connection, with its accounting.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
-use http1::{HeaderCase, Limits};
+use bytes::Bytes;
+use http1::{HeaderId, Limits};
+use proxy_config::cluster::UpstreamProtocol;
+use proxy_config::route::{Priority, RouteAction};
+use telemetry::access_log::ResponseFlags;
 use telemetry::stats::Block;
-use telemetry::stats::envoy::cluster as stat;
+use telemetry::stats::envoy::{charge, charge_time, cluster as stat};
+use tls::TlsInfo;
+use tokio::time::Instant;
+use upstream::{ConnectRequest, Guard, Host, Outcome, PickRequest, PoolKey, Resource, WorkerCluster};
 
 use crate::connection::Conn;
 use crate::exchange::{Exchange, Protocol};
+use crate::filters::alpn;
 use crate::io::Wire;
+use crate::manager::header_case;
 use crate::retry::Failure;
-use crate::side::{H1Side, Side};
+use crate::side::{H1Side, Lost, Side};
 use crate::stream::Found;
 use crate::up::Up;
 use crate::worker::Worker;
 
-pub type HostKey = SocketAddr;
+/// Streams on one upstream HTTP/2 connection when neither side says less.
+const STREAMS_MAX: usize = 1 << 29;
+/// Windows towards upstreams: Envoy's defaults.
+const STREAM_WINDOW_BYTES: u32 = 16 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 24 << 20;
 
-#[derive(Default)]
-pub struct Directory {
-    pub clusters: RefCell<HashMap<Arc<str>, Cluster>>,
+/// How a host is remembered by a request: by its address text.
+pub type HostKey = Arc<str>;
+
+/// An idle or shared upstream connection.
+pub enum Pooled {
+    /// HTTP/1.1, idle.
+    H1(Box<IdleH1>),
+    /// HTTP/2, shared by its streams.
+    H2(Rc<SharedH2>),
 }
 
+/// An idle HTTP/1.1 connection.
+pub struct IdleH1 {
+    wire: Wire,
+    facts: ConnectionFacts,
+    served: u64,
+    since_ms: u64,
+}
+
+/// An HTTP/2 connection.
+pub struct SharedH2 {
+    sender: h2::client::SendRequest<Bytes>,
+    facts: ConnectionFacts,
+    served: Cell<u64>,
+    streams: Cell<usize>,
+    since_ms: Cell<u64>,
+    usable: Rc<Cell<bool>>,
+}
+
+struct ConnectionFacts {
+    local: Option<SocketAddr>,
+    remote: Option<SocketAddr>,
+    tls: Option<Arc<TlsInfo>>,
+    account: upstream::Account,
+}
+
+/// A cluster as this worker uses it.
 #[derive(Clone)]
-pub struct Cluster(pub Rc<Inner>);
+pub struct Cluster(Rc<WorkerCluster<Pooled>>);
 
-pub struct Inner {
-    pub addr: SocketAddr,
-    pub text: Arc<str>,
-    pub h2: bool,
-    pub stats: Block<stat::Cluster>,
-    pub idle: RefCell<Vec<Wire>>,
-    pub sender: RefCell<Option<h2::client::SendRequest<bytes::Bytes>>>,
-}
+/// One retry, counted as long as it is under way.
+pub struct RetryGuard(#[allow(dead_code)] Guard);
 
 impl Cluster {
+    /// `cluster.<name>.`
     pub fn stats(&self) -> &Block<stat::Cluster> {
-        &self.0.stats
+        &self.0.cluster.stats
     }
+
+    /// Takes a retry from the cluster's budget.
     pub fn try_retry(&self) -> Option<RetryGuard> {
-        Some(RetryGuard)
+        self.0.cluster.breakers(Priority::Default).acquire(Resource::Retries).map(RetryGuard)
+    }
+
+    /// Metadata of the cluster, for logs and filters.
+    pub fn metadata(&self) -> &proxy_config::common::Metadata {
+        &self.0.cluster.config.metadata
+    }
+
+    /// Counts a reply made here because the upstream failed.
+    pub fn charge_local(&self, ex: &Exchange, status: u16) {
+        charge(self.stats(), status, ex.internal, false);
     }
 }
 
-pub struct RetryGuard;
-
+/// Why there is no connection for a try.
 #[derive(Debug, Clone)]
 pub enum Refused {
+    /// No usable host.
     NoHost,
+    /// A circuit breaker is open.
     Overflow,
-    Connect { timeout: bool, reason: Option<Box<str>>, host: HostKey },
+    /// Connecting failed.
+    Connect {
+        /// It took too long.
+        timeout: bool,
+        /// The transport's own words.
+        reason: Option<Box<str>>,
+        /// Whom it was tried with.
+        host: HostKey,
+        /// Its address.
+        address: Option<SocketAddr>,
+    },
 }
 
 impl Refused {
+    /// The host that was tried.
     pub fn host(&self) -> Option<HostKey> {
         match self {
-            Refused::Connect { host, .. } => Some(*host),
+            Refused::Connect { host, .. } => Some(host.clone()),
             _ => None,
         }
     }
+
+    /// Notes the failed host for logs.
     pub fn note(&self, ex: &mut Exchange) {
-        if let Refused::Connect { host, .. } = self {
-            ex.upstream.host = Some(host.to_string().into());
+        if let Refused::Connect { host, address, reason, .. } = self {
+            ex.upstream.host = Some(host.clone());
+            ex.upstream.remote = *address;
+            ex.upstream.transport_failure = reason.clone();
         }
     }
 }
 
+/// What a try asks for.
 pub struct Ask<'a> {
+    /// Hash for consistent balancing.
     pub hash: Option<u64>,
+    /// Number of the try, from 1.
     pub attempt: u32,
+    /// Hosts to avoid.
     pub avoid: &'a [HostKey],
+    /// The route.
     pub found: Option<&'a Found>,
 }
 
+/// A host was chosen but has no idle connection.
+pub struct Ticket {
+    host: Arc<Host>,
+    key: PoolKey,
+    protocol: UpstreamProtocol,
+    priority: Priority,
+    alpn: Option<Arc<[Box<[u8]>]>>,
+    sni: Option<String>,
+    requests: Guard,
+    pending: Guard,
+}
+
+/// One request on one connection.
 pub struct Lease {
+    /// The request.
     pub up: Up,
+    /// The connection had served requests before.
     pub reused: bool,
     cluster: Cluster,
     worker: Rc<Worker>,
+    host: Arc<Host>,
+    key: PoolKey,
+    connection: Option<Connection>,
+    served: u64,
+    sent_at: Instant,
+    _requests: Guard,
+    ended: bool,
 }
 
+enum Connection {
+    H1(ConnectionFacts),
+    H2(Rc<SharedH2>),
+}
+
+/// The cluster of that name.
+#[inline]
 pub fn cluster(worker: &Worker, name: &str) -> Option<Cluster> {
-    worker.directory.clusters.borrow().get(name).cloned()
+    worker.upstream.cluster(name).map(Cluster)
 }
 
-pub fn maintenance(_cluster: &Cluster, _worker: &Worker) -> bool {
-    false
+/// Whether this request is dropped on purpose (EDS drop policy).
+pub fn dropped(cluster: &Cluster, worker: &Worker) -> bool {
+    let ppm = cluster.0.cluster.hosts_ref().drop_ppm;
+    ppm > 0 && worker.random() % 1_000_000 < u64::from(ppm)
 }
 
-pub fn try_checkout(conn: &Conn, cluster: &Cluster, _ex: &mut Exchange, _ask: &Ask<'_>) -> Result<Option<Lease>, Refused> {
-    let c = &cluster.0;
-    if c.h2 {
-        if let Some(s) = &*c.sender.borrow() {
-            let up = Up::h2(s.clone());
-            return Ok(Some(Lease { up, reused: true, cluster: cluster.clone(), worker: conn.worker.clone() }));
-        }
-        return Ok(None);
+fn priority(found: Option<&Found>) -> Priority {
+    match found.map(|f| &f.route().action) {
+        Some(RouteAction::Forward(f)) => f.priority,
+        _ => Priority::Default,
     }
+}
+
+/// Chooses a host and takes an idle connection to it if there is one.
+pub fn try_checkout(
+    conn: &Conn,
+    cluster: &Cluster,
+    ex: &mut Exchange,
+    ask: &Ask<'_>,
+) -> Result<Result<Lease, Ticket>, Refused> {
+    let worker = &conn.worker;
+    let entry = &cluster.0.cluster;
+    let http = &entry.config.http;
+    let pick = PickRequest {
+        hash: ask.hash,
+        avoid: ask.avoid,
+        attempts: if ask.avoid.is_empty() { 1 } else { attempts(ask) },
+        original_dst: original_dst(conn, cluster, ex),
+        excluded_priorities: &[],
+    };
+    let Some(host) = cluster.0.pick(&pick, &mut || worker.random()) else {
+        entry.stats.inc(stat::UPSTREAM_CX_NONE_HEALTHY);
+        return Err(Refused::NoHost);
+    };
+    let protocol = match http.protocol {
+        UpstreamProtocol::UseDownstream if ex.protocol == Protocol::Http2 => UpstreamProtocol::Http2,
+        UpstreamProtocol::UseDownstream => UpstreamProtocol::Http1,
+        p => p,
+    };
+    let speaks = if protocol == UpstreamProtocol::Http2 { Protocol::Http2 } else { ex.protocol };
+    let alpn = alpn::for_protocol(ex, if speaks == Protocol::Http2 { speaks } else { Protocol::Http11 });
+    let sni = http.auto_sni.then(|| sni(ex, http)).flatten();
+    let key = key(protocol, alpn.as_deref(), sni.as_deref());
+    let priority = priority(ask.found);
+    let Some(requests) = entry.breakers(priority).acquire(Resource::Requests) else {
+        entry.stats.inc(stat::UPSTREAM_RQ_PENDING_OVERFLOW);
+        entry.note_breaker(priority, Resource::Requests);
+        return Err(Refused::Overflow);
+    };
+    match take(cluster, worker, &host, key) {
+        Some((up, connection, served)) => {
+            Ok(Ok(lease(cluster, worker, host, key, up, connection, served, requests)))
+        }
+        None => {
+            let Some(pending) = entry.breakers(priority).acquire(Resource::Pending) else {
+                entry.stats.inc(stat::UPSTREAM_RQ_PENDING_OVERFLOW);
+                entry.note_breaker(priority, Resource::Pending);
+                return Err(Refused::Overflow);
+            };
+            Ok(Err(Ticket { host, key, protocol, priority, alpn, sni, requests, pending }))
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)] // The parts of one struct.
+fn lease(
+    cluster: &Cluster,
+    worker: &Rc<Worker>,
+    host: Arc<Host>,
+    key: PoolKey,
+    up: Up,
+    connection: Connection,
+    served: u64,
+    requests: Guard,
+) -> Lease {
+    let stats = cluster.stats();
+    stats.inc(stat::UPSTREAM_RQ_TOTAL);
+    stats.gauge_add(stat::UPSTREAM_RQ_ACTIVE, 1);
+    host.stats.rq_total.fetch_add(1, Relaxed);
+    host.stats.rq_active.fetch_add(1, Relaxed);
+    Lease {
+        up,
+        reused: served > 0,
+        cluster: cluster.clone(),
+        worker: worker.clone(),
+        host,
+        key,
+        connection: Some(connection),
+        served,
+        sent_at: Instant::now(),
+        _requests: requests,
+        ended: false,
+    }
+}
+
+/// An idle connection that is still good.
+fn take(
+    cluster: &Cluster,
+    worker: &Worker,
+    host: &Arc<Host>,
+    key: PoolKey,
+) -> Option<(Up, Connection, u64)> {
+    if let Some(shared) = cluster.0.peek_shared(host, key) {
+        let up = Up::h2(shared.sender.clone());
+        let served = shared.served.get();
+        return Some((up, Connection::H2(shared), served));
+    }
+    let http = &cluster.0.cluster.config.http;
     loop {
-        let Some(mut wire) = c.idle.borrow_mut().pop() else { return Ok(None) };
-        if wire.is_stale() {
+        let Pooled::H1(mut idle) = cluster.0.take(host, key)? else { continue };
+        if idle.wire.is_stale() {
+            cluster.stats().inc(stat::UPSTREAM_CX_DESTROY_REMOTE);
             continue;
         }
-        let up = Up::h1(Side::H1(H1Side::new(wire, HeaderCase::Lower)), Limits::default(), false);
-        return Ok(Some(Lease { up, reused: true, cluster: cluster.clone(), worker: conn.worker.clone() }));
+        let _ = worker;
+        let served = idle.served;
+        let side = Side::H1(H1Side::new(idle.wire, header_case(http.http1.header_case)));
+        let preserve = http.http1.header_case == proxy_config::hcm::HeaderCase::Preserve;
+        return Some((Up::h1(side, limits(http), preserve), Connection::H1(idle.facts), served));
     }
 }
 
-pub async fn connect(conn: &Conn, cluster: &Cluster, _ex: &Exchange, _ask: &Ask<'_>) -> Result<(Lease, Option<HostKey>), Refused> {
-    let host = cluster.0.addr;
-    let stream = tokio::net::TcpStream::connect(host)
-        .await
-        .map_err(|_| Refused::Connect { timeout: false, reason: None, host })?;
-    let _ = stream.set_nodelay(true);
-    let up = if cluster.0.h2 {
-        let (sender, driver) = h2::client::Builder::new()
-            .initial_window_size(1 << 20)
-            .initial_connection_window_size(1 << 24)
-            .handshake(tls::Stream::from(stream))
-            .await
-            .map_err(|_| Refused::Connect { timeout: false, reason: None, host })?;
-        tokio::task::spawn_local(async move {
-            let _ = driver.await;
-        });
-        *cluster.0.sender.borrow_mut() = Some(sender.clone());
-        Up::h2(sender)
-    } else {
-        let wire = Wire::new(stream.into());
-        Up::h1(Side::H1(H1Side::new(wire, HeaderCase::Lower)), Limits::default(), false)
+fn limits(http: &proxy_config::cluster::UpstreamHttp) -> Limits {
+    Limits { headers: http.common.max_headers_count as usize, ..Limits::default() }
+}
+
+trait PeekShared {
+    fn peek_shared(&self, host: &Arc<Host>, key: PoolKey) -> Option<Rc<SharedH2>>;
+}
+
+impl PeekShared for WorkerCluster<Pooled> {
+    fn peek_shared(&self, host: &Arc<Host>, key: PoolKey) -> Option<Rc<SharedH2>> {
+        if key & 1 == 0 {
+            return None;
+        }
+        let most = self.cluster.config.http.http2.max_concurrent_streams.map_or(STREAMS_MAX, |n| n as usize);
+        let per_connection = max_requests(&self.cluster.config);
+        self.peek(host, key, |all| {
+            all.retain(|p| !matches!(p, Pooled::H2(s) if !s.usable.get()));
+            all.iter().find_map(|p| match p {
+                Pooled::H2(s)
+                    if s.streams.get() < most.min(s.sender.current_max_send_streams())
+                        && per_connection.is_none_or(|n| s.served.get() < n) =>
+                {
+                    Some(s.clone())
+                }
+                _ => None,
+            })
+        })
+    }
+}
+
+fn max_requests(config: &proxy_config::cluster::Cluster) -> Option<u64> {
+    config
+        .max_requests_per_connection
+        .or(config.http.common.max_requests_per_connection)
+        .filter(|n| *n > 0)
+        .map(u64::from)
+}
+
+/// Opens a connection for a ticket; when the connection breaker is open, waits until one is free.
+pub async fn connect(conn: &Conn, cluster: &Cluster, ticket: Ticket) -> Result<Lease, Refused> {
+    let worker = &conn.worker;
+    let entry = &cluster.0.cluster;
+    let stats = &entry.stats;
+    stats.inc(stat::UPSTREAM_RQ_PENDING_TOTAL);
+    stats.gauge_add(stat::UPSTREAM_RQ_PENDING_ACTIVE, 1);
+    let _active = Pending(stats);
+    let Ticket { host, key, protocol, priority, alpn, sni, requests, pending } = ticket;
+    let request = ConnectRequest {
+        priority,
+        alpn: alpn.as_deref(),
+        sni: sni.as_deref(),
+        dns_san: sni.as_deref().filter(|_| entry.config.http.auto_san_validation),
+        proxied: Some((conn.facts.remote, conn.facts.local)),
     };
-    Ok((Lease { up, reused: false, cluster: cluster.clone(), worker: conn.worker.clone() }, Some(host)))
+    let refused = |timeout, reason: Option<Box<str>>| Refused::Connect {
+        timeout,
+        reason,
+        host: host.text.clone(),
+        address: host.socket(),
+    };
+    let opened = loop {
+        let freed = cluster.0.freed();
+        match upstream::connect(entry, &host, &request).await {
+            Ok(c) => break c,
+            Err(e) if e.overflow => {
+                freed.await;
+                if let Some((up, connection, served)) = take(cluster, worker, &host, key) {
+                    return Ok(lease(cluster, worker, host, key, up, connection, served, requests));
+                }
+            }
+            Err(e) => {
+                entry.report(&host, Outcome::ConnectFailed);
+                host.stats.rq_error.fetch_add(1, Relaxed);
+                return Err(refused(e.timeout, (!e.transport.is_empty()).then_some(e.transport)));
+            }
+        }
+    };
+    drop(pending);
+    let facts = ConnectionFacts {
+        local: opened.local,
+        remote: opened.remote,
+        tls: opened.tls,
+        account: opened.account,
+    };
+    let h2 = match protocol {
+        UpstreamProtocol::Http2 => true,
+        UpstreamProtocol::Auto => matches!(opened.stream.alpn(), Some(b"h2" | b"istio-h2")),
+        _ => false,
+    };
+    let http = &entry.config.http;
+    if !h2 {
+        stats.inc(stat::UPSTREAM_CX_HTTP1_TOTAL);
+        let side = Side::H1(H1Side::new(Wire::new(opened.stream), header_case(http.http1.header_case)));
+        let preserve = http.http1.header_case == proxy_config::hcm::HeaderCase::Preserve;
+        let up = Up::h1(side, limits(http), preserve);
+        return Ok(lease(cluster, worker, host, key, up, Connection::H1(facts), 0, requests));
+    }
+    stats.inc(stat::UPSTREAM_CX_HTTP2_TOTAL);
+    let (sender, driver) = h2::client::Builder::new()
+        .initial_window_size(http.http2.initial_stream_window_size.unwrap_or(STREAM_WINDOW_BYTES))
+        .initial_connection_window_size(
+            http.http2.initial_connection_window_size.unwrap_or(CONNECTION_WINDOW_BYTES),
+        )
+        .enable_push(false)
+        .handshake::<_, Bytes>(opened.stream)
+        .await
+        .map_err(|_| refused(false, None))?;
+    let usable = Rc::new(Cell::new(true));
+    let alive = usable.clone();
+    tokio::task::spawn_local(async move {
+        let _ = driver.await;
+        alive.set(false);
+    });
+    let shared = Rc::new(SharedH2 {
+        sender: sender.clone(),
+        facts,
+        served: Cell::new(0),
+        streams: Cell::new(0),
+        since_ms: Cell::new(worker.timers.now()),
+        usable,
+    });
+    cluster.0.give(&host, key, Pooled::H2(shared.clone()));
+    Ok(lease(cluster, worker, host, key, Up::h2(sender), Connection::H2(shared), 0, requests))
+}
+
+struct Pending<'a>(&'a Block<stat::Cluster>);
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.0.gauge_sub(stat::UPSTREAM_RQ_PENDING_ACTIVE, 1);
+    }
+}
+
+fn attempts(ask: &Ask<'_>) -> u32 {
+    match ask.found.map(|f| &f.route().action) {
+        Some(RouteAction::Forward(f)) => {
+            f.retry.as_ref().map_or(1, |r| r.host_selection_max_attempts.max(1) + 1)
+        }
+        _ => 1,
+    }
+}
+
+/// Where an ORIGINAL_DST cluster sends this request.
+fn original_dst(conn: &Conn, cluster: &Cluster, ex: &Exchange) -> Option<SocketAddr> {
+    let proxy_config::cluster::Discovery::OriginalDst(o) = &cluster.0.cluster.config.discovery else {
+        return None;
+    };
+    let from_header = o
+        .use_http_header
+        .then(|| std::str::from_utf8(ex.request.get(o.http_header_name.as_str().as_bytes())?).ok()?.parse().ok())
+        .flatten();
+    let mut address: SocketAddr = from_header.unwrap_or(conn.facts.local);
+    if let Some(port) = o.upstream_port_override {
+        address.set_port(port);
+    }
+    Some(address)
+}
+
+fn sni(ex: &Exchange, http: &proxy_config::cluster::UpstreamHttp) -> Option<String> {
+    let value = match &http.override_auto_sni_header {
+        Some(h) => ex.request.get(h.as_str().as_bytes()).unwrap_or(ex.request.authority()),
+        None => ex.request.authority(),
+    };
+    let host = crate::request::split_port(value).map_or(value, |(h, _)| h);
+    let host = std::str::from_utf8(host).ok()?;
+    (!host.is_empty() && host.parse::<std::net::IpAddr>().is_err()).then(|| host.to_owned())
+}
+
+/// Connections are shared between requests that would have opened the same one. Bit 0 says that an
+/// HTTP/2 connection may be found under the key.
+fn key(protocol: UpstreamProtocol, alpn: Option<&[Box<[u8]>]>, sni: Option<&str>) -> PoolKey {
+    let h2 = matches!(protocol, UpstreamProtocol::Http2 | UpstreamProtocol::Auto);
+    if alpn.is_none() && sni.is_none() {
+        return u64::from(h2);
+    }
+    let mut hasher = DefaultHasher::new();
+    (alpn, sni).hash(&mut hasher);
+    hasher.finish() << 1 | u64::from(h2)
 }
 
 impl Lease {
+    /// Notes host and connection for logs.
     pub fn note(&mut self, ex: &mut Exchange) {
-        self.cluster.0.stats.inc(stat::UPSTREAM_RQ_TOTAL);
-        ex.upstream.host = Some(self.cluster.0.text.clone());
-        ex.upstream.remote = Some(self.cluster.0.addr);
-        ex.upstream.protocol = Some(match self.up.side {
+        let facts = match self.connection.as_ref() {
+            Some(Connection::H1(f)) => f,
+            Some(Connection::H2(s)) => {
+                s.streams.set(s.streams.get() + 1);
+                s.served.set(s.served.get() + 1);
+                &s.facts
+            }
+            None => return,
+        };
+        let up = &mut ex.upstream;
+        up.host = Some(self.host.text.clone());
+        up.hostname = (!self.host.hostname.is_empty()).then(|| self.host.hostname.clone());
+        up.local = facts.local;
+        up.remote = facts.remote.or(self.host.socket());
+        up.tls.clone_from(&facts.tls);
+        up.connection_requests = self.served;
+        up.transport_failure = None;
+        up.protocol = Some(match self.up.side {
             Side::H1(_) => Protocol::Http11,
             Side::H2(_) => Protocol::Http2,
         });
+        ex.times.connect_end = Some(self.sent_at);
     }
+
+    /// The host's name, for `auto_host_rewrite`.
+    pub fn hostname(&self) -> &str {
+        &self.host.hostname
+    }
+
+    /// The host.
+    pub fn host(&self) -> &Arc<Host> {
+        &self.host
+    }
+
+    /// Whether request trailers can be sent.
     pub fn sends_trailers(&self) -> bool {
-        matches!(self.up.side, Side::H2(_))
+        matches!(self.up.side, Side::H2(_)) || self.cluster.0.cluster.config.http.http1.enable_trailers
     }
-    pub fn start_tunnel(&mut self) {}
-    pub fn fail(self, _ex: &mut Exchange) {}
-    pub fn answered(&mut self, _ex: &mut Exchange, _status: u16) {}
-    pub fn abandon(self, ex: &mut Exchange, _ends: bool) {
-        self.finish(ex);
+
+    /// The connection became a tunnel.
+    pub fn start_tunnel(&mut self) {
+        self.up.keep_alive = false;
     }
-    pub fn broken(self, _ex: &mut Exchange, _failure: &Failure) {}
-    pub fn finish(self, _ex: &mut Exchange) {
-        if self.up.reusable()
-            && let Side::H1(mut s) = self.up.side
-        {
-            s.wire.release(&self.worker);
-            self.cluster.0.idle.borrow_mut().push(s.wire);
+
+    /// A response head came.
+    pub fn answered(&mut self, ex: &mut Exchange, status: u16) {
+        let stats = self.cluster.stats();
+        let canary = ex.response.get_id(HeaderId::X_ENVOY_UPSTREAM_CANARY) == Some(b"true");
+        charge(stats, status, ex.internal, canary);
+        let ms = self.sent_at.elapsed().as_millis() as u64;
+        charge_time(stats, ms, ex.internal, canary);
+        let counter = if status >= 500 { &self.host.stats.rq_error } else { &self.host.stats.rq_success };
+        counter.fetch_add(1, Relaxed);
+        let grpc = ex.response.get_id(HeaderId::GRPC_STATUS).filter(|_| ex.grpc && status == 200);
+        let outcome = grpc
+            .and_then(|g| std::str::from_utf8(g).ok()?.parse().ok())
+            .map_or(status, crate::reply::http_status);
+        self.cluster.0.cluster.report(&self.host, Outcome::Status(outcome));
+    }
+
+    /// The try failed before a response head.
+    pub fn fail(mut self, ex: &mut Exchange, failure: &Failure) {
+        let stats = self.cluster.stats();
+        match failure {
+            Failure::Client(_) => stats.inc(stat::UPSTREAM_RQ_CANCELLED),
+            Failure::GlobalTimeout => {
+                self.host.stats.rq_timeout.fetch_add(1, Relaxed);
+                self.cluster.0.cluster.report(&self.host, Outcome::Timeout);
+            }
+            Failure::PerTryTimeout => {
+                stats.inc(stat::UPSTREAM_RQ_PER_TRY_TIMEOUT);
+                self.host.stats.rq_timeout.fetch_add(1, Relaxed);
+                self.cluster.0.cluster.report(&self.host, Outcome::Timeout);
+            }
+            Failure::MaxDuration => stats.inc(stat::UPSTREAM_RQ_MAX_DURATION_REACHED),
+            Failure::Upstream { lost, .. } => {
+                stats.inc(stat::UPSTREAM_RQ_RX_RESET);
+                if *lost == Lost::Protocol {
+                    stats.inc(stat::UPSTREAM_CX_PROTOCOL_ERROR);
+                }
+                self.host.stats.rq_error.fetch_add(1, Relaxed);
+                self.cluster.0.cluster.report(&self.host, Outcome::Reset);
+            }
+            _ => {}
         }
+        if !matches!(failure, Failure::Upstream { .. }) {
+            stats.inc(stat::UPSTREAM_RQ_TX_RESET);
+        }
+        let _ = ex;
+        self.close(true);
+    }
+
+    /// The HTTP/2 connection takes no more requests.
+    pub fn retire(&mut self) {
+        if let Some(Connection::H2(s)) = &self.connection {
+            s.usable.set(false);
+        }
+    }
+
+    /// The response is not passed back; the connection is kept if nothing of it is outstanding.
+    pub fn abandon(mut self, _ex: &mut Exchange, ends: bool) {
+        if !ends {
+            self.up.reset();
+        }
+        self.end();
+    }
+
+    /// The response broke off after its head.
+    pub fn broken(mut self, ex: &mut Exchange, failure: &Failure) {
+        let stats = self.cluster.stats();
+        match failure {
+            Failure::Client(_) => stats.inc(stat::UPSTREAM_RQ_TX_RESET),
+            _ => stats.inc(stat::UPSTREAM_RQ_RX_RESET),
+        }
+        let _ = ex;
+        self.close(true);
+    }
+
+    /// The exchange is complete.
+    pub fn finish(mut self, _ex: &mut Exchange) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        let stats = self.cluster.stats();
+        self.served += 1;
+        if let Side::H1(s) = &mut self.up.side {
+            stats.add(stat::UPSTREAM_CX_RX_BYTES_TOTAL, std::mem::take(&mut s.wire.received));
+            stats.add(stat::UPSTREAM_CX_TX_BYTES_TOTAL, std::mem::take(&mut s.wire.sent));
+        }
+        let spent = max_requests(&self.cluster.0.cluster.config).is_some_and(|n| self.served >= n);
+        if spent {
+            stats.inc(stat::UPSTREAM_CX_MAX_REQUESTS);
+        }
+        if spent || !self.up.reusable() {
+            self.close(false);
+            return;
+        }
+        let Some(Connection::H1(facts)) = self.connection.take() else { return };
+        let placeholder = Side::H2(Default::default());
+        if let Side::H1(mut s) = std::mem::replace(&mut self.up.side, placeholder) {
+            s.wire.release(&self.worker);
+            let since_ms = self.worker.timers.now();
+            let idle = IdleH1 { wire: s.wire, facts, served: self.served, since_ms };
+            self.cluster.0.give(&self.host, self.key, Pooled::H1(Box::new(idle)));
+        }
+        self.leave();
+    }
+
+    fn close(&mut self, active: bool) {
+        match self.connection.take() {
+            Some(Connection::H1(facts)) => {
+                if active {
+                    self.cluster.stats().inc(stat::UPSTREAM_CX_DESTROY_WITH_ACTIVE_RQ);
+                }
+                drop(facts);
+            }
+            Some(Connection::H2(s)) => {
+                s.streams.set(s.streams.get().saturating_sub(1));
+                s.since_ms.set(self.worker.timers.now());
+            }
+            None => {}
+        }
+        self.leave();
+    }
+
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.cluster.stats().gauge_sub(stat::UPSTREAM_RQ_ACTIVE, 1);
+            self.host.stats.rq_active.fetch_sub(1, Relaxed);
+            self.cluster.0.notify_freed();
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.ended {
+            // The client's stream was dropped under way.
+            self.up.reset();
+            self.cluster.stats().inc(stat::UPSTREAM_RQ_TX_RESET);
+            self.close(true);
+        }
+    }
+}
+
+/// Whether an idle connection is to be closed now.
+pub fn is_stale(cluster: &upstream::Cluster, pooled: &mut Pooled, now_ms: u64) -> bool {
+    let idle_for = cluster.config.http.idle_timeout.map(|d| d.as_millis() as u64).filter(|d| *d > 0);
+    match pooled {
+        Pooled::H1(c) => {
+            if c.wire.is_stale() {
+                cluster.stats.inc(stat::UPSTREAM_CX_DESTROY_REMOTE);
+                return true;
+            }
+            let idle = idle_for.is_some_and(|d| now_ms >= c.since_ms + d);
+            if idle {
+                cluster.stats.inc(stat::UPSTREAM_CX_IDLE_TIMEOUT);
+            }
+            idle
+        }
+        Pooled::H2(s) => {
+            let idle = s.streams.get() == 0 && idle_for.is_some_and(|d| now_ms >= s.since_ms.get() + d);
+            if idle {
+                cluster.stats.inc(stat::UPSTREAM_CX_IDLE_TIMEOUT);
+            }
+            idle || !s.usable.get() && s.streams.get() == 0
+        }
+    }
+}
+
+/// The flag of a dropped request.
+pub const DROPPED: ResponseFlags = ResponseFlags::DROP_OVERLOAD;
+
+impl ConnectionFacts {
+    /// How long the connection lives.
+    #[allow(dead_code)]
+    fn age(&self) -> std::time::Duration {
+        self.account.age()
     }
 }

@@ -18,13 +18,13 @@ use crate::decide;
 use crate::down::{Down, ResponseBody};
 use crate::exchange::Exchange;
 use crate::filters;
-use crate::pool::{self, Lease, Refused};
+use crate::pool::{self, Lease};
 use crate::redirect;
 use crate::relay::{Fault, Relay};
 use crate::reply::LocalReply;
 use crate::response;
 use crate::retry::{Failure, Retries};
-use crate::shadow;
+use crate::shadow::Shadows;
 use crate::side::{Lost, Side};
 use crate::stream::{self, FilterTaps, Found};
 use crate::timers::Timer;
@@ -122,9 +122,9 @@ async fn forward(
     let Some(name) = decide::cluster_name(found, ex) else { return Err(no_cluster(conn, f)) };
     let Some(cluster) = pool::cluster(worker, &name) else { return Err(no_cluster(conn, f)) };
     ex.upstream.cluster = Some(name);
-    if pool::maintenance(&cluster, worker) {
-        let mut reply = LocalReply::text(503, "maintenance mode", "maintenance_mode");
-        reply.flags = ResponseFlags::UPSTREAM_OVERFLOW;
+    if pool::dropped(&cluster, worker) {
+        let mut reply = LocalReply::text(503, "drop overload", "drop_overload");
+        reply.flags = pool::DROPPED;
         return Err(reply);
     }
     let timeouts = Timeouts::read(conn, ex, f);
@@ -132,7 +132,10 @@ async fn forward(
     timeouts.write(ex, &conn.manager.router);
     let vhost = found.virtual_host();
     let mut retries = Retries::new(conn, ex, f, &cluster);
-    shadow::start(conn, ex, found, f);
+    let mut shadows = Shadows::draw(conn, ex, f);
+    if !shadows.is_empty() && (ex.request_ends_with_head || ex.body_collected) {
+        shadows.start(conn, ex, found, f, &ex.buffered);
+    }
     let began = worker.timers.at(ex.times.begin.unwrap_or_else(Instant::now));
     let idle_for = f
         .idle_timeout
@@ -155,7 +158,7 @@ async fn forward(
         deadlines.global = began + global_for;
     }
     let mut relay = Relay::default();
-    if retries.possible() || f.internal_redirect.is_some() {
+    if retries.possible() || f.internal_redirect.is_some() || !shadows.is_empty() {
         relay.replay_bytes_max = decide::replay_limit(found).unwrap_or(REPLAY_BYTES_MAX);
     }
     let hash = decide::hash(conn, ex, f);
@@ -186,6 +189,9 @@ async fn forward(
         };
         let backoff = match tried {
             Tried::Done => {
+                if !shadows.is_empty() && relay.request_done && !relay.replay_lost {
+                    shadows.start(conn, ex, found, f, &ex.buffered);
+                }
                 return Ok(());
             }
             Tried::Redirected => {
@@ -198,11 +204,11 @@ async fn forward(
                     return Err(failure.reply(ex));
                 }
                 if relay.replay_lost || failure.final_for_client() {
-                    return Err(retries.give_up(failure, ex));
+                    return Err(give_up(&cluster, &retries, failure, ex));
                 }
                 match retries.after_failure(conn, ex, &failure) {
                     Some(wait) => Some(wait),
-                    None => return Err(retries.give_up(failure, ex)),
+                    None => return Err(give_up(&cluster, &retries, failure, ex)),
                 }
             }
         };
@@ -215,6 +221,14 @@ async fn forward(
             return Err(Failure::GlobalTimeout.reply(ex));
         }
     }
+}
+
+fn give_up(cluster: &pool::Cluster, retries: &Retries, failure: Failure, ex: &mut Exchange) -> LocalReply {
+    let reply = retries.give_up(failure, ex);
+    if reply.status >= 500 {
+        cluster.charge_local(ex, reply.status);
+    }
+    reply
 }
 
 fn no_cluster(conn: &Conn, f: &Forward) -> LocalReply {
@@ -413,10 +427,14 @@ impl Attempt<'_> {
             Err(tried) => return tried,
         };
         lease.note(ex);
+        self.retries.note_host(Some(lease.host().text.clone()));
+        self.auto_host(ex, &lease);
         if let Err(lost) = self.send_head(ex, &mut lease) {
             let reused = lease.reused;
-            lease.fail(ex);
-            return Tried::Failed(Failure::Upstream { lost, answered: false, reused });
+            lease.retire();
+            let failure = Failure::Upstream { lost, answered: false, reused };
+            lease.fail(ex, &failure);
+            return Tried::Failed(failure);
         }
         ex.times.upstream_begin = Some(Instant::now());
         if self.deadlines.per_try_for > 0 {
@@ -426,7 +444,7 @@ impl Attempt<'_> {
             Ok(head) => head,
             Err(failure) => {
                 lease.up.reset();
-                lease.fail(ex);
+                lease.fail(ex, &failure);
                 return Tried::Failed(failure);
             }
         };
@@ -454,17 +472,17 @@ impl Attempt<'_> {
             avoid: self.retries.tried_hosts(),
             found: Some(self.found),
         };
-        match pool::try_checkout(self.conn, self.cluster, ex, &ask) {
-            Ok(Some(lease)) => return Ok(lease),
-            Ok(None) => {}
+        let ticket = match pool::try_checkout(self.conn, self.cluster, ex, &ask) {
+            Ok(Ok(lease)) => return Ok(lease),
+            Ok(Err(ticket)) => ticket,
             Err(refused) => return Err(Tried::Failed(Failure::Pool(refused))),
-        }
+        };
         let worker = self.conn.worker.clone();
         if self.down.continue_pending {
             let _ = std::future::poll_fn(|cx| self.down.side.poll_flush(cx, &worker)).await;
             self.down.continue_pending = false;
         }
-        let mut connect = Box::pin(pool::connect(self.conn, self.cluster, ex, &ask));
+        let mut connect = Box::pin(pool::connect(self.conn, self.cluster, ticket));
         let limit = self.deadlines.next();
         let watch = self.down.side.received_all();
         let (down, timer) = (&mut *self.down, self.timer);
@@ -486,10 +504,7 @@ impl Attempt<'_> {
         .await;
         drop(connect);
         match outcome {
-            Ok((lease, host)) => {
-                self.retries.note_host(host);
-                Ok(lease)
-            }
+            Ok(lease) => Ok(lease),
             Err(f) => {
                 if let Failure::Pool(refused) = &f {
                     self.retries.note_host(refused.host());
@@ -497,6 +512,16 @@ impl Attempt<'_> {
                 }
                 Err(Tried::Failed(f))
             }
+        }
+    }
+
+    /// `auto_host_rewrite`: the authority becomes the chosen host's name.
+    fn auto_host(&self, ex: &mut Exchange, lease: &Lease) {
+        if let RouteAction::Forward(f) = &self.found.route().action
+            && matches!(f.host_rewrite, HostRewrite::Auto)
+            && !lease.hostname().is_empty()
+        {
+            set_host(ex, lease.hostname().as_bytes(), f.append_x_forwarded_host);
         }
     }
 
@@ -779,9 +804,4 @@ impl Attempt<'_> {
         })
         .await
     }
-}
-
-/// Whether a refusal may be cured by another try.
-pub fn refusal_is_connect_failure(refused: &Refused) -> bool {
-    matches!(refused, Refused::Connect { .. })
 }

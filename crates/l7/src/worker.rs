@@ -5,16 +5,20 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
 use crate::exchange::Exchange;
 use crate::io::BUFFER_BYTES;
+use crate::pool::{self, Pooled};
 use crate::timers::Timers;
 
 /// Spare buffers and exchanges kept per worker; more are freed.
 const SPARES_MAX: usize = 64;
+/// How often idle upstream connections are looked at.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Per-thread state of the HTTP data path.
 pub struct Worker {
@@ -28,8 +32,9 @@ pub struct Worker {
     random: Cell<u64>,
     date: RefCell<DateCache>,
     stream_ids: Cell<u64>,
+    shadows: Cell<usize>,
     draining: Cell<bool>,
-    pub directory: crate::pool::Directory,
+    pub(crate) upstream: Rc<upstream::Worker<Pooled>>,
 }
 
 #[derive(Default)]
@@ -41,7 +46,7 @@ struct DateCache {
 
 impl Worker {
     /// A new worker. `seed` starts its random numbers (must differ between workers).
-    pub fn new(id: usize, seed: u64) -> Rc<Self> {
+    pub fn new(id: usize, seed: u64, registry: Arc<upstream::Registry>) -> Rc<Self> {
         Rc::new(Worker {
             id,
             timers: Timers::new(),
@@ -51,14 +56,22 @@ impl Worker {
             random: Cell::new(seed ^ 0x9E37_79B9_7F4A_7C15),
             date: RefCell::default(),
             stream_ids: Cell::new(0),
+            shadows: Cell::new(0),
             draining: Cell::new(false),
-            directory: Default::default(),
+            upstream: upstream::Worker::new(registry, seed),
         })
     }
 
     /// Runs the worker's background duties, for ever; spawn it once on the worker's `LocalSet`.
     pub async fn run(self: Rc<Self>) {
-        self.timers.clone().run().await
+        let sweep = async {
+            loop {
+                self.timers.sleep(SWEEP_INTERVAL).await;
+                let now = self.timers.now();
+                self.upstream.sweep(|cluster, c| pool::is_stale(cluster, c, now));
+            }
+        };
+        tokio::join!(self.timers.clone().run(), sweep);
     }
 
     /// Starts draining: HTTP/1.1 responses carry `connection: close`, HTTP/2 connections get GOAWAY.
@@ -70,6 +83,16 @@ impl Worker {
     #[inline]
     pub fn draining(&self) -> bool {
         self.draining.get()
+    }
+
+    /// Mirrored requests in flight.
+    pub(crate) fn shadows(&self) -> usize {
+        self.shadows.get()
+    }
+
+    /// Counts a mirrored request in or out.
+    pub(crate) fn count_shadow(&self, by: isize) {
+        self.shadows.set(self.shadows.get().saturating_add_signed(by));
     }
 
     /// A random number (splitmix64): good for sampling and balancing, not for secrets.

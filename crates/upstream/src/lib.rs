@@ -15,7 +15,7 @@ mod worker;
 
 pub use breakers::{Breakers, Guard, Resource};
 pub use cluster::{Cluster, HostSet};
-pub use connect::{ConnectError, ConnectRequest, Connection, connect};
+pub use connect::{Account, ConnectError, ConnectRequest, Connection, connect};
 pub use host::{Ejection, Host, HostStats, Outcome};
 pub use registry::Registry;
 pub use worker::{PickRequest, PoolKey, Worker, WorkerCluster};

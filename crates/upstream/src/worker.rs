@@ -38,6 +38,7 @@ pub struct WorkerCluster<T> {
     pub cluster: Arc<Cluster>,
     balancing: RefCell<(Arc<HostSet>, LbState)>,
     idle: RefCell<HashMap<(usize, PoolKey), (Arc<Host>, Vec<T>)>>,
+    freed: tokio::sync::Notify,
     seed: u64,
 }
 
@@ -118,6 +119,7 @@ impl<T> WorkerCluster<T> {
             cluster,
             balancing: RefCell::new((set, state)),
             idle: RefCell::default(),
+            freed: tokio::sync::Notify::new(),
             seed,
         }
     }
@@ -175,6 +177,18 @@ impl<T> WorkerCluster<T> {
             self.cluster.stats.inc(stat::LB_HEALTHY_PANIC);
         }
         Some(hosts[picked as usize].clone())
+    }
+
+    /// Waits until a request of this worker on this cluster is over (for callers that met an open
+    /// connection breaker).
+    pub fn freed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.freed.notified()
+    }
+
+    /// A request is over: lets one waiter look again.
+    #[inline]
+    pub fn notify_freed(&self) {
+        self.freed.notify_one();
     }
 
     /// Takes the idle connection used last, if there is one.

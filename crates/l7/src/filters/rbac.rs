@@ -1,35 +1,107 @@
 //! Who may do this? Envoy's HTTP RBAC filter, with its shadow rules.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proxy_config::Name;
+use proxy_config::common::Value;
 use proxy_config::filters::FilterOverride;
 use proxy_config::filters::http as config;
+use proxy_config::rbac::{Action, Rules};
+use proxy_core::rbac::evaluate;
 use telemetry::stats::Block;
 use telemetry::stats::envoy::rbac as stat;
 
 use super::{FilterCx, Step};
 use crate::exchange::Exchange;
+use crate::facts::facts;
 use crate::manager::Deps;
+use crate::reply::LocalReply;
+
+/// Namespace of the filter's dynamic metadata.
+const NAMESPACE: &str = "envoy.filters.http.rbac";
 
 /// The filter of one chain.
 pub struct Rbac {
-    #[allow(dead_code)]
     config: Arc<config::HttpRbac>,
-    #[allow(dead_code)]
     stats: Block<stat::Rbac>,
+    shadow_stats: Block<stat::Rbac>,
 }
 
 impl Rbac {
     /// Compiles the filter.
     pub fn new(config: Arc<config::HttpRbac>, stat_prefix: &Name, deps: &Deps<'_>) -> Self {
-        let own = &config.config.rules_stat_prefix;
-        let stats = deps.store.block(&format!("http.{stat_prefix}.rbac.{}", &**own));
-        Rbac { config, stats }
+        let block = |own: &str| deps.store.block(&format!("http.{stat_prefix}.rbac.{own}"));
+        let stats = block(&config.config.rules_stat_prefix);
+        let shadow_stats = block(&config.config.shadow_rules_stat_prefix);
+        Rbac { config, stats, shadow_stats }
     }
 
-    /// Judges the request.
-    pub fn on_request(&self, _cx: &FilterCx<'_>, _ex: &mut Exchange, _over: Option<&FilterOverride>) -> Step {
-        Step::Continue
+    /// Judges the request: first by the shadow rules, which only tell, then by the rules.
+    pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
+        let config = match over {
+            Some(FilterOverride::Rbac(c)) => &c.config,
+            _ => &self.config.config,
+        };
+        if let Some(rules) = &config.shadow_rules {
+            self.shadow(cx, ex, rules, &config.shadow_rules_stat_prefix);
+        }
+        let Some(rules) = &config.rules else { return Step::Continue };
+        let (allowed, policy) = {
+            let facts = facts(cx.conn, ex, cx.found);
+            let verdict = evaluate(rules, &facts);
+            (verdict.allowed, verdict.policy.map(str::to_owned))
+        };
+        if rules.action == Action::Log {
+            set(ex, &[("access_log_hint".to_owned(), Value::Bool(policy.is_some()))]);
+        }
+        if allowed {
+            self.stats.inc(stat::ALLOWED);
+            return Step::Continue;
+        }
+        self.stats.inc(stat::DENIED);
+        telemetry::debug!(
+            rbac,
+            "[C{}][S{}] enforced denied, matched policy {}",
+            cx.conn.facts.id,
+            ex.stream_id,
+            policy.as_deref().unwrap_or("none")
+        );
+        let name = policy.as_deref().unwrap_or("none");
+        let details = format!("rbac_access_denied_matched_policy[{name}]").replace(' ', "_");
+        let mut reply = LocalReply::text(403, "RBAC: access denied", "");
+        reply.details = details.into();
+        Step::reply(reply)
     }
+
+    fn shadow(&self, cx: &FilterCx<'_>, ex: &mut Exchange, rules: &Rules, prefix: &str) {
+        let (allowed, policy) = {
+            let facts = facts(cx.conn, ex, cx.found);
+            let verdict = evaluate(rules, &facts);
+            (verdict.allowed, verdict.policy.map(str::to_owned))
+        };
+        self.shadow_stats.inc(if allowed { stat::SHADOW_ALLOWED } else { stat::SHADOW_DENIED });
+        let result = if allowed { "allowed" } else { "denied" };
+        let mut entries =
+            vec![(format!("{prefix}shadow_engine_result"), Value::String(result.into()))];
+        if let Some(p) = policy {
+            entries.push((
+                format!("{prefix}shadow_effective_policy_id"),
+                Value::String(p.as_str().into()),
+            ));
+        }
+        set(ex, &entries);
+    }
+}
+
+/// Merges entries into the filter's dynamic metadata.
+fn set(ex: &mut Exchange, entries: &[(String, Value)]) {
+    let mut map: BTreeMap<Name, Value> = match ex.metadata.get(NAMESPACE) {
+        Some(Value::Struct(old)) => (**old).clone(),
+        _ => BTreeMap::new(),
+    };
+    for (key, value) in entries {
+        map.insert(key.as_str().into(), value.clone());
+    }
+    ex.metadata.set(NAMESPACE.into(), Value::Struct(Arc::new(map)));
 }
