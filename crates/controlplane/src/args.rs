@@ -98,14 +98,14 @@ pub struct Discovery {
     #[arg(long, default_value = "10s", value_parser = duration)]
     pub shutdown_duration: Duration,
     /// Own roots instead of the CA's, for our server certificate
-    #[arg(long, default_value = "")]
-    pub ca_cert_file: PathBuf,
+    #[arg(long)]
+    pub ca_cert_file: Option<PathBuf>,
     /// Own server certificate
-    #[arg(long, default_value = "")]
-    pub tls_cert_file: PathBuf,
+    #[arg(long)]
+    pub tls_cert_file: Option<PathBuf>,
     /// Key of the own server certificate
-    #[arg(long, default_value = "")]
-    pub tls_key_file: PathBuf,
+    #[arg(long)]
+    pub tls_key_file: Option<PathBuf>,
     /// Streams are closed after this time; 0: never
     #[arg(long, default_value = "0s", value_parser = duration)]
     pub keepalive_max_server_connection_age: Duration,

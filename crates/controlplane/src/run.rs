@@ -196,8 +196,9 @@ fn own_certificate(
     authority: &Arc<Authority>,
     world: &World,
 ) -> anyhow::Result<Arc<certificate::Current>> {
-    if !args.tls_cert_file.as_os_str().is_empty() {
-        return certificate::from_files(&args.tls_cert_file, &args.tls_key_file);
+    if let Some(cert) = &args.tls_cert_file {
+        let key = args.tls_key_file.as_ref().context("--tlsCertFile needs --tlsKeyFile")?;
+        return certificate::from_files(cert, key);
     }
     let domain = &world.snapshot().mesh.domain;
     let names = certificate::dns_names(&args.namespace, domain, &env.revision, &env.custom_hosts);

@@ -1,0 +1,163 @@
+//! How is the control plane reached? A gRPC channel over TLS to istiod: server name checked against the trust
+//! anchor, our workload certificate if there is one, else the token with every request.
+
+use std::io;
+use std::net::ToSocketAddrs as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use crate::certificate::Workload;
+
+/// Longest connecting, handshake included.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Where trust anchors are looked for, in Istio's order.
+const ROOTS: &[&str] = &[
+    "/etc/certs/root-cert.pem",
+    "./var/run/secrets/istio/root-cert.pem",
+    "/var/run/secrets/istio/root-cert.pem",
+];
+/// Where the service-account token is.
+const TOKENS: &[&str] = &[
+    "./var/run/secrets/tokens/istio-token",
+    "/var/run/secrets/tokens/istio-token",
+];
+
+/// The control plane as this agent reaches it.
+#[derive(Debug)]
+pub struct Control {
+    address: String,
+    host: String,
+    tls: bool,
+    roots: PathBuf,
+    token: Option<PathBuf>,
+    workload: RwLock<Option<Arc<Workload>>>,
+}
+
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+impl Control {
+    /// `address` is `host:port`; port 15010 is spoken to without TLS.
+    pub fn new(address: &str, roots: Option<PathBuf>) -> anyhow::Result<Arc<Self>> {
+        let (host, port) = address
+            .rsplit_once(':')
+            .with_context(|| format!("{address:?}: not of the form host:port"))?;
+        let first = |paths: &[&str]| paths.iter().map(PathBuf::from).find(|p| p.exists());
+        Ok(Arc::new(Control {
+            address: address.to_owned(),
+            host: host.trim_matches(['[', ']']).to_owned(),
+            tls: port != "15010",
+            roots: roots
+                .or_else(|| first(ROOTS))
+                .unwrap_or_else(|| ROOTS[ROOTS.len() - 1].into()),
+            token: first(TOKENS),
+            workload: RwLock::new(None),
+        }))
+    }
+
+    /// The file of the trust anchor.
+    pub fn roots(&self) -> &Path {
+        &self.roots
+    }
+
+    /// From now on new connections present this certificate.
+    pub fn set_workload(&self, workload: Arc<Workload>) {
+        *self.workload.write().unwrap_or_else(|e| e.into_inner()) = Some(workload);
+    }
+
+    /// A channel that connects when used and again when broken.
+    pub fn channel(self: &Arc<Self>) -> Channel {
+        let control = Arc::clone(self);
+        // The connector decides about TLS; for tonic all is plain.
+        Endpoint::from_shared(format!("http://{}", self.address))
+            .unwrap_or_else(|_| Endpoint::from_static("http://istiod.invalid:15012"))
+            .http2_keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true)
+            .initial_connection_window_size(4 << 20)
+            .initial_stream_window_size(4 << 20)
+            .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                let control = Arc::clone(&control);
+                async move {
+                    control
+                        .connect()
+                        .await
+                        .map(TokioIo::new)
+                        .map_err(io::Error::other)
+                }
+            }))
+    }
+
+    /// `authorization` for requests: the token, read anew because it is rotated on disk. `None` on plain
+    /// connections and without a token.
+    pub fn authorization(&self) -> Option<MetadataValue<tonic::metadata::Ascii>> {
+        let token = std::fs::read_to_string(self.token.as_ref().filter(|_| self.tls)?).ok()?;
+        format!("Bearer {}", token.trim()).parse().ok()
+    }
+
+    async fn connect(&self) -> anyhow::Result<Box<dyn Io>> {
+        tokio::time::timeout(CONNECT_MAX, self.connect_now())
+            .await
+            .unwrap_or_else(|_| bail!("{}: not connected within {CONNECT_MAX:?}", self.address))
+    }
+
+    async fn connect_now(&self) -> anyhow::Result<Box<dyn Io>> {
+        // The system's resolver, in a thread: it knows search domains and /etc/hosts.
+        let address = self.address.clone();
+        let addresses =
+            tokio::task::spawn_blocking(move || address.to_socket_addrs().map(Vec::from_iter))
+                .await?;
+        let addresses = addresses.with_context(|| format!("resolving {}", self.address))?;
+        let stream = TcpStream::connect(&*addresses)
+            .await
+            .with_context(|| format!("connecting to {}", self.address))?;
+        stream.set_nodelay(true)?;
+        if !self.tls {
+            return Ok(Box::new(stream));
+        }
+        let name = ServerName::try_from(self.host.clone())
+            .with_context(|| format!("{:?} is no server name", self.host))?;
+        let stream = TlsConnector::from(self.tls_config()?)
+            .connect(name, stream)
+            .await;
+        Ok(Box::new(stream.with_context(|| {
+            format!("TLS handshake with {}", self.address)
+        })?))
+    }
+
+    fn tls_config(&self) -> anyhow::Result<Arc<ClientConfig>> {
+        let text = std::fs::read(&self.roots)
+            .with_context(|| format!("trust anchor {}", self.roots.display()))?;
+        let mut store = RootCertStore::empty();
+        for root in pki::pem::certificates(&text)? {
+            store.add(root)?;
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let builder = builder.with_root_certificates(store);
+        let workload = self
+            .workload
+            .read()
+            .unwrap_or_else(|e| e.into_inner())
+            .clone();
+        let mut config = match workload {
+            Some(w) => builder.with_client_auth_cert(w.chain.certs.clone(), w.key.to_der())?,
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+}

@@ -1,0 +1,106 @@
+//! How do `wait` and `request` ask? A plain HTTP/1 request on loopback, no more.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+
+use crate::args::{Request, Wait};
+
+/// Largest answer kept in bytes (a config dump of a large mesh).
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// An HTTP answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// Status code.
+    pub status: u16,
+    /// Body.
+    pub body: Vec<u8>,
+}
+
+/// Sends one request to `host:port` with HTTP/1.0, so that the body ends with the connection.
+pub fn http(
+    address: &str,
+    method: &str,
+    path: &str,
+    headers: &str,
+    timeout: Duration,
+) -> anyhow::Result<Answer> {
+    let resolved = address
+        .to_socket_addrs()
+        .with_context(|| format!("resolving {address}"))?
+        .next();
+    let mut stream = TcpStream::connect_timeout(
+        &resolved.with_context(|| format!("{address}: no address"))?,
+        timeout,
+    )?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n{headers}Connection: close\r\n\r\n"
+    )?;
+    let mut bytes = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
+    let end = bytes
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .context("no HTTP answer")?;
+    let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .context("no HTTP status")?;
+    let body = bytes.split_off(end + 4);
+    Ok(Answer { status, body })
+}
+
+/// `request METHOD PATH`: prints the proxy's admin answer.
+pub fn request(args: &Request) -> anyhow::Result<()> {
+    let path = if args.path.starts_with('/') {
+        args.path.clone()
+    } else {
+        format!("/{}", args.path)
+    };
+    let address = format!("localhost:{}", args.debug_port);
+    let answer = http(&address, &args.method, &path, "", Duration::from_secs(60))
+        .context("command failed")?;
+    std::io::stdout().write_all(&answer.body)?;
+    if answer.status != 200 {
+        bail!("received unsuccessful status code {}", answer.status);
+    }
+    Ok(())
+}
+
+/// `wait`: returns when the URL answers 200.
+pub fn wait(args: &Wait) -> anyhow::Result<()> {
+    let rest = args
+        .url
+        .strip_prefix("http://")
+        .with_context(|| format!("{}: not an http:// URL", args.url))?;
+    let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let address = if host.contains(':') {
+        host.to_owned()
+    } else {
+        format!("{host}:80")
+    };
+    let deadline = Instant::now() + Duration::from_secs(args.timeout_seconds);
+    let timeout = Duration::from_millis(args.request_timeout_millis.max(1));
+    loop {
+        let reason = match http(&address, "GET", &format!("/{path}"), "", timeout) {
+            Ok(answer) if answer.status == 200 => {
+                println!("Envoy is ready!");
+                return Ok(());
+            }
+            Ok(answer) => format!("HTTP status code {}", answer.status),
+            Err(error) => format!("{error:#}"),
+        };
+        if Instant::now() >= deadline {
+            bail!("timeout waiting for Envoy proxy to become ready. Last error: {reason}");
+        }
+        std::thread::sleep(Duration::from_millis(args.period_millis.max(1)));
+    }
+}

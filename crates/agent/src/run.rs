@@ -1,0 +1,508 @@
+//! The story of one sidecar: read who we are, write the bootstrap, serve certificates and xDS, run the proxy, drain.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use names::{Identity, NodeId, NodeType};
+use pki::{KeyAlgorithm, RotationPolicy};
+use protos::istio::networking::nds::v1::NameTable;
+use serde_json::Value;
+use telemetry::log::istio;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::args;
+use crate::bootstrap::{self, Inputs};
+use crate::certificate::{self, Current};
+use crate::config::ProxyConfig;
+use crate::control::Control;
+use crate::envoy::{self, Drain};
+use crate::node::{self, Facts, Node};
+use crate::relay::{self, Learned};
+use crate::status::{self, Status};
+use crate::{dns, request, sds};
+
+/// The secret server's socket, below the working directory, as Istio's.
+const SDS_DIR: &str = "./var/run/secrets/workload-spiffe-uds";
+/// Labels and annotations of the pod, from the downward API.
+const POD_DIR: &str = "./etc/istio/pod";
+/// How often open connections are counted while draining.
+const DRAIN_POLL: Duration = Duration::from_secs(1);
+/// After the drain the proxy has this long to end.
+const END_MAX: Duration = Duration::from_secs(5);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// Environment, with the proxy configuration's metadata over it.
+#[derive(Debug, Clone, Default)]
+struct Env(BTreeMap<String, String>);
+
+impl Env {
+    fn text(&self, name: &str) -> &str {
+        self.0.get(name).map(String::as_str).unwrap_or_default()
+    }
+    fn or<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
+        Some(self.text(name))
+            .filter(|v| !v.is_empty())
+            .unwrap_or(default)
+    }
+    fn flag(&self, name: &str) -> bool {
+        matches!(self.text(name), "true" | "1" | "t" | "T" | "TRUE" | "True")
+    }
+    fn duration(&self, name: &str, default: Duration) -> Duration {
+        api::Duration::parse(self.text(name)).map_or(default, api::Duration::to_std)
+    }
+    fn number(&self, name: &str, default: f64) -> f64 {
+        self.text(name)
+            .parse()
+            .ok()
+            .filter(|n: &f64| n.is_finite())
+            .unwrap_or(default)
+    }
+}
+
+/// `pilot-agent proxy`
+pub fn proxy(args: args::Proxy) -> anyhow::Result<ExitCode> {
+    istio::init(istio::Options {
+        levels: istio::Levels::parse(&args.log.log_output_level)?,
+        json: args.log.log_as_json,
+        stdout: true,
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let code = runtime.block_on(serve(args))?;
+    runtime.shutdown_background();
+    Ok(ExitCode::from(code))
+}
+
+async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
+    let started = Instant::now();
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let pod = Path::new(POD_DIR);
+    let labels = node::downward_map(&read(&pod.join("labels")));
+    let annotations = node::downward_map(&read(&pod.join("annotations")));
+    let mut env = Env(std::env::vars_os()
+        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+        .collect());
+    let annotation = annotations
+        .get("proxy.istio.io/config")
+        .map(String::as_str)
+        .unwrap_or_default();
+    let mut config = ProxyConfig::merged(
+        &read(&args.mesh_config),
+        env.text("PROXY_CONFIG"),
+        annotation,
+    )?;
+    if let Some(cluster) = &args.service_cluster {
+        config.set("serviceCluster", cluster.as_str());
+    }
+    if !env.text("DISCOVERY_ADDRESS").is_empty() {
+        config.set("discoveryAddress", env.text("DISCOVERY_ADDRESS"));
+    }
+    for (name, value) in config.proxy_metadata() {
+        env.0.insert(name.to_owned(), value.to_owned());
+    }
+
+    let node = make_node(&args, &env, &mut config, labels, annotations)?;
+    tracing::info!(target: "default", "Proxy role: id={} type={}", node.id, args.role);
+    let address = config.text("/discoveryAddress").to_owned();
+    tracing::info!(target: "default", "Effective config: {}", config.json());
+    let roots = Some(env.or("XDS_ROOT_CA", env.text("CA_ROOT_CA")))
+        .filter(|p| !p.is_empty())
+        .map(PathBuf::from);
+    let control = Control::new(&address, roots.clone())?;
+    let ca_address = env.or("CA_ADDR", &address);
+    let ca = if ca_address == address {
+        Arc::clone(&control)
+    } else {
+        Control::new(ca_address, roots)?
+    };
+    tracing::info!(target: "default", "CA Endpoint {ca_address}, provider Citadel, trust anchor {}", ca.roots().display());
+
+    let current = certificate::keep(ca, certificate_options(&env));
+    keep_control_identified(&control, current.clone());
+    let sds_socket = Path::new(SDS_DIR).join(env.or("WORKLOAD_IDENTITY_SOCKET_FILE", "socket"));
+    sds::serve(&sds_socket, current.clone())
+        .with_context(|| format!("SDS socket {}", sds_socket.display()))?;
+    let config_dir = PathBuf::from(config.text("/configPath"));
+    let xds_socket = config_dir.join("XDS");
+    let (names, table) = watch::channel(Arc::new(NameTable::default()));
+    let dns_capture = env.flag("ISTIO_META_DNS_CAPTURE");
+    relay::serve(
+        &xds_socket,
+        Arc::clone(&control),
+        Learned {
+            names,
+            want_names: dns_capture,
+        },
+    )
+    .with_context(|| format!("xDS socket {}", xds_socket.display()))?;
+    if dns_capture {
+        let options = dns::Options {
+            namespace: env.text("POD_NAMESPACE").to_owned(),
+            domain: domain(&args, &env),
+            forward_timeout: env.duration("DNS_FORWARD_TIMEOUT", Duration::from_secs(5)),
+            listen: env.or("DNS_PROXY_ADDR", "localhost:15053").to_owned(),
+        };
+        dns::serve(options, table).await.context("DNS proxy")?;
+    }
+
+    let ipv6_only = node.id.split('~').nth(1).is_some_and(|ip| ip.contains(':'));
+    let text = |p: &Path| p.display().to_string();
+    let inputs = Inputs {
+        node: &node,
+        config: &config,
+        xds_socket: text(&xds_socket),
+        sds_socket: text(&sds_socket),
+        ipv6_only,
+        dual_stack: env.flag("ISTIO_DUAL_STACK"),
+    };
+    let file = write_bootstrap(
+        &config_dir,
+        &bootstrap::bootstrap(&inputs),
+        &args.template_file,
+    )?;
+    let status = serve_status(&env, &config, current, started).await?;
+    tracing::info!(target: "default", "Agent started in {:?}", started.elapsed());
+
+    let Some(binary) = args.proxy_binary.clone() else {
+        bail!("no proxy to run: give --proxy-binary PATH");
+    };
+    let options = envoy::Options {
+        binary,
+        config: file,
+        node: node.id.clone(),
+        cluster: node.cluster.clone(),
+        drain: config.duration("/drainDuration", Duration::from_secs(45)),
+        parent_shutdown: config.duration("/parentShutdownDuration", Duration::from_secs(60)),
+        ip_version: if ipv6_only { "v6" } else { "v4" },
+        log_level: args.proxy_log_level.clone(),
+        component_log_level: args.proxy_component_log_level.clone(),
+        concurrency: concurrency(&args, &config),
+    };
+    let (mut term, mut int) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let drain = DrainOptions {
+        duration: config.duration("/terminationDrainDuration", Duration::from_secs(5)),
+        on_zero: env.flag("EXIT_ON_ZERO_ACTIVE_CONNECTIONS"),
+        minimum: env.duration("MINIMUM_DRAIN_DURATION", Duration::from_secs(5)),
+    };
+    envoy::supervise(&options, async || {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            () = status.drain.notified() => {}
+            () = status.quit.notified() => return Drain { patience: END_MAX },
+        }
+        drained(&status, drain).await;
+        Drain { patience: END_MAX }
+    })
+    .await
+}
+
+fn domain(args: &args::Proxy, env: &Env) -> String {
+    if args.domain.is_empty() {
+        format!("{}.svc.cluster.local", env.text("POD_NAMESPACE"))
+    } else {
+        args.domain.clone()
+    }
+}
+
+fn make_node(
+    args: &args::Proxy,
+    env: &Env,
+    config: &mut ProxyConfig,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+) -> anyhow::Result<Node> {
+    let node_type = match args.role.as_str() {
+        "sidecar" => NodeType::Sidecar,
+        "router" => NodeType::Router,
+        other => bail!("Invalid proxy type: {other:?} (sidecar and router are served)"),
+    };
+    let (pod, namespace) = (env.text("POD_NAME"), env.text("POD_NAMESPACE"));
+    let mut ips: Vec<String> = env
+        .text("INSTANCE_IP")
+        .split(',')
+        .filter(|s| !s.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if ips.is_empty() {
+        ips = local_addresses();
+    }
+    let ip = ips.first().cloned().unwrap_or_else(|| "127.0.0.1".into());
+    ip.parse::<IpAddr>()
+        .with_context(|| format!("INSTANCE_IP {ip:?}"))?;
+    let id = NodeId {
+        node_type,
+        ip,
+        id: format!("{pod}.{namespace}"),
+        domain: domain(args, env),
+    }
+    .to_string();
+    if config.text("/serviceCluster") == "istio-proxy" && args.service_cluster.is_none() {
+        // Istio: the app or workload name, qualified by the namespace.
+        let name = labels
+            .get("app")
+            .map(String::as_str)
+            .filter(|n| !n.is_empty());
+        let name = name.unwrap_or_else(|| env.or("ISTIO_META_WORKLOAD_NAME", "istio-proxy"));
+        if !namespace.is_empty() {
+            config.set("serviceCluster", format!("{name}.{namespace}"));
+        }
+    }
+    if let Some(n) = args.concurrency {
+        config.set("concurrency", n);
+    }
+    let mut facts = Facts {
+        env: env.0.clone(),
+        labels,
+        annotations,
+        ips,
+        outlier_log_path: args.outlier_log_path.clone(),
+        prometheus_port: env
+            .or("ENVOY_PROMETHEUS_PORT", "15090")
+            .parse()
+            .context("ENVOY_PROMETHEUS_PORT")?,
+        status_port: env
+            .or("ENVOY_STATUS_PORT", "15021")
+            .parse()
+            .context("ENVOY_STATUS_PORT")?,
+        ..Facts::default()
+    };
+    if args.proxy_binary.is_none() {
+        // Our own proxy has Istio's filters; a foreign one must say so itself.
+        facts
+            .env
+            .entry("ISTIO_META_PROA_CAPABILITIES".into())
+            .or_insert_with(|| "all".into());
+    }
+    Ok(node::node(&id, &facts, config))
+}
+
+/// Non-loopback addresses of this machine: the one used towards the world.
+fn local_addresses() -> Vec<String> {
+    let probe = || {
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+        // Nothing is sent: connecting a datagram socket only chooses the route.
+        socket.connect("192.0.2.1:9").ok()?;
+        Some(socket.local_addr().ok()?.ip().to_string())
+    };
+    probe().into_iter().collect()
+}
+
+fn certificate_options(env: &Env) -> certificate::Options {
+    let identity = Identity::new(
+        env.or("TRUST_DOMAIN", "cluster.local"),
+        env.text("POD_NAMESPACE"),
+        env.or("SERVICE_ACCOUNT", "default"),
+    );
+    let curve = env.text("ECC_CURVE");
+    certificate::Options {
+        identity: identity.to_string(),
+        ttl: env.duration("SECRET_TTL", DAY),
+        key: match (
+            env.text("ECC_SIGNATURE_ALGORITHM"),
+            env.text("WORKLOAD_RSA_KEY_SIZE"),
+        ) {
+            ("ECDSA", _) if curve == "P384" => KeyAlgorithm::EcdsaP384,
+            ("", "2048") => KeyAlgorithm::Rsa2048,
+            _ => KeyAlgorithm::EcdsaP256,
+        },
+        rotation: RotationPolicy {
+            grace: env.number("SECRET_GRACE_PERIOD_RATIO", pki::ROTATION_GRACE),
+            jitter: env.number("SECRET_GRACE_PERIOD_RATIO_JITTER", pki::ROTATION_JITTER),
+        },
+        output: Some(env.text("OUTPUT_CERTS"))
+            .filter(|d| !d.is_empty())
+            .map(PathBuf::from),
+    }
+}
+
+/// New xDS connections present the newest certificate, also when the CA is somewhere else.
+fn keep_control_identified(control: &Arc<Control>, mut current: Current) {
+    let control = Arc::clone(control);
+    tokio::spawn(async move {
+        while current.changed().await.is_ok() {
+            if let Some(workload) = current.borrow_and_update().clone() {
+                control.set_workload(workload);
+            }
+        }
+    });
+}
+
+/// Writes `envoy-rev0.json`; a template is merged over the generated bootstrap, field by field.
+fn write_bootstrap(dir: &Path, bootstrap: &Value, template: &str) -> anyhow::Result<PathBuf> {
+    let mut bootstrap = bootstrap.clone();
+    if !template.is_empty() {
+        let text = std::fs::read_to_string(template).with_context(|| template.to_owned())?;
+        merge(
+            &mut bootstrap,
+            api::yaml::parse(&text).with_context(|| template.to_owned())?,
+        );
+    }
+    let path = dir.join("envoy-rev0.json");
+    std::fs::create_dir_all(dir)
+        .and_then(|()| std::fs::write(&path, format!("{bootstrap:#}\n")))
+        .with_context(|| path.display().to_string())?;
+    Ok(path)
+}
+
+fn merge(base: &mut Value, over: Value) {
+    match (base, over) {
+        (Value::Object(base), Value::Object(over)) => {
+            for (name, value) in over {
+                merge(base.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (base, over) => *base = over,
+    }
+}
+
+/// Worker threads: flag or configuration, else the number of processors; 0 means that too.
+fn concurrency(args: &args::Proxy, config: &ProxyConfig) -> u32 {
+    let said = args
+        .concurrency
+        .or_else(|| u32::try_from(config.number("/concurrency")?).ok());
+    said.filter(|n| *n > 0)
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() as u32))
+}
+
+async fn serve_status(
+    env: &Env,
+    config: &ProxyConfig,
+    current: Current,
+    started: Instant,
+) -> anyhow::Result<Arc<Status>> {
+    let probes: HashMap<String, Value> = match env.text("ISTIO_KUBE_APP_PROBERS") {
+        "" => HashMap::new(),
+        text => serde_json::from_str(text).context("ISTIO_KUBE_APP_PROBERS")?,
+    };
+    let scrape = serde_json::from_str::<Value>(env.text("ISTIO_PROMETHEUS_ANNOTATIONS"))
+        .ok()
+        .and_then(|v| {
+            let port = v["port"]
+                .as_str()
+                .and_then(|p| p.parse().ok())
+                .or_else(|| v["port"].as_u64().and_then(|p| u16::try_from(p).ok()));
+            let path = v["path"]
+                .as_str()
+                .filter(|p| !p.is_empty())
+                .unwrap_or("/metrics");
+            (v["scrape"] == "true" || v["scrape"] == true)
+                .then(|| (port.unwrap_or(80), path.to_owned()))
+        });
+    let status = Arc::new(Status {
+        admin: format!("127.0.0.1:{}", config.port("/proxyAdminPort", 15000)),
+        probes,
+        scrape,
+        quit: Default::default(),
+        drain: Default::default(),
+        ready: AtomicBool::new(false),
+        draining: AtomicBool::new(false),
+        started,
+        startup_ms: AtomicU64::new(0),
+        certificate: Some(current),
+    });
+    let port = config.port("/statusPort", 15020);
+    let listener = match tokio::net::TcpListener::bind(("::", port)).await {
+        Ok(listener) => listener,
+        Err(_) => tokio::net::TcpListener::bind(("0.0.0.0", port))
+            .await
+            .with_context(|| format!("status port {port}"))?,
+    };
+    let app = status::router(Arc::clone(&status))
+        .into_make_service_with_connect_info::<std::net::SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    tracing::info!(target: "default", "Opening status port {port}");
+    Ok(status)
+}
+
+#[derive(Debug, Clone, Copy)]
+struct DrainOptions {
+    duration: Duration,
+    on_zero: bool,
+    minimum: Duration,
+}
+
+/// Tells the proxy to take no new inbound connections and waits until it may go; outbound stays up meanwhile.
+async fn drained(status: &Arc<Status>, options: DrainOptions) {
+    status.draining.store(true, Ordering::Release);
+    let ask = |method: &'static str, path: &'static str| {
+        let admin = status.admin.clone();
+        tokio::task::spawn_blocking(move || {
+            request::http(&admin, method, path, "", Duration::from_secs(2))
+        })
+    };
+    tracing::info!(target: "default", "Agent draining Proxy for termination");
+    if !matches!(
+        ask("POST", "/drain_listeners?inboundonly&graceful").await,
+        Ok(Ok(_))
+    ) {
+        tracing::warn!(target: "default", "the proxy's admin port does not answer, no graceful drain");
+        return;
+    }
+    if !options.on_zero {
+        tracing::info!(target: "default", "Graceful termination period is {:?}, starting...", options.duration);
+        return tokio::time::sleep(options.duration).await;
+    }
+    tokio::time::sleep(options.minimum).await;
+    while let Ok(Ok(answer)) = ask("GET", "/stats?usedonly&filter=downstream_cx_active$").await {
+        let active = active_connections(&String::from_utf8_lossy(&answer.body));
+        if active == 0 {
+            tracing::info!(target: "default", "There are no more active connections. terminating proxy...");
+            return;
+        }
+        tracing::info!(target: "default", "There are still {active} active connections");
+        tokio::time::sleep(DRAIN_POLL).await;
+    }
+}
+
+/// Connections of the workload's listeners; the admin port, Prometheus, readiness and `worker_` duplicates do not count.
+fn active_connections(stats: &str) -> u64 {
+    let counted = |line: &&str| {
+        line.starts_with("listener.")
+            && !line.contains("admin")
+            && !line.contains("15090")
+            && !line.contains("15021")
+            && !line.contains(".worker_")
+    };
+    let value = |line: &str| line.rsplit_once(": ")?.1.trim().parse::<u64>().ok();
+    stats.lines().filter(counted).filter_map(value).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_template_overrides_single_fields() {
+        let dir = tempfile::tempdir().unwrap();
+        let template = dir.path().join("t.yaml");
+        std::fs::write(&template, "admin:\n  profile_path: /x\n").unwrap();
+        let base = json!({"admin": {"profile_path": "/y", "port": 1}, "node": {}});
+        let file =
+            write_bootstrap(&dir.path().join("proxy"), &base, template.to_str().unwrap()).unwrap();
+        let written: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+        assert_eq!(
+            written,
+            json!({"admin": {"profile_path": "/x", "port": 1}, "node": {}})
+        );
+    }
+
+    #[test]
+    fn only_the_workloads_connections_count() {
+        let stats = "listener.0.0.0.0_15006.downstream_cx_active: 3\nlistener.0.0.0.0_15006.worker_0.downstream_cx_active: 3\n\
+                     listener.0.0.0.0_15090.downstream_cx_active: 1\nlistener.admin.downstream_cx_active: 1\nlistener.0.0.0.0_15001.downstream_cx_active: 2\n";
+        assert_eq!(active_connections(stats), 5);
+    }
+}
