@@ -180,7 +180,9 @@ fn open_telemetry(o: &ext::open_telemetry::v3::OpenTelemetryAccessLogConfig) -> 
     })))
 }
 
-fn attributes(l: &Option<otel::KeyValueList>) -> Result<Box<[(Box<str>, JsonFormat)]>> {
+type Attributes = Box<[(Box<str>, JsonFormat)]>;
+
+fn attributes(l: &Option<otel::KeyValueList>) -> Result<Attributes> {
     l.iter().flat_map(|l| &l.values).map(key_value).collect()
 }
 

@@ -29,7 +29,7 @@ pub fn cluster(c: &p::Cluster) -> Result<Cluster> {
     let discovery = discovery(c)?;
     let lb = lb::config(c)?;
     check_policy(&discovery, &lb.policy)?;
-    let connection = c.upstream_connection_options.clone().unwrap_or_default();
+    let connection = c.upstream_connection_options.unwrap_or_default();
     let track = c.track_cluster_stats.unwrap_or_default();
     Ok(Cluster {
         name: required("name", &c.name)?,
@@ -543,7 +543,7 @@ fn http(c: &p::Cluster) -> Result<UpstreamHttp> {
         override_auto_sni_header: None,
         filters: Arc::new([]),
     };
-    let mut common_options = c.common_http_protocol_options.clone();
+    let mut common_options = c.common_http_protocol_options;
     let mut upstream = c.upstream_http_protocol_options.clone();
     if let Some(o) = &c.http_protocol_options {
         out.http1 = options::http1(o, false).at("http_protocol_options")?;

@@ -53,7 +53,7 @@ pub(super) fn hcm(h: &p::HttpConnectionManager) -> Result<Hcm> {
     let filters = http_filters("http_filters", &h.http_filters)?;
     let (pack_trace_reason, use_request_id_for_trace_sampling) =
         request_id(&h.request_id_extension)?;
-    let common_options = h.common_http_protocol_options.clone().unwrap_or_default();
+    let common_options = h.common_http_protocol_options.unwrap_or_default();
     let log = h.access_log_options.unwrap_or_default();
     let scheme = h.scheme_header_transformation.clone().unwrap_or_default();
     Ok(Hcm {
@@ -203,10 +203,7 @@ fn internal(
 }
 
 fn xfcc(h: &p::HttpConnectionManager) -> Result<ForwardClientCert> {
-    let set = h
-        .set_current_client_cert_details
-        .clone()
-        .unwrap_or_default();
+    let set = h.set_current_client_cert_details.unwrap_or_default();
     reject!(set; issuer, format);
     let mode = match h.forward_client_cert_details {
         0 => XfccMode::Sanitize,

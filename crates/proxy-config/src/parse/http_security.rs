@@ -194,10 +194,10 @@ pub(super) fn jwt(j: &f::jwt_authn::v3::JwtAuthentication) -> Result<JwtAuthn> {
                 .collect::<Result<_>>()
                 .at("requires")
                 .at("filter_state_rules")?;
-            Some((
-                required("name", &s.name).at("filter_state_rules")?,
-                rules.into(),
-            ))
+            Some(JwtFilterStateRules {
+                name: required("name", &s.name).at("filter_state_rules")?,
+                requires: rules.into(),
+            })
         }
     };
     Ok(JwtAuthn {

@@ -173,7 +173,7 @@ fn maglev(size: Option<u64>) -> Result<LbPolicy> {
     let prime = table_size >= 2
         && (2..)
             .take_while(|d| d * d <= table_size)
-            .all(|d| table_size % d != 0);
+            .all(|d| !table_size.is_multiple_of(d));
     if table_size > MAGLEV_TABLE_SIZE_MAX || !prime {
         return Err(invalid("The table size of maglev must be prime number").at("table_size"));
     }

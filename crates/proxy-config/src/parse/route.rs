@@ -422,7 +422,7 @@ fn forward(a: &p::RouteAction, ctx: &Inherited<'_, '_>) -> Result<Forward> {
     let mirrors = mirrors.map_or(Ok(Box::default()), |l| {
         each("request_mirror_policies", l, mirror)
     })?;
-    let max_stream = a.max_stream_duration.clone().unwrap_or_default();
+    let max_stream = a.max_stream_duration.unwrap_or_default();
     let cluster_not_found_status = match a.cluster_not_found_response_code {
         0 => 503,
         1 => 404,
@@ -744,16 +744,13 @@ fn upgrade(u: &p::route_action::UpgradeConfig) -> Result<UpgradeConfig> {
             "Non-CONNECT upgrade type ConnectConfig was configured".to_owned(),
         )));
     }
-    let connect = match &u.connect_config {
-        None => None,
-        Some(c) => Some(ConnectConfig {
-            proxy_protocol: c
-                .proxy_protocol_config
-                .as_ref()
-                .map(|p| if p.version == 0 { 1 } else { 2 }),
-            allow_post: c.allow_post,
-        }),
-    };
+    let connect = u.connect_config.as_ref().map(|c| ConnectConfig {
+        proxy_protocol: c
+            .proxy_protocol_config
+            .as_ref()
+            .map(|p| if p.version == 0 { 1 } else { 2 }),
+        allow_post: c.allow_post,
+    });
     Ok(UpgradeConfig {
         upgrade_type,
         enabled: u.enabled.unwrap_or(true),

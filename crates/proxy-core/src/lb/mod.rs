@@ -492,7 +492,7 @@ impl Balancer {
             let mut edf = Edf::new(list.iter().map(|h| (*h, weigh(*h))));
             // Workers start at different places of the schedule.
             for _ in 0..seed % list.len() as u64 {
-                edf.pick(|h| weigh(h));
+                edf.pick(weigh);
             }
             Cursor::Edf(edf)
         });

@@ -85,11 +85,9 @@ pub fn loads(
         }
     }
     let share = |part: u64, all: u64| {
-        if all == 0 {
-            0
-        } else {
-            (u64::from(overprovisioning) * part / all).min(100) as u32
-        }
+        (u64::from(overprovisioning) * part)
+            .checked_div(all)
+            .map_or(0, |n| n.min(100) as u32)
     };
     let healthy: Vec<u32> = counts.iter().map(|c| share(c.healthy, c.all)).collect();
     let degraded: Vec<u32> = counts.iter().map(|c| share(c.degraded, c.all)).collect();
