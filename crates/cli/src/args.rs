@@ -108,7 +108,9 @@ pub struct KubeInject {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 DIR holds ordinary Kubernetes manifests and Istio resources; it is watched. Folders named `variants` are left out.
-Images are not pulled: `command:` runs as given, well-known images map to programs on this machine (proa help images).
+Images are not pulled: `command:` runs as given, well-known images map to programs on this machine:
+  proxyv2, agent: proa agent      pilot, discovery: proa discovery      nodebook, httpbin, echo: proa sample …
+  sleep, curl, pause: proa sample sleep      any other: the program of that name on PATH
 
 Examples:
   proa up                              the bundled example, gateway on http://127.0.0.1:8080
@@ -139,6 +141,9 @@ pub struct Up {
     /// Address of the ingress gateway on this machine
     #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
     pub gateway_address: IpAddr,
+    /// How long workload certificates live, such as 10s or 1h [default: a day]
+    #[arg(long, value_name = "DURATION")]
+    pub certificate_lifetime: Option<String>,
     /// Print nothing but the gateway's address
     #[arg(short, long)]
     pub quiet: bool,

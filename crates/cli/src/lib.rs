@@ -11,7 +11,7 @@ mod jsonpath;
 mod kube_inject;
 mod output;
 mod pods;
-mod proxy_config;
+pub mod proxy_config;
 mod proxy_status;
 mod resources;
 mod tabwriter;

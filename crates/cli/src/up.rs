@@ -37,6 +37,7 @@ pub(crate) fn up(context: &Global, args: &args::Up) -> Result<u8, Failure> {
         gateway_address: args.gateway_address,
         gateway_port: args.gateway_port,
         gateway_https_port: args.gateway_https_port,
+        certificate_lifetime: args.certificate_lifetime.clone(),
         quiet: args.quiet,
     };
     Ok(mesh::up(&options)?)

@@ -18,6 +18,30 @@ pub enum DataPlane {
     Envoy(std::path::PathBuf),
 }
 
+/// What every proxy of a mesh has in common.
+#[derive(Clone, Debug)]
+pub(crate) struct Proxies {
+    pub(crate) data_plane: DataPlane,
+    /// How long workload certificates live, as Go writes durations; the agent's default if not given.
+    pub(crate) certificate_lifetime: Option<String>,
+}
+
+impl Proxies {
+    /// Sets what is common in the proxy containers of a pod.
+    fn adjust(&self, pod: &mut Object) {
+        for field in ["containers", "initContainers"] {
+            for container in pod["spec"][field].as_array_mut().into_iter().flatten().filter(|one| one["name"] == "istio-proxy") {
+                if let (DataPlane::Envoy(_), Some(args)) = (&self.data_plane, container["args"].as_array_mut()) {
+                    args.extend(["--proxy-binary".into(), ENVOY.into()]);
+                }
+                if let (Some(lifetime), Some(env)) = (&self.certificate_lifetime, container["env"].as_array_mut()) {
+                    env.push(json!({"name": "SECRET_TTL", "value": lifetime}));
+                }
+            }
+        }
+    }
+}
+
 /// The injector as the local mesh sets it: rules over netlink, applications held until the proxy serves.
 fn injector(store: &Store) -> Result<inject::Injector, String> {
     let config = store.get(&Key::new("ConfigMap", SYSTEM, "istio")).unwrap_or_default();
@@ -43,10 +67,10 @@ fn wanted(store: &Store, pod: &Object) -> bool {
     inject::policy::webhook_selects(&labels(&of_namespace["metadata"]["labels"]), &labels(&pod["metadata"]["labels"]), "default", false)
 }
 
-/// Gives `pod` its proxy if its namespace or labels ask for one, and sets the data plane of proxies it has.
+/// Gives `pod` its proxy if its namespace or labels ask for one, and sets what all proxies have in common.
 ///
 /// A pod whose proxy cannot be made runs without one, and the reason is said.
-pub(crate) fn inject(store: &Store, mut pod: Object, data_plane: &DataPlane) -> Object {
+pub(crate) fn inject(store: &Store, mut pod: Object, proxies: &Proxies) -> Object {
     if wanted(store, &pod) {
         let deployment = pod["metadata"]["annotations"]["proa.dev/deployment"].as_str();
         let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
@@ -63,18 +87,7 @@ pub(crate) fn inject(store: &Store, mut pod: Object, data_plane: &DataPlane) -> 
             Err(reason) => eprintln!("proa: pod/{} gets no sidecar: {reason}", text("name")),
         }
     }
-    if let DataPlane::Envoy(_) = data_plane {
-        for field in ["containers", "initContainers"] {
-            for container in pod["spec"][field].as_array_mut().into_iter().flatten() {
-                if container["name"] == "istio-proxy"
-                    && let Some(args) = container["args"].as_array_mut()
-                {
-                    args.push("--proxy-binary".into());
-                    args.push(ENVOY.into());
-                }
-            }
-        }
-    }
+    proxies.adjust(&mut pod);
     pod
 }
 

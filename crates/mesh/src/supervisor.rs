@@ -25,7 +25,7 @@ use crate::object::{Key, Kind, Object, merge};
 use crate::pod::{Addresses, Context, Pod};
 use crate::process::Processes;
 use crate::services::{Directory, assign_addresses, is_ready};
-use crate::sidecar::{self, DataPlane};
+use crate::sidecar::{self, DataPlane, Proxies};
 use crate::store::{Origin, Store};
 use crate::{system, workload};
 
@@ -43,7 +43,7 @@ pub(crate) struct Setup {
     pub(crate) layout: Layout,
     pub(crate) manifests: PathBuf,
     pub(crate) program: PathBuf,
-    pub(crate) data_plane: DataPlane,
+    pub(crate) proxies: Proxies,
     pub(crate) doors: Vec<Door>,
     pub(crate) resolver: Option<std::net::UdpSocket>,
 }
@@ -53,7 +53,7 @@ pub(crate) struct Supervisor {
     context: Rc<Context>,
     layout: Layout,
     manifests: PathBuf,
-    data_plane: DataPlane,
+    proxies: Proxies,
     pods: RefCell<BTreeMap<Key, Rc<Pod>>>,
     addresses: Addresses,
     directory: RefCell<Rc<Directory>>,
@@ -78,7 +78,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
 
 impl Supervisor {
     fn start(setup: Setup) -> Result<Rc<Self>, String> {
-        let Setup { layout, manifests, program, data_plane, doors, resolver } = setup;
+        let Setup { layout, manifests, program, proxies, doors, resolver } = setup;
         let text = |error: io::Error| error.to_string();
         let store = Store::new(layout.config());
         let processes = Processes::default();
@@ -88,12 +88,12 @@ impl Supervisor {
         }
         let resolver = resolver.map(UdpSocket::from_std).transpose().map_err(text)?;
         let context =
-            Context { store, processes, identity: Identity::generate()?, state: layout.folder.clone(), program, data_plane: data_plane.clone() };
+            Context { store, processes, identity: Identity::generate()?, state: layout.folder.clone(), program, data_plane: proxies.data_plane.clone() };
         Ok(Rc::new(Self {
             context: Rc::new(context),
             layout,
             manifests,
-            data_plane,
+            proxies,
             pods: RefCell::default(),
             addresses: Addresses::default(),
             directory: RefCell::default(),
@@ -191,7 +191,7 @@ impl Supervisor {
         assign_addresses(store);
         let plan = workload::plan(store);
         for pod in plan.create {
-            let pod = sidecar::inject(store, pod, &self.data_plane);
+            let pod = sidecar::inject(store, pod, &self.proxies);
             if let Err(reason) = workload::create(store, pod) {
                 eprintln!("proa: {reason}");
             }
@@ -240,7 +240,7 @@ impl Supervisor {
             }
             if object["metadata"]["annotations"]["proa.dev/deployment"].is_null() {
                 // A bare pod: the deployments' pods were given their proxy when they were made.
-                object = sidecar::inject(store, object, &self.data_plane);
+                object = sidecar::inject(store, object, &self.proxies);
                 store.update(&key, |stored| *stored = object.clone());
             }
             let Some((number, address)) = self.addresses.next() else {
@@ -332,7 +332,7 @@ impl Supervisor {
             "pods": pods,
             "services": self.context.store.list("Service"),
             "problems": self.problems.borrow().values().collect::<Vec<_>>(),
-            "dataPlane": match &self.data_plane { DataPlane::Proa => "proa", DataPlane::Envoy(_) => "envoy" },
+            "dataPlane": match &self.proxies.data_plane { DataPlane::Proa => "proa", DataPlane::Envoy(_) => "envoy" },
         })
     }
 

@@ -22,7 +22,7 @@ use crate::api::{Client, Layout};
 use crate::dns;
 use crate::gateway::Door;
 use crate::report;
-use crate::sidecar::DataPlane;
+use crate::sidecar::{DataPlane, Proxies};
 use crate::supervisor::{Setup, fresh_state, run, write_example};
 
 /// How long `up` waits for every pod before it says which ones are missing.
@@ -52,6 +52,8 @@ pub struct Up {
     pub gateway_port: u16,
     /// Its HTTPS port, if wanted.
     pub gateway_https_port: Option<u16>,
+    /// How long workload certificates live (`10s`, `1h`); the agent's default if not given.
+    pub certificate_lifetime: Option<String>,
     /// Say nothing but the gateway's address.
     pub quiet: bool,
 }
@@ -94,7 +96,7 @@ pub fn up(options: &Up) -> Result<u8, String> {
         layout: layout.clone(),
         manifests,
         program,
-        data_plane: options.data_plane.clone(),
+        proxies: Proxies { data_plane: options.data_plane.clone(), certificate_lifetime: options.certificate_lifetime.clone() },
         doors,
         resolver: dns::upstream(),
     };
@@ -307,7 +309,7 @@ fn follow(options: &Up, supervisor: Pid) -> Result<u8, String> {
                     bar.finish();
                     shown = true;
                     if options.quiet {
-                        println!("{}", status["gateway"].as_str().unwrap_or_default());
+                        println!("http://{}", status["gateway"].as_str().unwrap_or_default());
                     } else {
                         print!("{}", report::ready(&status, begun.elapsed(), options));
                     }

@@ -14,6 +14,12 @@ pub(super) struct Dump {
 /// Maps whose keys are data, not field names.
 const DATA: [&str; 5] = ["filter_metadata", "typed_filter_metadata", "typed_per_filter_config", "fields", "typed_extension_protocol_options"];
 
+/// A node's `metadata` is free-form; a resource's holds `filter_metadata` and the like.
+fn is_struct(name: &str, value: &Value) -> bool {
+    let shaped = ["filter_metadata", "filterMetadata", "typed_filter_metadata", "typedFilterMetadata"];
+    name == "metadata" && !shaped.iter().any(|key| value.get(*key).is_some())
+}
+
 fn snake(name: &str) -> String {
     let mut out = String::with_capacity(name.len() + 4);
     for letter in name.chars() {
@@ -32,7 +38,7 @@ fn renamed(value: &Value, data: bool) -> Value {
             let mut out = Map::new();
             for (key, value) in map {
                 let name = if data || key.starts_with('@') { key.clone() } else { snake(key) };
-                let inner_data = !data && DATA.contains(&name.as_str());
+                let inner_data = !data && (DATA.contains(&name.as_str()) || is_struct(&name, value));
                 out.insert(name, if data { value.clone() } else { renamed(value, inner_data) });
             }
             Value::Object(out)
@@ -59,6 +65,13 @@ impl Dump {
     pub(super) fn section(&self, kind: &str) -> Option<&Value> {
         let sections = self.whole["configs"].as_array()?;
         sections.iter().find(|section| section["@type"].as_str().is_some_and(|name| name.ends_with(&format!(".{kind}"))))
+    }
+
+    /// Every section of this message type; Envoy writes some types in several.
+    pub(super) fn sections<'a>(&'a self, kind: &str) -> impl Iterator<Item = &'a Value> {
+        let ending = format!(".{kind}");
+        let sections = self.whole["configs"].as_array().into_iter().flatten();
+        sections.filter(move |section| section["@type"].as_str().is_some_and(|name| name.ends_with(&ending)))
     }
 
     /// Resources of a section, static and dynamic; `field` names the resource in each entry.
@@ -113,7 +126,7 @@ pub(super) fn camel(value: &Value, data: bool) -> Value {
         Value::Object(map) => map
             .iter()
             .map(|(key, value)| {
-                let inner_data = !data && DATA.contains(&key.as_str());
+                let inner_data = !data && (DATA.contains(&key.as_str()) || is_struct(key, value));
                 let name = if data || key.starts_with('@') { key.clone() } else { camel_name(key) };
                 (name, if data && !value.is_object() { value.clone() } else { camel(value, inner_data) })
             })

@@ -141,8 +141,9 @@ pub(super) fn select_eds(dump: &Dump, filter: &Filter<'_>) -> Vec<Value> {
         }
     }
     found.sort_by_key(|assignment| {
-        let name = text(&assignment["cluster_name"]);
-        name.rsplit('|').next().unwrap_or(name).to_owned()
+        let parts: Vec<&str> = text(&assignment["cluster_name"]).split('|').collect();
+        let port = parts.get(1).and_then(|port| port.parse::<u32>().ok()).unwrap_or(0);
+        (parts.last().copied().unwrap_or_default().to_owned(), port)
     });
     found.iter().map(|assignment| camel(assignment, false)).collect()
 }

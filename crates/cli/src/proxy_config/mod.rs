@@ -105,6 +105,26 @@ pub(crate) fn run(context: &Global, args: &ProxyConfig) -> Result<u8, Failure> {
     }
 }
 
+/// One table from a config dump, for those who have the dump already (tests, the dashboard).
+///
+/// # Errors
+/// A dump without that part, or a `kind` that is none of istioctl's.
+pub fn table_of(kind: &str, config_dump: &Value) -> Result<String, String> {
+    let dump = Dump::read(config_dump)?;
+    let text = |failure: Failure| failure.to_string();
+    match kind {
+        "cluster" => cluster::select(&dump, &cluster::Filter::default()).map(|found| cluster::summary(&found)).map_err(text),
+        "listener" => listener::select(&dump, &listener::Filter::default()).map(|found| listener::summary(&found, true)).map_err(text),
+        "route" => route::select(&dump, None).map(|found| route::summary(&found, true)).map_err(text),
+        "eds" => Ok(endpoint::eds_summary(&endpoint::select_eds(&dump, &endpoint::Filter::default()))),
+        "ecds" => Ok(ecds::summary(&dump)),
+        "secret" => Ok(secret::summary(&dump, jiff::Timestamp::now().as_second())),
+        "version" => dump.bootstrap().map(bootstrap::version).ok_or_else(|| dump::MISSING.to_owned()),
+        "all" => Ok(all(&dump)),
+        other => Err(format!("unknown part {other:?}")),
+    }
+}
+
 /// The tables of every part, one after the other.
 fn all(dump: &Dump) -> String {
     let mut parts = Vec::new();

@@ -20,6 +20,7 @@ struct Row {
     not_after: String,
     not_before: String,
     trust_domain: String,
+    bundle: bool,
 }
 
 /// The table; `now` in seconds since 1970 decides what is valid.
@@ -31,11 +32,10 @@ pub(super) fn summary(dump: &Dump, now: i64) -> String {
             rows.extend(secret(entry, state, now));
         }
     }
-    let domains = rows.iter().any(|row| !row.trust_domain.is_empty());
+    // Only SPIFFE bundles of several domains make the domain worth a column.
+    let domains = rows.iter().any(|row| row.bundle);
     let mut cells = vec![["RESOURCE NAME", "TYPE", "STATUS", "VALID CERT", "SERIAL NUMBER", "NOT AFTER", "NOT BEFORE"].map(str::to_owned).to_vec()];
     for row in &rows {
-        let known = !row.serial.is_empty() || row.state != "WARMING";
-        let _ = known;
         cells.push(vec![row.name.clone(), row.kind.to_owned(), row.state.to_owned(), row.valid.to_string(), row.serial.clone(), row.not_after.clone(), row.not_before.clone()]);
     }
     if domains {
@@ -70,6 +70,7 @@ fn secret(entry: &Value, state: &'static str, now: i64) -> Vec<Row> {
         for der in inline(&domain["trust_bundle"]).iter().flat_map(|bundle| certificates(bundle)) {
             let mut one = row(blank("CA"), &der, now);
             one.trust_domain = text(&domain["name"]).to_owned();
+            one.bundle = true;
             rows.push(one);
         }
     }
@@ -85,7 +86,8 @@ fn row(mut row: Row, der: &[u8], now: i64) -> Row {
     let time = |seconds: i64| jiff::Timestamp::from_second(seconds).map(|time| time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()).unwrap_or_default();
     let validity = certificate.validity();
     let (from, to) = (validity.not_before.timestamp(), validity.not_after.timestamp());
-    row.serial = certificate.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect::<String>().trim_start_matches('0').to_owned();
+    let serial = certificate.raw_serial().iter().skip_while(|byte| **byte == 0);
+    row.serial = serial.map(|byte| format!("{byte:02x}")).collect();
     row.not_before = time(from);
     row.not_after = time(to);
     row.valid = (from..=to).contains(&now);
