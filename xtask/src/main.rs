@@ -4,6 +4,7 @@
 
 mod bench;
 mod conformance;
+mod deny;
 mod protos;
 mod suites;
 mod tidy;
@@ -38,7 +39,17 @@ enum Chore {
     Protos,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> std::process::ExitCode {
+    match chore() {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("xtask: {why:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn chore() -> anyhow::Result<()> {
     match Xtask::parse().chore {
         Chore::Test { suites } => suites::run(&suites),
         Chore::Tidy => tidy::run(),

@@ -1,6 +1,6 @@
 //! Which suites are there, what did each show, and which could not run? `cargo xtask test`.
 
-use crate::{conformance, root, tidy, tools};
+use crate::{conformance, deny, root, tidy, tools};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use std::process::{Command, Stdio};
@@ -86,7 +86,7 @@ fn one(suite: Suite) -> Result<Outcome> {
             &["doc", "--workspace", "--no-deps", "--quiet"],
             &[("RUSTDOCFLAGS", "-D warnings")],
         ),
-        Suite::Deny => deny(),
+        Suite::Deny => deny::run()?,
         Suite::Unit => unit()?,
         Suite::Conformance => conformance::run()?,
         Suite::Fuzz => cargo(&["test", "--package", "proa-fuzz"], &[]),
@@ -127,23 +127,6 @@ fn e2e() -> Result<Outcome> {
         "--nocapture",
     ];
     Ok(cargo(&args, &[("PROA_ENVOY", &envoy)]))
-}
-
-/// The advisory database lives behind a host of its own; licences, bans and sources need no network.
-fn deny() -> Outcome {
-    let program = match tools::cargo_deny() {
-        Ok(program) => program,
-        Err(why) => return Outcome::NotRun(format!("{why:#}")),
-    };
-    let status = Command::new(program)
-        .current_dir(root())
-        .args(["--all-features", "check", "licenses", "bans", "sources"])
-        .status();
-    match status {
-        Ok(s) if s.success() => Outcome::Passed,
-        Ok(s) => Outcome::Failed(format!("cargo deny: {s}")),
-        Err(e) => Outcome::NotRun(format!("cargo deny: {e}")),
-    }
 }
 
 fn cargo(args: &[&str], env: &[(&str, &str)]) -> Outcome {

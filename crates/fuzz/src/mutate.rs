@@ -19,7 +19,7 @@ impl Rng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -32,14 +32,14 @@ impl Rng {
         if end == 0 {
             0
         } else {
-            (self.next() % end as u64) as usize
+            (self.number() % end as u64) as usize
         }
     }
 }
 
 /// Changes `input` in one to six places, at times with a piece of `other`.
 pub fn mutate(input: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
-    for _ in 0..=rng.next() % EDITS_MAX {
+    for _ in 0..=rng.number() % EDITS_MAX {
         edit(input, other, rng);
     }
     input.truncate(INPUT_BYTES_MAX);
@@ -64,7 +64,7 @@ fn edit(input: &mut Vec<u8>, other: &[u8], rng: &mut Rng) {
             input.splice(at..at, other[from..to].iter().copied());
         }
         6 => input.truncate(at),
-        7 if !input.is_empty() => input[at] = rng.next() as u8,
+        7 if !input.is_empty() => input[at] = rng.number() as u8,
         _ => {
             let run = vec![INTERESTING[rng.below(INTERESTING.len())]; 1 + rng.below(300)];
             input.splice(at..at, run);
