@@ -115,16 +115,29 @@ pub fn set_all(level: Level) {
     SCOPES.iter().for_each(|s| s.set_level(level));
 }
 
-/// Applies `--component-log-level`: `upstream:debug,connection:trace`.
-pub fn set_components(list: &str) -> Result<(), LevelError> {
+fn components(list: &str, mut each: impl FnMut(&'static Scope, Level)) -> Result<(), LevelError> {
     for part in list.split(',').filter(|p| !p.is_empty()) {
         let (name, level) = part
             .split_once(':')
             .ok_or_else(|| LevelError::Syntax(part.into()))?;
         let scope = find(name).ok_or_else(|| LevelError::Scope(name.into()))?;
-        scope.set_level(Level::parse(level).ok_or_else(|| LevelError::Level(level.into()))?);
+        each(
+            scope,
+            Level::parse(level).ok_or_else(|| LevelError::Level(level.into()))?,
+        );
     }
     Ok(())
+}
+
+/// Would [`set_components`] take this list?
+pub fn check_components(list: &str) -> Result<(), LevelError> {
+    components(list, |_, _| {})
+}
+
+/// Applies `--component-log-level`: `upstream:debug,connection:trace`; all of it or nothing.
+pub fn set_components(list: &str) -> Result<(), LevelError> {
+    check_components(list)?;
+    components(list, Scope::set_level)
 }
 
 /// What is wrong with a level setting.

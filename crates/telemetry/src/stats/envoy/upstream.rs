@@ -81,6 +81,7 @@ pub mod cluster {
             UPSTREAM_RQ_RETRY_SUCCESS = "upstream_rq_retry_success",
             UPSTREAM_RQ_RX_RESET = "upstream_rq_rx_reset",
             UPSTREAM_RQ_RX_RESET_NO_ERROR = "upstream_rq_rx_reset_no_error",
+            UPSTREAM_RQ_TIMEOUT = "upstream_rq_timeout",
             UPSTREAM_RQ_TOTAL = "upstream_rq_total",
             UPSTREAM_RQ_TX_RESET = "upstream_rq_tx_reset",
             UPSTREAM_RQ_1XX = "upstream_rq_1xx" lazy,
