@@ -1,13 +1,13 @@
 //! May all of that be in our tree? Licences, bans and sources by the rules of deny.toml.
 //!
 //! cargo-deny does it where it is installed. Elsewhere the same file is read here: the expressions by the `spdx` crate,
-//! the tree from `cargo metadata`. Absent: advisories, whose database is not in a package registry.
+//! the tree from `cargo tree`. Absent: advisories, whose database is not in a package registry.
 
 use crate::root;
 use crate::suites::Outcome;
 use anyhow::{Context, Result};
 use serde::Deserialize;
-use serde_json::Value;
+use std::collections::BTreeSet;
 use std::process::Command;
 
 #[derive(Deserialize)]
@@ -68,54 +68,66 @@ pub fn run() -> Result<Outcome> {
     })
 }
 
-/// Every package of the tree for our targets, our own left out.
-fn packages() -> Result<Vec<Value>> {
+/// A package of the tree, as `cargo tree` prints it: `name v1.2.3 (place)` and its licence.
+struct Package {
+    name: String,
+    /// Version, and the place where it is not the registry.
+    rest: String,
+    license: String,
+}
+
+/// Every package that is built for our targets, our own left out.
+fn packages() -> Result<Vec<Package>> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root())
         .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--filter-platform",
-            "x86_64-unknown-linux-gnu",
+            "tree",
+            "--workspace",
+            "--edges",
+            "normal,build,dev",
+            "--prefix",
+            "none",
+            "--format",
+            "{p}|{l}",
         ])
-        .output()?;
-    let metadata: Value =
-        serde_json::from_slice(&output.stdout).context("cargo metadata prints JSON")?;
-    let all = metadata["packages"].as_array().context("packages")?;
-    let resolved: Vec<&str> = metadata["resolve"]["nodes"]
-        .as_array()
+        .output()
+        .context("cargo tree")?;
+    let text = String::from_utf8(output.stdout).context("cargo tree prints UTF-8")?;
+    let lines: BTreeSet<&str> = text.lines().map(|l| l.trim_end_matches(" (*)")).collect();
+    let parse = |line: &str| {
+        let (package, license) = line.split_once('|')?;
+        let (name, rest) = package.split_once(' ')?;
+        Some(Package {
+            name: name.into(),
+            rest: rest.into(),
+            license: license.into(),
+        })
+    };
+    Ok(lines
         .into_iter()
-        .flatten()
-        .filter_map(|n| n["id"].as_str())
-        .collect();
-    let ours = |p: &&Value| p["source"].is_null();
-    let used = |p: &&Value| p["id"].as_str().is_some_and(|id| resolved.contains(&id));
-    Ok(all
-        .iter()
-        .filter(|p| used(p) && !ours(p))
-        .cloned()
+        .filter_map(parse)
+        .filter(|p| p.name != "proa" && p.name != "xtask" && !p.name.starts_with("proa-"))
         .collect())
 }
 
 /// What is wrong with a package, if anything.
-fn judge(package: &Value, allowed: &[spdx::Licensee], banned: &[Banned]) -> Option<String> {
-    let name = package["name"].as_str()?;
-    let version = package["version"].as_str()?;
-    if banned.iter().any(|b| b.name == name) {
-        return Some(format!("{name} {version} is banned"));
+fn judge(package: &Package, allowed: &[spdx::Licensee], banned: &[Banned]) -> Option<String> {
+    let Package {
+        name,
+        rest,
+        license,
+    } = package;
+    if banned.iter().any(|b| b.name == *name) {
+        return Some(format!("{name} {rest} is banned"));
     }
-    if !package["source"].as_str()?.starts_with("registry+") {
-        return Some(format!("{name} {version} comes from {}", package["source"]));
+    if rest.contains("://") || rest.contains("(/") {
+        return Some(format!("{name} {rest} does not come from the registry"));
     }
-    let Some(license) = package["license"].as_str() else {
-        return Some(format!("{name} {version} states no licence"));
-    };
     let Ok(expression) = spdx::Expression::parse_mode(license, spdx::ParseMode::LAX) else {
         return Some(format!(
-            "{name} {version}: licence {license:?} is no SPDX expression"
+            "{name} {rest}: licence {license:?} is no SPDX expression"
         ));
     };
     let fits = expression.evaluate(|wanted| allowed.iter().any(|a| a.satisfies(wanted)));
-    (!fits).then(|| format!("{name} {version}: licence {license} is not allowed"))
+    (!fits).then(|| format!("{name} {rest}: licence {license} is not allowed"))
 }
