@@ -40,7 +40,7 @@ fn main() {
                 listener: &addr.to_string().replace(':', "_"),
                 node: Arc::default(),
             };
-            let manager = l7::Manager::new(hcm.clone(), &deps);
+            let manager = l7::Manager::new(hcm.clone(), &deps).expect("supported");
             let listener = std::net::TcpListener::bind(addr).expect("bind");
             listener.set_nonblocking(true).expect("nonblocking");
             let listener = tokio::net::TcpListener::from_std(listener).expect("listener");

@@ -81,8 +81,8 @@ enum Routes {
 }
 
 impl Manager {
-    /// Compiles a configuration.
-    pub fn new(config: Arc<Hcm>, deps: &Deps<'_>) -> Arc<Self> {
+    /// Compiles a configuration. `Err` names a filter that is not served.
+    pub fn new(config: Arc<Hcm>, deps: &Deps<'_>) -> Result<Arc<Self>, String> {
         let prefix = format!("http.{}.", config.stat_prefix);
         let routes = match &config.routes {
             RouteSource::Inline(table) => Routes::Fixed(table.clone()),
@@ -95,10 +95,10 @@ impl Manager {
             if let hcm_filter::Router(r) = &f.kind {
                 router = Some(r.clone());
             } else {
-                filters.push(Filter::new(f, &config, deps));
+                filters.push(Filter::new(f, &config, deps)?);
             }
         }
-        Arc::new(Manager {
+        Ok(Arc::new(Manager {
             stats: deps.store.block(&prefix),
             listener_stats: deps.store.block(&listener),
             router_stats: deps.store.block(&prefix),
@@ -113,7 +113,7 @@ impl Manager {
             routes,
             draining: AtomicBool::new(false),
             config,
-        })
+        }))
     }
 
     /// Brings `cached` up to the route table in force; `None` when RDS has not answered yet.

@@ -772,6 +772,9 @@ impl Attempt<'_> {
                 Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(Fault::Down(lost))) => return Poll::Ready(Err(Failure::Client(lost))),
                 Poll::Ready(Err(Fault::Up(lost))) => {
+                    // An HTTP/1 body that ends early is a protocol error, as Envoy's codec sees it.
+                    let h1 = matches!(up.side, Side::H1(_));
+                    let lost = if h1 && lost == Lost::Closed { Lost::Protocol } else { lost };
                     return Poll::Ready(Err(Failure::Upstream { lost, answered: true, reused }));
                 }
                 Poll::Pending => {}
