@@ -18,7 +18,10 @@ fn main() {
     telemetry::stats::set_worker(0);
     let sinks =
         telemetry::access_log::Sinks::new(Duration::from_secs(1), store.block("filesystem."));
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("runtime");
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
         let registry = upstream::Registry::new(store.clone(), Arc::default());
@@ -29,10 +32,19 @@ fn main() {
         }
         let mut tasks = Vec::new();
         for l in &bootstrap.listeners {
-            let ListenAddress::Bound(a) = &l.address else { continue };
+            let ListenAddress::Bound(a) = &l.address else {
+                continue;
+            };
             let addr = a.socket().expect("IP");
-            let chain = l.chains.chains.first().or(l.chains.default.as_ref()).expect("a chain");
-            let NetworkFilterKind::Hcm(hcm) = &chain.filters[0].kind else { continue };
+            let chain = l
+                .chains
+                .chains
+                .first()
+                .or(l.chains.default.as_ref())
+                .expect("a chain");
+            let NetworkFilterKind::Hcm(hcm) = &chain.filters[0].kind else {
+                continue;
+            };
             let deps = l7::Deps {
                 store: &store,
                 sinks: &sinks,
@@ -48,7 +60,9 @@ fn main() {
             tasks.push(tokio::task::spawn_local(async move {
                 let mut id = 0;
                 loop {
-                    let Ok((stream, remote)) = listener.accept().await else { continue };
+                    let Ok((stream, remote)) = listener.accept().await else {
+                        continue;
+                    };
                     let _ = stream.set_nodelay(true);
                     id += 1;
                     let local = stream.local_addr().unwrap_or(addr);

@@ -88,7 +88,11 @@ impl Conn {
     pub fn count_request(&self) -> bool {
         let n = self.requests.get() + 1;
         self.requests.set(n);
-        self.manager.config.common.max_requests_per_connection.is_some_and(|max| n >= max as u64)
+        self.manager
+            .config
+            .common
+            .max_requests_per_connection
+            .is_some_and(|max| n >= max as u64)
     }
 
     /// Requests so far.
@@ -134,7 +138,10 @@ pub async fn serve_connection(
         requests: Cell::new(0),
         began: Instant::now(),
     });
-    let _guard = ConnGuard { conn: conn.clone(), tls };
+    let _guard = ConnGuard {
+        conn: conn.clone(),
+        tls,
+    };
     let mut wire = Wire::new(stream);
     match protocol(&conn, &mut wire).await {
         Some(CodecType::Http2) => {
@@ -265,7 +272,8 @@ async fn serve_h1(conn: &Rc<Conn>, wire: Wire) {
             Err(NoHead::HeaderTimeout) => {
                 manager.stats.inc(stat::DOWNSTREAM_RQ_HEADER_TIMEOUT);
                 ex.request.clear();
-                let mut reply = LocalReply::text(408, "request header timeout", "request_header_timeout");
+                let mut reply =
+                    LocalReply::text(408, "request header timeout", "request_header_timeout");
                 reply.close = true;
                 stream::answer_only(conn, &mut down, &mut ex, reply, &timer).await;
             }
@@ -289,7 +297,9 @@ async fn next_head(
 ) -> Result<RequestHead, NoHead> {
     let worker = &conn.worker;
     let manager = &conn.manager;
-    let Side::H1(side) = &mut down.side else { return Err(NoHead::Closed) };
+    let Side::H1(side) = &mut down.side else {
+        return Err(NoHead::Closed);
+    };
     let mut scanner = HeadScanner::default();
     let mut deadline = u64::MAX;
     std::future::poll_fn(|cx: &mut Context<'_>| {
@@ -306,7 +316,12 @@ async fn next_head(
                     ex
                 });
                 let options = &manager.request_options;
-                match parse_request(side.wire.buffered(), &mut scanner, options, &mut block.request) {
+                match parse_request(
+                    side.wire.buffered(),
+                    &mut scanner,
+                    options,
+                    &mut block.request,
+                ) {
                     Ok(Some(head)) => {
                         side.wire.consume(head.consumed);
                         return Poll::Ready(Ok(head));
@@ -324,7 +339,11 @@ async fn next_head(
                     }
                     if deadline != u64::MAX {
                         if worker.timers.now() >= deadline {
-                            let why = if ex.is_none() { NoHead::Idle } else { NoHead::HeaderTimeout };
+                            let why = if ex.is_none() {
+                                NoHead::Idle
+                            } else {
+                                NoHead::HeaderTimeout
+                            };
                             return Poll::Ready(Err(why));
                         }
                         timer.arm(deadline, cx.waker());
@@ -354,7 +373,9 @@ fn begin(conn: &Conn, down: &mut Down, ex: &mut Exchange, head: &RequestHead) {
         if let Side::H1(s) = &mut down.side
             && !ex.request_ends_with_head
         {
-            s.wire.out(&conn.worker).extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            s.wire
+                .out(&conn.worker)
+                .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             down.continue_pending = true;
         }
     }
@@ -365,9 +386,16 @@ fn begin(conn: &Conn, down: &mut Down, ex: &mut Exchange, head: &RequestHead) {
 
 fn count_bytes(conn: &Conn, down: &mut Down) {
     if let Side::H1(s) = &mut down.side {
-        let (rx, tx) = (std::mem::take(&mut s.wire.received), std::mem::take(&mut s.wire.sent));
-        conn.manager.stats.add(stat::DOWNSTREAM_CX_RX_BYTES_TOTAL, rx);
-        conn.manager.stats.add(stat::DOWNSTREAM_CX_TX_BYTES_TOTAL, tx);
+        let (rx, tx) = (
+            std::mem::take(&mut s.wire.received),
+            std::mem::take(&mut s.wire.sent),
+        );
+        conn.manager
+            .stats
+            .add(stat::DOWNSTREAM_CX_RX_BYTES_TOTAL, rx);
+        conn.manager
+            .stats
+            .add(stat::DOWNSTREAM_CX_TX_BYTES_TOTAL, tx);
     }
 }
 
@@ -377,7 +405,9 @@ async fn linger(conn: &Conn, down: &mut Down, timer: &Timer) {
     let _ = DISCARD_BYTES_MAX;
     let wait = conn.manager.config.delayed_close_timeout;
     let worker = &conn.worker;
-    let Side::H1(side) = &mut down.side else { return };
+    let Side::H1(side) = &mut down.side else {
+        return;
+    };
     let deadline = worker.timers.now() + wait.as_millis() as u64;
     let mut shut = false;
     std::future::poll_fn(|cx| {
@@ -405,7 +435,9 @@ async fn linger(conn: &Conn, down: &mut Down, timer: &Timer) {
             }
         }
         if worker.timers.now() >= deadline {
-            conn.manager.stats.inc(stat::DOWNSTREAM_CX_DELAYED_CLOSE_TIMEOUT);
+            conn.manager
+                .stats
+                .inc(stat::DOWNSTREAM_CX_DELAYED_CLOSE_TIMEOUT);
             return Poll::Ready(());
         }
         timer.arm(deadline, cx.waker());

@@ -39,7 +39,11 @@ pub enum Routed {
 /// Routes a request.
 pub fn route(conn: &Conn, ex: &Exchange, table: &Rc<Arc<RouteTable>>) -> Routed {
     let tls = conn.facts.tls.as_ref().and_then(|_| downstream_tls(conn));
-    let input = RouteInput { random: ex.random, tls: tls.as_ref(), metadata: ex };
+    let input = RouteInput {
+        random: ex.random,
+        tls: tls.as_ref(),
+        metadata: ex,
+    };
     match proxy_core::route::select(table, &ex.request, &input) {
         Selection::Route(r) => Routed::To(r.vhost as usize, r.route as usize),
         Selection::TlsRedirect { .. } => Routed::TlsFirst,
@@ -49,25 +53,35 @@ pub fn route(conn: &Conn, ex: &Exchange, table: &Rc<Arc<RouteTable>>) -> Routed 
 
 /// Index of the weighted cluster that this request drew.
 pub fn weighted(conn: &Conn, ex: &Exchange, f: &Forward, w: &WeightedClusters) -> usize {
-    let from_header = w
-        .random_value_header
-        .as_ref()
-        .and_then(|h| std::str::from_utf8(ex.request.get(h.as_str().as_bytes())?).ok()?.parse().ok());
+    let from_header = w.random_value_header.as_ref().and_then(|h| {
+        std::str::from_utf8(ex.request.get(h.as_str().as_bytes())?)
+            .ok()?
+            .parse()
+            .ok()
+    });
     let value = match w.use_hash_policy.then(|| peek_hash(conn, ex, f)).flatten() {
         Some(hash) => hash,
         None => from_header.unwrap_or(ex.random),
     };
     let chosen = proxy_core::route::pick_weighted(w, value);
-    w.clusters.iter().position(|c| std::ptr::eq(c, chosen)).unwrap_or(0)
+    w.clusters
+        .iter()
+        .position(|c| std::ptr::eq(c, chosen))
+        .unwrap_or(0)
 }
 
 /// The cluster that the route chose, or `None` when a header should name it and does not.
 pub fn cluster_name(found: &Found, ex: &Exchange) -> Option<Name> {
-    let RouteAction::Forward(f) = &found.route().action else { return None };
+    let RouteAction::Forward(f) = &found.route().action else {
+        return None;
+    };
     match found.weighted().map_or(&f.cluster, |w| &w.cluster) {
         ClusterSpecifier::Cluster(n) => Some(n.clone()),
         ClusterSpecifier::Header(h) => {
-            let value = ex.request.get(h.as_str().as_bytes()).filter(|v| !v.is_empty())?;
+            let value = ex
+                .request
+                .get(h.as_str().as_bytes())
+                .filter(|v| !v.is_empty())?;
             Some(std::str::from_utf8(value).ok()?.into())
         }
         ClusterSpecifier::Weighted(_) => None,
@@ -98,7 +112,10 @@ pub fn local_descriptor(cx: &FilterCx<'_>, ex: &Exchange, c: &LocalRateLimit) ->
     let limits = if own { &c.rate_limits[..] } else { of_route };
     for limit in limits {
         let mut entries: Vec<(String, String)> = Vec::new();
-        let complete = limit.actions.iter().all(|a| descriptor_entry(cx, ex, a, &mut entries));
+        let complete = limit
+            .actions
+            .iter()
+            .all(|a| descriptor_entry(cx, ex, a, &mut entries));
         if !complete || entries.is_empty() {
             continue;
         }
@@ -126,19 +143,31 @@ fn descriptor_entry(
     let text = |v: &[u8]| String::from_utf8_lossy(v).into_owned();
     match action {
         RateLimitAction::SourceCluster => {
-            entries.push(("source_cluster".into(), cx.conn.manager.node.cluster.clone()));
+            entries.push((
+                "source_cluster".into(),
+                cx.conn.manager.node.cluster.clone(),
+            ));
         }
         RateLimitAction::DestinationCluster => {
-            let name = cx.found.and_then(|f| cluster_name(f, ex)).unwrap_or_else(|| "".into());
+            let name = cx
+                .found
+                .and_then(|f| cluster_name(f, ex))
+                .unwrap_or_else(|| "".into());
             entries.push(("destination_cluster".into(), name.to_string()));
         }
-        RateLimitAction::RequestHeaders { name, key, skip_if_absent } => {
-            match ex.request.get(name.as_str().as_bytes()) {
-                Some(v) => entries.push((key.to_string(), text(v))),
-                None => return *skip_if_absent,
-            }
-        }
-        RateLimitAction::QueryParameters { name, key, skip_if_absent } => {
+        RateLimitAction::RequestHeaders {
+            name,
+            key,
+            skip_if_absent,
+        } => match ex.request.get(name.as_str().as_bytes()) {
+            Some(v) => entries.push((key.to_string(), text(v))),
+            None => return *skip_if_absent,
+        },
+        RateLimitAction::QueryParameters {
+            name,
+            key,
+            skip_if_absent,
+        } => {
             let query = matcher::query_of(ex.request.path());
             match matcher::query_value(query, name.as_bytes()) {
                 Some(v) => entries.push((key.to_string(), text(v))),
@@ -152,7 +181,12 @@ fn descriptor_entry(
         RateLimitAction::GenericKey { key, value } => {
             entries.push((key.to_string(), value.to_string()));
         }
-        RateLimitAction::HeaderValueMatch { key, value, expect_match, headers } => {
+        RateLimitAction::HeaderValueMatch {
+            key,
+            value,
+            expect_match,
+            headers,
+        } => {
             if matcher::headers(headers, &ex.request) != *expect_match {
                 return false;
             }
@@ -165,7 +199,9 @@ fn descriptor_entry(
 
 /// Applies header operations that belong to no route.
 pub fn apply_ops(conn: &Conn, ex: &mut Exchange, ops: &HeaderOps, request: bool) {
-    edit(conn, ex, request, |block, facts| headers::apply_level(ops, block, facts, request));
+    edit(conn, ex, request, |block, facts| {
+        headers::apply_level(ops, block, facts, request)
+    });
 }
 
 /// The headers of operations whose values are constant.
@@ -182,7 +218,9 @@ pub fn literal_headers(ops: &HeaderOps) -> Vec<(Cow<'static, str>, Vec<u8>)> {
 /// Applies the mutations of the `header_mutation` filter.
 pub fn mutate(conn: &Conn, ex: &mut Exchange, list: &[Mutation], request: bool) {
     if !list.is_empty() {
-        edit(conn, ex, request, |block, facts| headers::mutate(list, block, facts, request));
+        edit(conn, ex, request, |block, facts| {
+            headers::mutate(list, block, facts, request)
+        });
     }
 }
 
@@ -193,7 +231,11 @@ fn edit(
     request: bool,
     change: impl FnOnce(&mut HeaderBlock, &Facts<'_>),
 ) {
-    let mut block = std::mem::take(if request { &mut ex.request } else { &mut ex.response });
+    let mut block = std::mem::take(if request {
+        &mut ex.request
+    } else {
+        &mut ex.response
+    });
     {
         let mut facts = facts(conn, ex, None);
         if request {
@@ -203,7 +245,11 @@ fn edit(
         }
         change(&mut block, &facts);
     }
-    *(if request { &mut ex.request } else { &mut ex.response }) = block;
+    *(if request {
+        &mut ex.request
+    } else {
+        &mut ex.response
+    }) = block;
 }
 
 /// Evaluates and stores filter state.
@@ -221,12 +267,16 @@ pub fn set_filter_state(conn: &Conn, ex: &mut Exchange, config: &SetFilterState)
 
 /// Request header operations of a route, all levels.
 pub fn request_headers(conn: &Conn, ex: &mut Exchange, chain: &HeaderChain) {
-    edit(conn, ex, true, |block, facts| headers::apply(chain, block, facts, true));
+    edit(conn, ex, true, |block, facts| {
+        headers::apply(chain, block, facts, true)
+    });
 }
 
 /// Response header operations of a route, all levels.
 pub fn response_headers(conn: &Conn, ex: &mut Exchange, chain: &HeaderChain) {
-    edit(conn, ex, false, |block, facts| headers::apply(chain, block, facts, false));
+    edit(conn, ex, false, |block, facts| {
+        headers::apply(chain, block, facts, false)
+    });
 }
 
 /// Rewrites a local reply as configured. Leaves the body in `ex.buffered`; returns whether there is one.
@@ -238,9 +288,16 @@ pub fn local_reply(
     has_body: bool,
 ) -> bool {
     ex.status = ex.response.status().unwrap_or(0);
-    let mut body = if has_body { reply.body.as_bytes().to_vec() } else { Vec::new() };
+    let mut body = if has_body {
+        reply.body.as_bytes().to_vec()
+    } else {
+        Vec::new()
+    };
     let mut body_format = config.body_format.as_ref();
-    let chosen = config.mappers.iter().find(|m| crate::log::passes(&m.filter, ex, &facts(conn, ex, None), conn));
+    let chosen = config
+        .mappers
+        .iter()
+        .find(|m| crate::log::passes(&m.filter, ex, &facts(conn, ex, None), conn));
     if let Some(m) = chosen {
         if let Some(status) = m.status {
             ex.response.set_status(status);
@@ -325,7 +382,9 @@ pub fn path_rewrite(conn: &Conn, ex: &Exchange, found: &Found, f: &Forward) -> O
             out
         }
         PathRewrite::Template(parts) => {
-            let PathMatch::Template(t) = &found.route().matcher.path else { return None };
+            let PathMatch::Template(t) = &found.route().matcher.path else {
+                return None;
+            };
             let found = t.regex.captures(path)?;
             let mut out = Vec::new();
             for part in parts.iter() {
@@ -356,7 +415,10 @@ pub fn matched_prefix(found: &Found, path: &[u8]) -> usize {
 
 /// Bytes of a request body that may be kept for another try.
 pub fn replay_limit(found: &Found) -> Option<usize> {
-    found.route().request_body_buffer_limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX))
+    found
+        .route()
+        .request_body_buffer_limit
+        .map(|n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
 /// The hash for consistent balancing; may ask for a cookie on the response.

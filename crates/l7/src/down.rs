@@ -55,9 +55,17 @@ impl Down {
     }
 
     /// A downstream HTTP/2 stream.
-    pub fn h2(recv: Option<h2::RecvStream>, respond: h2::server::SendResponse<Bytes>, head: bool) -> Self {
+    pub fn h2(
+        recv: Option<h2::RecvStream>,
+        respond: h2::server::SendResponse<Bytes>,
+        head: bool,
+    ) -> Self {
         let side = Side::H2(H2Side::receiving(recv));
-        Down { respond: Some(respond), head_request: head, ..Down::h1(side) }
+        Down {
+            respond: Some(respond),
+            head_request: head,
+            ..Down::h1(side)
+        }
     }
 
     /// Starts the next HTTP/1.1 request.
@@ -105,7 +113,8 @@ impl Down {
             Side::H1(s) => {
                 let status = block.status().unwrap_or(500);
                 let has_length = block.has(HeaderId::CONTENT_LENGTH);
-                let bodiless = self.head_request || status / 100 == 1 || matches!(status, 204 | 304);
+                let bodiless =
+                    self.head_request || status / 100 == 1 || matches!(status, 204 | 304);
                 let mut extra: &[u8] = b"";
                 s.mode = match body {
                     ResponseBody::Tunnel => {
@@ -131,7 +140,11 @@ impl Down {
                     }
                     ResponseBody::Stream { raw } => {
                         extra = b"transfer-encoding: chunked\r\n";
-                        if raw { SendMode::RawChunked } else { SendMode::Chunked }
+                        if raw {
+                            SendMode::RawChunked
+                        } else {
+                            SendMode::Chunked
+                        }
                     }
                 };
                 if body != ResponseBody::Tunnel {
@@ -142,14 +155,24 @@ impl Down {
                     }
                 }
                 let (case, version) = (s.case, self.version);
-                write_response_head(s.wire.out(worker), block, version, case, Reason::Standard, extra);
+                write_response_head(
+                    s.wire.out(worker),
+                    block,
+                    version,
+                    case,
+                    Reason::Standard,
+                    extra,
+                );
                 Ok(())
             }
             Side::H2(s) => {
-                let Some(respond) = &mut self.respond else { return Err(Lost::Closed) };
+                let Some(respond) = &mut self.respond else {
+                    return Err(Lost::Closed);
+                };
                 let end = body == ResponseBody::None;
-                let send =
-                    respond.send_response(h2_headers::response(block), end).map_err(|e| lost(&e))?;
+                let send = respond
+                    .send_response(h2_headers::response(block), end)
+                    .map_err(|e| lost(&e))?;
                 s.send = (!end).then_some(send);
                 Ok(())
             }
@@ -172,7 +195,9 @@ impl Down {
                 Ok(())
             }
             Side::H2(_) => match &mut self.respond {
-                Some(r) => r.send_informational(h2_headers::response(block)).map_err(|e| lost(&e)),
+                Some(r) => r
+                    .send_informational(h2_headers::response(block))
+                    .map_err(|e| lost(&e)),
                 None => Ok(()),
             },
         }

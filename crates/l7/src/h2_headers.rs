@@ -31,7 +31,12 @@ pub fn map(block: &HeaderBlock) -> HeaderMap {
 fn hop_by_hop(name: &[u8]) -> bool {
     matches!(
         name,
-        b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" | b"host"
+        b"connection"
+            | b"keep-alive"
+            | b"proxy-connection"
+            | b"transfer-encoding"
+            | b"upgrade"
+            | b"host"
     )
 }
 
@@ -82,8 +87,15 @@ pub fn request(block: &HeaderBlock) -> Option<Request<()>> {
     if request.method() == Method::CONNECT && protocol.is_none() {
         uri = uri.authority(authority);
     } else {
-        let scheme: &[u8] = if block.scheme().is_empty() { b"http" } else { block.scheme() };
-        uri = uri.scheme(scheme).authority(authority).path_and_query(block.path());
+        let scheme: &[u8] = if block.scheme().is_empty() {
+            b"http"
+        } else {
+            block.scheme()
+        };
+        uri = uri
+            .scheme(scheme)
+            .authority(authority)
+            .path_and_query(block.path());
     }
     *request.uri_mut() = uri.build().ok()?;
     *request.headers_mut() = map(block);

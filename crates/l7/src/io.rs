@@ -167,7 +167,8 @@ impl Wire {
             let r = if queued.is_empty() {
                 self.stream.try_write(data)
             } else {
-                self.stream.try_write_vectored(&[IoSlice::new(queued), IoSlice::new(data)])
+                self.stream
+                    .try_write_vectored(&[IoSlice::new(queued), IoSlice::new(data)])
             };
             match r {
                 Ok(n) => {

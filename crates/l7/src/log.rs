@@ -36,7 +36,11 @@ impl Logger {
             LogSink::Grpc(_) | LogSink::OpenTelemetry(_) => return None,
         };
         let sink = sinks.open(path).ok()?;
-        Some(Logger { filter: config.filter.clone(), format: format.clone(), sink })
+        Some(Logger {
+            filter: config.filter.clone(),
+            format: format.clone(),
+            sink,
+        })
     }
 
     /// Writes the entry if the filter lets it.
@@ -59,14 +63,17 @@ impl Logger {
 pub fn passes(filter: &LogFilter, ex: &Exchange, facts: &Facts<'_>, conn: &Conn) -> bool {
     match filter {
         LogFilter::StatusCode(c) => c.holds(ex.status as u64),
-        LogFilter::Duration(c) => {
-            c.holds(facts.marks.total.unwrap_or_default().as_millis() as u64)
-        }
+        LogFilter::Duration(c) => c.holds(facts.marks.total.unwrap_or_default().as_millis() as u64),
         LogFilter::NotHealthCheck => !ex.health_check,
         LogFilter::Traceable => facts.traced,
-        LogFilter::Runtime { fraction, independent } => {
-            fraction.hit(if *independent { conn.worker.random() } else { ex.random })
-        }
+        LogFilter::Runtime {
+            fraction,
+            independent,
+        } => fraction.hit(if *independent {
+            conn.worker.random()
+        } else {
+            ex.random
+        }),
         LogFilter::And(all) => all.iter().all(|f| passes(f, ex, facts, conn)),
         LogFilter::Or(any) => any.iter().any(|f| passes(f, ex, facts, conn)),
         LogFilter::Header(m) => matcher::header(m, &ex.request),
@@ -75,7 +82,10 @@ pub fn passes(filter: &LogFilter, ex: &Exchange, facts: &Facts<'_>, conn: &Conn)
                 return !ex.flags.is_empty();
             }
             let flag = |n: &str| ResponseFlags::from_short(n);
-            names.iter().filter_map(|n| flag(n)).any(|f| ex.flags.contains(f))
+            names
+                .iter()
+                .filter_map(|n| flag(n))
+                .any(|f| ex.flags.contains(f))
         }
         LogFilter::GrpcStatus { statuses, exclude } => {
             let status = ex
@@ -83,14 +93,31 @@ pub fn passes(filter: &LogFilter, ex: &Exchange, facts: &Facts<'_>, conn: &Conn)
                 .get_id(HeaderId::GRPC_STATUS)
                 .or(ex.response.get_id(HeaderId::GRPC_STATUS))
                 .and_then(|v| std::str::from_utf8(v).ok()?.parse().ok())
-                .unwrap_or_else(|| if ex.status == 200 { 0 } else { crate::reply::grpc_status(ex.status) });
+                .unwrap_or_else(|| {
+                    if ex.status == 200 {
+                        0
+                    } else {
+                        crate::reply::grpc_status(ex.status)
+                    }
+                });
             statuses.contains(&status) != *exclude
         }
-        LogFilter::Metadata { matcher: m, match_if_key_not_found } => match m {
+        LogFilter::Metadata {
+            matcher: m,
+            match_if_key_not_found,
+        } => match m {
             None => true,
             Some(m) => {
-                let there = ex.metadata.get(&m.filter).and_then(|v| v.path(&m.path)).is_some();
-                if there { matcher::metadata(m, ex) } else { *match_if_key_not_found }
+                let there = ex
+                    .metadata
+                    .get(&m.filter)
+                    .and_then(|v| v.path(&m.path))
+                    .is_some();
+                if there {
+                    matcher::metadata(m, ex)
+                } else {
+                    *match_if_key_not_found
+                }
             }
         },
         LogFilter::LogType { types, exclude } => {

@@ -130,7 +130,11 @@ impl Relay {
             if self.response_done {
                 return down.poll_flush(cx, worker).map_err(Fault::Down);
             }
-            if down.poll_room(cx, worker).map_err(Fault::Down)?.is_pending() {
+            if down
+                .poll_room(cx, worker)
+                .map_err(Fault::Down)?
+                .is_pending()
+            {
                 return Poll::Pending;
             }
             let piece = match up.poll_piece(cx, self.raw_response, worker) {

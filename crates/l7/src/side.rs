@@ -93,7 +93,12 @@ pub struct H2Side {
 impl H1Side {
     /// A side over a connected wire.
     pub fn new(wire: Wire, case: HeaderCase) -> Self {
-        H1Side { wire, reader: BodyReader::default(), mode: SendMode::Nothing, case }
+        H1Side {
+            wire,
+            reader: BodyReader::default(),
+            mode: SendMode::Nothing,
+            case,
+        }
     }
 
     /// See [`Side::poll_piece`].
@@ -114,8 +119,7 @@ impl H1Side {
                 let (range, used, data) = if raw {
                     self.reader.next_raw(input).map_err(|_| Lost::Protocol)?
                 } else {
-                    let (range, used) =
-                        self.reader.next_data(input).map_err(|_| Lost::Protocol)?;
+                    let (range, used) = self.reader.next_data(input).map_err(|_| Lost::Protocol)?;
                     let n = range.len();
                     (range, used, n)
                 };
@@ -138,11 +142,16 @@ impl H1Side {
 impl H2Side {
     /// A side that receives this body.
     pub fn receiving(recv: Option<h2::RecvStream>) -> Self {
-        H2Side { recv, ..Default::default() }
+        H2Side {
+            recv,
+            ..Default::default()
+        }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Lost>> {
-        let Some(recv) = &mut self.recv else { return Poll::Ready(Ok(Piece::End)) };
+        let Some(recv) = &mut self.recv else {
+            return Poll::Ready(Ok(Piece::End));
+        };
         loop {
             match ready!(recv.poll_data(cx)) {
                 Some(Ok(bytes)) => {
@@ -170,7 +179,9 @@ impl H2Side {
     }
 
     fn flush(&mut self, end: bool) -> Result<(), Lost> {
-        let Some(send) = &mut self.send else { return Ok(()) };
+        let Some(send) = &mut self.send else {
+            return Ok(());
+        };
         match self.held.take() {
             Some(bytes) => send.send_data(bytes, end).map_err(|e| lost(&e))?,
             None if end => send.send_data(Bytes::new(), true).map_err(|e| lost(&e))?,
@@ -263,7 +274,9 @@ impl Side {
                     return Poll::Ready(Ok(()));
                 }
                 s.flush(false)?;
-                let Some(send) = &mut s.send else { return Poll::Ready(Ok(())) };
+                let Some(send) = &mut s.send else {
+                    return Poll::Ready(Ok(()));
+                };
                 send.reserve_capacity(H2_UNCHECKED_BYTES);
                 while send.capacity() == 0 {
                     match ready!(send.poll_capacity(cx)) {
@@ -289,7 +302,9 @@ impl Side {
                     SendMode::Plain | SendMode::RawChunked => s.wire.send(bytes, worker),
                     SendMode::Chunked => {
                         push_chunk_head(s.wire.out(worker), bytes.len());
-                        s.wire.send(bytes, worker).and_then(|()| s.wire.send(b"\r\n", worker))
+                        s.wire
+                            .send(bytes, worker)
+                            .and_then(|()| s.wire.send(b"\r\n", worker))
                     }
                 };
                 r.map_err(|_| Lost::Closed)

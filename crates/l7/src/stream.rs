@@ -11,7 +11,9 @@ use http1::HeaderId;
 use proxy_config::filters::PerFilter;
 use proxy_config::route::{Route, RouteAction, RouteTable, VirtualHost, WeightedCluster};
 use telemetry::access_log::ResponseFlags;
-use telemetry::stats::envoy::{HCM_CLASSES, LISTENER_HTTP_CLASSES, class, hcm as stat, listener_http};
+use telemetry::stats::envoy::{
+    HCM_CLASSES, LISTENER_HTTP_CLASSES, class, hcm as stat, listener_http,
+};
 use tokio::time::Instant;
 
 use crate::connection::Conn;
@@ -52,14 +54,19 @@ impl Found {
 
     /// The weighted cluster chosen.
     pub fn weighted(&self) -> Option<&WeightedCluster> {
-        let RouteAction::Forward(f) = &self.route().action else { return None };
-        let proxy_config::route::ClusterSpecifier::Weighted(w) = &f.cluster else { return None };
+        let RouteAction::Forward(f) = &self.route().action else {
+            return None;
+        };
+        let proxy_config::route::ClusterSpecifier::Weighted(w) = &f.cluster else {
+            return None;
+        };
         w.clusters.get(self.weighted?)
     }
 
     /// Per-filter configuration in force.
     pub fn per_filter(&self) -> &PerFilter {
-        self.weighted().map_or(&self.route().per_filter, |w| &w.per_filter)
+        self.weighted()
+            .map_or(&self.route().per_filter, |w| &w.per_filter)
     }
 }
 
@@ -119,7 +126,10 @@ struct Active<'a> {
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.conn.manager.stats.gauge_sub(stat::DOWNSTREAM_RQ_ACTIVE, 1);
+        self.conn
+            .manager
+            .stats
+            .gauge_sub(stat::DOWNSTREAM_RQ_ACTIVE, 1);
         if !self.ended {
             self.conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
         }
@@ -140,7 +150,9 @@ async fn decide_and_forward(
     ex.grpc = is_grpc(ex);
     *found = table.as_ref().and_then(|t| find_route(conn, ex, t));
     if ex.upgrade && !upgrade_allowed(conn, ex, found.as_ref()) {
-        conn.manager.stats.inc(stat::DOWNSTREAM_RQ_WS_ON_NON_WS_ROUTE);
+        conn.manager
+            .stats
+            .inc(stat::DOWNSTREAM_RQ_WS_ON_NON_WS_ROUTE);
         let connect_without_route = found.is_none();
         if !connect_without_route {
             let mut reply = LocalReply::bare(403, "upgrade_failed");
@@ -151,10 +163,14 @@ async fn decide_and_forward(
     run_filters(conn, down, ex, timer, found, &table).await?;
     let Some(found) = found.as_ref() else {
         if ex.tls_first {
-            conn.manager.router_stats.inc(telemetry::stats::envoy::router::RQ_REDIRECT);
+            conn.manager
+                .router_stats
+                .inc(telemetry::stats::envoy::router::RQ_REDIRECT);
             return Err(redirect::to_tls(ex));
         }
-        conn.manager.router_stats.inc(telemetry::stats::envoy::router::NO_ROUTE);
+        conn.manager
+            .router_stats
+            .inc(telemetry::stats::envoy::router::NO_ROUTE);
         let mut reply = LocalReply::bare(404, "route_not_found");
         reply.flags = ResponseFlags::NO_ROUTE_FOUND;
         reply.close = ex.upgrade;
@@ -173,7 +189,12 @@ pub fn find_route(conn: &Conn, ex: &mut Exchange, table: &Rc<Arc<RouteTable>>) -
         }
         Routed::Nowhere => return None,
     };
-    let mut found = Found { table: table.clone(), vhost, route, weighted: None };
+    let mut found = Found {
+        table: table.clone(),
+        vhost,
+        route,
+        weighted: None,
+    };
     if let RouteAction::Forward(f) = &found.route().action
         && let proxy_config::route::ClusterSpecifier::Weighted(w) = &f.cluster
     {
@@ -187,7 +208,8 @@ pub fn find_route(conn: &Conn, ex: &mut Exchange, table: &Rc<Arc<RouteTable>>) -
 
 fn is_grpc(ex: &Exchange) -> bool {
     ex.request.get_id(HeaderId::CONTENT_TYPE).is_some_and(|t| {
-        t.strip_prefix(b"application/grpc").is_some_and(|r| r.is_empty() || r[0] == b'+' || r[0] == b';')
+        t.strip_prefix(b"application/grpc")
+            .is_some_and(|r| r.is_empty() || r[0] == b'+' || r[0] == b';')
     })
 }
 
@@ -195,7 +217,10 @@ fn upgrade_allowed(conn: &Conn, ex: &Exchange, found: Option<&Found>) -> bool {
     let kind: &[u8] = if ex.request.method() == b"CONNECT" && !ex.request.has(HeaderId::PROTOCOL) {
         b"connect"
     } else {
-        ex.request.get_id(HeaderId::PROTOCOL).or(ex.request.get_id(HeaderId::UPGRADE)).unwrap_or(b"")
+        ex.request
+            .get_id(HeaderId::PROTOCOL)
+            .or(ex.request.get_id(HeaderId::UPGRADE))
+            .unwrap_or(b"")
     };
     let matches = |u: &&proxy_config::route::UpgradeConfig| {
         kind.eq_ignore_ascii_case(u.upgrade_type.as_bytes())
@@ -205,7 +230,12 @@ fn upgrade_allowed(conn: &Conn, ex: &Exchange, found: Option<&Found>) -> bool {
     {
         return u.enabled;
     }
-    conn.manager.config.upgrades.iter().find(matches).is_some_and(|u| u.enabled)
+    conn.manager
+        .config
+        .upgrades
+        .iter()
+        .find(matches)
+        .is_some_and(|u| u.enabled)
 }
 
 /// Runs the request side of the filter chain.
@@ -295,7 +325,11 @@ async fn collect_body(
     limit: usize,
 ) -> Result<(), LocalReply> {
     let worker = &conn.worker;
-    let idle = conn.manager.config.stream_idle_timeout.filter(|d| !d.is_zero());
+    let idle = conn
+        .manager
+        .config
+        .stream_idle_timeout
+        .filter(|d| !d.is_zero());
     let mut deadline = idle.map_or(u64::MAX, |d| worker.timers.now() + d.as_millis() as u64);
     std::future::poll_fn(|cx| {
         if down.continue_pending && down.side.poll_flush(cx, worker).is_ready() {
@@ -384,24 +418,34 @@ pub async fn send_reply(
     let mut taps = FilterTaps::new(conn, found, ex);
     filters::on_response(conn, found, ex, !has_body);
     taps.refresh(ex);
-    let mut body = if has_body { std::mem::take(&mut ex.buffered) } else { Vec::new() };
+    let mut body = if has_body {
+        std::mem::take(&mut ex.buffered)
+    } else {
+        Vec::new()
+    };
     if taps.wants_response() && has_body {
         taps.response(ex, &mut body, true);
     }
     response::finish_head(conn, down, ex);
-    let kind = if has_body { ResponseBody::Stream { raw: false } } else { ResponseBody::None };
+    let kind = if has_body {
+        ResponseBody::Stream { raw: false }
+    } else {
+        ResponseBody::None
+    };
     ex.times.response_begin = Some(Instant::now());
     let worker = &conn.worker;
-    let sent = down.send_head(&mut ex.response, kind, worker).and_then(|()| {
-        if has_body {
-            if !ex.head_request {
-                ex.bytes_sent += body.len() as u64;
-                down.side.send(&body, worker)?;
+    let sent = down
+        .send_head(&mut ex.response, kind, worker)
+        .and_then(|()| {
+            if has_body {
+                if !ex.head_request {
+                    ex.bytes_sent += body.len() as u64;
+                    down.side.send(&body, worker)?;
+                }
+                down.side.finish(None, worker)?;
             }
-            down.side.finish(None, worker)?;
-        }
-        Ok(())
-    });
+            Ok(())
+        });
     ex.buffered = body;
     if sent.is_err() {
         down.close = true;
@@ -439,7 +483,11 @@ fn down_piece(
 /// Flushes what is queued, within the stream idle timeout.
 pub async fn flush(conn: &Conn, down: &mut Down, timer: &Timer) {
     let worker = &conn.worker;
-    let idle = conn.manager.config.stream_idle_timeout.filter(|d| !d.is_zero());
+    let idle = conn
+        .manager
+        .config
+        .stream_idle_timeout
+        .filter(|d| !d.is_zero());
     let mut deadline = None;
     std::future::poll_fn(|cx| match down.side.poll_flush(cx, worker) {
         Poll::Ready(r) => {
@@ -472,7 +520,9 @@ fn account(conn: &Rc<Conn>, down: &Down, ex: &mut Exchange, found: Option<&Found
         ex.status = ex.response.status().unwrap_or(0);
         stats.inc(stat::DOWNSTREAM_RQ_COMPLETED);
         class(stats, &HCM_CLASSES, ex.status);
-        manager.listener_stats.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
+        manager
+            .listener_stats
+            .inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
         class(&manager.listener_stats, &LISTENER_HTTP_CLASSES, ex.status);
     }
     let end = ex.times.response_end.unwrap_or_else(Instant::now);
@@ -497,7 +547,12 @@ pub struct FilterTaps<'a> {
 impl<'a> FilterTaps<'a> {
     /// Taps for this exchange's filters.
     pub fn new(conn: &'a Conn, found: Option<&'a Found>, ex: &Exchange) -> Self {
-        let mut taps = FilterTaps { conn, found, request: false, response: false };
+        let mut taps = FilterTaps {
+            conn,
+            found,
+            request: false,
+            response: false,
+        };
         taps.refresh(ex);
         taps
     }

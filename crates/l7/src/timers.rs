@@ -41,8 +41,14 @@ struct Slot {
 impl Timers {
     /// An empty queue; [`Timers::run`] must be spawned once for it.
     pub fn new() -> Rc<Self> {
-        let inner = Inner { driver_at: NEVER, ..Inner::default() };
-        Rc::new(Timers { epoch: Instant::now(), inner: RefCell::new(inner) })
+        let inner = Inner {
+            driver_at: NEVER,
+            ..Inner::default()
+        };
+        Rc::new(Timers {
+            epoch: Instant::now(),
+            inner: RefCell::new(inner),
+        })
     }
 
     /// Milliseconds since this queue was made.
@@ -61,10 +67,18 @@ impl Timers {
     pub fn timer(self: &Rc<Self>) -> Timer {
         let mut inner = self.inner.borrow_mut();
         let id = inner.free.pop().unwrap_or_else(|| {
-            inner.slots.push(Slot { deadline: NEVER, queued: NEVER, generation: 0, waker: None });
+            inner.slots.push(Slot {
+                deadline: NEVER,
+                queued: NEVER,
+                generation: 0,
+                waker: None,
+            });
             inner.slots.len() as u32 - 1
         });
-        Timer { timers: self.clone(), id }
+        Timer {
+            timers: self.clone(),
+            id,
+        }
     }
 
     /// Sleeps for `duration`; for slow paths (fault delay, retry back-off).
@@ -119,7 +133,9 @@ impl Timers {
     fn fire(&self, now: u64) -> u64 {
         loop {
             let mut inner = self.inner.borrow_mut();
-            let Some(&Reverse((at, id, generation))) = inner.heap.peek() else { return NEVER };
+            let Some(&Reverse((at, id, generation))) = inner.heap.peek() else {
+                return NEVER;
+            };
             if at > now {
                 return at;
             }
@@ -164,7 +180,9 @@ impl Timer {
         }
         if deadline < slot.queued {
             slot.queued = deadline;
-            inner.heap.push(Reverse((deadline, self.id, slot.generation)));
+            inner
+                .heap
+                .push(Reverse((deadline, self.id, slot.generation)));
             if deadline < inner.driver_at {
                 inner.driver_at = deadline;
                 if let Some(w) = &inner.driver {

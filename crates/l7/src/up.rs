@@ -41,7 +41,11 @@ pub struct UpHead {
 impl Up {
     /// A request over an HTTP/1.1 connection.
     pub fn h1(side: Side, limits: Limits, preserve_case: bool) -> Self {
-        let options = ResponseOptions { limits, preserve_case, ..Default::default() };
+        let options = ResponseOptions {
+            limits,
+            preserve_case,
+            ..Default::default()
+        };
         Up {
             side,
             response: None,
@@ -67,7 +71,12 @@ impl Up {
     }
 
     /// Queues the request head. `body` says what follows it; an upgrade or CONNECT counts as a tunnel.
-    pub fn send_head(&mut self, block: &HeaderBlock, body: RequestBody, worker: &Worker) -> Result<(), Lost> {
+    pub fn send_head(
+        &mut self,
+        block: &HeaderBlock,
+        body: RequestBody,
+        worker: &Worker,
+    ) -> Result<(), Lost> {
         let method = block.method();
         self.options.head_request = method == b"HEAD";
         self.options.connect_request = method == b"CONNECT";
@@ -80,11 +89,22 @@ impl Up {
                     RequestBody::None => {
                         let bodiless =
                             matches!(method, b"GET" | b"HEAD" | b"DELETE" | b"TRACE" | b"CONNECT");
-                        (SendMode::Nothing, if bodiless { b"" } else { b"content-length: 0\r\n" })
+                        (
+                            SendMode::Nothing,
+                            if bodiless {
+                                b""
+                            } else {
+                                b"content-length: 0\r\n"
+                            },
+                        )
                     }
                     RequestBody::Stream { .. } if has_length => (SendMode::Plain, b""),
                     RequestBody::Stream { raw } => (
-                        if raw { SendMode::RawChunked } else { SendMode::Chunked },
+                        if raw {
+                            SendMode::RawChunked
+                        } else {
+                            SendMode::Chunked
+                        },
                         b"transfer-encoding: chunked\r\n",
                     ),
                 };
@@ -152,7 +172,11 @@ impl Up {
                     let (parts, ()) = r.into_parts();
                     h2_headers::read_response(&parts, block);
                     let status = parts.status.as_u16();
-                    return Poll::Ready(Ok(UpHead { status, ends: false, tunnel: false }));
+                    return Poll::Ready(Ok(UpHead {
+                        status,
+                        ends: false,
+                        tunnel: false,
+                    }));
                 }
                 let r = ready!(std::pin::Pin::new(response).poll(cx)).map_err(|e| lost(&e))?;
                 self.answered = true;
@@ -163,7 +187,11 @@ impl Up {
                 s.recv = (!ends).then_some(recv);
                 let status = parts.status.as_u16();
                 let tunnel = self.options.connect_request && status / 100 == 2;
-                Poll::Ready(Ok(UpHead { status, ends, tunnel }))
+                Poll::Ready(Ok(UpHead {
+                    status,
+                    ends,
+                    tunnel,
+                }))
             }
         }
     }

@@ -20,7 +20,8 @@ pub struct Alpn {
 impl Alpn {
     /// Compiles the filter.
     pub fn new(config: &config::Alpn) -> Self {
-        let names = |list: &[proxy_config::Name]| list.iter().map(|n| n.as_bytes().into()).collect();
+        let names =
+            |list: &[proxy_config::Name]| list.iter().map(|n| n.as_bytes().into()).collect();
         Alpn {
             http10: names(&config.http10),
             http11: names(&config.http11),

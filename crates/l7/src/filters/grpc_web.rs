@@ -27,12 +27,15 @@ fn state(ex: &mut Exchange) -> Option<&mut Translation> {
 
 /// Turns a gRPC-Web request into gRPC.
 pub fn on_request(ex: &mut Exchange) -> Step {
-    let Some(kind) = ex.request.get_id(HeaderId::CONTENT_TYPE) else { return Step::Continue };
+    let Some(kind) = ex.request.get_id(HeaderId::CONTENT_TYPE) else {
+        return Step::Continue;
+    };
     let text = kind.starts_with(b"application/grpc-web-text");
     if !text && !kind.starts_with(b"application/grpc-web") {
         return Step::Continue;
     }
-    ex.request.set_id(HeaderId::CONTENT_TYPE, b"application/grpc");
+    ex.request
+        .set_id(HeaderId::CONTENT_TYPE, b"application/grpc");
     ex.request.remove_id(HeaderId::CONTENT_LENGTH);
     ex.request.set_id(HeaderId::TE, b"trailers");
     ex.request.set(b"grpc-accept-encoding", b"identity");
@@ -50,9 +53,15 @@ pub fn on_request(ex: &mut Exchange) -> Step {
 
 /// Decodes the text form.
 pub fn on_request_data(ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
-    let Some(t) = state(ex).filter(|t| t.text) else { return };
+    let Some(t) = state(ex).filter(|t| t.text) else {
+        return;
+    };
     t.partial_request.append(data);
-    let whole = if end { t.partial_request.len() } else { t.partial_request.len() / 4 * 4 };
+    let whole = if end {
+        t.partial_request.len()
+    } else {
+        t.partial_request.len() / 4 * 4
+    };
     let input: Vec<u8> = t.partial_request.drain(..whole).collect();
     // Clients concatenate padded pieces; each ends with its own padding.
     for piece in input.chunks(4) {
@@ -71,13 +80,15 @@ pub fn on_response(ex: &mut Exchange, end: bool) {
         // Trailers-only: the status is already in the head.
         t.active = false;
     }
-    let grpc = ex
-        .response
-        .get_id(HeaderId::CONTENT_TYPE)
-        .is_some_and(|c| c.starts_with(b"application/grpc") && !c.starts_with(b"application/grpc-web"));
+    let grpc = ex.response.get_id(HeaderId::CONTENT_TYPE).is_some_and(|c| {
+        c.starts_with(b"application/grpc") && !c.starts_with(b"application/grpc-web")
+    });
     if grpc {
-        let kind: &[u8] =
-            if text { b"application/grpc-web-text+proto" } else { b"application/grpc-web+proto" };
+        let kind: &[u8] = if text {
+            b"application/grpc-web-text+proto"
+        } else {
+            b"application/grpc-web+proto"
+        };
         ex.response.set_id(HeaderId::CONTENT_TYPE, kind);
     } else if !end && let Some(t) = state(ex) {
         t.active = false;
@@ -102,9 +113,15 @@ pub fn on_response_data(ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
         data.extend_from_slice(&frame);
         ex.response_trailers.clear();
     }
-    let Some(t) = state(ex).filter(|t| t.text) else { return };
+    let Some(t) = state(ex).filter(|t| t.text) else {
+        return;
+    };
     t.partial_response.append(data);
-    let whole = if end { t.partial_response.len() } else { t.partial_response.len() / 3 * 3 };
+    let whole = if end {
+        t.partial_response.len()
+    } else {
+        t.partial_response.len() / 3 * 3
+    };
     let input: Vec<u8> = t.partial_response.drain(..whole).collect();
     data.extend_from_slice(STANDARD.encode(input).as_bytes());
 }

@@ -42,7 +42,9 @@ impl Bucket {
     pub fn new(c: &TokenBucket) -> Self {
         let fill = c.fill_interval.max(Duration::from_millis(1)).as_nanos() as u64;
         let nanos_per_token = (fill / c.tokens_per_fill.max(1) as u64).max(1);
-        let max_nanos = nanos_per_token.saturating_mul(c.max_tokens as u64).min(OFFSET_NANOS / 2);
+        let max_nanos = nanos_per_token
+            .saturating_mul(c.max_tokens as u64)
+            .min(OFFSET_NANOS / 2);
         Bucket {
             began: Instant::now(),
             nanos_per_token,
@@ -81,7 +83,11 @@ impl Level {
     fn new(config: Arc<config::LocalRateLimit>, store: &Arc<telemetry::stats::Store>) -> Self {
         Level {
             bucket: config.bucket.as_ref().map(Bucket::new),
-            descriptors: config.descriptors.iter().map(|d| Bucket::new(&d.bucket)).collect(),
+            descriptors: config
+                .descriptors
+                .iter()
+                .map(|d| Bucket::new(&d.bucket))
+                .collect(),
             stats: store.block(&format!("{}.http_local_rate_limit.", config.stat_prefix)),
             config,
         }
@@ -101,7 +107,9 @@ impl LocalRateLimit {
     /// The level of a per-route configuration, made when first met.
     fn route_level(&self, config: &Arc<config::LocalRateLimit>) -> Arc<Level> {
         let find = |all: &Vec<(Arc<config::LocalRateLimit>, Arc<Level>)>| {
-            all.iter().find(|(c, _)| Arc::ptr_eq(c, config)).map(|(_, l)| l.clone())
+            all.iter()
+                .find(|(c, _)| Arc::ptr_eq(c, config))
+                .map(|(_, l)| l.clone())
         };
         if let Some(level) = find(&self.routes.read().unwrap_or_else(|e| e.into_inner())) {
             return level;
@@ -121,7 +129,12 @@ impl LocalRateLimit {
     }
 
     /// Draws a token.
-    pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
+    pub fn on_request(
+        &self,
+        cx: &FilterCx<'_>,
+        ex: &mut Exchange,
+        over: Option<&FilterOverride>,
+    ) -> Step {
         match over {
             Some(FilterOverride::LocalRateLimit(c)) => {
                 let level = self.route_level(c);
@@ -137,7 +150,9 @@ impl LocalRateLimit {
 
 fn check(level: &Level, cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
     let c = &level.config;
-    let Some(default) = &level.bucket else { return Step::Continue };
+    let Some(default) = &level.bucket else {
+        return Step::Continue;
+    };
     if !c.enabled.hit(cx.conn.worker.random()) {
         return Step::Continue;
     }
@@ -162,7 +177,11 @@ fn check(level: &Level, cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
     level.stats.inc(stat::ENFORCED);
     let mut reply = LocalReply::text(c.status, "local_rate_limited", "local_rate_limited");
     reply.flags = ResponseFlags::RATE_LIMITED;
-    reply.grpc_status = Some(if c.rate_limited_as_resource_exhausted { 8 } else { 14 });
+    reply.grpc_status = Some(if c.rate_limited_as_resource_exhausted {
+        8
+    } else {
+        14
+    });
     reply.headers = decide::literal_headers(&c.response_headers);
     Step::reply(reply)
 }
@@ -178,6 +197,9 @@ mod tests {
             tokens_per_fill: 1,
             fill_interval: Duration::from_secs(3600),
         });
-        assert_eq!((0..5).map(|_| bucket.take()).collect::<Vec<_>>(), [true, true, true, false, false]);
+        assert_eq!(
+            (0..5).map(|_| bucket.take()).collect::<Vec<_>>(),
+            [true, true, true, false, false]
+        );
     }
 }

@@ -128,12 +128,16 @@ impl Filter {
         let kind = match &f.kind {
             HttpFilterKind::Fault(c) => Kind::Fault(fault::Fault::new(c.clone(), prefix, deps)),
             HttpFilterKind::Cors => Kind::Cors(cors::Cors::new(prefix, deps)),
-            HttpFilterKind::Rbac(c) => Kind::Rbac(Box::new(rbac::Rbac::new(c.clone(), prefix, deps))),
-            HttpFilterKind::LocalRateLimit(c) => {
-                Kind::LocalRateLimit(Box::new(local_ratelimit::LocalRateLimit::new(c.clone(), deps)))
+            HttpFilterKind::Rbac(c) => {
+                Kind::Rbac(Box::new(rbac::Rbac::new(c.clone(), prefix, deps)))
             }
+            HttpFilterKind::LocalRateLimit(c) => Kind::LocalRateLimit(Box::new(
+                local_ratelimit::LocalRateLimit::new(c.clone(), deps),
+            )),
             HttpFilterKind::Csrf(c) => Kind::Csrf(csrf::Csrf::new(c.clone(), prefix, deps)),
-            HttpFilterKind::Buffer(max) => Kind::Buffer(buffer::Buffer { max_bytes: *max as usize }),
+            HttpFilterKind::Buffer(max) => Kind::Buffer(buffer::Buffer {
+                max_bytes: *max as usize,
+            }),
             HttpFilterKind::HeaderMutation(c) => {
                 Kind::HeaderMutation(header_mutation::HeaderMutation { config: c.clone() })
             }
@@ -150,7 +154,11 @@ impl Filter {
             _ if f.disabled => Kind::Inert,
             _ => return Err(format!("HTTP filter {} is not supported yet", f.name)),
         };
-        Ok(Filter { name: f.name.clone(), disabled: f.disabled, kind })
+        Ok(Filter {
+            name: f.name.clone(),
+            disabled: f.disabled,
+            kind,
+        })
     }
 
     /// The route's word on this filter; `None`: the filter does not run.
@@ -166,7 +174,9 @@ impl Filter {
 
     /// The request head is here.
     pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
-        let Some(over) = self.active(cx) else { return Step::Continue };
+        let Some(over) = self.active(cx) else {
+            return Step::Continue;
+        };
         match &self.kind {
             Kind::Fault(f) => f.on_request(cx, ex, over),
             Kind::Cors(f) => f.on_request(cx, ex, over),
@@ -249,7 +259,13 @@ pub fn on_response_data(
     data: &mut Vec<u8>,
     end: bool,
 ) {
-    for filter in conn.manager.filters.iter().take(ex.filters_run as usize).rev() {
+    for filter in conn
+        .manager
+        .filters
+        .iter()
+        .take(ex.filters_run as usize)
+        .rev()
+    {
         match &filter.kind {
             Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, false),
             Kind::GrpcWeb => grpc_web::on_response_data(ex, data, end),

@@ -34,11 +34,20 @@ impl Rbac {
         let block = |own: &str| deps.store.block(&format!("http.{stat_prefix}.rbac.{own}"));
         let stats = block(&config.config.rules_stat_prefix);
         let shadow_stats = block(&config.config.shadow_rules_stat_prefix);
-        Rbac { config, stats, shadow_stats }
+        Rbac {
+            config,
+            stats,
+            shadow_stats,
+        }
     }
 
     /// Judges the request: first by the shadow rules, which only tell, then by the rules.
-    pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
+    pub fn on_request(
+        &self,
+        cx: &FilterCx<'_>,
+        ex: &mut Exchange,
+        over: Option<&FilterOverride>,
+    ) -> Step {
         let config = match over {
             Some(FilterOverride::Rbac(c)) => &c.config,
             _ => &self.config.config,
@@ -46,14 +55,19 @@ impl Rbac {
         if let Some(rules) = &config.shadow_rules {
             self.shadow(cx, ex, rules, &config.shadow_rules_stat_prefix);
         }
-        let Some(rules) = &config.rules else { return Step::Continue };
+        let Some(rules) = &config.rules else {
+            return Step::Continue;
+        };
         let (allowed, policy) = {
             let facts = facts(cx.conn, ex, cx.found);
             let verdict = evaluate(rules, &facts);
             (verdict.allowed, verdict.policy.map(str::to_owned))
         };
         if rules.action == Action::Log {
-            set(ex, &[("access_log_hint".to_owned(), Value::Bool(policy.is_some()))]);
+            set(
+                ex,
+                &[("access_log_hint".to_owned(), Value::Bool(policy.is_some()))],
+            );
         }
         if allowed {
             self.stats.inc(stat::ALLOWED);
@@ -80,10 +94,16 @@ impl Rbac {
             let verdict = evaluate(rules, &facts);
             (verdict.allowed, verdict.policy.map(str::to_owned))
         };
-        self.shadow_stats.inc(if allowed { stat::SHADOW_ALLOWED } else { stat::SHADOW_DENIED });
+        self.shadow_stats.inc(if allowed {
+            stat::SHADOW_ALLOWED
+        } else {
+            stat::SHADOW_DENIED
+        });
         let result = if allowed { "allowed" } else { "denied" };
-        let mut entries =
-            vec![(format!("{prefix}shadow_engine_result"), Value::String(result.into()))];
+        let mut entries = vec![(
+            format!("{prefix}shadow_engine_result"),
+            Value::String(result.into()),
+        )];
         if let Some(p) = policy {
             entries.push((
                 format!("{prefix}shadow_effective_policy_id"),
@@ -103,5 +123,6 @@ fn set(ex: &mut Exchange, entries: &[(String, Value)]) {
     for (key, value) in entries {
         map.insert(key.as_str().into(), value.clone());
     }
-    ex.metadata.set(NAMESPACE.into(), Value::Struct(Arc::new(map)));
+    ex.metadata
+        .set(NAMESPACE.into(), Value::Struct(Arc::new(map)));
 }
