@@ -153,9 +153,10 @@ impl Shape for Duration {
 }
 
 /// How a header, path or other text is matched.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub enum StringMatch {
     /// Nothing was said (`{}`): the value must be present, whatever it is.
+    #[default]
     Present,
     /// Equality.
     Exact(String),
@@ -163,12 +164,6 @@ pub enum StringMatch {
     Prefix(String),
     /// RE2 regular expression over the whole value.
     Regex(String),
-}
-
-impl Default for StringMatch {
-    fn default() -> Self {
-        StringMatch::Present
-    }
 }
 
 impl Shape for StringMatch {

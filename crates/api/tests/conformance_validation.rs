@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use api::shape::{Reader, Shape};
 use api::validate::virtual_service::Role;
 use api::validate::{
-    Check, Verdict, common, destination_rule, gateway, mesh, sidecar, telemetry, virtual_service,
+    Check, Verdict, common, destination_rule, gateway, http_route, mesh, sidecar, telemetry,
+    virtual_service,
 };
 use api::{Place, Resource};
 use serde_json::{Map, Value, json};
@@ -314,22 +315,22 @@ fn run(function: &str, raw: &Value, v: &Value) -> Outcome {
         "TestStrictValidateHTTPHeaderName" => leaf(common::strict_header_name(text("name"))),
         "TestValidateHTTPHeaderName" => leaf(common::header_name(text("name"))),
         "TestValidateHTTPHeaderValue" => leaf(common::header_value(text("input"))),
-        "TestValidateCORSPolicy" => optional(input, virtual_service::cors_policy),
-        "TestValidateHTTPStatus" => leaf(virtual_service::http_status(
-            input.as_i64().unwrap_or(-1) as i32,
-        )),
-        "TestValidateHTTPFaultInjectionAbort" => optional(input, virtual_service::fault_abort),
-        "TestValidateHTTPFaultInjectionDelay" => optional(input, virtual_service::fault_delay),
-        "TestValidateHTTPFaultInjection" => part(input, virtual_service::fault_injection),
-        "TestValidateHTTPRetry" => optional(input, virtual_service::retry),
-        "TestValidateHTTPRewrite" => optional(input, virtual_service::rewrite),
-        "TestValidateUriRegexRewrite" => optional(input, virtual_service::regex_rewrite),
+        "TestValidateCORSPolicy" => optional(input, http_route::cors_policy),
+        "TestValidateHTTPStatus" => {
+            leaf(http_route::http_status(input.as_i64().unwrap_or(-1) as i32))
+        }
+        "TestValidateHTTPFaultInjectionAbort" => optional(input, http_route::fault_abort),
+        "TestValidateHTTPFaultInjectionDelay" => optional(input, http_route::fault_delay),
+        "TestValidateHTTPFaultInjection" => part(input, http_route::fault_injection),
+        "TestValidateHTTPRetry" => optional(input, http_route::retry),
+        "TestValidateHTTPRewrite" => optional(input, http_route::rewrite),
+        "TestValidateUriRegexRewrite" => optional(input, http_route::regex_rewrite),
         "TestValidatePortName" => leaf(common::port_name(text("name"))),
         "TestValidatePort" => leaf(common::port(of("port").as_u64().unwrap_or(0) as u32)),
-        "TestValidateHTTPRedirect" => optional(of("redirect"), virtual_service::redirect),
+        "TestValidateHTTPRedirect" => optional(of("redirect"), http_route::redirect),
         "TestValidateHTTPDirectResponse" => optional(
             &encode_bytes(of("directResponse")),
-            virtual_service::direct_response,
+            http_route::direct_response,
         ),
         "TestValidateDestination" => part(of("destination"), virtual_service::destination),
         "TestValidateHTTPRoute" | "TestValidateRootHTTPRoute" => part(of("route"), |c, r| {
@@ -507,10 +508,10 @@ fn compare(v: &Value, verdict: &Verdict) -> Outcome {
         if !json_words && !found.to_lowercase().contains(&fragment.to_lowercase()) {
             return Outcome::Differs(format!("want fragment {fragment:?}, found [{found}]"));
         }
-    } else if let Some(expected) = v.get("expected") {
-        if expected.is_null() != errors.is_empty() {
-            return Outcome::Differs(format!("want {expected}, found [{found}] in {}", brief(v)));
-        }
+    } else if let Some(expected) = v.get("expected")
+        && expected.is_null() != errors.is_empty()
+    {
+        return Outcome::Differs(format!("want {expected}, found [{found}] in {}", brief(v)));
     }
     match field(&["warning", "Warning", "warn", "wantWarn"]) {
         Some(Value::Bool(true)) if warnings.is_empty() => {

@@ -82,6 +82,8 @@ pub struct Injector {
     pub compliance_policy: String,
     /// Which pods are injected, see [`policy`].
     pub policy: policy::Policy,
+    /// Environment of every injected proxy, as the webhook's URL may give it, see [`path_environment`].
+    pub proxy_env: BTreeMap<String, String>,
     /// Annotations added to every injected pod.
     pub injected_annotations: BTreeMap<String, String>,
 }
@@ -137,6 +139,7 @@ impl Injector {
             revision,
             native_sidecar: true,
             compliance_policy: String::new(),
+            proxy_env: BTreeMap::new(),
         }
     }
 
@@ -236,6 +239,36 @@ impl Injector {
             }
         }
     }
+}
+
+/// The environment a webhook's path carries, in either form: `/inject/cluster/NAME/net/NETWORK/my_var/value`, where a
+/// slash inside of a value is written `--slash--`, or `/inject/:ENV:cluster=NAME:ENV:my_var=value`. Keys without a value
+/// are left out.
+pub fn path_environment(path: &str) -> BTreeMap<String, String> {
+    const SEPARATOR: &str = ":ENV:";
+    let rest = path.splitn(3, '/').nth(2).unwrap_or_default();
+    let pairs: Vec<(String, String)> = if rest.starts_with(SEPARATOR) {
+        let pairs = rest
+            .split(SEPARATOR)
+            .filter_map(|pair| pair.split_once('='));
+        pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    } else {
+        let parts: Vec<&str> = rest.split('/').collect();
+        parts
+            .chunks_exact(2)
+            .map(|pair| (pair[0].to_owned(), pair[1].replace("--slash--", "/")))
+            .collect()
+    };
+    let named = |key: String| match key.as_str() {
+        "cluster" => "ISTIO_META_CLUSTER_ID".to_owned(),
+        "net" => "ISTIO_META_NETWORK".to_owned(),
+        other => other.to_uppercase(),
+    };
+    pairs
+        .into_iter()
+        .filter(|(k, v)| !k.is_empty() && !v.is_empty())
+        .map(|(k, v)| (named(k), v))
+        .collect()
 }
 
 /// Text entries of a JSON object.

@@ -13,6 +13,7 @@ mod probes;
 pub use probes::dump as app_probers;
 
 const STATUS: &str = "sidecar.istio.io/status";
+const SCRAPE_ENV: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";
 const SCRAPE_TARGETS: &str = "prometheus.istio.io/scrape-targets";
 const OVERRIDES: &str = "proxy.istio.io/overrides";
 
@@ -51,13 +52,23 @@ pub fn strip(pod: &Value) -> Value {
             .filter(|i| !injected(i))
             .cloned()
             .collect();
-        if let Some(own) = overrides[field].as_array() {
-            kept.extend(own.iter().cloned());
+        let own = ["containers", "initContainers"].map(|f| (f, overrides[f].as_array()));
+        for (from, own) in own.iter().filter_map(|(f, own)| Some((*f, own.as_ref()?))) {
+            // A user writes the proxy's settings under `containers`, wherever the template puts the proxy.
+            let home = |c: &Value| {
+                if c["name"] == PROXY {
+                    "containers"
+                } else {
+                    from
+                }
+            };
+            kept.extend(own.iter().filter(|c| home(c) == field).cloned());
         }
         if !kept.is_empty() || out["spec"].get(field).is_some() {
             out["spec"][field] = kept.into();
         }
     }
+    let scrape = scrape_configuration(pod);
     if let Some(own) = out["metadata"]["annotations"].as_object_mut() {
         for name in [
             STATUS,
@@ -67,6 +78,38 @@ pub fn strip(pod: &Value) -> Value {
         ] {
             own.shift_remove(name);
         }
+        own.extend(scrape);
+    }
+    out
+}
+
+/// The application's metrics annotations, as an earlier injection handed them to the agent.
+fn scrape_configuration(pod: &Value) -> Map<String, Value> {
+    let containers = list(pod, "initContainers")
+        .iter()
+        .chain(list(pod, "containers"));
+    let proxy = containers.into_iter().find(|c| c["name"] == PROXY);
+    let env = proxy.and_then(|p| {
+        p["env"]
+            .as_array()?
+            .iter()
+            .find(|e| e["name"] == SCRAPE_ENV)
+    });
+    let said = env
+        .and_then(|e| serde_json::from_str::<Value>(e["value"].as_str()?).ok())
+        .unwrap_or(Value::Null);
+    let mut out = Map::new();
+    for name in ["scrape", "path", "port"] {
+        if said[name].as_str().is_some_and(|v| !v.is_empty()) {
+            out.insert(format!("prometheus.io/{name}"), said[name].clone());
+        }
+    }
+    let targets = said["targets"].as_array().into_iter().flatten();
+    let targets: Vec<String> = targets
+        .filter_map(|t| Some(format!("{}:{}", t["port"].as_str()?, t["path"].as_str()?)))
+        .collect();
+    if !targets.is_empty() {
+        out.insert(SCRAPE_TARGETS.into(), targets.join(",").into());
     }
     out
 }
@@ -213,8 +256,12 @@ fn set_env(pod: &mut Value, name: &str, value: &str) {
 }
 
 fn network(c: &Context<'_>, pod: &mut Value) {
+    for (name, value) in &c.injector.proxy_env {
+        set_env(pod, name, value);
+    }
     let own = c.labels.get("topology.istio.io/network").cloned();
-    let network = own.unwrap_or_else(|| c.text("/global/network"));
+    let given = c.injector.proxy_env.get("ISTIO_META_NETWORK").cloned();
+    let network = own.or(given).unwrap_or_else(|| c.text("/global/network"));
     if !network.is_empty() {
         set_env(pod, "ISTIO_META_NETWORK", &network);
         pod["metadata"]["labels"]["topology.istio.io/network"] = network.into();
@@ -276,11 +323,7 @@ fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
                 .collect();
             all.insert("targets".into(), list.into());
         }
-        set_env(
-            pod,
-            "ISTIO_PROMETHEUS_ANNOTATIONS",
-            &Value::Object(all).to_string(),
-        );
+        set_env(pod, SCRAPE_ENV, &Value::Object(all).to_string());
     }
     if let Some(map) = pod["metadata"]["annotations"].as_object_mut() {
         for name in ["scrape", "path", "port"] {

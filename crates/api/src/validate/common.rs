@@ -299,7 +299,7 @@ pub fn labels(labels: &BTreeMap<String, String>) -> Result<(), String> {
         let inner = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
         let b = s.as_bytes();
-        s.len() <= 63 && b.iter().all(|b| inner(b)) && edge(b.first()) && edge(b.last())
+        s.len() <= 63 && b.iter().all(inner) && edge(b.first()) && edge(b.last())
     };
     for (k, v) in labels {
         let name = match k.split_once('/') {

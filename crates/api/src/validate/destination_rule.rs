@@ -348,7 +348,7 @@ fn is_prime(n: u32) -> bool {
     n > 1
         && (2..)
             .take_while(|d: &u32| d.saturating_mul(*d) <= n)
-            .all(|d| n % d != 0)
+            .all(|d| !n.is_multiple_of(d))
 }
 
 const TOPOLOGY: [&str; 3] = [

@@ -12,8 +12,8 @@ use super::common::{
 use super::destination_rule::{
     client_tls, connection_pool, locality_lb, outlier_detection, zone_aware_lb,
 };
+use super::http_route::retry;
 use super::service_entry::probe;
-use super::virtual_service::retry;
 use crate::mesh::{
     ConnectionSettings, DefaultTrafficPolicy, ExtensionProvider, MeshConfig, PrivateKeyProvider,
     ProxyConfig, ProxyTracing,

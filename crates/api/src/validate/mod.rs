@@ -8,6 +8,7 @@ pub mod common;
 pub mod destination_rule;
 pub mod envoy_filter;
 pub mod gateway;
+pub mod http_route;
 pub mod kube;
 pub mod mesh;
 pub mod security;

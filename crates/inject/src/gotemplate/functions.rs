@@ -378,17 +378,32 @@ fn index(v: &Value, key: &Value) -> Outcome {
     }
 }
 
-fn omit_nil(v: &Value) -> Value {
+/// Drops nulls, and what is empty after that.
+pub fn omit_nil(v: &Value) -> Value {
     match v {
         Value::Object(map) => {
             let kept = map
                 .iter()
-                .filter(|(_, v)| !v.is_null())
-                .map(|(k, v)| (k.clone(), omit_nil(v)));
-            Value::Object(
-                kept.filter(|(_, v)| !v.as_object().is_some_and(Map::is_empty))
-                    .collect(),
-            )
+                .map(|(k, v)| (k.clone(), omit_nil(v)))
+                .filter(|(_, v)| !v.is_null());
+            let kept: Map<String, Value> = kept.collect();
+            if kept.is_empty() {
+                Value::Null
+            } else {
+                Value::Object(kept)
+            }
+        }
+        Value::Array(items) => {
+            let kept: Vec<Value> = items
+                .iter()
+                .map(omit_nil)
+                .filter(|v| !v.is_null())
+                .collect();
+            if kept.is_empty() {
+                Value::Null
+            } else {
+                Value::Array(kept)
+            }
         }
         other => other.clone(),
     }

@@ -11,6 +11,8 @@ mod parse;
 
 use serde_json::Value;
 
+pub use functions::omit_nil;
+
 /// A template that cannot be parsed or run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {message}")]

@@ -100,26 +100,26 @@ fn annotations(c: &Context<'_>) -> Map<String, Value> {
     out
 }
 
-/// Adds a network to Multus's annotation, in either of its forms.
+/// Adds a network to Multus's annotation, in either of its forms: a list of names, or a JSON list of objects.
+/// JSON that cannot be read stays as it is.
 pub fn append_multus_network(existing: &str, network: &str) -> String {
-    let trimmed = existing.trim();
-    if trimmed.is_empty() {
+    if existing.is_empty() {
         return network.to_owned();
     }
-    if let Ok(Value::Array(mut list)) = serde_json::from_str::<Value>(trimmed) {
-        let (namespace, name) = network.split_once('/').unwrap_or(("", network));
-        let same = |v: &Value| {
-            v["name"] == name && v["namespace"].as_str().unwrap_or_default() == namespace
+    if let Some(end) = existing.rfind(']') {
+        return match serde_json::from_str::<Vec<Map<String, Value>>>(existing) {
+            Ok(list)
+                if list
+                    .iter()
+                    .all(|n| n.get("name").is_none_or(|n| n != network)) =>
+            {
+                let entry = json!({ "name": network })
+                    .to_string()
+                    .replace("\":\"", "\": \"");
+                format!("{}, {entry}{}", &existing[..end], &existing[end..])
+            }
+            _ => existing.to_owned(),
         };
-        if list.iter().any(same) {
-            return existing.to_owned();
-        }
-        let mut entry = json!({"name": name});
-        if !namespace.is_empty() {
-            entry["namespace"] = namespace.into();
-        }
-        list.push(entry);
-        return Value::Array(list).to_string();
     }
     if existing.split(',').any(|n| n.trim() == network) {
         return existing.to_owned();

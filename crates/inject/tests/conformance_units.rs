@@ -1,0 +1,141 @@
+//! Do the injector's small decisions equal Istio's? Runs `injection/units.json` of the conformance folder (see
+//! `conformance_injection.rs` for where it is read from).
+
+use std::path::PathBuf;
+
+use inject::{Injector, Owner, annotations, gotemplate, path_environment, post, templates};
+use serde_json::{Map, Value, json};
+
+#[test]
+fn units() {
+    let dir = match std::env::var_os("PROA_CONFORMANCE") {
+        Some(dir) => PathBuf::from(dir),
+        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance"),
+    };
+    let Ok(text) = std::fs::read_to_string(dir.join("injection/units.json")) else {
+        println!("injection units: not run, the conformance data is absent (set PROA_CONFORMANCE)");
+        return;
+    };
+    let tables: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+    let (mut passed, mut failed, mut not_served) = (0, Vec::new(), 0);
+    for table in &tables {
+        let function = table["func"].as_str().unwrap_or_default();
+        for case in table["cases"].as_array().into_iter().flatten() {
+            match run(function, &json_names(&case["v"])) {
+                None => not_served += 1,
+                Some((found, want)) if found == want => passed += 1,
+                Some((found, want)) => failed.push(format!(
+                    "{function} {}: found {found} want {want}",
+                    case["v"]["name"]
+                )),
+            }
+        }
+    }
+    println!(
+        "{}",
+        json!({"area": "injection-units", "passed": passed, "failed": failed.len(), "allowed": 0, "not_served": not_served})
+    );
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// Go's struct fields as their JSON names, without the extraction's annotations.
+fn json_names(v: &Value) -> Value {
+    match v {
+        Value::Object(map) => {
+            if map.get("$call").is_some() {
+                return map["args"].get(0).cloned().unwrap_or(Value::Null);
+            }
+            if map.get("$t").and_then(Value::as_str) == Some("intstr.IntOrString") {
+                return map
+                    .get("IntVal")
+                    .or(map.get("StrVal"))
+                    .cloned()
+                    .unwrap_or(Value::Null);
+            }
+            if let Some(name) = map.get("$ref").and_then(Value::as_str) {
+                return name
+                    .trim_start_matches("corev1.Protocol")
+                    .trim_start_matches("corev1.URIScheme")
+                    .into();
+            }
+            let typed = map.contains_key("$t");
+            let mut out = Map::new();
+            for (k, v) in map.iter().filter(|(k, _)| *k != "$t") {
+                let v = json_names(v);
+                match (k.as_str(), v) {
+                    ("ProbeHandler", Value::Object(inner)) => out.extend(inner),
+                    (k, v) => {
+                        let name = match k {
+                            "HTTPGet" => "httpGet".to_owned(),
+                            "TCPSocket" => "tcpSocket".to_owned(),
+                            "GRPC" => "grpc".to_owned(),
+                            k if typed => k
+                                .chars()
+                                .take(1)
+                                .map(|c| c.to_ascii_lowercase())
+                                .chain(k.chars().skip(1))
+                                .collect(),
+                            k => k.to_owned(),
+                        };
+                        out.insert(name, v);
+                    }
+                }
+            }
+            Value::Object(out)
+        }
+        Value::Array(items) => items.iter().map(json_names).collect(),
+        other => other.clone(),
+    }
+}
+
+fn run(function: &str, v: &Value) -> Option<(Value, Value)> {
+    let text = |field: &str| v[field].as_str().unwrap_or_default();
+    Some(match function {
+        "TestAppendMultusNetwork" => (
+            templates::sidecar::append_multus_network(text("in"), "istio-cni").into(),
+            v["want"].clone(),
+        ),
+        "TestOmitNil" => (gotemplate::omit_nil(&v["in"]), v["want"].clone()),
+        "TestValidateResourceQuantity" => (
+            annotations::quantity(text("value")).is_err().into(),
+            v["wantErr"].clone(),
+        ),
+        "TestValidateAnnotations" => {
+            let map = v["annotations"].as_object().into_iter().flatten();
+            let map = map
+                .map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned()))
+                .collect();
+            (
+                annotations::validate(&map).is_err().into(),
+                v["wantErr"].clone(),
+            )
+        }
+        "TestParseInjectEnvs" if v["in"].is_string() => {
+            (json!(path_environment(text("in"))), v["want"].clone())
+        }
+        "TestNativeSidecarAnnotationOverride" => {
+            let mut injector =
+                Injector::new(api::MeshConfig::istio_default(), inject::default_values());
+            injector.native_sidecar = v["nativeSidecar"].as_bool()?;
+            let pod = json!({"metadata": {"annotations": v["annotations"]}, "spec": {"containers": [{"name": "a"}]}});
+            let out = injector
+                .force_inject(&pod, &Owner::default())
+                .expect("a pod that can be injected");
+            let has = |field: &str| {
+                out["spec"][field]
+                    .as_array()
+                    .is_some_and(|l| l.iter().any(|c| c["name"] == "istio-proxy"))
+            };
+            let found = ["containers", "initContainers"]
+                .into_iter()
+                .find(|f| has(f))?;
+            (found.into(), v["expectContainer"].clone())
+        }
+        "TestDumpAppGRPCProbers" => {
+            let found = post::app_probers(&v["pod"], 15020);
+            let want: Value = serde_json::from_str(text("expected")).expect("JSON");
+            (json!(found), want)
+        }
+        _ => return None,
+    })
+}
