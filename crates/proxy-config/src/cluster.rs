@@ -553,6 +553,9 @@ pub struct UpstreamHttp {
     pub auto_san_validation: bool,
     /// `override_auto_sni_header`
     pub override_auto_sni_header: Option<HeaderName>,
+    /// Responses that outlier detection counts as errors although their status is none
+    /// (`outlier_detection.error_matcher`).
+    pub outlier_error_matcher: Option<Arc<crate::matcher::MatchPredicate>>,
     /// Upstream HTTP filters (before the codec), empty for the codec alone.
     pub filters: Arc<[crate::hcm::HttpFilter]>,
 }

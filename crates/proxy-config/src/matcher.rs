@@ -308,6 +308,23 @@ impl ValueMatcher {
     }
 }
 
+/// `envoy.config.common.matcher.v3.MatchPredicate`; evaluated by `proxy-core::matcher::predicate`.
+#[derive(Debug, Clone)]
+pub enum MatchPredicate {
+    /// Any holds.
+    Or(Box<[MatchPredicate]>),
+    /// All hold.
+    And(Box<[MatchPredicate]>),
+    /// Does not hold.
+    Not(Box<MatchPredicate>),
+    /// Always.
+    Any,
+    /// All of these request headers match.
+    RequestHeaders(Box<[HeaderMatcher]>),
+    /// All of these response headers match (`:status` included).
+    ResponseHeaders(Box<[HeaderMatcher]>),
+}
+
 /// A set of networks tested by linear scan (lists in policies are short) with v4-mapped addresses folded.
 #[derive(Debug, Clone, Default)]
 pub struct CidrSet(pub Box<[Cidr]>);

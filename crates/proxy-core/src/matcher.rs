@@ -1,7 +1,7 @@
 //! Does this header, query parameter, cookie or metadata match?
 
 use proxy_config::matcher::{
-    CookieMatcher, HeaderMatcher, HeaderValueMatch, MetadataMatcher, QueryMatcher,
+    CookieMatcher, HeaderMatcher, HeaderValueMatch, MatchPredicate, MetadataMatcher, QueryMatcher,
 };
 
 use crate::HeaderView;
@@ -107,6 +107,22 @@ pub fn metadata(m: &MetadataMatcher, view: &dyn MetadataView) -> bool {
     m.value
         .matches(view.metadata(&m.filter).and_then(|v| v.path(&m.path)))
         != m.invert
+}
+
+/// Evaluates a predicate on a request and its response.
+pub fn predicate<Q: HeaderView + ?Sized, R: HeaderView + ?Sized>(
+    p: &MatchPredicate,
+    request: &Q,
+    response: &R,
+) -> bool {
+    match p {
+        MatchPredicate::Or(list) => list.iter().any(|p| predicate(p, request, response)),
+        MatchPredicate::And(list) => list.iter().all(|p| predicate(p, request, response)),
+        MatchPredicate::Not(p) => !predicate(p, request, response),
+        MatchPredicate::Any => true,
+        MatchPredicate::RequestHeaders(list) => headers(list, request),
+        MatchPredicate::ResponseHeaders(list) => headers(list, response),
+    }
 }
 
 /// True for requests that Envoy treats as gRPC: `application/grpc`, also with `+suffix`.

@@ -541,6 +541,7 @@ fn http(c: &p::Cluster) -> Result<UpstreamHttp> {
         auto_sni: false,
         auto_san_validation: false,
         override_auto_sni_header: None,
+        outlier_error_matcher: None,
         filters: Arc::new([]),
     };
     let mut common_options = c.common_http_protocol_options;
@@ -561,7 +562,17 @@ fn http(c: &p::Cluster) -> Result<UpstreamHttp> {
             return Err(Typed::open(key, any)?.unknown().at(&field));
         }
         let o: HttpProtocolOptions = super::any::expect(key, any).at(&field)?;
-        reject!(o; header_validation_config, outlier_detection, request_mirror_policies, hash_policy, retry_policy);
+        reject!(o; header_validation_config, request_mirror_policies, hash_policy, retry_policy);
+        out.outlier_error_matcher = o
+            .outlier_detection
+            .as_ref()
+            .and_then(|d| d.error_matcher.as_ref())
+            .map(super::matcher::predicate)
+            .transpose()
+            .at("error_matcher")
+            .at("outlier_detection")
+            .at(&field)?
+            .map(Arc::new);
         common_options = o.common_http_protocol_options;
         upstream = o.upstream_http_protocol_options;
         let mut both = |h1: &Option<core::Http1ProtocolOptions>,

@@ -1,11 +1,13 @@
 //! How are `envoy.type.matcher.v3` and route header/query/cookie matchers compiled?
 
+use protos::envoy::config::common::matcher::v3 as common_matcher;
 use protos::envoy::config::route::v3 as route;
 use protos::envoy::r#type::matcher::v3 as m;
 
 use crate::Name;
 use crate::common::Int64Range;
 use crate::error::{At, ConfigError, Reason, Result, invalid, missing, unsupported};
+use crate::matcher::MatchPredicate;
 use crate::matcher::{
     CookieMatcher, DoubleMatcher, FullRegex, HeaderMatcher, HeaderName, HeaderValueMatch,
     MetadataMatcher, QueryMatcher, RegexRewrite, StringMatcher, ValueMatcher,
@@ -230,4 +232,26 @@ pub(super) fn path(p: &m::PathMatcher) -> Result<StringMatcher> {
         Some(m::path_matcher::Rule::Path(s)) => string(s).at("path"),
         None => Err(missing("rule")),
     }
+}
+
+/// `MatchPredicate`
+pub(super) fn predicate(p: &common_matcher::MatchPredicate) -> Result<MatchPredicate> {
+    use common_matcher::match_predicate::Rule as R;
+    Ok(match p.rule.as_ref().ok_or_else(|| missing("rule"))? {
+        R::OrMatch(s) => {
+            MatchPredicate::Or(super::each("rules", &s.rules, predicate).at("or_match")?)
+        }
+        R::AndMatch(s) => {
+            MatchPredicate::And(super::each("rules", &s.rules, predicate).at("and_match")?)
+        }
+        R::NotMatch(p) => MatchPredicate::Not(Box::new(predicate(p).at("not_match")?)),
+        R::AnyMatch(_) => MatchPredicate::Any,
+        R::HttpRequestHeadersMatch(h) => MatchPredicate::RequestHeaders(
+            headers("headers", &h.headers).at("http_request_headers_match")?,
+        ),
+        R::HttpResponseHeadersMatch(h) => MatchPredicate::ResponseHeaders(
+            headers("headers", &h.headers).at("http_response_headers_match")?,
+        ),
+        _ => return Err(unsupported("this rule").at("rule")),
+    })
 }
