@@ -214,4 +214,24 @@ mod tests {
         assert_eq!(h("a.b.svc.cluster.local").kube_service(), Some(("a", "b")));
         assert_eq!(h("a.b.com").kube_service(), None);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn matching_laws(a in "[*]?[a-c.]{0,6}", b in "[*]?[a-c.]{0,6}") {
+            let (a, b) = (h(&a), h(&b));
+            proptest::prop_assert_eq!(a.matches(&b), b.matches(&a));
+            proptest::prop_assert!(!a.subset_of(&b) || a.matches(&b));
+            proptest::prop_assert!(a.subset_of(&a) && a.matches(&a));
+            proptest::prop_assert_eq!(a.specificity(&b), b.specificity(&a).reverse());
+        }
+
+        #[test]
+        fn parsers_never_panic(text in "\\PC*") {
+            let _ = text.parse::<crate::ClusterName>();
+            let _ = crate::ClusterName::from_sni(&text);
+            let _ = text.parse::<crate::NodeId>();
+            let _ = text.parse::<crate::Identity>();
+            let _ = crate::Kind::from_word(&text);
+        }
+    }
 }

@@ -36,6 +36,7 @@ impl Default for Options {
     fn default() -> Self {
         Options {
             default_namespace: "default".into(),
+            skip_directories: Vec::new(),
         }
     }
 }
