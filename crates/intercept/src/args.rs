@@ -133,7 +133,7 @@ pub struct Args {
     #[arg(long, default_value = "", hide = true)]
     iptables_version: String,
     /// Accepted for istio-iptables' sake (log levels)
-    #[arg(long, default_value = "", hide = true)]
+    #[arg(long = "log_output_level", alias = "log-output-level", default_value = "", hide = true)]
     log_output_level: String,
 }
 
@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn init_container_arguments_of_the_first_releases() {
-        let args = parse(&["-p", "15001", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "", "-d", ""]);
+        let args = parse(&["-p", "15001", "-u", "1337", "-m", "REDIRECT", "-i", "*", "-x", "", "-b", "", "-d", "", "--log_output_level=default:info"]);
         let config = args.resolve().expect("fits").config;
         assert_eq!(config.outbound_ranges_include, "*");
         assert_eq!(config.inbound_ports_include, "");

@@ -380,7 +380,7 @@ impl Pod {
     async fn ask(&self, container: &Container, handler: &Handler, timeout: Duration) -> Result<(), String> {
         let execute = async |command: Vec<String>| {
             let log = self.log_path(&container.name);
-            let output = OpenOptions::new().append(true).create(true).open(log).map_err(|error| error.to_string())?;
+            let output = open_log(&log).map_err(|error| error.to_string())?;
             let io = [Stdio::null(), output.try_clone().map_or_else(|_| Stdio::null(), Stdio::from), output.into()];
             let mut process = self.execute(&container.name, command, io)?;
             match process.exited().await {
@@ -449,7 +449,7 @@ impl Pod {
     }
 
     fn start(&self, container: &Container) -> io::Result<Process> {
-        let log = OpenOptions::new().append(true).create(true).open(self.log_path(&container.name))?;
+        let log = open_log(&self.log_path(&container.name))?;
         let io = [Stdio::null(), log.try_clone()?.into(), log.into()];
         let process = self.launch(&container.name, &self.entry(container), io)?;
         self.note(container, |state| {
@@ -559,6 +559,14 @@ impl Pod {
             }
         }
     }
+}
+
+/// A container's log, open to its user as well: programs open `/dev/stdout` anew.
+fn open_log(path: &Path) -> io::Result<fs::File> {
+    use std::os::unix::fs::PermissionsExt;
+    let file = OpenOptions::new().append(true).create(true).open(path)?;
+    file.set_permissions(fs::Permissions::from_mode(0o666))?;
+    Ok(file)
 }
 
 /// Where the output of a container is kept.

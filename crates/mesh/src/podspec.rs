@@ -134,13 +134,25 @@ pub(crate) struct Probe {
     pub(crate) failure_threshold: Option<u32>,
 }
 
+/// A copy without members that are null: Kubernetes takes `env: null` as no `env`.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let kept = map.iter().filter(|(_, value)| !value.is_null());
+            kept.map(|(key, value)| (key.clone(), without_nulls(value))).collect()
+        }
+        Value::Array(items) => items.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
+}
+
 impl PodSpec {
     /// Reads a Pod's spec.
     ///
     /// # Errors
     /// The field that has the wrong shape, or a pod without containers.
     pub(crate) fn read(pod: &Value) -> Result<Self, String> {
-        let spec: Self = serde_json::from_value(pod["spec"].clone()).map_err(|error| format!("spec: {error}"))?;
+        let spec: Self = serde_json::from_value(without_nulls(&pod["spec"])).map_err(|error| format!("spec: {error}"))?;
         if spec.containers.is_empty() {
             return Err("spec.containers: a pod needs at least one container".to_owned());
         }

@@ -30,7 +30,8 @@ impl Proxies {
     /// Sets what is common in the proxy containers of a pod.
     fn adjust(&self, pod: &mut Object) {
         for field in ["containers", "initContainers"] {
-            for container in pod["spec"][field].as_array_mut().into_iter().flatten().filter(|one| one["name"] == "istio-proxy") {
+            let containers = pod["spec"].get_mut(field).and_then(Value::as_array_mut).into_iter().flatten();
+            for container in containers.filter(|one| one["name"] == "istio-proxy") {
                 if let (DataPlane::Envoy(_), Some(args)) = (&self.data_plane, container["args"].as_array_mut()) {
                     args.extend(["--proxy-binary".into(), ENVOY.into()]);
                 }

@@ -17,6 +17,8 @@ fn main() -> ExitCode {
         (_, "agent") if args.get(2).is_some_and(|word| word == "istio-iptables") => {
             intercept::main(skip(skip(args, "agent"), "proa agent istio-iptables"))
         }
+        ("pilot-agent", _) => agent::main(args),
+        (_, "agent") => agent::main(skip(args, "proa agent")),
         (_, "sample") => mesh::samples::main(skip(args, "proa sample")),
         (_, mesh::POD_ENTRY) => mesh::pod_entry(skip(args, "proa")),
         _ => cli::main(args),
