@@ -682,6 +682,7 @@ impl Lease {
         match failure {
             Failure::Client(_) => stats.inc(stat::UPSTREAM_RQ_CANCELLED),
             Failure::GlobalTimeout => {
+                stats.inc(stat::UPSTREAM_RQ_TIMEOUT);
                 self.host.stats.rq_timeout.fetch_add(1, Relaxed);
                 self.cluster.0.cluster.report(&self.host, Outcome::Timeout);
             }
