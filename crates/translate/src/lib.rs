@@ -35,7 +35,10 @@ pub struct Inputs {
 impl Inputs {
     /// Inputs for a view.
     pub fn new(view: Arc<ProxyView>) -> Self {
-        Inputs { view, jwks: Arc::default() }
+        Inputs {
+            view,
+            jwks: Arc::default(),
+        }
     }
 
     /// The mesh.
@@ -70,13 +73,19 @@ pub struct NamedResource {
 
 impl NamedResource {
     fn new<T: protos::prost::Message + protos::prost::Name>(name: &str, message: &T) -> Self {
-        NamedResource { name: name.to_owned(), resource: protos::any(message) }
+        NamedResource {
+            name: name.to_owned(),
+            resource: protos::any(message),
+        }
     }
 }
 
 /// Clusters (CDS), sorted by name.
 pub fn clusters(inputs: &Inputs) -> Vec<NamedResource> {
-    let mut out: Vec<_> = cluster::build(inputs).iter().map(|c| NamedResource::new(&c.name, c)).collect();
+    let mut out: Vec<_> = cluster::build(inputs)
+        .iter()
+        .map(|c| NamedResource::new(&c.name, c))
+        .collect();
     out.sort_by(|a, b| a.name.cmp(&b.name));
     out.dedup_by(|a, b| a.name == b.name);
     out
@@ -92,7 +101,10 @@ pub fn endpoints(inputs: &Inputs, names: &[String]) -> Vec<NamedResource> {
 
 /// Listeners (LDS), sorted by name.
 pub fn listeners(inputs: &Inputs) -> Vec<NamedResource> {
-    let mut out: Vec<_> = listener::build(inputs).iter().map(|l| NamedResource::new(&l.name, l)).collect();
+    let mut out: Vec<_> = listener::build(inputs)
+        .iter()
+        .map(|l| NamedResource::new(&l.name, l))
+        .collect();
     out.sort_by(|a, b| a.name.cmp(&b.name));
     out
 }
@@ -100,13 +112,19 @@ pub fn listeners(inputs: &Inputs) -> Vec<NamedResource> {
 /// Route configurations (RDS) of these names. Names that no longer exist give empty ones, as draining listeners
 /// still ask.
 pub fn routes(inputs: &Inputs, names: &[String]) -> Vec<NamedResource> {
-    names.iter().map(|n| NamedResource::new(n, &route::build(inputs, n))).collect()
+    names
+        .iter()
+        .map(|n| NamedResource::new(n, &route::build(inputs, n)))
+        .collect()
 }
 
 /// Gateway and origination credentials (SDS) of these names (`kubernetes://…`); those the proxy may not have or that
 /// do not exist are absent.
 pub fn secrets(inputs: &Inputs, names: &[String]) -> Vec<NamedResource> {
-    names.iter().filter_map(|n| secret::build(inputs, n).map(|s| NamedResource::new(n, &s))).collect()
+    names
+        .iter()
+        .filter_map(|n| secret::build(inputs, n).map(|s| NamedResource::new(n, &s)))
+        .collect()
 }
 
 /// The DNS name table (NDS).

@@ -35,11 +35,18 @@ pub(crate) struct Options {
 }
 
 fn flag(inputs: &Inputs, pointer: &str) -> Option<bool> {
-    inputs.proxy().config(inputs.mesh(), pointer).and_then(serde_json::Value::as_bool)
+    inputs
+        .proxy()
+        .config(inputs.mesh(), pointer)
+        .and_then(serde_json::Value::as_bool)
 }
 
 fn word<'a>(inputs: &'a Inputs, pointer: &str) -> &'a str {
-    inputs.proxy().config(inputs.mesh(), pointer).and_then(serde_json::Value::as_str).unwrap_or_default()
+    inputs
+        .proxy()
+        .config(inputs.mesh(), pointer)
+        .and_then(serde_json::Value::as_str)
+        .unwrap_or_default()
 }
 
 /// The `proxyHeaders` of the proxy's configuration.
@@ -53,12 +60,23 @@ pub(crate) struct ProxyHeaders {
 
 impl ProxyHeaders {
     pub(crate) fn new(inputs: &Inputs, class: Class) -> Self {
-        let disabled = |what: &str| flag(inputs, &format!("/proxyHeaders/{what}/disabled")) == Some(true);
+        let disabled =
+            |what: &str| flag(inputs, &format!("/proxyHeaders/{what}/disabled")) == Some(true);
         let server = word(inputs, "/proxyHeaders/server/value");
-        let default = if class == Class::SidecarOutbound { "" } else { SERVER_NAME };
+        let default = if class == Class::SidecarOutbound {
+            ""
+        } else {
+            SERVER_NAME
+        };
         let off = disabled("server");
         ProxyHeaders {
-            server_name: if off { String::new() } else if server.is_empty() { default.to_owned() } else { server.to_owned() },
+            server_name: if off {
+                String::new()
+            } else if server.is_empty() {
+                default.to_owned()
+            } else {
+                server.to_owned()
+            },
             server_passthrough: off,
             attempt_count: !disabled("attemptCount"),
             generate_request_id: disabled("requestId").then_some(false),
@@ -67,7 +85,10 @@ impl ProxyHeaders {
     }
 }
 
-fn forward_client_cert(text: &str, default: h::ForwardClientCertDetails) -> h::ForwardClientCertDetails {
+fn forward_client_cert(
+    text: &str,
+    default: h::ForwardClientCertDetails,
+) -> h::ForwardClientCertDetails {
     use h::ForwardClientCertDetails as F;
     match text {
         "SANITIZE" => F::Sanitize,
@@ -96,7 +117,10 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
         generate_request_id: headers.generate_request_id,
         proxy_100_continue: true,
         stream_idle_timeout: Some(no_timeout()),
-        upgrade_configs: vec![h::UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
+        upgrade_configs: vec![h::UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }],
         path_with_escaped_slashes_action: Slashes::KeepUnchanged as i32,
         normalize_path: Some(mesh.path_normalization != PathNormalization::None),
         merge_slashes: matches!(
@@ -112,15 +136,24 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
         out.server_header_transformation = h::ServerHeaderTransformation::PassThrough as i32;
     }
     if let Some(idle) = inputs.proxy().idle_timeout {
-        out.common_http_protocol_options =
-            Some(core::HttpProtocolOptions { idle_timeout: Some(duration(idle)), ..Default::default() });
+        out.common_http_protocol_options = Some(core::HttpProtocolOptions {
+            idle_timeout: Some(duration(idle)),
+            ..Default::default()
+        });
     }
     match options.class {
         Class::SidecarInbound => {
             let details = |what: &str, default: bool| {
-                flag(inputs, &format!("/proxyHeaders/setCurrentClientCertDetails/{what}")).unwrap_or(default)
+                flag(
+                    inputs,
+                    &format!("/proxyHeaders/setCurrentClientCertDetails/{what}"),
+                )
+                .unwrap_or(default)
             };
-            let forward = forward_client_cert(word(inputs, "/proxyHeaders/forwardedClientCert"), F::AppendForward);
+            let forward = forward_client_cert(
+                word(inputs, "/proxyHeaders/forwardedClientCert"),
+                F::AppendForward,
+            );
             out.forward_client_cert_details = forward as i32;
             out.set_current_client_cert_details = Some(h::SetCurrentClientCertDetails {
                 subject: Some(details("subject", true)),
@@ -136,9 +169,15 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
         }
         Class::Gateway => {
             let topology = |k: &str| format!("/gatewayTopology/{k}");
-            let hops = inputs.proxy().config(mesh, &topology("numTrustedProxies")).and_then(serde_json::Value::as_u64);
+            let hops = inputs
+                .proxy()
+                .config(mesh, &topology("numTrustedProxies"))
+                .and_then(serde_json::Value::as_u64);
             out.xff_num_trusted_hops = hops.and_then(|h| u32::try_from(h).ok()).unwrap_or(0);
-            let forward = forward_client_cert(word(inputs, &topology("forwardClientCertDetails")), F::SanitizeSet);
+            let forward = forward_client_cert(
+                word(inputs, &topology("forwardClientCertDetails")),
+                F::SanitizeSet,
+            );
             out.forward_client_cert_details = forward as i32;
             if matches!(forward, F::AppendForward | F::SanitizeSet) {
                 out.set_current_client_cert_details = Some(h::SetCurrentClientCertDetails {
@@ -159,23 +198,26 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
         }
     }
     if inputs.proxy().http10 {
-        out.http_protocol_options.get_or_insert_default().accept_http_10 = true;
+        out.http_protocol_options
+            .get_or_insert_default()
+            .accept_http_10 = true;
     }
     out.access_log = crate::access_log::http(inputs, options.class);
     let sampling_by_request_id = crate::tracing::configure(inputs, &mut out, options.class);
     out.request_id_extension = Some(request_id(sampling_by_request_id));
     out.http_filters = filters(inputs, &options, &headers);
     out.route_specifier = Some(match options.routes {
-        Routes::Rds(name) => {
-            h_rds(name)
-        }
+        Routes::Rds(name) => h_rds(name),
         Routes::Inline(config) => h::RouteSpecifier::RouteConfig(*config),
     });
     out
 }
 
 fn h_rds(name: String) -> h::RouteSpecifier {
-    h::RouteSpecifier::Rds(hcm::Rds { config_source: Some(ads()), route_config_name: name })
+    h::RouteSpecifier::Rds(hcm::Rds {
+        config_source: Some(ads()),
+        route_config_name: name,
+    })
 }
 
 fn request_id(use_for_sampling: bool) -> hcm::RequestIdExtension {
@@ -203,7 +245,10 @@ fn filters(inputs: &Inputs, options: &Options, headers: &ProxyHeaders) -> Vec<hc
         out.extend(crate::authz::http(inputs));
     }
     if options.protocol == PortProtocol::GrpcWeb {
-        out.push(http_filter("envoy.filters.http.grpc_web", any(&f::grpc_web::v3::GrpcWeb::default())));
+        out.push(http_filter(
+            "envoy.filters.http.grpc_web",
+            any(&f::grpc_web::v3::GrpcWeb::default()),
+        ));
     }
     let grpc_stats = f::grpc_stats::v3::FilterConfig {
         emit_filter_state: true,
@@ -212,38 +257,71 @@ fn filters(inputs: &Inputs, options: &Options, headers: &ProxyHeaders) -> Vec<hc
         ),
         ..Default::default()
     };
-    out.push(http_filter("envoy.filters.http.grpc_stats", any(&grpc_stats)));
+    out.push(http_filter(
+        "envoy.filters.http.grpc_stats",
+        any(&grpc_stats),
+    ));
     if capabilities.istio_alpn && options.class != Class::SidecarInbound {
         out.push(alpn());
     }
-    out.push(http_filter("envoy.filters.http.fault", any(&f::fault::v3::HttpFault::default())));
-    out.push(http_filter("envoy.filters.http.cors", any(&f::cors::v3::Cors::default())));
+    out.push(http_filter(
+        "envoy.filters.http.fault",
+        any(&f::fault::v3::HttpFault::default()),
+    ));
+    out.push(http_filter(
+        "envoy.filters.http.cors",
+        any(&f::cors::v3::Cors::default()),
+    ));
     if capabilities.istio_stats {
         out.push(http_filter("istio.stats", any(&stats(options.class))));
     }
-    let dynamic = inputs.scope().services.iter().any(|s| s.resolution == model::Resolution::DynamicDns);
+    let dynamic = inputs
+        .scope()
+        .services
+        .iter()
+        .any(|s| s.resolution == model::Resolution::DynamicDns);
     if dynamic && options.class != Class::SidecarInbound {
         use f::dynamic_forward_proxy::v3::{FilterConfig, filter_config::ImplementationSpecifier};
         let cache = ImplementationSpecifier::DnsCacheConfig(crate::cluster::dns_cache(inputs));
-        let config = FilterConfig { implementation_specifier: Some(cache), ..Default::default() };
-        out.push(http_filter("envoy.filters.http.dynamic_forward_proxy", any(&config)));
+        let config = FilterConfig {
+            implementation_specifier: Some(cache),
+            ..Default::default()
+        };
+        out.push(http_filter(
+            "envoy.filters.http.dynamic_forward_proxy",
+            any(&config),
+        ));
     }
-    let router = f::router::v3::Router { suppress_envoy_headers: headers.suppress_debug, ..Default::default() };
+    let router = f::router::v3::Router {
+        suppress_envoy_headers: headers.suppress_debug,
+        ..Default::default()
+    };
     out.push(http_filter("envoy.filters.http.router", any(&router)));
     out
 }
 
 fn peer_metadata(class: Class) -> hcm::HttpFilter {
+    use pm::config::{
+        DiscoveryMethod, IstioHeaders, PropagationMethod, WorkloadDiscovery, discovery_method,
+        propagation_method,
+    };
     use protos::io::istio::http::peer_metadata as pm;
-    use pm::config::{DiscoveryMethod, IstioHeaders, PropagationMethod, WorkloadDiscovery, discovery_method, propagation_method};
     let headers = || DiscoveryMethod {
-        method_specifier: Some(discovery_method::MethodSpecifier::IstioHeaders(IstioHeaders::default())),
+        method_specifier: Some(discovery_method::MethodSpecifier::IstioHeaders(
+            IstioHeaders::default(),
+        )),
     };
     let workloads = || DiscoveryMethod {
-        method_specifier: Some(discovery_method::MethodSpecifier::WorkloadDiscovery(WorkloadDiscovery {})),
+        method_specifier: Some(discovery_method::MethodSpecifier::WorkloadDiscovery(
+            WorkloadDiscovery {},
+        )),
     };
     let propagate = |skip_external_clusters| PropagationMethod {
-        method_specifier: Some(propagation_method::MethodSpecifier::IstioHeaders(IstioHeaders { skip_external_clusters })),
+        method_specifier: Some(propagation_method::MethodSpecifier::IstioHeaders(
+            IstioHeaders {
+                skip_external_clusters,
+            },
+        )),
     };
     let config = if class == Class::SidecarInbound {
         pm::Config {
@@ -263,15 +341,25 @@ fn peer_metadata(class: Class) -> hcm::HttpFilter {
 
 fn alpn() -> hcm::HttpFilter {
     use protos::istio::envoy::config::filter::http::alpn::v2alpha1 as a;
-    let rule = |protocol: a::filter_config::Protocol, alpns: [&str; 3]| a::filter_config::AlpnOverride {
-        upstream_protocol: protocol as i32,
-        alpn_override: alpns.iter().map(|s| (*s).to_owned()).collect(),
-    };
+    let rule =
+        |protocol: a::filter_config::Protocol, alpns: [&str; 3]| a::filter_config::AlpnOverride {
+            upstream_protocol: protocol as i32,
+            alpn_override: alpns.iter().map(|s| (*s).to_owned()).collect(),
+        };
     let config = a::FilterConfig {
         alpn_override: vec![
-            rule(a::filter_config::Protocol::Http10, ["istio-http/1.0", "istio", "http/1.0"]),
-            rule(a::filter_config::Protocol::Http11, ["istio-http/1.1", "istio", "http/1.1"]),
-            rule(a::filter_config::Protocol::Http2, ["istio-h2", "istio", "h2"]),
+            rule(
+                a::filter_config::Protocol::Http10,
+                ["istio-http/1.0", "istio", "http/1.0"],
+            ),
+            rule(
+                a::filter_config::Protocol::Http11,
+                ["istio-http/1.1", "istio", "http/1.1"],
+            ),
+            rule(
+                a::filter_config::Protocol::Http2,
+                ["istio-h2", "istio", "h2"],
+            ),
         ],
     };
     http_filter("istio.alpn", any(&config))

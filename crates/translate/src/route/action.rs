@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use api::StringMatch;
 use api::destination_rule::{ConsistentHashLb, PortTrafficPolicy, TrafficPolicy};
 use api::networking::{
-    CorsPolicy, Destination, Headers, HttpFaultInjection, HttpMatchRequest, HttpRedirect, HttpRetry, HttpRoute,
-    HttpRouteDestination, Percent, RedirectPortSelection, UnmatchedPreflights,
+    CorsPolicy, Destination, Headers, HttpFaultInjection, HttpMatchRequest, HttpRedirect,
+    HttpRetry, HttpRoute, HttpRouteDestination, Percent, RedirectPortSelection,
+    UnmatchedPreflights,
 };
 use model::{ResolvedVirtualService, Service};
 use names::{ClusterName, Hostname, LabelsExt};
@@ -18,7 +19,10 @@ use protos::envoy::r#type::matcher::v3 as matcher;
 
 use super::destination_cluster;
 use crate::Inputs;
-use crate::wire::{any, api_duration, api_string_match, config_metadata, exact_matchers, no_timeout, percent, percent_f64, regex, runtime_percent};
+use crate::wire::{
+    any, api_duration, api_string_match, config_metadata, exact_matchers, no_timeout, percent,
+    percent_f64, regex, runtime_percent,
+};
 
 /// The name of routes that no rule made.
 pub(crate) const DEFAULT_ROUTE: &str = "default";
@@ -51,7 +55,10 @@ pub(crate) fn plain(name: &str, action: route::RouteAction, operation: &str) -> 
     route::Route {
         name: name.to_owned(),
         r#match: Some(any_path()),
-        decorator: Some(route::Decorator { operation: operation.to_owned(), propagate: None }),
+        decorator: Some(route::Decorator {
+            operation: operation.to_owned(),
+            propagate: None,
+        }),
         action: Some(route::route::Action::Route(action)),
         ..Default::default()
     }
@@ -60,10 +67,15 @@ pub(crate) fn plain(name: &str, action: route::RouteAction, operation: &str) -> 
 /// The route of a service without virtual service.
 pub(crate) fn default_outbound(inputs: &Inputs, service: &Service, port: u16) -> route::Route {
     let cluster = ClusterName::outbound(port, "", &service.hostname).to_string();
-    let rule = inputs.scope().rule(&service.hostname, &inputs.proxy().labels, false);
+    let rule = inputs
+        .scope()
+        .rule(&service.hostname, &inputs.proxy().labels, false);
     let policy = rule.and_then(|r| r.config.spec.traffic_policy.as_ref());
     let hash = policy.and_then(|p| {
-        let level = p.port_level_settings.iter().find(|l| l.port.as_ref().is_some_and(|n| n.number == u32::from(port)));
+        let level = p
+            .port_level_settings
+            .iter()
+            .find(|l| l.port.as_ref().is_some_and(|n| n.number == u32::from(port)));
         level.and_then(level_hash).or_else(|| policy_hash(p))
     });
     #[allow(deprecated)]
@@ -75,7 +87,11 @@ pub(crate) fn default_outbound(inputs: &Inputs, service: &Service, port: u16) ->
         hash_policy: hash.and_then(hash_policy).into_iter().collect(),
         ..Default::default()
     };
-    plain(DEFAULT_ROUTE, action, &format!("{}:{port}/*", service.hostname))
+    plain(
+        DEFAULT_ROUTE,
+        action,
+        &format!("{}:{port}/*", service.hostname),
+    )
 }
 
 /// Routes of a virtual service, in order, up to the first that takes everything.
@@ -87,7 +103,9 @@ pub(crate) fn routes(context: &Context<'_>, v: &ResolvedVirtualService) -> Vec<r
             return out;
         }
         for m in &rule.matches {
-            let Some(r) = translate(context, v, rule, Some(m)) else { continue };
+            let Some(r) = translate(context, v, rule, Some(m)) else {
+                continue;
+            };
             let last = is_catch_all(&r);
             out.push(r);
             if last {
@@ -168,19 +186,32 @@ fn translate(
             (_, Some(b)) => Some(Specifier::InlineBytes(decode_base64(b))),
             _ => None,
         });
-        let body = body.map(|s| core::DataSource { specifier: Some(s), ..Default::default() });
-        Some(route::route::Action::DirectResponse(route::DirectResponseAction { status: d.status, body, ..Default::default() }))
+        let body = body.map(|s| core::DataSource {
+            specifier: Some(s),
+            ..Default::default()
+        });
+        Some(route::route::Action::DirectResponse(
+            route::DirectResponseAction {
+                status: d.status,
+                body,
+                ..Default::default()
+            },
+        ))
     } else {
         let action = destination(context, rule, authority, &mut out)?;
         Some(route::route::Action::Route(action))
     };
-    out.decorator =
-        Some(route::Decorator { operation: operation(&out, &v.config.name, context.port), propagate: None });
+    out.decorator = Some(route::Decorator {
+        operation: operation(&out, &v.config.name, context.port),
+        propagate: None,
+    });
     if let Some(f) = rule.fault.as_ref().and_then(fault) {
-        out.typed_per_filter_config.insert(FAULT.to_owned(), any(&f));
+        out.typed_per_filter_config
+            .insert(FAULT.to_owned(), any(&f));
     }
     if let Some(c) = &rule.cors_policy {
-        out.typed_per_filter_config.insert(CORS.to_owned(), any(&cors_policy(c)));
+        out.typed_per_filter_config
+            .insert(CORS.to_owned(), any(&cors_policy(c)));
     }
     Some(out)
 }
@@ -221,7 +252,9 @@ fn operation(r: &route::Route, name: &str, port: u16) -> String {
     };
     let cluster = match &r.action {
         Some(route::route::Action::Route(a)) => match &a.cluster_specifier {
-            Some(route::route_action::ClusterSpecifier::Cluster(c)) => c.parse::<ClusterName>().ok(),
+            Some(route::route_action::ClusterSpecifier::Cluster(c)) => {
+                c.parse::<ClusterName>().ok()
+            }
             _ => None,
         },
         _ => None,
@@ -262,7 +295,11 @@ pub(crate) fn route_match(m: &HttpMatchRequest) -> route::RouteMatch {
         Some(StringMatch::Present) | None => {}
     }
     out.case_sensitive = Some(!m.ignore_uri_case);
-    for (name, value) in [(":method", &m.method), (":authority", &m.authority), (":scheme", &m.scheme)] {
+    for (name, value) in [
+        (":method", &m.method),
+        (":authority", &m.authority),
+        (":scheme", &m.scheme),
+    ] {
         if let Some(value) = value {
             out.headers.push(header_match(name, value));
         }
@@ -287,7 +324,11 @@ fn header_match(name: &str, value: &StringMatch) -> route::HeaderMatcher {
         Some(s) => H::StringMatch(s),
         None => H::PresentMatch(true),
     };
-    route::HeaderMatcher { name: name.to_owned(), header_match_specifier: Some(specifier), ..Default::default() }
+    route::HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(specifier),
+        ..Default::default()
+    }
 }
 
 /// The claim path of `@request.auth.claims.a.b` or `@request.auth.claims[a][b]`.
@@ -306,7 +347,9 @@ fn claims(header: &str) -> Option<Vec<String>> {
 
 fn claim_match(path: &[String], value: &StringMatch, invert: bool) -> matcher::MetadataMatcher {
     let string = api_string_match(value).unwrap_or_else(|| {
-        crate::wire::string_matcher(matcher::string_matcher::MatchPattern::SafeRegex(regex(".+")))
+        crate::wire::string_matcher(matcher::string_matcher::MatchPattern::SafeRegex(regex(
+            ".+",
+        )))
     });
     let mut out = crate::authz::claims_matcher(path, string);
     out.invert = invert;
@@ -334,11 +377,18 @@ fn header_operations(headers: &Headers) -> HeaderOps {
     let response = headers.response.as_ref().unwrap_or(&empty);
     let options = |map: &BTreeMap<String, String>, action: A| {
         let one = |(k, v): (&String, &String)| core::HeaderValueOption {
-            header: Some(core::HeaderValue { key: k.clone(), value: v.clone(), ..Default::default() }),
+            header: Some(core::HeaderValue {
+                key: k.clone(),
+                value: v.clone(),
+                ..Default::default()
+            }),
             append_action: action as i32,
             ..Default::default()
         };
-        map.iter().filter(|(k, _)| !is_internal(k)).map(one).collect::<Vec<_>>()
+        map.iter()
+            .filter(|(k, _)| !is_internal(k))
+            .map(one)
+            .collect::<Vec<_>>()
     };
     let both = |set, add| {
         let mut out = options(set, A::OverwriteIfExistsOrAdd);
@@ -346,8 +396,12 @@ fn header_operations(headers: &Headers) -> HeaderOps {
         out
     };
     let authority = |map: &BTreeMap<String, String>| {
-        let is = |k: &String| k.eq_ignore_ascii_case(":authority") || k.eq_ignore_ascii_case("host");
-        map.iter().filter(|(k, _)| is(k)).map(|(_, v)| v.clone()).next_back()
+        let is =
+            |k: &String| k.eq_ignore_ascii_case(":authority") || k.eq_ignore_ascii_case("host");
+        map.iter()
+            .filter(|(k, _)| is(k))
+            .map(|(_, v)| v.clone())
+            .next_back()
     };
     let keep = |list: &[String]| list.iter().filter(|k| !is_internal(k)).cloned().collect();
     HeaderOps {
@@ -355,12 +409,16 @@ fn header_operations(headers: &Headers) -> HeaderOps {
         request_remove: keep(&request.remove),
         response_add: both(&response.set, &response.add),
         response_remove: keep(&response.remove),
-        authority: authority(&request.set).or_else(|| authority(&request.add)).unwrap_or_default(),
+        authority: authority(&request.set)
+            .or_else(|| authority(&request.add))
+            .unwrap_or_default(),
     }
 }
 
 fn redirect(r: &HttpRedirect, context: &Context<'_>) -> Option<route::RedirectAction> {
-    use route::redirect_action::{PathRewriteSpecifier as P, RedirectResponseCode as C, SchemeRewriteSpecifier as S};
+    use route::redirect_action::{
+        PathRewriteSpecifier as P, RedirectResponseCode as C, SchemeRewriteSpecifier as S,
+    };
     let code = match r.redirect_code {
         0 | 301 => C::MovedPermanently,
         302 => C::Found,
@@ -393,7 +451,8 @@ fn redirect(r: &HttpRedirect, context: &Context<'_>) -> Option<route::RedirectAc
         port_redirect: port,
         response_code: code as i32,
         path_rewrite_specifier: Some(path),
-        scheme_rewrite_specifier: (!r.scheme.is_empty()).then(|| S::SchemeRedirect(r.scheme.clone())),
+        scheme_rewrite_specifier: (!r.scheme.is_empty())
+            .then(|| S::SchemeRedirect(r.scheme.clone())),
         ..Default::default()
     })
 }
@@ -429,7 +488,10 @@ fn destination(
         action.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral(authority));
     }
     action.request_mirror_policies = mirrors(context, rule);
-    let policy = rule.retries.as_ref().or(context.inputs.mesh().default_http_retry_policy.as_ref());
+    let policy = rule
+        .retries
+        .as_ref()
+        .or(context.inputs.mesh().default_http_retry_policy.as_ref());
     let cluster = |d: &Destination| {
         let service = (context.lookup)(&Hostname::from(d.host.as_str()));
         destination_cluster(d, service.as_deref(), context.port)
@@ -445,10 +507,13 @@ fn destination(
             out.response_headers_to_add.extend(ops.response_add);
             out.response_headers_to_remove.extend(ops.response_remove);
             if !ops.authority.is_empty() && action.host_rewrite_specifier.is_none() {
-                action.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral(ops.authority));
+                action.host_rewrite_specifier =
+                    Some(HostRewriteSpecifier::HostRewriteLiteral(ops.authority));
             }
         }
-        let hash = destination_hash(context, only).as_ref().and_then(hash_policy);
+        let hash = destination_hash(context, only)
+            .as_ref()
+            .and_then(hash_policy);
         hashed = hash.is_some();
         action.hash_policy.extend(hash);
     } else {
@@ -469,19 +534,27 @@ fn destination(
                 ),
                 ..Default::default()
             });
-            action.hash_policy.extend(destination_hash(context, w).as_ref().and_then(hash_policy));
+            action
+                .hash_policy
+                .extend(destination_hash(context, w).as_ref().and_then(hash_policy));
         }
         if clusters.is_empty() {
             return None;
         }
         action.cluster_specifier =
-            Some(ClusterSpecifier::WeightedClusters(route::WeightedCluster { clusters, ..Default::default() }));
+            Some(ClusterSpecifier::WeightedClusters(route::WeightedCluster {
+                clusters,
+                ..Default::default()
+            }));
     }
     action.retry_policy = retry(policy, hashed);
     Some(action)
 }
 
-fn mirrors(context: &Context<'_>, rule: &HttpRoute) -> Vec<route::route_action::RequestMirrorPolicy> {
+fn mirrors(
+    context: &Context<'_>,
+    rule: &HttpRoute,
+) -> Vec<route::route_action::RequestMirrorPolicy> {
     let fraction = |stated: Option<&Percent>, whole: Option<u32>| match (stated, whole) {
         (Some(p), _) if p.value > 0.0 => Some(percent_f64(p.value)),
         (None, Some(p)) if p > 0 => Some(percent(p)),
@@ -498,10 +571,16 @@ fn mirrors(context: &Context<'_>, rule: &HttpRoute) -> Vec<route::route_action::
         }
     };
     let single = rule.mirror.iter().filter_map(|d| {
-        Some(one(d, fraction(rule.mirror_percentage.as_ref(), rule.mirror_percent)?))
+        Some(one(
+            d,
+            fraction(rule.mirror_percentage.as_ref(), rule.mirror_percent)?,
+        ))
     });
     let several = rule.mirrors.iter().filter_map(|m| {
-        Some(one(m.destination.as_ref()?, fraction(m.percentage.as_ref(), None)?))
+        Some(one(
+            m.destination.as_ref()?,
+            fraction(m.percentage.as_ref(), None)?,
+        ))
     });
     single.chain(several).collect()
 }
@@ -518,13 +597,26 @@ fn level_hash(p: &PortTrafficPolicy) -> Option<&ConsistentHashLb> {
 fn destination_hash(context: &Context<'_>, d: &HttpRouteDestination) -> Option<ConsistentHashLb> {
     let d = d.destination.as_ref()?;
     let inputs = context.inputs;
-    let rule = inputs.scope().rule(&Hostname::from(d.host.as_str()), &inputs.proxy().labels, false)?;
+    let rule = inputs.scope().rule(
+        &Hostname::from(d.host.as_str()),
+        &inputs.proxy().labels,
+        false,
+    )?;
     let by_port = |p: &TrafficPolicy| -> Option<ConsistentHashLb> {
         let number = d.port.as_ref()?.number;
-        let level = p.port_level_settings.iter().find(|l| l.port.as_ref().is_some_and(|n| n.number == number))?;
+        let level = p
+            .port_level_settings
+            .iter()
+            .find(|l| l.port.as_ref().is_some_and(|n| n.number == number))?;
         level_hash(level).cloned()
     };
-    let subset = rule.config.spec.subsets.iter().find(|s| s.name == d.subset).and_then(|s| s.traffic_policy.as_ref());
+    let subset = rule
+        .config
+        .spec
+        .subsets
+        .iter()
+        .find(|s| s.name == d.subset)
+        .and_then(|s| s.traffic_policy.as_ref());
     let top = rule.config.spec.traffic_policy.as_ref();
     subset
         .and_then(by_port)
@@ -536,7 +628,10 @@ fn destination_hash(context: &Context<'_>, d: &HttpRouteDestination) -> Option<C
 fn hash_policy(h: &ConsistentHashLb) -> Option<route::route_action::HashPolicy> {
     use route::route_action::hash_policy as hp;
     let specifier = if let Some(name) = &h.http_header_name {
-        hp::PolicySpecifier::Header(hp::Header { header_name: name.clone(), ..Default::default() })
+        hp::PolicySpecifier::Header(hp::Header {
+            header_name: name.clone(),
+            ..Default::default()
+        })
     } else if let Some(c) = &h.http_cookie {
         let attributes = c.attributes.iter();
         hp::PolicySpecifier::Cookie(hp::Cookie {
@@ -544,7 +639,10 @@ fn hash_policy(h: &ConsistentHashLb) -> Option<route::route_action::HashPolicy> 
             ttl: c.ttl.map(api_duration),
             path: c.path.clone(),
             attributes: attributes
-                .map(|a| hp::CookieAttribute { name: a.name.clone(), value: a.value.clone() })
+                .map(|a| hp::CookieAttribute {
+                    name: a.name.clone(),
+                    value: a.value.clone(),
+                })
                 .collect(),
         })
     } else if let Some(source_ip) = h.use_source_ip {
@@ -553,19 +651,25 @@ fn hash_policy(h: &ConsistentHashLb) -> Option<route::route_action::HashPolicy> 
         let name = h.http_query_parameter_name.as_ref()?;
         hp::PolicySpecifier::QueryParameter(hp::QueryParameter { name: name.clone() })
     };
-    Some(route::route_action::HashPolicy { policy_specifier: Some(specifier), terminal: false })
+    Some(route::route_action::HashPolicy {
+        policy_specifier: Some(specifier),
+        terminal: false,
+    })
 }
 
 /// Istio's default: two attempts elsewhere for what surely did not reach the application.
-const DEFAULT_RETRY_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+const DEFAULT_RETRY_ON: &str =
+    "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
 
 fn previous_hosts() -> route::retry_policy::RetryHostPredicate {
     use protos::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
     route::retry_policy::RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
-        config_type: Some(route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(
-            &PreviousHostsPredicate {},
-        ))),
+        config_type: Some(
+            route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(
+                &PreviousHostsPredicate {},
+            )),
+        ),
     }
 }
 
@@ -609,10 +713,14 @@ pub fn retry(policy: Option<&HttpRetry>, hashed: bool) -> Option<route::RetryPol
     }
     if policy.retry_remote_localities == Some(true) {
         use protos::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
-        let config = PreviousPrioritiesConfig { update_frequency: 2 };
+        let config = PreviousPrioritiesConfig {
+            update_frequency: 2,
+        };
         out.retry_priority = Some(route::retry_policy::RetryPriority {
             name: "envoy.retry_priorities.previous_priorities".to_owned(),
-            config_type: Some(route::retry_policy::retry_priority::ConfigType::TypedConfig(any(&config))),
+            config_type: Some(
+                route::retry_policy::retry_priority::ConfigType::TypedConfig(any(&config)),
+            ),
         });
     }
     Some(out)
@@ -640,9 +748,23 @@ fn split_retry_on(text: &str) -> (String, Vec<u32>) {
 
 /// Status codes by their gRPC names.
 const GRPC_CODES: [&str; 17] = [
-    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
-    "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED",
-    "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
 ];
 
 fn fault(f: &HttpFaultInjection) -> Option<fault::HttpFault> {
@@ -655,12 +777,16 @@ fn fault(f: &HttpFaultInjection) -> Option<fault::HttpFault> {
         };
         Some(common::FaultDelay {
             percentage: Some(percentage),
-            fault_delay_secifier: Some(common::fault_delay::FaultDelaySecifier::FixedDelay(api_duration(fixed))),
+            fault_delay_secifier: Some(common::fault_delay::FaultDelaySecifier::FixedDelay(
+                api_duration(fixed),
+            )),
         })
     });
     let abort = f.abort.as_ref().and_then(|a| {
         let error = match (a.http_status, &a.grpc_status) {
-            (Some(status), _) => fault::fault_abort::ErrorType::HttpStatus(u32::try_from(status).ok()?),
+            (Some(status), _) => {
+                fault::fault_abort::ErrorType::HttpStatus(u32::try_from(status).ok()?)
+            }
             (_, Some(name)) => {
                 let code = GRPC_CODES.iter().position(|c| c == name)?;
                 fault::fault_abort::ErrorType::GrpcStatus(u32::try_from(code).ok()?)
@@ -668,29 +794,44 @@ fn fault(f: &HttpFaultInjection) -> Option<fault::HttpFault> {
             _ => return None,
         };
         Some(fault::FaultAbort {
-            percentage: Some(a.percentage.as_ref().map_or_else(|| percent(100), |p| percent_f64(p.value))),
+            percentage: Some(
+                a.percentage
+                    .as_ref()
+                    .map_or_else(|| percent(100), |p| percent_f64(p.value)),
+            ),
             error_type: Some(error),
             ..Default::default()
         })
     });
-    (delay.is_some() || abort.is_some()).then(|| fault::HttpFault { delay, abort, ..Default::default() })
+    (delay.is_some() || abort.is_some()).then(|| fault::HttpFault {
+        delay,
+        abort,
+        ..Default::default()
+    })
 }
 
 fn cors_policy(c: &CorsPolicy) -> cors::CorsPolicy {
     let origins = if c.allow_origins.is_empty() {
         exact_matchers(&c.allow_origin)
     } else {
-        c.allow_origins.iter().filter_map(api_string_match).collect()
+        c.allow_origins
+            .iter()
+            .filter_map(api_string_match)
+            .collect()
     };
     cors::CorsPolicy {
         allow_origin_string_match: origins,
         allow_methods: c.allow_methods.join(","),
         allow_headers: c.allow_headers.join(","),
         expose_headers: c.expose_headers.join(","),
-        max_age: c.max_age.map_or(String::new(), |d| d.to_std().as_secs().to_string()),
+        max_age: c
+            .max_age
+            .map_or(String::new(), |d| d.to_std().as_secs().to_string()),
         allow_credentials: c.allow_credentials,
         filter_enabled: Some(runtime_percent(percent(100))),
-        forward_not_matching_preflights: Some(c.unmatched_preflights != UnmatchedPreflights::Ignore),
+        forward_not_matching_preflights: Some(
+            c.unmatched_preflights != UnmatchedPreflights::Ignore,
+        ),
         ..Default::default()
     }
 }

@@ -8,7 +8,12 @@ use names::Hostname;
 use crate::wire::{bracketed, host_port};
 
 /// Domains of a service, and those among them that are shortened forms. `port` is added to each unless 0.
-pub(crate) fn of_service(service: &Service, port: u16, proxy_domain: &str, dns_capture: bool) -> (Vec<String>, Vec<String>) {
+pub(crate) fn of_service(
+    service: &Service,
+    port: u16,
+    proxy_domain: &str,
+    dns_capture: bool,
+) -> (Vec<String>, Vec<String>) {
     let mut out = Vec::new();
     let mut short = Vec::new();
     for host in std::iter::once(&service.hostname).chain(&service.aliases) {
@@ -23,7 +28,11 @@ pub(crate) fn of_service(service: &Service, port: u16, proxy_domain: &str, dns_c
         let below: Vec<String> = out.iter().map(|d| format!("*.{d}")).collect();
         out.extend(below);
     }
-    for address in service.addresses_for(dns_capture).iter().filter(|a| *a != UNSPECIFIED && !a.contains('/')) {
+    for address in service
+        .addresses_for(dns_capture)
+        .iter()
+        .filter(|a| *a != UNSPECIFIED && !a.contains('/'))
+    {
         push(&mut out, address, port);
     }
     (out, short)
@@ -43,8 +52,12 @@ fn push(out: &mut Vec<String>, host: &str, port: u16) {
 pub(crate) fn alternatives(host: &str, proxy_domain: &str) -> Vec<String> {
     if let Some(at) = proxy_domain.find(".svc.") {
         let suffix = &proxy_domain[at..];
-        let Some(base) = host.strip_suffix(suffix) else { return Vec::new() };
-        let Some((name, namespace)) = base.split_once('.') else { return Vec::new() };
+        let Some(base) = host.strip_suffix(suffix) else {
+            return Vec::new();
+        };
+        let Some((name, namespace)) = base.split_once('.') else {
+            return Vec::new();
+        };
         if namespace == &proxy_domain[..at] {
             return vec![name.to_owned(), format!("{base}.svc"), base.to_owned()];
         }
@@ -52,7 +65,12 @@ pub(crate) fn alternatives(host: &str, proxy_domain: &str) -> Vec<String> {
     }
     let ours: Vec<&str> = host.split('.').collect();
     let theirs: Vec<&str> = proxy_domain.split('.').collect();
-    let shared = ours.iter().rev().zip(theirs.iter().rev()).take_while(|(a, b)| a == b).count();
+    let shared = ours
+        .iter()
+        .rev()
+        .zip(theirs.iter().rev())
+        .take_while(|(a, b)| a == b)
+        .count();
     if shared == 0 {
         return Vec::new();
     }
@@ -100,12 +118,26 @@ mod tests {
 
     #[test]
     fn short_names() {
-        let check = |host: &str, domain: &str, want: &[&str]| assert_eq!(alternatives(host, domain), want, "{host}");
-        check("foo.ns.svc.cluster.local", "ns.svc.cluster.local", &["foo", "foo.ns.svc", "foo.ns"]);
-        check("foo.ns.svc.cluster.local", "other.svc.cluster.local", &["foo.ns", "foo.ns.svc"]);
+        let check = |host: &str, domain: &str, want: &[&str]| {
+            assert_eq!(alternatives(host, domain), want, "{host}")
+        };
+        check(
+            "foo.ns.svc.cluster.local",
+            "ns.svc.cluster.local",
+            &["foo", "foo.ns.svc", "foo.ns"],
+        );
+        check(
+            "foo.ns.svc.cluster.local",
+            "other.svc.cluster.local",
+            &["foo.ns", "foo.ns.svc"],
+        );
         check("foo.com", "ns.svc.cluster.local", &[]);
         check("foo.local.campus.net", "local.campus.net", &["foo"]);
-        check("foo.local.campus.net", "remote.campus.net", &["foo.local", "foo.local.campus"]);
+        check(
+            "foo.local.campus.net",
+            "remote.campus.net",
+            &["foo.local", "foo.local.campus"],
+        );
         check("foo.local.campus.net", "example.com", &[]);
     }
 }

@@ -46,9 +46,16 @@ pub fn build(inputs: &Inputs, name: &str) -> route::RouteConfiguration {
 }
 
 /// The route to the application: everything on one port, no timeouts, one retry for requests that never left.
-pub(crate) fn inbound(_inputs: &Inputs, cluster: &str, host: &str, port: u16) -> route::RouteConfiguration {
+pub(crate) fn inbound(
+    _inputs: &Inputs,
+    cluster: &str,
+    host: &str,
+    port: u16,
+) -> route::RouteConfiguration {
     let action = route::RouteAction {
-        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
+        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(
+            cluster.to_owned(),
+        )),
         timeout: Some(no_timeout()),
         max_stream_duration: Some(route::route_action::MaxStreamDuration {
             max_stream_duration: Some(no_timeout()),
@@ -65,7 +72,11 @@ pub(crate) fn inbound(_inputs: &Inputs, cluster: &str, host: &str, port: u16) ->
     let vhost = route::VirtualHost {
         name: format!("inbound|http|{port}"),
         domains: vec!["*".to_owned()],
-        routes: vec![action::plain("default", action, &format!("{host}:{port}/*"))],
+        routes: vec![action::plain(
+            "default",
+            action,
+            &format!("{host}:{port}/*"),
+        )],
         ..Default::default()
     };
     route::RouteConfiguration {
@@ -77,12 +88,20 @@ pub(crate) fn inbound(_inputs: &Inputs, cluster: &str, host: &str, port: u16) ->
 }
 
 /// The cluster a destination means on a listener port. `ExternalName` services stand for what they name.
-pub(crate) fn destination_cluster(destination: &Destination, service: Option<&Service>, listener_port: u16) -> String {
+pub(crate) fn destination_cluster(
+    destination: &Destination,
+    service: Option<&Service>,
+    listener_port: u16,
+) -> String {
     let host = match service.and_then(|s| s.external_name.clone()) {
         Some(target) => target,
         None => Hostname::from(destination.host.as_str()),
     };
-    let stated = destination.port.as_ref().and_then(|p| u16::try_from(p.number).ok()).filter(|p| *p > 0);
+    let stated = destination
+        .port
+        .as_ref()
+        .and_then(|p| u16::try_from(p.number).ok())
+        .filter(|p| *p > 0);
     let port = stated.unwrap_or_else(|| match service.map(|s| s.ports.as_slice()) {
         Some([only]) => only.number,
         _ => listener_port,
@@ -92,10 +111,14 @@ pub(crate) fn destination_cluster(destination: &Destination, service: Option<&Se
 
 /// The virtual host for unknown authorities: pass through or refuse, as the mesh or `Sidecar` says.
 fn catch_all(inputs: &Inputs) -> route::VirtualHost {
-    let include_request_attempt_count = ProxyHeaders::new(inputs, Class::SidecarOutbound).attempt_count;
+    let include_request_attempt_count =
+        ProxyHeaders::new(inputs, Class::SidecarOutbound).attempt_count;
     let domains = vec!["*".to_owned()];
     if inputs.scope().outbound_mode == OutboundMode::RegistryOnly {
-        let response = route::DirectResponseAction { status: 502, ..Default::default() };
+        let response = route::DirectResponseAction {
+            status: 502,
+            ..Default::default()
+        };
         return route::VirtualHost {
             name: BLOCK_ALL.to_owned(),
             domains,
