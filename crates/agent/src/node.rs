@@ -46,6 +46,16 @@ pub struct Node {
 
 /// Annotations that concern other machinery and are not sent, as Istio leaves them out.
 const ANNOTATIONS_DROPPED: &[&str] = &["kubectl.kubernetes.io/last-applied-configuration"];
+/// Annotations that set statistics; they are metadata of their own, too, as Istio sends them.
+const STATS_ANNOTATIONS: &[&str] = &[
+    "sidecar.istio.io/statsInclusionPrefixes",
+    "sidecar.istio.io/statsInclusionSuffixes",
+    "sidecar.istio.io/statsInclusionRegexps",
+    "sidecar.istio.io/extraStatTags",
+    "sidecar.istio.io/statsHistogramBuckets",
+    "sidecar.istio.io/statsFlushInterval",
+    "sidecar.istio.io/statsEvictionInterval",
+];
 /// Prefix of environment variables that become metadata as text.
 const META: &str = "ISTIO_META_";
 /// Prefix of environment variables that hold a JSON object whose fields become metadata.
@@ -81,6 +91,11 @@ pub fn node(id: &str, facts: &Facts, config: &ProxyConfig) -> Node {
         .filter(|(name, _)| !ANNOTATIONS_DROPPED.contains(&name.as_str()))
         .map(|(name, value)| (name.clone(), value.as_str().into()))
         .collect();
+    for name in STATS_ANNOTATIONS {
+        if let Some(value) = annotations.get(*name) {
+            meta.insert((*name).to_owned(), value.clone());
+        }
+    }
     if !annotations.is_empty() {
         meta.insert("ANNOTATIONS".into(), annotations.into());
     }
@@ -105,7 +120,12 @@ pub fn node(id: &str, facts: &Facts, config: &ProxyConfig) -> Node {
         "WORKLOAD_IDENTITY_SOCKET_FILE",
         facts.identity_socket.as_str().into(),
     );
-    put("PROXY_CONFIG", config.json().clone());
+    let mut proxy_config = config.json().clone();
+    // Protobuf's JSON leaves zero values out; this is the one a user writes.
+    if proxy_config["controlPlaneAuthPolicy"] == "NONE" {
+        proxy_config.as_object_mut().and_then(|c| c.shift_remove("controlPlaneAuthPolicy"));
+    }
+    put("PROXY_CONFIG", proxy_config);
     if !meta.contains_key("ISTIO_VERSION") {
         meta.insert("ISTIO_VERSION".into(), crate::VERSION.into());
     }

@@ -1,7 +1,7 @@
 //! How do `wait` and `request` ask? A plain HTTP/1 request on loopback, no more.
 
 use std::io::{Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -20,42 +20,62 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Sends one request to `host:port` with HTTP/1.0, so that the body ends with the connection.
-pub fn http(
-    address: &str,
+/// Sends one request to `host:port` and reads until the connection closes. HTTP/1.1, because Envoy's admin port
+/// refuses 1.0.
+pub fn http(address: &str, method: &str, path: &str, headers: &str, timeout: Duration) -> anyhow::Result<Answer> {
+    let resolved: Vec<_> = address.to_socket_addrs().with_context(|| format!("resolving {address}"))?.collect();
+    let mut last = None;
+    for address in resolved {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(stream) => return exchange(stream, address, method, path, headers, timeout),
+            Err(error) => last = Some(error),
+        }
+    }
+    match last {
+        Some(error) => Err(error).with_context(|| format!("connecting to {address}")),
+        None => bail!("{address}: no address"),
+    }
+}
+
+fn exchange(
+    mut stream: TcpStream,
+    address: SocketAddr,
     method: &str,
     path: &str,
     headers: &str,
     timeout: Duration,
 ) -> anyhow::Result<Answer> {
-    let resolved = address
-        .to_socket_addrs()
-        .with_context(|| format!("resolving {address}"))?
-        .next();
-    let mut stream = TcpStream::connect_timeout(
-        &resolved.with_context(|| format!("{address}: no address"))?,
-        timeout,
-    )?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
     write!(
         stream,
-        "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Length: 0\r\n{headers}Connection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n{headers}Connection: close\r\n\r\n"
     )?;
     let mut bytes = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
-    let end = bytes
-        .windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .context("no HTTP answer")?;
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP answer")?;
     let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|s| s.parse().ok())
-        .context("no HTTP status")?;
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no HTTP status")?;
     let body = bytes.split_off(end + 4);
+    let chunked = head.lines().any(|l| l.starts_with("transfer-encoding:") && l.contains("chunked"));
+    let body = if chunked { unchunk(&body).context("broken chunked answer")? } else { body };
     Ok(Answer { status, body })
+}
+
+/// Joins the chunks of a body. `None`: cut off or malformed.
+fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(rest.len());
+    loop {
+        let end = rest.windows(2).position(|w| w == b"\r\n")?;
+        let size = std::str::from_utf8(&rest[..end]).ok()?.split(';').next()?.trim();
+        let size = usize::from_str_radix(size, 16).ok()?;
+        rest = &rest[end + 2..];
+        if size == 0 {
+            return Some(out);
+        }
+        out.extend_from_slice(rest.get(..size)?);
+        rest = rest.get(size..)?.strip_prefix(b"\r\n")?;
+    }
 }
 
 /// `request METHOD PATH`: prints the proxy's admin answer.
@@ -102,5 +122,23 @@ pub fn wait(args: &Wait) -> anyhow::Result<()> {
             bail!("timeout waiting for Envoy proxy to become ready. Last error: {reason}");
         }
         std::thread::sleep(Duration::from_millis(args.period_millis.max(1)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_joined() {
+        let check = |text: &str, expect: Option<&str>| {
+            assert_eq!(unchunk(text.as_bytes()).as_deref(), expect.map(str::as_bytes), "{text:?}");
+        };
+        check("5\r\nhello\r\n1;x=y\r\n!\r\n0\r\n\r\n", Some("hello!"));
+        check("0\r\n\r\n", Some(""));
+        check("5\r\nhel", None);
+        check("ffffffffffffffff\r\nx\r\n", None);
+        check("zz\r\n", None);
+        check("", None);
     }
 }

@@ -373,6 +373,12 @@ impl Stream {
                 .cloned()
                 .collect();
         }
+        if kind == Kind::Endpoint {
+            // Endpoints the client never had: listeners wait for it to take them.
+            let since = self.next_nonce - 1;
+            let new = resources.iter().filter(|r| sub.is_new(&r.name)).map(|r| Arc::clone(&r.name));
+            self.warming.extend(new.map(|n| (n, since)));
+        }
         sub.settle(base);
         sub.sent(nonce.clone(), version.clone(), names, full, now);
         self.warm(warm);
@@ -443,15 +449,17 @@ impl Stream {
         let Some(clusters) = self.subs.get(&Kind::Cluster) else {
             return self.is_introduced(now);
         };
-        if clusters.stale
-            || clusters
-                .pending(self.protocol)
-                .is_some_and(|c| !c.changed.is_empty())
-        {
-            return clusters.in_flight.is_some() && now >= clusters.sent_at + WARMING_MAX;
+        let endpoints = self.subs.get(&Kind::Endpoint);
+        let sent_at = endpoints.map_or(clusters.sent_at, |e| e.sent_at.max(clusters.sent_at));
+        let late = now >= sent_at + WARMING_MAX;
+        if clusters.stale || clusters.pending(self.protocol).is_some_and(|c| !c.changed.is_empty()) {
+            return clusters.in_flight.is_some() && late;
         }
-        clusters.in_flight.is_none() && self.warming.is_empty()
-            || now >= clusters.sent_at + WARMING_MAX
+        let missing = endpoints.is_some_and(|e| {
+            let pending = e.pending(self.protocol).unwrap_or_default();
+            e.stale || pending.changed.iter().any(|r| e.is_new(&r.name))
+        });
+        late || clusters.in_flight.is_none() && self.warming.is_empty() && !missing
     }
 
     /// Has the client taken all listeners and routes? Those it refused may refer to old clusters, and so may
@@ -482,7 +490,8 @@ impl Stream {
         let introduced = self.opened.filter(|_| self.resumed);
         let clusters = self.subs.get(&Kind::Cluster);
         let waits = |c: &&Subscription| c.in_flight.is_some() || !self.warming.is_empty();
-        let warm = clusters.filter(waits).map(|c| c.sent_at);
+        let sent_at = self.subs.get(&Kind::Endpoint).map_or(Duration::ZERO, |e| e.sent_at);
+        let warm = clusters.filter(waits).map(|c| c.sent_at.max(sent_at));
         let times = [introduced, warm]
             .into_iter()
             .flatten()

@@ -104,6 +104,11 @@ impl Subscription {
         self.wildcard || self.names.contains(name)
     }
 
+    /// The client does not have this, or just asked for it.
+    pub fn is_new(&self, name: &str) -> bool {
+        self.base.get(name).is_none() || self.forced.contains(name)
+    }
+
     /// Adds a name; a name asked for again is sent again.
     pub fn subscribe(&mut self, name: &str) -> Result<(), Refused> {
         self.stale = true;
