@@ -25,6 +25,8 @@ pub const PROXY: &str = "istio-proxy";
 pub const INIT: &str = "istio-init";
 /// Name of the container that checks rules set by the CNI plugin.
 pub const VALIDATION: &str = "istio-validation";
+/// User and group of the proxy unless a platform wants others.
+pub const DEFAULT_USER: i64 = 1337;
 /// Image that means "whatever the template says".
 pub const AUTO_IMAGE: &str = "auto";
 
@@ -82,6 +84,9 @@ pub struct Injector {
     pub compliance_policy: String,
     /// Which pods are injected, see [`policy`].
     pub policy: policy::Policy,
+    /// User and group of the proxy; rules exempt this user. OpenShift wants them from the namespace's range, see
+    /// [`policy::openshift_user`].
+    pub proxy_user: (i64, i64),
     /// Environment of every injected proxy, as the webhook's URL may give it, see [`path_environment`].
     pub proxy_env: BTreeMap<String, String>,
     /// Annotations added to every injected pod.
@@ -139,6 +144,7 @@ impl Injector {
             revision,
             native_sidecar: true,
             compliance_policy: String::new(),
+            proxy_user: (DEFAULT_USER, DEFAULT_USER),
             proxy_env: BTreeMap::new(),
         }
     }

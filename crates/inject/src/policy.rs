@@ -106,6 +106,26 @@ pub fn webhook_selects(
     default && (asked.as_deref() == Some("true") || all_namespaces)
 }
 
+/// The proxy's user and group on OpenShift: the last of the ranges that the namespace's annotations allot
+/// (`1000620000/10000` or `1000620000-1000629999`).
+pub fn openshift_user(namespace_annotations: &Labels) -> Option<(i64, i64)> {
+    let last = |name: &str| -> Option<i64> {
+        let range = namespace_annotations.get(name)?.split(',').next()?;
+        if let Some((start, size)) = range.split_once('/') {
+            return start
+                .parse::<i64>()
+                .ok()?
+                .checked_add(size.parse::<i64>().ok()? - 1);
+        }
+        range.split_once('-')?.1.parse().ok()
+    };
+    let user = last("openshift.io/sa.scc.uid-range")?;
+    Some((
+        user,
+        last("openshift.io/sa.scc.supplemental-groups").unwrap_or(user),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,5 +221,18 @@ mod tests {
         check(&[("istio.io/rev", "canary")], &[], "default", false);
         check(&[], &[(INJECT, "true")], "default", true);
         check(&[], &[("istio.io/rev", "canary")], "canary", true);
+    }
+
+    #[test]
+    fn openshift() {
+        let range = |r: &str| {
+            openshift_user(&[("openshift.io/sa.scc.uid-range".to_owned(), r.to_owned())].into())
+        };
+        assert_eq!(
+            range("1000620000/10000"),
+            Some((1_000_629_999, 1_000_629_999))
+        );
+        assert_eq!(range("5-9"), Some((9, 9)));
+        assert_eq!(range("x"), None);
     }
 }

@@ -186,7 +186,7 @@ fn adjust_user(pod: &mut Value) {
     ) else {
         return;
     };
-    if user == 1337 || user == 0 {
+    if user == 0 {
         return;
     }
     for item in pod["spec"]["initContainers"]

@@ -149,6 +149,13 @@ fn injector(dir: &Path, case: &Value, values: &Value) -> Option<Injector> {
         None => {}
         Some(f) if f.contains("NativeSidecarModeDisabled") => injector.native_sidecar = false,
         Some(f) if f.contains("fips-140-3") => injector.compliance_policy = "fips-140-3".into(),
+        Some(f) if f.contains("OpenShift") => {
+            let range = (
+                "openshift.io/sa.scc.uid-range".to_owned(),
+                "1000620000/10000".to_owned(),
+            );
+            injector.proxy_user = inject::policy::openshift_user(&[range].into())?;
+        }
         Some(_) => return None,
     }
     Some(injector)

@@ -479,7 +479,10 @@ fn walk(path: &Path, depth: usize, skip: &[String], found: &mut Vec<PathBuf>) ->
         }
         return Ok(());
     }
-    let skipped = depth > 0 && path.file_name().is_some_and(|n| skip.iter().any(|s| n == s.as_str()));
+    let skipped = depth > 0
+        && path
+            .file_name()
+            .is_some_and(|n| skip.iter().any(|s| n == s.as_str()));
     if !metadata.is_dir() || skipped {
         return Ok(());
     }

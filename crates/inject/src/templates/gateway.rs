@@ -13,7 +13,7 @@ pub fn render(c: &Context<'_>) -> Value {
         "ports": [{"containerPort": 15090, "protocol": "TCP", "name": "http-envoy-prom"}],
         "args": c.agent_args("router"),
         "env": c.environment(true),
-        "securityContext": {"runAsUser": 1337, "runAsGroup": 1337},
+        "securityContext": {"runAsUser": c.injector.proxy_user.0, "runAsGroup": c.injector.proxy_user.1},
         "volumeMounts": c.volume_mounts(false),
     });
     c.pull_policy(&mut proxy);

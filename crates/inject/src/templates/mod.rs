@@ -532,7 +532,7 @@ impl<'a> Context<'a> {
             "Revision": self.injector.revision,
             "NativeSidecars": self.native,
             "ProxyImage": self.proxy_image(),
-            "ProxyUID": 1337, "ProxyGID": 1337,
+            "ProxyUID": self.injector.proxy_user.0, "ProxyGID": self.injector.proxy_user.1,
             "InboundTrafficPolicyMode": self.injector.mesh.inbound_traffic_policy.as_ref().map(|p| p.mode.to_string()),
             "CompliancePolicy": self.injector.compliance_policy,
         })

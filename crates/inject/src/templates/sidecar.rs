@@ -222,7 +222,7 @@ fn rules(c: &Context<'_>) -> Value {
 fn args_head(flag: &mut impl FnMut(&str, String), c: &Context<'_>) {
     flag("-p", "15001".into());
     flag("-z", "15006".into());
-    flag("-u", "1337".into());
+    flag("-u", c.injector.proxy_user.0.to_string());
     flag("-m", c.interception_mode());
     flag(
         "-i",
@@ -257,12 +257,13 @@ fn args_head(flag: &mut impl FnMut(&str, String), c: &Context<'_>) {
 }
 
 fn rules_security(c: &Context<'_>, cni: bool) -> Value {
+    let (uid, gid) = c.injector.proxy_user;
     let privileged = c.flag("/global/proxy/privileged");
     let mut out = json!({
         "allowPrivilegeEscalation": privileged, "privileged": privileged,
         "capabilities": {"drop": ["ALL"]},
         "readOnlyRootFilesystem": cni, "runAsNonRoot": cni,
-        "runAsGroup": if cni { 1337 } else { 0 }, "runAsUser": if cni { 1337 } else { 0 },
+        "runAsGroup": if cni { gid } else { 0 }, "runAsUser": if cni { uid } else { 0 },
     });
     if !cni {
         out["capabilities"]["add"] = json!(["NET_ADMIN", "NET_RAW"]);
@@ -313,6 +314,7 @@ fn lifecycle(c: &Context<'_>) -> Option<Value> {
 }
 
 fn proxy_security(c: &Context<'_>) -> Value {
+    let (uid, gid) = c.injector.proxy_user;
     let privileged = c.flag("/global/proxy/privileged");
     let tproxy = c.interception_mode() == "TPROXY";
     let bind = c.annotation(
@@ -327,7 +329,7 @@ fn proxy_security(c: &Context<'_>) -> Value {
         "allowPrivilegeEscalation": privileged, "privileged": privileged,
         "capabilities": {"drop": ["ALL"]},
         "readOnlyRootFilesystem": true,
-        "runAsGroup": 1337, "runAsNonRoot": !root, "runAsUser": if root { 0 } else { 1337 },
+        "runAsGroup": gid, "runAsNonRoot": !root, "runAsUser": if root { 0 } else { uid },
     });
     if !add.is_empty() {
         out["capabilities"]["add"] = json!(add);
