@@ -1,0 +1,325 @@
+//! How does a connection get from its accept to its terminal filter?
+//!
+//! The walk: listener filters → hand-over to the listener of the original destination → filter chain →
+//! TLS → network filters → TCP proxy, or `l7::serve_connection`. Spawned by `worker`, one task each.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use telemetry::access_log::ResponseFlags;
+use telemetry::stats::envoy::{listener as stat, listener_worker, ssl, ssl_context};
+use tls::{Failure, HandshakeError, Stream};
+
+use crate::accepted::{About, Accepted, PeerText};
+use crate::filters::{Place, Verdict};
+use crate::inspect::{self, Rejected};
+use crate::listener::{Chain, Listener, Terminal};
+use crate::worker::{Active, Worker};
+
+/// Bytes that `echo` holds per turn.
+const ECHO_BYTES: usize = 16 * 1024;
+
+/// Serves an accepted connection until it is over. Cancel safe: dropping it closes the connection.
+pub async fn serve(worker: Rc<Worker>, mut active: Rc<Active>, mut conn: Accepted) {
+    let mut listener = active.listener();
+    if inspected(&listener, &mut conn).await.is_none() {
+        return;
+    }
+    if listener.config.use_original_dst
+        && conn.about.restored
+        && let Some(other) = worker.find(conn.about.local)
+        && !Rc::ptr_eq(&other, &active)
+    {
+        active = other;
+        listener = active.listener();
+        // The next listener's filters judge anew; addresses stay restored.
+        if inspected(&listener, &mut conn).await.is_none() {
+            return;
+        }
+    }
+    let Some(chain) = listener.select(&conn.about).cloned() else {
+        listener.stats.inc(stat::NO_FILTER_CHAIN_MATCH);
+        let flags = ResponseFlags::NO_ROUTE_FOUND;
+        log_unserved(
+            &listener,
+            &conn.about,
+            &worker,
+            flags,
+            "filter_chain_not_found",
+            "",
+        );
+        return;
+    };
+    let _counted = Counted::new(&worker, &active, &listener, &chain, conn.about.id);
+    let Accepted { socket, mut about } = conn;
+    let stream = match &chain.tls {
+        None => Stream::from(socket),
+        Some(context) => {
+            let limit = chain
+                .config
+                .transport_socket_connect_timeout
+                .unwrap_or(Duration::MAX);
+            let handshake = context.accept(socket);
+            let outcome = match limit {
+                Duration::MAX => Some(handshake.await),
+                limit => tokio::time::timeout(limit, handshake).await.ok(),
+            };
+            match outcome {
+                Some(Ok(stream)) => {
+                    shaken(&listener, &mut about, stream.info());
+                    Stream::from(stream)
+                }
+                Some(Err(e)) => {
+                    not_shaken(&listener, &e);
+                    let reason = e.transport_failure_reason();
+                    log_unserved(
+                        &listener,
+                        &about,
+                        &worker,
+                        ResponseFlags::default(),
+                        "",
+                        &reason,
+                    );
+                    return;
+                }
+                None => {
+                    listener
+                        .stats
+                        .inc(stat::DOWNSTREAM_CX_TRANSPORT_SOCKET_CONNECT_TIMEOUT);
+                    return;
+                }
+            }
+        }
+    };
+    let Some(_places) = filtered(&listener, &chain, &mut about, &worker).await else {
+        return;
+    };
+    match &chain.terminal {
+        Terminal::Tcp(proxy) => proxy.serve(stream, &about, &worker).await,
+        Terminal::Http(manager) => {
+            let facts = http_facts(about, &listener, &chain);
+            l7::serve_connection(stream, facts, manager.clone(), worker.http.clone()).await;
+        }
+        Terminal::Echo => echo(stream).await,
+        Terminal::DirectResponse(bytes) => respond(stream, bytes).await,
+    }
+}
+
+/// Runs the listener filters. `None`: the connection ends here, and has been counted.
+async fn inspected(listener: &Arc<Listener>, conn: &mut Accepted) -> Option<()> {
+    struct Pre<'a>(&'a Listener);
+    impl Drop for Pre<'_> {
+        fn drop(&mut self) {
+            self.0.stats.gauge_sub(stat::DOWNSTREAM_PRE_CX_ACTIVE, 1);
+        }
+    }
+    if listener.config.listener_filters.is_empty() {
+        return Some(());
+    }
+    listener.stats.gauge_add(stat::DOWNSTREAM_PRE_CX_ACTIVE, 1);
+    let _pre = Pre(listener);
+    let rejected = inspect::run(listener, conn).await.err();
+    match rejected {
+        None => return Some(()),
+        Some(Rejected::Timeout) => listener.stats.inc(stat::DOWNSTREAM_PRE_CX_TIMEOUT),
+        Some(Rejected::RemoteClose) => listener
+            .stats
+            .inc(stat::DOWNSTREAM_LISTENER_FILTER_REMOTE_CLOSE),
+        Some(Rejected::Error) => listener.stats.inc(stat::DOWNSTREAM_LISTENER_FILTER_ERROR),
+        Some(Rejected::RateLimited) => {}
+    }
+    telemetry::debug!(
+        conn_handler,
+        "[C{}] closed by listener filters: {rejected:?}",
+        conn.about.id
+    );
+    None
+}
+
+fn shaken(listener: &Listener, about: &mut About, info: &tls::TlsInfo) {
+    listener.ssl.inc(ssl::HANDSHAKE);
+    if info.resumed {
+        listener.ssl.inc(ssl::SESSION_REUSED);
+    }
+    if info.peer.is_none() {
+        listener.ssl.inc(ssl::NO_CERTIFICATE);
+    }
+    if info.sni.is_some() {
+        about.server_name.clone_from(&info.sni);
+    }
+    about.tls = Some(Arc::new(info.clone()));
+}
+
+fn not_shaken(listener: &Listener, e: &HandshakeError) {
+    let s = &listener.ssl;
+    match e.failure() {
+        Failure::SecretsNotReady => {
+            listener
+                .ssl_context
+                .inc(ssl_context::DOWNSTREAM_CONTEXT_SECRETS_NOT_READY);
+            return;
+        }
+        Failure::Io => {
+            s.inc(ssl::CONNECTION_ERROR);
+            return;
+        }
+        Failure::NoCert => s.inc(ssl::FAIL_VERIFY_NO_CERT),
+        Failure::VerifyError => s.inc(ssl::FAIL_VERIFY_ERROR),
+        Failure::VerifySan => s.inc(ssl::FAIL_VERIFY_SAN),
+        Failure::VerifyHash => s.inc(ssl::FAIL_VERIFY_CERT_HASH),
+        Failure::ConnectionError => {}
+    }
+    s.inc(ssl::CONNECTION_ERROR);
+    telemetry::debug!(
+        connection,
+        "TLS handshake failed: {}",
+        e.transport_failure_reason()
+    );
+}
+
+/// Runs the network filters before the terminal one. `None`: the connection was closed.
+async fn filtered(
+    listener: &Listener,
+    chain: &Chain,
+    about: &mut About,
+    worker: &Rc<Worker>,
+) -> Option<Vec<Place>> {
+    let mut places = Vec::new();
+    if chain.filters.is_empty() {
+        return Some(places);
+    }
+    let text = PeerText::of(about.tls.as_deref());
+    for f in &chain.filters {
+        match f.on_connection(about, &text) {
+            Verdict::Continue => {}
+            Verdict::Hold(place) => places.push(place),
+            Verdict::Close { details, delay } => {
+                log_unserved(
+                    listener,
+                    about,
+                    worker,
+                    ResponseFlags::default(),
+                    &details,
+                    "",
+                );
+                if !delay.is_zero() {
+                    worker.http.timers.sleep(delay).await;
+                }
+                return None;
+            }
+        }
+    }
+    Some(places)
+}
+
+/// The listener's own access log: connections that no terminal filter logs.
+fn log_unserved(
+    listener: &Listener,
+    about: &About,
+    worker: &Worker,
+    flags: ResponseFlags,
+    details: &str,
+    transport_failure: &str,
+) {
+    if listener.loggers.is_empty() {
+        return;
+    }
+    let text = PeerText::of(about.tls.as_deref());
+    let mut facts = about.facts(&text);
+    facts.flags = flags;
+    facts.response_code_details = details;
+    facts.connection_termination_details = details;
+    facts.downstream_transport_failure = transport_failure;
+    facts.log_type = "NotSet";
+    facts.marks.total = Some(about.began.elapsed());
+    facts.hostname = &listener.node.hostname;
+    for logger in &listener.loggers {
+        logger.log(&facts, worker.random());
+    }
+}
+
+fn http_facts(about: About, listener: &Listener, chain: &Chain) -> l7::ConnFacts {
+    let some = |n: &proxy_config::Name| (!n.is_empty()).then(|| n.clone());
+    l7::ConnFacts {
+        id: about.id,
+        remote: about.remote,
+        direct_remote: about.direct_remote,
+        local: about.local,
+        direct_local: about.direct_local,
+        server_name: about.server_name,
+        tls: about.tls,
+        filter_chain: some(&chain.config.name),
+        listener: some(&listener.config.name),
+        state: about.state,
+    }
+}
+
+async fn echo(mut stream: Stream) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut buf = vec![0; ECHO_BYTES];
+    while let Ok(n @ 1..) = stream.read(&mut buf).await {
+        if stream.write_all(&buf[..n]).await.is_err() || stream.flush().await.is_err() {
+            return;
+        }
+    }
+    // The peer has ended; a failure to say so as well changes nothing.
+    let _ = stream.shutdown().await;
+}
+
+async fn respond(mut stream: Stream, bytes: &[u8]) {
+    use tokio::io::AsyncWriteExt;
+    if stream.write_all(bytes).await.is_ok() {
+        let _ = stream.shutdown().await;
+    }
+}
+
+/// Counts a connection from the choice of its chain to its end, however it ends.
+struct Counted {
+    worker: Rc<Worker>,
+    active: Rc<Active>,
+    listener: Arc<Listener>,
+    id: u64,
+    began: Instant,
+}
+
+impl Counted {
+    fn new(
+        worker: &Rc<Worker>,
+        active: &Rc<Active>,
+        listener: &Arc<Listener>,
+        chain: &Arc<Chain>,
+        id: u64,
+    ) -> Self {
+        listener.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
+        listener.stats.gauge_add(stat::DOWNSTREAM_CX_ACTIVE, 1);
+        active.stats.inc(listener_worker::DOWNSTREAM_CX_TOTAL);
+        active
+            .stats
+            .gauge_add(listener_worker::DOWNSTREAM_CX_ACTIVE, 1);
+        worker.enter(id, chain);
+        Counted {
+            worker: worker.clone(),
+            active: active.clone(),
+            listener: listener.clone(),
+            id,
+            began: Instant::now(),
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.worker.leave(self.id);
+        let stats = &self.listener.stats;
+        stats.inc(stat::DOWNSTREAM_CX_DESTROY);
+        stats.gauge_sub(stat::DOWNSTREAM_CX_ACTIVE, 1);
+        stats.record(
+            stat::DOWNSTREAM_CX_LENGTH_MS,
+            self.began.elapsed().as_millis() as u64,
+        );
+        self.active
+            .stats
+            .gauge_sub(listener_worker::DOWNSTREAM_CX_ACTIVE, 1);
+    }
+}

@@ -1,0 +1,220 @@
+//! What do network filters do before the terminal one? RBAC, limits, filter state.
+//!
+//! Compiled per filter chain, shared by all workers, run by `connection` once per connection in the
+//! configured order. Filters whose work needs every byte are the terminal ones (`tcp_proxy`, HCM).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use proxy_config::filters::network::{ConnectionLimit, NetworkRbac, SetFilterState};
+use proxy_config::listener::{NetworkFilter, NetworkFilterKind};
+use proxy_core::rbac;
+use telemetry::stats::envoy::{connection_limit, network_local_rate_limit, rbac as rbac_stat};
+use telemetry::stats::{Block, Store};
+
+use crate::accepted::{About, PeerText};
+use crate::bucket::Bucket;
+
+/// Filter state key that overrides a TCP proxy's cluster.
+pub const TCP_PROXY_CLUSTER: &str = "envoy.tcp_proxy.cluster";
+
+/// A network filter that is not terminal.
+#[derive(Debug)]
+pub enum Filter {
+    /// `rbac`
+    Rbac(Arc<NetworkRbac>, Block<rbac_stat::Rbac>),
+    /// `connection_limit`
+    ConnectionLimit(Arc<Limit>),
+    /// `local_ratelimit`
+    LocalRateLimit(
+        Bucket,
+        Block<network_local_rate_limit::NetworkLocalRateLimit>,
+    ),
+    /// `set_filter_state`
+    SetFilterState(Arc<SetFilterState>),
+    /// `sni_cluster`
+    SniCluster,
+}
+
+/// A connection limit's count.
+#[derive(Debug)]
+pub struct Limit {
+    config: Arc<ConnectionLimit>,
+    active: AtomicU64,
+    stats: Block<connection_limit::ConnectionLimit>,
+}
+
+/// Holds a place of a connection limit.
+#[derive(Debug)]
+pub struct Place(Arc<Limit>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::AcqRel);
+        self.0
+            .stats
+            .gauge_sub(connection_limit::ACTIVE_CONNECTIONS, 1);
+    }
+}
+
+/// What a filter says.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Go on.
+    Continue,
+    /// Go on, and keep this until the connection ends.
+    Hold(Place),
+    /// Close after `delay`; `details` is the termination detail of the access log.
+    Close {
+        /// `CONNECTION_TERMINATION_DETAILS`
+        details: String,
+        /// How long the peer is kept waiting.
+        delay: Duration,
+    },
+}
+
+impl Filter {
+    /// Compiles a filter. `Ok(None)`: it lets bytes pass and has nothing to do here.
+    ///
+    /// Errors name filters that are not served yet.
+    pub fn new(f: &NetworkFilter, store: &Arc<Store>) -> Result<Option<Self>, String> {
+        let prefixed = |prefix: &str, suffix: &str| {
+            let dot = if prefix.is_empty() || prefix.ends_with('.') {
+                ""
+            } else {
+                "."
+            };
+            format!("{prefix}{dot}{suffix}")
+        };
+        Ok(Some(match &f.kind {
+            NetworkFilterKind::Rbac(c) => {
+                Filter::Rbac(c.clone(), store.block(&prefixed(&c.stat_prefix, "rbac.")))
+            }
+            NetworkFilterKind::ConnectionLimit(c) => Filter::ConnectionLimit(Arc::new(Limit {
+                config: c.clone(),
+                active: AtomicU64::new(0),
+                stats: store.block(&format!("connection_limit.{}.", c.stat_prefix)),
+            })),
+            NetworkFilterKind::LocalRateLimit(c) => {
+                if !c.enabled {
+                    return Ok(None);
+                }
+                let stats = store.block(&format!("local_rate_limit.{}.", c.stat_prefix));
+                Filter::LocalRateLimit(Bucket::new(c.bucket), stats)
+            }
+            NetworkFilterKind::SetFilterState(c) => Filter::SetFilterState(c.clone()),
+            NetworkFilterKind::SniCluster => Filter::SniCluster,
+            NetworkFilterKind::ExtAuthz(_) | NetworkFilterKind::SniDynamicForwardProxy { .. } => {
+                return Err(format!("network filter {} is not supported", f.name));
+            }
+            // Metadata exchange starts only when both sides agree on its ALPN protocol, which the TLS
+            // contexts leave out; decoders pass bytes; TCP metrics come with the telemetry of the mesh.
+            NetworkFilterKind::MetadataExchange(_)
+            | NetworkFilterKind::IstioStats(_)
+            | NetworkFilterKind::PassThrough => return Ok(None),
+            NetworkFilterKind::Hcm(_)
+            | NetworkFilterKind::TcpProxy(_)
+            | NetworkFilterKind::Echo
+            | NetworkFilterKind::DirectResponse(_) => {
+                return Err(format!("network filter {} must be the last one", f.name));
+            }
+        }))
+    }
+
+    /// Judges a connection.
+    pub fn on_connection(&self, about: &mut About, text: &PeerText) -> Verdict {
+        match self {
+            Filter::Rbac(c, stats) => authorize(c, stats, about, text),
+            Filter::ConnectionLimit(limit) => limit.enter(),
+            Filter::LocalRateLimit(bucket, stats) => {
+                if bucket.allows() {
+                    return Verdict::Continue;
+                }
+                stats.inc(network_local_rate_limit::RATE_LIMITED);
+                close("local_ratelimit_close")
+            }
+            Filter::SetFilterState(c) => {
+                for v in &c.values {
+                    let mut out = Vec::new();
+                    proxy_core::format::text(&v.value, &about.facts(text), b"", &mut out);
+                    if !(out.is_empty() && v.skip_if_empty) {
+                        about
+                            .state
+                            .push((v.key.clone(), String::from_utf8_lossy(&out).into()));
+                    }
+                }
+                Verdict::Continue
+            }
+            Filter::SniCluster => {
+                if let Some(sni) = &about.server_name {
+                    about.state.push((TCP_PROXY_CLUSTER.into(), sni.clone()));
+                }
+                Verdict::Continue
+            }
+        }
+    }
+}
+
+fn close(details: &str) -> Verdict {
+    Verdict::Close {
+        details: details.to_owned(),
+        delay: Duration::ZERO,
+    }
+}
+
+fn authorize(
+    c: &NetworkRbac,
+    stats: &Block<rbac_stat::Rbac>,
+    about: &About,
+    text: &PeerText,
+) -> Verdict {
+    let facts = about.facts(text);
+    if let Some(shadow) = &c.config.shadow_rules {
+        let allowed = rbac::evaluate(shadow, &facts).allowed;
+        stats.inc(if allowed {
+            rbac_stat::SHADOW_ALLOWED
+        } else {
+            rbac_stat::SHADOW_DENIED
+        });
+    }
+    let Some(rules) = &c.config.rules else {
+        return Verdict::Continue;
+    };
+    let verdict = rbac::evaluate(rules, &facts);
+    if verdict.allowed {
+        stats.inc(rbac_stat::ALLOWED);
+        return Verdict::Continue;
+    }
+    stats.inc(rbac_stat::DENIED);
+    // As Envoy words it; blanks in policy names become underscores.
+    let policy = verdict.policy.unwrap_or("none").replace(' ', "_");
+    let details = format!("rbac_access_denied_matched_policy[{policy}]");
+    Verdict::Close {
+        details,
+        delay: c.delay_deny,
+    }
+}
+
+impl Limit {
+    fn enter(self: &Arc<Self>) -> Verdict {
+        if !self.config.enabled {
+            return Verdict::Continue;
+        }
+        let room = self
+            .active
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
+                (n < self.config.max_connections).then_some(n + 1)
+            });
+        if room.is_ok() {
+            self.stats
+                .gauge_add(connection_limit::ACTIVE_CONNECTIONS, 1);
+            return Verdict::Hold(Place(self.clone()));
+        }
+        self.stats.inc(connection_limit::LIMITED_CONNECTIONS);
+        Verdict::Close {
+            details: "connection_limit".to_owned(),
+            delay: self.config.delay,
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! How does a TCP proxy serve a connection? Cluster, host, connect, relay, account.
+//!
+//! Called by `connection` as the terminal filter. Follows `envoy.filters.network.tcp_proxy`.
+//! Deliberately absent: tunnelling over HTTP (refused when the chain is compiled).
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proxy_config::Name;
+use proxy_config::filters::network::{self as config, TcpCluster};
+use proxy_config::route::HashPolicyKind;
+use proxy_core::facts::{Bytes, Marks};
+use telemetry::access_log::ResponseFlags;
+use telemetry::stats::Block;
+use telemetry::stats::envoy::{cluster as cluster_stat, tcp as stat};
+use tls::Stream;
+use upstream::{Cluster, ConnectError, ConnectRequest, Connection, Host, Outcome, PickRequest};
+
+use crate::accepted::{About, PeerText, tls_facts};
+use crate::filters::TCP_PROXY_CLUSTER;
+use crate::listener::Deps;
+use crate::log::{Logger, loggers};
+use crate::relay::{Broken, Relay};
+use crate::worker::Worker;
+
+/// A compiled TCP proxy.
+pub struct TcpProxy {
+    config: Arc<config::TcpProxy>,
+    stats: Block<stat::Tcp>,
+    loggers: Box<[Logger]>,
+    hostname: Arc<l7::Node>,
+}
+
+/// What the access log tells about one connection.
+#[derive(Default)]
+struct Journal {
+    cluster: Option<Arc<Cluster>>,
+    cluster_name: Option<Name>,
+    host: Option<Arc<Host>>,
+    local: Option<std::net::SocketAddr>,
+    remote: Option<std::net::SocketAddr>,
+    tls: Option<Arc<tls::TlsInfo>>,
+    flags: ResponseFlags,
+    attempts: u32,
+    transport_failure: Box<str>,
+    details: &'static str,
+    connect_begin: Option<Duration>,
+    connect_end: Option<Duration>,
+    bytes_up: u64,
+    bytes_down: u64,
+}
+
+impl TcpProxy {
+    /// Compiles it. Errors name what is not supported.
+    pub fn new(config: Arc<config::TcpProxy>, deps: &Deps<'_>) -> Result<Self, String> {
+        if config.tunneling.is_some() {
+            return Err("tcp_proxy: tunneling_config is not supported".to_owned());
+        }
+        Ok(TcpProxy {
+            stats: deps.store.block(&format!("tcp.{}.", config.stat_prefix)),
+            loggers: loggers(&config.access_logs, deps.sinks),
+            hostname: deps.node.clone(),
+            config,
+        })
+    }
+
+    /// Serves one connection until it is over. Cancel safe: dropping it closes both sides.
+    pub async fn serve(&self, mut downstream: Stream, about: &About, worker: &Rc<Worker>) {
+        self.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
+        let mut journal = Journal::default();
+        if let Some(connection) = self.connect(about, worker, &mut journal).await {
+            self.relay(&mut downstream, connection, about, worker, &mut journal)
+                .await;
+        }
+        self.log(about, worker, &journal);
+    }
+
+    /// The cluster for this connection.
+    fn cluster<'a>(&'a self, about: &'a About, worker: &Worker) -> &'a str {
+        if let Some(name) = about.state_text(TCP_PROXY_CLUSTER) {
+            return name;
+        }
+        match &self.config.cluster {
+            TcpCluster::Cluster(name) => name,
+            TcpCluster::Weighted {
+                clusters,
+                total_weight,
+            } => {
+                let mut at = worker.random() % (*total_weight).max(1);
+                for (name, weight, _) in clusters {
+                    match at.checked_sub(u64::from(*weight)) {
+                        None => return name,
+                        Some(rest) => at = rest,
+                    }
+                }
+                clusters.last().map_or("", |(name, ..)| name)
+            }
+        }
+    }
+
+    fn hash(&self, about: &About) -> Option<u64> {
+        self.config.hash_policy.iter().find_map(|p| match &p.kind {
+            HashPolicyKind::SourceIp => Some(proxy_core::hash::xx(
+                about.remote.ip().to_string().as_bytes(),
+            )),
+            HashPolicyKind::FilterState(key) => about
+                .state_text(key)
+                .map(|v| proxy_core::hash::xx(v.as_bytes())),
+            _ => None,
+        })
+    }
+
+    /// Connects to a host of the cluster, as often as the configuration allows.
+    async fn connect(
+        &self,
+        about: &About,
+        worker: &Rc<Worker>,
+        journal: &mut Journal,
+    ) -> Option<Connection> {
+        let name = self.cluster(about, worker);
+        journal.cluster_name = Some(name.into());
+        let Some(cluster) = worker.upstream.cluster(name) else {
+            self.stats.inc(stat::DOWNSTREAM_CX_NO_ROUTE);
+            journal.flags.insert(ResponseFlags::NO_CLUSTER_FOUND);
+            return None;
+        };
+        journal.cluster = Some(cluster.cluster.clone());
+        let hash = self.hash(about);
+        let began = about.began.elapsed();
+        journal.connect_begin = Some(began);
+        let mut backoff = self.config.backoff.map(|b| b.base);
+        loop {
+            let request = PickRequest {
+                hash,
+                original_dst: about.restored.then_some(about.local),
+                ..Default::default()
+            };
+            let Some(host) = cluster.pick(&request, &mut || worker.random()) else {
+                cluster
+                    .cluster
+                    .stats
+                    .inc(cluster_stat::UPSTREAM_CX_NONE_HEALTHY);
+                journal.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
+                return None;
+            };
+            journal.attempts += 1;
+            journal.host = Some(host.clone());
+            journal.remote = host.socket();
+            let request = ConnectRequest {
+                proxied: Some((about.remote, about.local)),
+                ..Default::default()
+            };
+            let stats = &cluster.cluster.stats;
+            stats.inc(cluster_stat::UPSTREAM_RQ_PENDING_TOTAL);
+            match upstream::connect(&cluster.cluster, &host, &request).await {
+                Ok(c) => {
+                    cluster.cluster.report(&host, Outcome::Status(200));
+                    stats.inc(cluster_stat::UPSTREAM_RQ_TOTAL);
+                    journal.connect_end = Some(about.began.elapsed());
+                    (journal.local, journal.remote) = (c.local, c.remote.or(journal.remote));
+                    journal.tls.clone_from(&c.tls);
+                    return Some(c);
+                }
+                Err(e) => self.failed(&cluster.cluster, &host, e, journal)?,
+            }
+            if journal.attempts >= self.config.max_connect_attempts.max(1) {
+                stats.inc(cluster_stat::UPSTREAM_CX_CONNECT_ATTEMPTS_EXCEEDED);
+                if self.config.max_connect_attempts > 1 {
+                    journal
+                        .flags
+                        .insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                }
+                return None;
+            }
+            if let (Some(wait), Some(limits)) = (&mut backoff, &self.config.backoff) {
+                let jittered =
+                    Duration::from_millis(worker.random() % (wait.as_millis() as u64).max(1));
+                worker.http.timers.sleep(jittered).await;
+                *wait = (*wait * 2).min(limits.max);
+            }
+        }
+    }
+
+    /// Notes a failed attempt. `None`: trying again is pointless.
+    fn failed(
+        &self,
+        cluster: &Cluster,
+        host: &Host,
+        e: ConnectError,
+        journal: &mut Journal,
+    ) -> Option<()> {
+        if e.overflow {
+            journal.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+            return None;
+        }
+        cluster.report(host, Outcome::ConnectFailed);
+        journal
+            .flags
+            .insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        journal.transport_failure = if e.transport.is_empty() {
+            e.reason
+        } else {
+            e.transport
+        };
+        Some(())
+    }
+
+    async fn relay(
+        &self,
+        downstream: &mut Stream,
+        connection: Connection,
+        about: &About,
+        worker: &Rc<Worker>,
+        journal: &mut Journal,
+    ) {
+        journal.flags = ResponseFlags::default();
+        let Connection {
+            stream: mut upstream,
+            account,
+            ..
+        } = connection;
+        let cluster = account.cluster().clone();
+        cluster.stats.gauge_add(cluster_stat::UPSTREAM_RQ_ACTIVE, 1);
+        let timers = &worker.http.timers;
+        let timer = timers.timer();
+        let ms = |d: Duration| d.as_millis() as u64;
+        let idle = self.config.idle_timeout.filter(|d| !d.is_zero()).map(ms);
+        let born = timers.at(tokio::time::Instant::from_std(about.began));
+        let dies = self
+            .config
+            .max_downstream_connection_duration
+            .map(|d| born + ms(d) + self.jitter(d, worker));
+        let mut relay = Relay::default();
+        let mut last_activity = timers.now();
+        let (mut counted_up, mut counted_down) = (0, 0);
+        let outcome = std::future::poll_fn(|cx| {
+            let polled = relay.poll(cx, downstream, &mut upstream);
+            let (up, down) = (relay.up.bytes - counted_up, relay.down.bytes - counted_down);
+            let now = timers.now();
+            if up + down > 0 {
+                last_activity = now;
+                self.stats.add(stat::DOWNSTREAM_CX_RX_BYTES_TOTAL, up);
+                self.stats.add(stat::DOWNSTREAM_CX_TX_BYTES_TOTAL, down);
+                cluster
+                    .stats
+                    .add(cluster_stat::UPSTREAM_CX_TX_BYTES_TOTAL, up);
+                cluster
+                    .stats
+                    .add(cluster_stat::UPSTREAM_CX_RX_BYTES_TOTAL, down);
+                (counted_up, counted_down) = (relay.up.bytes, relay.down.bytes);
+            }
+            if polled.is_ready() {
+                return polled.map(Some);
+            }
+            let idle_at = idle.map(|i| last_activity + i);
+            let deadline = idle_at.into_iter().chain(dies).min();
+            match deadline {
+                Some(at) if at <= now => {
+                    let idled = idle_at.is_some_and(|at| at <= now);
+                    self.stats.inc(if idled {
+                        stat::IDLE_TIMEOUT
+                    } else {
+                        stat::MAX_DOWNSTREAM_CONNECTION_DURATION
+                    });
+                    journal.details = if idled {
+                        "tcp_session_idle_timeout"
+                    } else {
+                        "max_connection_duration_reached"
+                    };
+                    if !idled {
+                        journal.flags.insert(ResponseFlags::DURATION_TIMEOUT);
+                    }
+                    std::task::Poll::Ready(None)
+                }
+                Some(at) => {
+                    timer.arm(at, cx.waker());
+                    std::task::Poll::Pending
+                }
+                None => std::task::Poll::Pending,
+            }
+        })
+        .await;
+        match outcome {
+            Some(Err(Broken::Downstream(e))) => {
+                telemetry::debug!(filter, "[C{}] downstream broke: {e}", about.id);
+                journal
+                    .flags
+                    .insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                cluster.stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_LOCAL);
+            }
+            Some(Err(Broken::Upstream(e))) => {
+                telemetry::debug!(filter, "[C{}] upstream broke: {e}", about.id);
+                journal
+                    .flags
+                    .insert(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
+                cluster.stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_REMOTE);
+                // The client learns that the bytes are not all there.
+                downstream.set_reset_on_close();
+            }
+            Some(Ok(())) => cluster.stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_REMOTE),
+            None => cluster.stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_LOCAL),
+        }
+        cluster.stats.gauge_sub(cluster_stat::UPSTREAM_RQ_ACTIVE, 1);
+        (journal.bytes_up, journal.bytes_down) = (relay.up.bytes, relay.down.bytes);
+    }
+
+    fn jitter(&self, d: Duration, worker: &Worker) -> u64 {
+        let Some(percent) = self
+            .config
+            .max_downstream_connection_duration_jitter_percent
+        else {
+            return 0;
+        };
+        let span = (d.as_millis() as f64 * percent / 100.0) as u64;
+        if span == 0 { 0 } else { worker.random() % span }
+    }
+
+    fn log(&self, about: &About, worker: &Worker, journal: &Journal) {
+        if self.loggers.is_empty() {
+            return;
+        }
+        let text = PeerText::of(about.tls.as_deref());
+        let upstream_text = PeerText::of(journal.tls.as_deref());
+        let total = Instant::now().saturating_duration_since(about.began);
+        let mut facts = about.facts(&text);
+        facts.log_type = "TcpConnectionEnd";
+        facts.marks = Marks {
+            upstream_connect_begin: journal.connect_begin,
+            upstream_connect_end: journal.connect_end,
+            pool_ready: journal.connect_end,
+            response_end: Some(total),
+            total: Some(total),
+            ..Default::default()
+        };
+        facts.bytes = Bytes {
+            received: journal.bytes_up,
+            sent: journal.bytes_down,
+            downstream_wire_received: journal.bytes_up,
+            downstream_wire_sent: journal.bytes_down,
+            upstream_wire_received: journal.bytes_down,
+            upstream_wire_sent: journal.bytes_up,
+            ..Default::default()
+        };
+        facts.flags = journal.flags;
+        facts.connection_termination_details = journal.details;
+        facts.attempts = journal.attempts;
+        facts.upstream_transport_failure = &journal.transport_failure;
+        facts.upstream_local = journal.local;
+        facts.upstream_remote = journal.remote;
+        facts.upstream_host = journal.remote;
+        facts.upstream_tls = journal.tls.as_deref().map(|t| tls_facts(t, &upstream_text));
+        facts.hostname = &self.hostname.hostname;
+        let name = journal.cluster_name.as_deref().unwrap_or("");
+        facts.upstream_cluster_raw = name;
+        facts.upstream_cluster = journal
+            .cluster
+            .as_ref()
+            .and_then(|c| c.config.alt_stat_name.as_deref())
+            .unwrap_or(name);
+        if let Some(host) = &journal.host {
+            facts.upstream_host_name = &host.hostname;
+            facts.host_metadata = Some(&host.metadata);
+        }
+        for logger in &self.loggers {
+            logger.log(&facts, worker.random());
+        }
+    }
+}
