@@ -123,7 +123,9 @@ pub fn node(id: &str, facts: &Facts, config: &ProxyConfig) -> Node {
     let mut proxy_config = config.json().clone();
     // Protobuf's JSON leaves zero values out; this is the one a user writes.
     if proxy_config["controlPlaneAuthPolicy"] == "NONE" {
-        proxy_config.as_object_mut().and_then(|c| c.shift_remove("controlPlaneAuthPolicy"));
+        proxy_config
+            .as_object_mut()
+            .and_then(|c| c.shift_remove("controlPlaneAuthPolicy"));
     }
     put("PROXY_CONFIG", proxy_config);
     if !meta.contains_key("ISTIO_VERSION") {
