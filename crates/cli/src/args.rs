@@ -79,7 +79,9 @@ pub enum Command {
 
 /// `kube-inject`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  proa kube-inject -f deployment.yaml -o deployment-injected.yaml\n  proa kube-inject -f deployment.yaml | kubectl apply -f -")]
+#[command(
+    after_help = "Examples:\n  proa kube-inject -f deployment.yaml -o deployment-injected.yaml\n  proa kube-inject -f deployment.yaml | kubectl apply -f -"
+)]
 pub struct KubeInject {
     /// Manifests (- for standard input)
     #[arg(short, long = "filename", required = true, value_name = "FILE")]
@@ -168,7 +170,9 @@ pub struct Ps {
 
 /// `proa logs`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  proa logs deploy/nodebook-v3\n  proa logs -f deploy/nodebook-v3 -c istio-proxy\n  proa logs -n istio-system -l app=istiod --tail=100")]
+#[command(
+    after_help = "Examples:\n  proa logs deploy/nodebook-v3\n  proa logs -f deploy/nodebook-v3 -c istio-proxy\n  proa logs -n istio-system -l app=istiod --tail=100"
+)]
 pub struct Logs {
     /// Pod, deploy/NAME or svc/NAME
     #[arg(required_unless_present = "selector")]
@@ -195,7 +199,9 @@ pub struct Logs {
 
 /// `proa exec`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  proa exec -n samples-1 deploy/sleep -- curl -s httpbin.samples:8000/headers\n  proa exec deploy/nodebook-v3 -c istio-proxy -- curl -s localhost:15000/config_dump\n  proa exec -it deploy/nodebook-v3 -- sh")]
+#[command(
+    after_help = "Examples:\n  proa exec -n samples-1 deploy/sleep -- curl -s httpbin.samples:8000/headers\n  proa exec deploy/nodebook-v3 -c istio-proxy -- curl -s localhost:15000/config_dump\n  proa exec -it deploy/nodebook-v3 -- sh"
+)]
 pub struct Exec {
     /// Pod, deploy/NAME or svc/NAME
     pub pod: String,
@@ -215,7 +221,9 @@ pub struct Exec {
 
 /// `proa port-forward`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  proa port-forward deploy/nodebook-v3 15000          the sidecar's admin pages on localhost:15000\n  proa port-forward -n istio-system svc/istiod 9000:15014")]
+#[command(
+    after_help = "Examples:\n  proa port-forward deploy/nodebook-v3 15000          the sidecar's admin pages on localhost:15000\n  proa port-forward -n istio-system svc/istiod 9000:15014"
+)]
 pub struct PortForward {
     /// Pod, deploy/NAME or svc/NAME
     pub pod: String,
@@ -229,7 +237,9 @@ pub struct PortForward {
 
 /// `proa get`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  proa get pods -A\n  proa get virtualservices -o yaml\n  proa get pod -l app=httpbin -n samples -o 'jsonpath={.items[0].metadata.name}'")]
+#[command(
+    after_help = "Examples:\n  proa get pods -A\n  proa get virtualservices -o yaml\n  proa get pod -l app=httpbin -n samples -o 'jsonpath={.items[0].metadata.name}'"
+)]
 pub struct Get {
     /// Type, or type/name, or several types with commas
     pub kind: String,
@@ -262,7 +272,9 @@ pub struct Files {
 
 /// `proa delete`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  proa delete -f nodebook-service.yaml\n  proa delete virtualservice nodebook\n  proa delete pod/nodebook-v3-55769d7fd6-dp69c")]
+#[command(
+    after_help = "Examples:\n  proa delete -f nodebook-service.yaml\n  proa delete virtualservice nodebook\n  proa delete pod/nodebook-v3-55769d7fd6-dp69c"
+)]
 pub struct Delete {
     /// Type, or type/name
     #[arg(required_unless_present = "files")]
@@ -317,7 +329,9 @@ pub struct Label {
 
 /// `proxy-config`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  proa pc clusters deploy/nodebook-v3\n  proa pc routes nodebook-v4-55769d7fd6-dp69c --name 3000 -o json\n  proa pc endpoints deploy/nodebook-v3 --cluster 'outbound|3000||nodebook.default.svc.cluster.local'\n  proa pc log deploy/nodebook-v3 --level http:debug")]
+#[command(
+    after_help = "Examples:\n  proa pc clusters deploy/nodebook-v3\n  proa pc routes nodebook-v4-55769d7fd6-dp69c --name 3000 -o json\n  proa pc endpoints deploy/nodebook-v3 --cluster 'outbound|3000||nodebook.default.svc.cluster.local'\n  proa pc log deploy/nodebook-v3 --level http:debug"
+)]
 pub struct ProxyConfig {
     /// What to show.
     #[command(subcommand)]
@@ -542,7 +556,11 @@ mod tests {
             "kubectl -n istio-system edit deploy istio-pilot",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
-            assert!(parsed.is_ok(), "{line}: {}", parsed.map(|_| ()).expect_err("failed"));
+            assert!(
+                parsed.is_ok(),
+                "{line}: {}",
+                parsed.map(|_| ()).expect_err("failed")
+            );
         }
     }
 }

@@ -27,7 +27,9 @@ pub(crate) fn up(context: &Global, args: &args::Up) -> Result<u8, Failure> {
     let name = args.name.as_deref().unwrap_or(&context.mesh);
     let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || !name.chars().all(fine) {
-        return Err(Failure::Said(format!("--name {name:?}: letters, digits, - and _ only")));
+        return Err(Failure::Said(format!(
+            "--name {name:?}: letters, digits, - and _ only"
+        )));
     }
     let options = Up {
         manifests: args.dir.clone(),
@@ -45,7 +47,11 @@ pub(crate) fn up(context: &Global, args: &args::Up) -> Result<u8, Failure> {
 
 pub(crate) fn down(context: &Global) -> Result<u8, Failure> {
     let running = mesh::down(&context.layout())?;
-    print(if running { "Mesh ended.\n" } else { "No mesh was running.\n" })?;
+    print(if running {
+        "Mesh ended.\n"
+    } else {
+        "No mesh was running.\n"
+    })?;
     Ok(0)
 }
 
@@ -63,11 +69,23 @@ pub(crate) fn ps(context: &Global, args: &args::Ps) -> Result<u8, Failure> {
     rows[0].push("WAITING FOR".to_owned());
     for (row, pod) in rows.iter_mut().skip(1).zip(&pods) {
         let (ready, all) = mesh::report::readiness(pod);
-        row.push(if ready == all { String::new() } else { why(pod) });
+        row.push(if ready == all {
+            String::new()
+        } else {
+            why(pod)
+        });
     }
     let mut out = table(&rows);
-    out.push_str(&format!("\nGateway  http://{}\n", status["gateway"].as_str().unwrap_or_default()));
-    for problem in status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+    out.push_str(&format!(
+        "\nGateway  http://{}\n",
+        status["gateway"].as_str().unwrap_or_default()
+    ));
+    for problem in status["problems"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
         out.push_str(&format!("Problem  {problem}\n"));
     }
     print(&out)?;

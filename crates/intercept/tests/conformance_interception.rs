@@ -18,8 +18,20 @@ fn data() -> Option<PathBuf> {
 
 fn set(config: &mut Config, key: &str, value: &Value) -> Result<(), String> {
     let text = || value.as_str().unwrap_or_default().to_owned();
-    let list = || value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
-    let number = || text().parse().map_err(|_| format!("{key}: {value} is no number"));
+    let list = || {
+        value
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect()
+    };
+    let number = || {
+        text()
+            .parse()
+            .map_err(|_| format!("{key}: {value} is no number"))
+    };
     let flag = value.as_bool().unwrap_or_default();
     match key {
         "PROXY_PORT" => config.proxy_port = number()?,
@@ -62,9 +74,13 @@ fn case(folder: &Path, kind: &str, base: &Value, case: &Value) -> Result<bool, S
         }
     }
     config.validate().map_err(|error| error.to_string())?;
-    let golden = case["golden"].as_str().and_then(|path| path.rsplit('/').next()).ok_or("case without golden")?;
+    let golden = case["golden"]
+        .as_str()
+        .and_then(|path| path.rsplit('/').next())
+        .ok_or("case without golden")?;
     let path = folder.join(kind).join(golden);
-    let expect = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let expect =
+        fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let got = match kind {
         "iptables" => iptables::render(&config).trace(config.ipv6),
         _ => nftables::render(&config),
@@ -72,7 +88,12 @@ fn case(folder: &Path, kind: &str, base: &Value, case: &Value) -> Result<bool, S
     if got.trim() != expect.trim() {
         let (got, expect) = (got.trim().lines(), expect.trim().lines());
         let differ = got.clone().zip(expect.clone()).find(|(a, b)| a != b);
-        eprintln!("{kind} {}: {differ:?}; {} lines, expected {}", case["name"], got.count(), expect.count());
+        eprintln!(
+            "{kind} {}: {differ:?}; {} lines, expected {}",
+            case["name"],
+            got.count(),
+            expect.count()
+        );
         return Ok(false);
     }
     Ok(true)
@@ -86,7 +107,9 @@ fn conformance_interception() {
     };
     let (mut passed, mut failed, mut not_served) = (0, 0, 0);
     for kind in ["iptables", "nftables"] {
-        let Ok(text) = fs::read_to_string(folder.join(format!("{kind}.json"))) else { continue };
+        let Ok(text) = fs::read_to_string(folder.join(format!("{kind}.json"))) else {
+            continue;
+        };
         let table: Value = serde_json::from_str(&text).expect("conformance data is JSON");
         for one in table["cases"].as_array().into_iter().flatten() {
             match case(&folder, kind, &table["base_config_for_all"], one) {
@@ -99,6 +122,8 @@ fn conformance_interception() {
             }
         }
     }
-    println!(r#"{{"area":"interception","passed":{passed},"failed":{failed},"allowed":0,"not_served":{not_served}}}"#);
+    println!(
+        r#"{{"area":"interception","passed":{passed},"failed":{failed},"allowed":0,"not_served":{not_served}}}"#
+    );
     assert_eq!(failed, 0, "traces differ");
 }

@@ -60,7 +60,12 @@ fn question(message: &[u8]) -> Option<Question> {
         }
     }
     let kind = u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?);
-    Some(Question { name, kind, end: at + 4 }).filter(|question| message.len() >= question.end)
+    Some(Question {
+        name,
+        kind,
+        end: at + 4,
+    })
+    .filter(|question| message.len() >= question.end)
 }
 
 fn encode_name(name: &str) -> Vec<u8> {
@@ -97,11 +102,24 @@ fn response(query: &[u8], end: usize, code: u8, records: &[(u16, Vec<u8>)]) -> V
 fn local(directory: &Directory, query: &[u8], question: &Question) -> Option<Vec<u8>> {
     let wants_v4 = matches!(question.kind, TYPE_A | TYPE_ANY);
     if let Some(addresses) = directory.names.get(&question.name) {
-        let records = addresses.iter().filter(|_| wants_v4).map(|address| (TYPE_A, address.octets().to_vec()));
-        return Some(response(query, question.end, 0, &records.collect::<Vec<_>>()));
+        let records = addresses
+            .iter()
+            .filter(|_| wants_v4)
+            .map(|address| (TYPE_A, address.octets().to_vec()));
+        return Some(response(
+            query,
+            question.end,
+            0,
+            &records.collect::<Vec<_>>(),
+        ));
     }
     if let Some(alias) = directory.aliases.get(&question.name) {
-        return Some(response(query, question.end, 0, &[(TYPE_CNAME, encode_name(alias))]));
+        return Some(response(
+            query,
+            question.end,
+            0,
+            &[(TYPE_CNAME, encode_name(alias))],
+        ));
     }
     let inside = question.name == ZONE || question.name.ends_with(".cluster.local");
     inside.then(|| response(query, question.end, NXDOMAIN, &[]))
@@ -148,7 +166,9 @@ impl NameServer {
         }
         let mut buffer = vec![0; MESSAGE_MAX];
         loop {
-            let Ok((length, peer)) = socket.recv_from(&mut buffer).await else { continue };
+            let Ok((length, peer)) = socket.recv_from(&mut buffer).await else {
+                continue;
+            };
             if let Some(answer) = self.answer(&buffer[..length], Some(peer)) {
                 let _ = socket.send_to(&answer, peer).await;
             }
@@ -161,8 +181,12 @@ impl NameServer {
             let length = usize::from(stream.read_u16().await?).min(MESSAGE_MAX);
             let mut query = vec![0; length];
             stream.read_exact(&mut query).await?;
-            let Some(answer) = self.answer(&query, None) else { return Ok(()) };
-            stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;
+            let Some(answer) = self.answer(&query, None) else {
+                return Ok(());
+            };
+            stream
+                .write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX))
+                .await?;
             stream.write_all(&answer).await?;
         }
     }
@@ -174,8 +198,12 @@ impl NameServer {
         if let Some(answer) = local(&directory, query, &question) {
             return Some(answer);
         }
-        let Some(peer) = peer else { return Some(response(query, question.end, REFUSED, &[])) };
-        let Some(upstream) = &self.upstream else { return Some(response(query, question.end, SERVFAIL, &[])) };
+        let Some(peer) = peer else {
+            return Some(response(query, question.end, REFUSED, &[]));
+        };
+        let Some(upstream) = &self.upstream else {
+            return Some(response(query, question.end, SERVFAIL, &[]));
+        };
         let mut forwarded = self.forwarded.borrow_mut();
         if forwarded.len() >= FORWARDED_MAX {
             forwarded.clear();
@@ -192,7 +220,9 @@ impl NameServer {
     }
 
     async fn answers(self: Rc<Self>, socket: Rc<UdpSocket>) {
-        let Some(upstream) = &self.upstream else { return };
+        let Some(upstream) = &self.upstream else {
+            return;
+        };
         let mut buffer = vec![0; MESSAGE_MAX];
         loop {
             let length = match upstream.recv(&mut buffer).await {
@@ -205,7 +235,9 @@ impl NameServer {
                 }
             };
             let id = u16::from_be_bytes([buffer[0], buffer[1]]);
-            let Some((peer, original)) = self.forwarded.borrow_mut().remove(&id) else { continue };
+            let Some((peer, original)) = self.forwarded.borrow_mut().remove(&id) else {
+                continue;
+            };
             buffer[..2].copy_from_slice(&original);
             let _ = socket.send_to(&buffer[..length], peer).await;
         }
@@ -219,7 +251,11 @@ pub(crate) fn upstream() -> Option<std::net::UdpSocket> {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .find_map(|rest| rest.trim().parse::<std::net::IpAddr>().ok())?;
-    let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
+    let any: SocketAddr = if server.is_ipv4() {
+        ([0, 0, 0, 0], 0).into()
+    } else {
+        ([0_u16; 8], 0).into()
+    };
     let socket = std::net::UdpSocket::bind(any).ok()?;
     socket.connect((server, 53)).ok()?;
     socket.set_nonblocking(true).ok()?;
@@ -240,8 +276,13 @@ mod tests {
 
     fn check(name: &str, kind: u16, expect: Option<(u8, u16)>) {
         let mut directory = Directory::default();
-        directory.names.insert("a.x.svc.cluster.local".into(), vec![Ipv4Addr::new(10, 96, 1, 0)]);
-        directory.aliases.insert("e.x.svc.cluster.local".into(), "example.com".into());
+        directory.names.insert(
+            "a.x.svc.cluster.local".into(),
+            vec![Ipv4Addr::new(10, 96, 1, 0)],
+        );
+        directory
+            .aliases
+            .insert("e.x.svc.cluster.local".into(), "example.com".into());
         let query = query(name, kind);
         let asked = question(&query).expect("well formed");
         let answer = local(&directory, &query, &asked);

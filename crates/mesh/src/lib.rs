@@ -21,6 +21,7 @@ pub mod report;
 pub mod samples;
 mod services;
 mod sidecar;
+mod standing;
 mod store;
 mod supervisor;
 mod system;

@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::process::Command;
 use std::rc::Rc;
 
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -46,12 +48,34 @@ impl Processes {
         }
     }
 
-    /// Starts `command`. No await lies between start and entry into the table, so no exit is missed.
-    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<Process> {
-        let pid = i32::try_from(command.spawn()?.id()).expect("process ids fit");
+    /// Starts `command` in the process namespace `pids`, or as the first process of a new one.
+    pub(crate) fn spawn_in(
+        &self,
+        command: &mut Command,
+        pids: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Process> {
+        // A thread's children are born where it says; the thread is gone before anything else is started.
+        let child = std::thread::scope(|scope| {
+            let started = scope.spawn(|| {
+                match pids {
+                    Some(namespace) => setns(namespace, CloneFlags::CLONE_NEWPID)?,
+                    None => unshare(CloneFlags::CLONE_NEWPID)?,
+                }
+                command.spawn()
+            });
+            started
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("a starting thread died")))
+        })?;
+        Ok(self.enter(child.id()))
+    }
+
+    /// Takes a child into the table. No await lies between its start and this, so no exit is missed.
+    fn enter(&self, pid: u32) -> Process {
+        let pid = i32::try_from(pid).expect("process ids fit");
         let (sender, exit) = watch::channel(None);
         self.0.borrow_mut().insert(pid, sender);
-        Ok(Process { pid, exit })
+        Process { pid, exit }
     }
 }
 

@@ -65,39 +65,51 @@ fn deployment(name: &str, labels: Value, spec: Value) -> Object {
 }
 
 fn istiod_deployment(labels: Value, config: &std::path::Path) -> Object {
-    deployment("istiod", labels, json!({
-        "serviceAccountName": "istiod",
-        "terminationGracePeriodSeconds": 2,
-        "containers": [{
-            "name": "discovery",
-            "image": "proa/pilot:latest",
-            "args": ["--configDir", "/etc/proa/config", "--meshConfig", "/etc/istio/config/mesh", "--log_output_level=default:info"],
-            "env": [
-                {"name": "REVISION", "value": "default"},
-                {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-                {"name": "SERVICE_ACCOUNT", "valueFrom": {"fieldRef": {"fieldPath": "spec.serviceAccountName"}}},
-                {"name": "PROA_TOKEN_JWKS", "value": "/etc/cacerts/token-jwks.json"},
-                {"name": "CLUSTER_ID", "value": "Kubernetes"},
+    deployment(
+        "istiod",
+        labels,
+        json!({
+            "serviceAccountName": "istiod",
+            "terminationGracePeriodSeconds": 2,
+            "containers": [{
+                "name": "discovery",
+                "image": "proa/pilot:latest",
+                "args": ["--configDir", "/etc/proa/config", "--meshConfig", "/etc/istio/config/mesh", "--log_output_level=default:info"],
+                "env": [
+                    {"name": "REVISION", "value": "default"},
+                    {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+                    {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+                    {"name": "SERVICE_ACCOUNT", "valueFrom": {"fieldRef": {"fieldPath": "spec.serviceAccountName"}}},
+                    {"name": "PROA_TOKEN_JWKS", "value": "/etc/cacerts/token-jwks.json"},
+                    {"name": "CLUSTER_ID", "value": "Kubernetes"},
+                ],
+                "ports": [{"containerPort": 8080}, {"containerPort": 15010}, {"containerPort": 15012}, {"containerPort": 15014}, {"containerPort": 15017}],
+                "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 3, "timeoutSeconds": 5},
+                "volumeMounts": [
+                    {"name": "config", "mountPath": "/etc/proa/config", "readOnly": true},
+                    {"name": "mesh", "mountPath": "/etc/istio/config"},
+                    {"name": "cacerts", "mountPath": "/etc/cacerts", "readOnly": true},
+                ],
+            }],
+            "volumes": [
+                {"name": "config", "hostPath": {"path": config}},
+                {"name": "mesh", "configMap": {"name": "istio"}},
+                {"name": "cacerts", "secret": {"secretName": "cacerts"}},
             ],
-            "ports": [{"containerPort": 8080}, {"containerPort": 15010}, {"containerPort": 15012}, {"containerPort": 15014}, {"containerPort": 15017}],
-            "readinessProbe": {"httpGet": {"path": "/ready", "port": 8080}, "periodSeconds": 3, "timeoutSeconds": 5},
-            "volumeMounts": [
-                {"name": "config", "mountPath": "/etc/proa/config", "readOnly": true},
-                {"name": "mesh", "mountPath": "/etc/istio/config"},
-                {"name": "cacerts", "mountPath": "/etc/cacerts", "readOnly": true},
-            ],
-        }],
-        "volumes": [
-            {"name": "config", "hostPath": {"path": config}},
-            {"name": "mesh", "configMap": {"name": "istio"}},
-            {"name": "cacerts", "secret": {"secretName": "cacerts"}},
-        ],
-    }))
+        }),
+    )
 }
 
 fn gateway_deployment(labels: Value) -> Object {
-    let args = ["proxy", "router", "--domain", "$(POD_NAMESPACE).svc.cluster.local", "--proxyLogLevel=warning", "--proxyComponentLogLevel=misc:error", "--log_output_level=default:info"];
+    let args = [
+        "proxy",
+        "router",
+        "--domain",
+        "$(POD_NAMESPACE).svc.cluster.local",
+        "--proxyLogLevel=warning",
+        "--proxyComponentLogLevel=misc:error",
+        "--log_output_level=default:info",
+    ];
     let owner = format!("kubernetes://apis/apps/v1/namespaces/{SYSTEM}/deployments/{INGRESS}");
     let (mut container, volumes) = proxy_container(&args, &owner, INGRESS);
     if let Some(env) = container["env"].as_array_mut() {

@@ -6,11 +6,20 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let program = args.first().map(Path::new).and_then(Path::file_name).and_then(|name| name.to_str());
-    let word = args.get(1).and_then(|word| word.to_str()).unwrap_or_default();
+    let program = args
+        .first()
+        .map(Path::new)
+        .and_then(Path::file_name)
+        .and_then(|name| name.to_str());
+    let word = args
+        .get(1)
+        .and_then(|word| word.to_str())
+        .unwrap_or_default();
     match (program.unwrap_or("proa"), word) {
         ("istio-iptables" | "istio-clean-iptables", _) => intercept::main(args),
-        ("pilot-agent", "istio-iptables") => intercept::main(skip(args, "pilot-agent istio-iptables")),
+        ("pilot-agent", "istio-iptables") => {
+            intercept::main(skip(args, "pilot-agent istio-iptables"))
+        }
         ("istioctl" | "kubectl", _) => cli::main(args),
         ("pilot-discovery", _) => controlplane::main(args),
         (_, "discovery") => controlplane::main(skip(args, "proa discovery")),

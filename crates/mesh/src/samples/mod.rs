@@ -15,7 +15,9 @@ use clap::{Parser, Subcommand};
 
 /// Small programs for pods
 #[derive(Debug, Parser)]
-#[command(after_help = "Examples:\n  proa sample nodebook --port 3000 --version v3\n  proa sample httpbin --port 8000\n  proa sample echo --port 8080 --tcp-port 9000")]
+#[command(
+    after_help = "Examples:\n  proa sample nodebook --port 3000 --version v3\n  proa sample httpbin --port 8000\n  proa sample echo --port 8080 --tcp-port 9000"
+)]
 struct Args {
     #[command(subcommand)]
     sample: Sample,
@@ -67,10 +69,17 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+            return if error.use_stderr() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::SUCCESS
+            };
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime starts");
     let local = tokio::task::LocalSet::new();
     let result = runtime.block_on(local.run_until(async {
         tokio::select! {
@@ -92,14 +101,22 @@ async fn run(sample: Sample) -> std::io::Result<()> {
         Sample::Nodebook { port, version } => nodebook::serve(port, version).await,
         Sample::Httpbin { port } => httpbin::serve(port).await,
         Sample::Sleep { .. } => std::future::pending().await,
-        Sample::Echo { port, tcp_port, name, hello } => echo::serve(port, tcp_port, name, hello).await,
+        Sample::Echo {
+            port,
+            tcp_port,
+            name,
+            hello,
+        } => echo::serve(port, tcp_port, name, hello).await,
     }
 }
 
 /// Resolves on SIGTERM or SIGINT.
 async fn stopped() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         return std::future::pending().await;
     };
     tokio::select! {
