@@ -65,6 +65,9 @@ impl Delta {
     }
 }
 
+/// Services by host, then namespace.
+pub type ServicesByHost = BTreeMap<Hostname, BTreeMap<Arc<str>, Arc<Service>>>;
+
 /// The mesh at one moment. Tables are shared between snapshots that did not change them.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -77,7 +80,7 @@ pub struct Snapshot {
     /// Services, by precedence.
     pub services: Arc<Vec<Arc<Service>>>,
     /// Services by host and namespace.
-    pub by_host: Arc<BTreeMap<Hostname, BTreeMap<Arc<str>, Arc<Service>>>>,
+    pub by_host: Arc<ServicesByHost>,
     /// Endpoints by service.
     pub endpoints: Arc<BTreeMap<ServiceKey, Arc<ServiceEndpoints>>>,
     /// Services that have an endpoint at an address.

@@ -317,10 +317,7 @@ pub fn server_context(
                 Some(tls::common_tls_context::ValidationContextType::ValidationContext(verify));
         }
     }
-    let require = match mode {
-        ServerTlsMode::Mutual | ServerTlsMode::IstioMutual => true,
-        _ => false,
-    };
+    let require = matches!(mode, ServerTlsMode::Mutual | ServerTlsMode::IstioMutual);
     if mode == ServerTlsMode::OptionalMutual || settings.insecure_skip_verify.unwrap_or(false) {
         use tls::certificate_validation_context::TrustChainVerification;
         if let Some(tls::common_tls_context::ValidationContextType::CombinedValidationContext(c)) =

@@ -63,9 +63,8 @@ fn resource(kind: &str, n: usize, config: &Value) -> Result<api::Resource, Strin
     };
     let mut metadata =
         json!({"name": text("Name", &format!("c{n}")), "namespace": text("Namespace", "my-ns")});
-    // `time.Now()` is a second younger than `now.Add(-1 second)`.
-    if let Some(call) = meta["CreationTimestamp"]["$call"].as_str() {
-        let second = if call == "time.Now" { 2 } else { 1 };
+    if meta["CreationTimestamp"]["$call"].is_string() {
+        let second = 5 + meta["CreationTimestamp"]["args"][0].as_i64().unwrap_or(0);
         metadata["creationTimestamp"] = json!(format!("2026-01-01T00:00:0{second}Z"));
     }
     let value = json!({"apiVersion": "security.istio.io/v1", "kind": kind, "metadata": metadata, "spec": plain(&config["Spec"])});
