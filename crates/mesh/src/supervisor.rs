@@ -61,6 +61,8 @@ pub(crate) struct Supervisor {
     doors: Vec<Door>,
     problems: RefCell<BTreeMap<String, String>>,
     loaded: Cell<bool>,
+    /// Address of a ready pod of the ingress gateway.
+    ingress: Cell<Option<std::net::Ipv4Addr>>,
     end: Notify,
 }
 
@@ -120,6 +122,7 @@ impl Supervisor {
             doors,
             problems: RefCell::default(),
             loaded: Cell::new(false),
+            ingress: Cell::new(None),
             end: Notify::new(),
         }))
     }
@@ -234,6 +237,7 @@ impl Supervisor {
         }
         self.run_pods();
         workload::publish(store);
+        self.ingress.set(self.find_ingress());
         let directory = Rc::new(Directory::read(store));
         if directory != *self.directory.borrow() {
             self.names.publish(Rc::clone(&directory));
@@ -306,15 +310,17 @@ impl Supervisor {
 
     /// Address of a ready pod of the ingress gateway.
     pub(crate) fn ingress(&self) -> Option<std::net::Ipv4Addr> {
+        self.ingress.get()
+    }
+
+    fn find_ingress(&self) -> Option<std::net::Ipv4Addr> {
         let pods = self.context.store.list("Pod");
         let gateway = |pod: &&Object| {
             pod["metadata"]["namespace"] == system::SYSTEM
                 && pod["metadata"]["labels"]["app"] == system::INGRESS
                 && is_ready(pod)
         };
-        pods.iter()
-            .find(gateway)
-            .and_then(|pod| pod["status"]["podIP"].as_str()?.parse().ok())
+        pods.iter().find(gateway).and_then(|pod| pod["status"]["podIP"].as_str()?.parse().ok())
     }
 
     async fn commands(self: Rc<Self>, listener: UnixListener) {
