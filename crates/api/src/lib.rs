@@ -8,6 +8,7 @@ pub mod destination_rule;
 pub mod envoy_filter;
 pub mod kube;
 pub mod mesh;
+pub mod mesh_networks;
 pub mod networking;
 pub mod resource;
 pub mod scalar;

@@ -416,6 +416,7 @@ fn run(function: &str, raw: &Value, v: &Value) -> Outcome {
         "TestValidateMeshConfigDefaultInboundHTTPRetryPolicy" => {
             optional(of("retry"), mesh::inbound_retry)
         }
+        "TestValidateMeshNetworks" => part(of("mn"), mesh::mesh_networks),
         "TestValidateConnectionSettings" => part(of("cs"), mesh::connection_settings),
         "TestValidationIPAddress" => leaf(common::ip_address(text("addr"))),
         "TestValidationIPSubnet" => leaf(common::ip_subnet(text("subnet"))),

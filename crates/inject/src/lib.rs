@@ -15,8 +15,9 @@ pub mod templates;
 
 use std::collections::BTreeMap;
 
+use api::kube::PodTemplate;
 use api::mesh::{MeshConfig, ProxyConfig};
-use api::shape::Problem;
+use api::shape::{Problem, Reader, Shape};
 use serde_json::{Map, Value, json};
 
 /// Name of the injected proxy container.
@@ -60,6 +61,9 @@ pub enum InjectError {
         /// Why.
         reason: String,
     },
+    /// The pod is not one.
+    #[error("pod: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Pod(Vec<Problem>),
     /// A document is not YAML.
     #[error("{0}")]
     Yaml(#[from] api::yaml::SyntaxError),
@@ -167,6 +171,7 @@ impl Injector {
     /// # Errors
     /// As [`Injector::inject_pod`].
     pub fn force_inject(&self, pod: &Value, owner: &Owner) -> Result<Value, InjectError> {
+        check_shape(pod)?;
         let own = string_map(&pod["metadata"]["annotations"]);
         annotations::validate(&own)?;
         let proxy_config = self.proxy_config(&own)?;
@@ -275,6 +280,22 @@ pub fn path_environment(path: &str) -> BTreeMap<String, String> {
         .filter(|(k, v)| !k.is_empty() && !v.is_empty())
         .map(|(k, v)| (named(k), v))
         .collect()
+}
+
+/// Refuses what cannot be worked on; fields that are merely unknown are none of the injector's business.
+fn check_shape(pod: &Value) -> Result<(), InjectError> {
+    let mut reader = Reader::default();
+    PodTemplate::read(pod, &mut reader);
+    let mut problems = reader.finish();
+    problems.retain(|p| !p.message.starts_with("unknown field"));
+    if !pod["spec"].is_object() {
+        problems.push(Problem::new("spec", "required"));
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(InjectError::Pod(problems))
+    }
 }
 
 /// Text entries of a JSON object.

@@ -1,7 +1,8 @@
-//! Injecting an injected pod changes nothing.
+//! Injecting an injected pod changes nothing, and no pod makes the injector panic.
 
 use api::MeshConfig;
 use inject::{Injector, Owner, default_values};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn check(pod: Value, native: bool) {
@@ -42,5 +43,76 @@ fn is_idempotent() {
     for native in [true, false] {
         check(plain.clone(), native);
         check(overridden.clone(), native);
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let words = vec![
+        "metadata",
+        "spec",
+        "labels",
+        "annotations",
+        "containers",
+        "initContainers",
+        "name",
+        "env",
+        "value",
+        "args",
+        "ports",
+        "volumes",
+        "securityContext",
+        "runAsUser",
+        "livenessProbe",
+        "httpGet",
+        "port",
+        "lifecycle",
+        "preStop",
+        "image",
+        "sidecar.istio.io/status",
+        "proxy.istio.io/overrides",
+        "template",
+        "items",
+        "kind",
+    ];
+    let text = vec![
+        "istio-proxy",
+        "istio-init",
+        "auto",
+        "{}",
+        "{\"containers\":[\"a\"]}",
+        "List",
+        "Pod",
+        "a",
+        "-u",
+        "",
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<i32>().prop_map(Value::from),
+        any::<bool>().prop_map(Value::from),
+        prop::sample::select(text).prop_map(Value::from),
+    ];
+    leaf.prop_recursive(6, 48, 5, move |inner| {
+        let pairs =
+            prop::collection::vec((prop::sample::select(words.clone()), inner.clone()), 0..6);
+        prop_oneof![
+            prop::collection::vec(inner, 0..4).prop_map(Value::from),
+            pairs.prop_map(|p| Value::Object(
+                p.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
+            )),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn never_panics(meta in any_json(), spec in any_json(), any in any_json()) {
+        let injector = Injector::new(MeshConfig::istio_default(), default_values());
+        let _ = injector.inject_pod(&json!({"metadata": meta, "spec": spec}), &Owner::default());
+        let _ = injector.inject_document(&json!({"kind": "Pod", "metadata": meta, "spec": spec}));
+        let _ = injector.inject_document(&json!({"kind": "Deployment", "metadata": meta, "spec": {"template": any}}));
+        let _ = injector.inject_document(&any);
     }
 }

@@ -6,8 +6,8 @@ use names::is_ip;
 
 use super::Check;
 use super::common::{
-    duration, fqdn, is_dns_label, label_selector, not_negative, optional_duration, percent, port,
-    wildcard_domain,
+    duration, fqdn, ip_subnet, is_dns_label, label_selector, not_negative, optional_duration,
+    percent, port, wildcard_domain,
 };
 use super::destination_rule::{
     client_tls, connection_pool, locality_lb, outlier_detection, zone_aware_lb,
@@ -18,6 +18,7 @@ use crate::mesh::{
     ConnectionSettings, DefaultTrafficPolicy, ExtensionProvider, MeshConfig, PrivateKeyProvider,
     ProxyConfig, ProxyTracing,
 };
+use crate::mesh_networks::MeshNetworks;
 use crate::networking::{self, HttpRetry};
 use crate::scalar::Duration;
 
@@ -528,6 +529,45 @@ fn status_on_error(c: &mut Check, status: &str) {
         let ok = status.parse::<u32>().is_ok_and(|s| (100..600).contains(&s));
         c.field("statusOnError", |c| {
             c.error_if(!ok, format!("{status:?} is not an HTTP status code"))
+        });
+    }
+}
+
+/// Networks of the mesh.
+pub fn mesh_networks(c: &mut Check, m: &MeshNetworks) {
+    for (name, network) in &m.networks {
+        c.field(&format!("networks.{name}"), |c| {
+            c.each("endpoints", &network.endpoints, |c, e| {
+                if let Some(cidr) = &e.from_cidr {
+                    c.check("fromCidr", ip_subnet(cidr));
+                }
+                if let Some(registry) = &e.from_registry {
+                    let ok = is_dns_label(registry);
+                    c.field("fromRegistry", |c| {
+                        c.error_if(!ok, format!("invalid registry name: {registry}"))
+                    });
+                }
+                c.error_if(
+                    e.from_cidr.is_none() && e.from_registry.is_none(),
+                    "one of fromCidr, fromRegistry must be set",
+                );
+            });
+            c.each("gateways", &network.gateways, |c, g| {
+                if let Some(service) = &g.registry_service_name {
+                    c.check("registryServiceName", fqdn(service));
+                }
+                if let Some(address) = &g.address {
+                    c.check(
+                        "address",
+                        if is_ip(address) {
+                            Ok(())
+                        } else {
+                            fqdn(address)
+                        },
+                    );
+                }
+                c.check("port", port(g.port));
+            });
         });
     }
 }
