@@ -226,7 +226,8 @@ impl Stream {
         }
         let again = !first && nonce.is_empty();
         if first && !request.version_info.is_empty() {
-            sub.resume = Some(request.version_info.clone());
+            // Only where one version covers everything: of named resources the client may have ignored some.
+            sub.resume = Some(request.version_info.clone()).filter(|_| kind.is_full_state());
             self.resumed = true;
         }
         let asked: BTreeSet<&str> = request.resource_names.iter().map(String::as_str).collect();
