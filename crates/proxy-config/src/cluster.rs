@@ -162,7 +162,7 @@ pub struct DynamicForwardProxy {
 }
 
 /// How a host is picked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LbConfig {
     /// Algorithm within a priority (and locality or subset).
     pub policy: LbPolicy,
@@ -208,14 +208,14 @@ impl HealthBits {
 }
 
 /// `envoy.extensions.load_balancing_policies.override_host.v3.OverrideHost`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct OverrideHost {
     /// Sources tried in order.
     pub sources: Box<[OverrideHostSource]>,
 }
 
 /// Where the preferred host's address comes from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum OverrideHostSource {
     /// Request header.
     Header(HeaderName),
@@ -297,7 +297,7 @@ pub enum LocalityLb {
 }
 
 /// `LbSubsetConfig`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SubsetConfig {
     /// When no subset matches.
     pub fallback: SubsetFallback,
@@ -328,7 +328,7 @@ pub enum SubsetFallback {
 }
 
 /// `LbSubsetSelector`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct SubsetSelector {
     /// Keys, sorted.
     pub keys: Box<[Name]>,

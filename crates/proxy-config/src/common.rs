@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::Name;
 
@@ -48,19 +48,77 @@ impl Value {
     }
 }
 
-/// `envoy.config.core.v3.Metadata`: filter name to struct. Eight bytes when empty.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Metadata(pub Option<Arc<BTreeMap<Name, Value>>>);
+/// `envoy.config.core.v3.Metadata`: filter name to struct.
+///
+/// Eight bytes when empty. Metadata from configuration stays encoded until somebody reads it: most of it never is
+/// read, and a decoded tree takes some ten times the room.
+#[derive(Debug, Clone, Default)]
+pub struct Metadata(Option<Arc<MetadataInner>>);
+
+#[derive(Debug)]
+struct MetadataInner {
+    /// The encoded message; empty when `fields` was given.
+    encoded: Box<[u8]>,
+    fields: OnceLock<BTreeMap<Name, Value>>,
+}
 
 impl Metadata {
+    /// Metadata from an encoded `envoy.config.core.v3.Metadata` that is known to decode; empty bytes are empty metadata.
+    pub(crate) fn encoded(bytes: Vec<u8>) -> Self {
+        if bytes.is_empty() {
+            return Self(None);
+        }
+        Self(Some(Arc::new(MetadataInner {
+            encoded: bytes.into(),
+            fields: OnceLock::new(),
+        })))
+    }
+
+    /// Metadata from its fields.
+    pub fn from_fields(fields: BTreeMap<Name, Value>) -> Self {
+        Self(Some(Arc::new(MetadataInner {
+            encoded: Box::default(),
+            fields: OnceLock::from(fields),
+        })))
+    }
+
+    /// All fields by filter name.
+    pub fn fields(&self) -> Option<&BTreeMap<Name, Value>> {
+        let inner = self.0.as_ref()?;
+        Some(
+            inner
+                .fields
+                .get_or_init(|| crate::parse::metadata_fields(&inner.encoded)),
+        )
+    }
+
+    /// The struct of `filter`.
+    pub fn filter(&self, filter: &str) -> Option<&Value> {
+        self.fields()?.get(filter)
+    }
+
     /// The value at `filter` followed by `path`.
     pub fn get<S: AsRef<str>>(&self, filter: &str, path: &[S]) -> Option<&Value> {
-        self.0.as_ref()?.get(filter)?.path(path)
+        self.filter(filter)?.path(path)
     }
 
     /// True when no filter has metadata.
     pub fn is_empty(&self) -> bool {
-        self.0.as_ref().is_none_or(|m| m.is_empty())
+        self.fields().is_none_or(BTreeMap::is_empty)
+    }
+}
+
+impl PartialEq for Metadata {
+    fn eq(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (None, None) => true,
+            (Some(a), Some(b)) => {
+                Arc::ptr_eq(a, b)
+                    || (!a.encoded.is_empty() && a.encoded == b.encoded)
+                    || self.fields() == other.fields()
+            }
+            _ => false,
+        }
     }
 }
 

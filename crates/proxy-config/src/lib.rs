@@ -20,6 +20,7 @@ pub mod hash;
 pub mod hcm;
 pub mod headers;
 pub mod ignored;
+pub mod intern;
 pub mod listener;
 pub mod matcher;
 pub mod parse;

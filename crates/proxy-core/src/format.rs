@@ -192,7 +192,7 @@ const GRPC_NAMES: [(&str, &str); 17] = [
 ];
 
 fn metadata_of<'a>(kind: MetadataKind, filter: &str, f: &Facts<'a>) -> Option<&'a Value> {
-    let of = |m: Option<&'a Metadata>| m?.0.as_ref()?.get(filter);
+    let of = |m: Option<&'a Metadata>| m?.filter(filter);
     match kind {
         MetadataKind::Dynamic => f.metadata.metadata(filter),
         MetadataKind::Cluster => of(f.cluster_metadata),

@@ -188,15 +188,25 @@ fn fields(s: &pt::Struct) -> BTreeMap<Name, Value> {
 
 /// `Metadata`; typed metadata has no consumer here and is informational.
 pub(super) fn metadata(m: &Option<core::Metadata>) -> Metadata {
+    use protos::prost::Message as _;
     let Some(m) = m.as_ref().filter(|m| !m.filter_metadata.is_empty()) else {
         return Metadata::default();
     };
-    Metadata(Some(Arc::new(
-        m.filter_metadata
-            .iter()
-            .map(|(k, s)| (k.as_str().into(), value_of_struct(s)))
-            .collect(),
-    )))
+    let plain = core::Metadata {
+        filter_metadata: m.filter_metadata.clone(),
+        ..Default::default()
+    };
+    Metadata::encoded(plain.encode_to_vec())
+}
+
+/// Decodes metadata that [`metadata`] encoded.
+pub(crate) fn metadata_fields(encoded: &[u8]) -> BTreeMap<Name, Value> {
+    use protos::prost::Message as _;
+    let m = core::Metadata::decode(encoded).expect("metadata() encoded these bytes");
+    m.filter_metadata
+        .iter()
+        .map(|(k, s)| (k.as_str().into(), value_of_struct(s)))
+        .collect()
 }
 
 /// The sorted entries of a struct, for subset matching.

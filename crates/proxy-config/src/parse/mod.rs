@@ -34,6 +34,7 @@ mod uri_template;
 pub use self::bootstrap::bootstrap;
 pub use self::cel::expr as cel_expr;
 pub use self::cluster::cluster;
+pub(crate) use self::common::metadata_fields;
 pub use self::common::value_of_struct;
 pub use self::endpoint::load_assignment;
 pub use self::http_filters::http_filter_config;

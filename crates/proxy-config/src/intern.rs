@@ -1,0 +1,151 @@
+//! How do ten thousand clusters share what they have in common? Equal parts become one allocation.
+//!
+//! The holder of the cluster set keeps one [`Interner`] and passes every parsed cluster through it. Nothing depends on
+//! it but memory.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::Name;
+use crate::cluster::{
+    CircuitBreakers, Cluster, Discovery, LbConfig, OutlierDetection, UpstreamHttp,
+    UpstreamTransport,
+};
+use crate::tls::{CertificateSource, TlsContext, Validation};
+
+/// Distinct values of one kind that are compared against; further ones are not shared. Real meshes have a handful.
+const DISTINCT_MAX: usize = 64;
+/// Names are swept for unused ones whenever there are this many more than after the last sweep.
+const SWEEP_EVERY: usize = 4096;
+/// Longer names are not shared: they are hardly ever equal.
+const NAME_BYTES_MAX: usize = 32;
+
+/// Shared parts seen so far.
+#[derive(Debug, Default)]
+pub struct Interner {
+    names: HashSet<Name>,
+    sweep_at: usize,
+    lb: Vec<Arc<LbConfig>>,
+    http: Vec<Arc<UpstreamHttp>>,
+    breakers: Vec<Arc<CircuitBreakers>>,
+    outlier: Vec<Arc<OutlierDetection>>,
+}
+
+fn share<T>(seen: &mut Vec<Arc<T>>, value: &mut Arc<T>, equal: impl Fn(&T, &T) -> bool) {
+    if let Some(known) = seen.iter().find(|k| equal(k, value)) {
+        *value = known.clone();
+        return;
+    }
+    if seen.len() >= DISTINCT_MAX {
+        seen.retain(|k| Arc::strong_count(k) > 1);
+    }
+    if seen.len() < DISTINCT_MAX {
+        seen.push(value.clone());
+    }
+}
+
+impl Interner {
+    /// The cluster with its common parts shared.
+    #[must_use]
+    pub fn cluster(&mut self, mut c: Cluster) -> Cluster {
+        share(&mut self.lb, &mut c.lb, PartialEq::eq);
+        share(&mut self.http, &mut c.http, same_http);
+        if let Some(b) = &mut c.circuit_breakers {
+            share(&mut self.breakers, b, PartialEq::eq);
+        }
+        if let Some(o) = &mut c.outlier_detection {
+            share(&mut self.outlier, o, PartialEq::eq);
+        }
+        if let Discovery::Eds { service_name, .. } = &mut c.discovery
+            && *service_name == c.name
+        {
+            *service_name = c.name.clone();
+        }
+        self.transport(&mut c.transport);
+        if let Some(matches) = Arc::get_mut(&mut c.transport_matches) {
+            for m in matches {
+                self.name(&mut m.name);
+                for (key, value) in &mut m.criteria {
+                    self.name(key);
+                    if let crate::common::Value::String(s) = value {
+                        self.name(s);
+                    }
+                }
+                self.transport(&mut m.transport);
+            }
+        }
+        c
+    }
+
+    fn name(&mut self, name: &mut Name) {
+        if name.len() > NAME_BYTES_MAX {
+            return;
+        }
+        if let Some(known) = self.names.get(name) {
+            *name = known.clone();
+            return;
+        }
+        if self.names.len() >= self.sweep_at + SWEEP_EVERY {
+            self.names.retain(|n| Arc::strong_count(n) > 1);
+            self.sweep_at = self.names.len();
+        }
+        self.names.insert(name.clone());
+    }
+
+    fn transport(&mut self, t: &mut UpstreamTransport) {
+        match t {
+            UpstreamTransport::Raw => {}
+            UpstreamTransport::Tls(context) => {
+                if let Some(context) = Arc::get_mut(context) {
+                    self.tls(context);
+                }
+            }
+            UpstreamTransport::ProxyProtocol { inner, .. }
+            | UpstreamTransport::InternalUpstream { inner, .. } => self.transport(inner),
+        }
+    }
+
+    fn tls(&mut self, context: &mut TlsContext) {
+        for c in &mut context.certificates {
+            if let CertificateSource::Sds(name) = c {
+                self.name(name);
+            }
+        }
+        for protocol in &mut context.alpn {
+            self.name(protocol);
+        }
+        if let Validation::Sds(name) | Validation::Combined { sds: name, .. } =
+            &mut context.validation
+        {
+            self.name(name);
+        }
+    }
+}
+
+/// Filters and matchers hold expressions that cannot be compared: such options are not shared.
+fn same_http(a: &UpstreamHttp, b: &UpstreamHttp) -> bool {
+    let UpstreamHttp {
+        protocol,
+        common,
+        idle_timeout,
+        http1,
+        http2,
+        auto_sni,
+        auto_san_validation,
+        override_auto_sni_header,
+        outlier_error_matcher,
+        filters,
+    } = a;
+    outlier_error_matcher.is_none()
+        && b.outlier_error_matcher.is_none()
+        && filters.is_empty()
+        && b.filters.is_empty()
+        && *protocol == b.protocol
+        && *common == b.common
+        && *idle_timeout == b.idle_timeout
+        && *http1 == b.http1
+        && *http2 == b.http2
+        && *auto_sni == b.auto_sni
+        && *auto_san_validation == b.auto_san_validation
+        && *override_auto_sni_header == b.override_auto_sni_header
+}
