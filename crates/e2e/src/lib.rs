@@ -85,24 +85,26 @@ impl Mesh {
         }
         let output = command.stdin(Stdio::null()).output().expect("proa starts");
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        let mut mesh = Self {
+            name,
+            state,
+            gateway: ([127, 0, 0, 1], 0).into(),
+        };
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(
             output.status.success(),
-            "proa up: {text}{}",
-            String::from_utf8_lossy(&output.stderr)
+            "proa up: {text} {said}{}",
+            mesh.proa(&["ps"])
         );
         let address = text
             .rsplit("http://")
             .next()
             .unwrap_or_default()
             .trim_end_matches('/');
-        let gateway = address
+        mesh.gateway = address
             .parse()
             .unwrap_or_else(|_| panic!("the gateway's address, got {text:?}"));
-        Self {
-            name,
-            state,
-            gateway,
-        }
+        mesh
     }
 
     /// Runs a command of ours on this mesh.
@@ -210,12 +212,12 @@ impl Mesh {
 impl Drop for Mesh {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let listed = self.run(&["ps", "-A"]);
+            let listed = self.run(&["ps"]);
             eprintln!("{}", String::from_utf8_lossy(&listed.stdout));
             for (namespace, pod) in self.pods() {
                 let log = self.run(&["-n", &namespace, "logs", &pod, "-c", "istio-proxy"]);
                 let log = String::from_utf8_lossy(&log.stdout);
-                let tail: Vec<&str> = log.lines().rev().take(15).collect();
+                let tail: Vec<&str> = log.lines().rev().take(8).collect();
                 eprintln!(
                     "--- {namespace}/{pod}\n{}",
                     tail.into_iter().rev().collect::<Vec<_>>().join("\n")

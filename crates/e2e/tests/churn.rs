@@ -51,6 +51,7 @@ fn configuration_churn(plane: DataPlane) {
         "nodebook-service.yaml",
     ];
     for i in 0..CHANGES {
+        let before = load.sent();
         if i % 10 == 9 {
             // Endpoints come and go: a third version of the application, out of every route's sight.
             let replicas = 1 + i / 10 % 2;
@@ -59,6 +60,8 @@ fn configuration_churn(plane: DataPlane) {
         } else {
             mesh.proa(&["replace", "-f", variants[i % variants.len()]]);
         }
+        // Changes follow each other as fast as a handful of requests.
+        eventually("load goes on", || load.sent(), |now| *now >= before + 10);
     }
     judge(plane, "200 changes", &load.stop());
     assert_eq!(mesh.rejected_updates(), Vec::<String>::new());
@@ -77,9 +80,9 @@ fn control_plane_killed(plane: DataPlane) {
             "--",
             "sh",
             "-c",
-            "kill -9 $(pgrep -f discovery)",
+            "kill -9 $(pgrep -f [d]iscovery)",
         ]);
-        eventually("load goes on", || load.sent(), |now| *now > before + 200);
+        eventually("load goes on", || load.sent(), |now| *now > before + 500);
         let synced = || mesh.run(&["proxy-status"]).status.success();
         eventually("the control plane is back", synced, |ok| *ok);
     }

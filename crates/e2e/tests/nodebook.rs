@@ -118,8 +118,17 @@ fn the_walk(plane: DataPlane) {
 
     // A mirror: v3 answers, v4 counts.
     mesh.proa(&["replace", "-f", "nodebook-service-mirror.yaml"]);
-    becomes(&mesh, "/version", V3, "v3");
-    let before = total(&mesh, &[]);
+    let untouched = total(&mesh, &[]);
+    eventually(
+        "a copy of one request",
+        || (body(&mesh, "/version", V3), total(&mesh, &[])),
+        |(_, v4)| *v4 > untouched,
+    );
+    let before = eventually(
+        "copies under way have arrived",
+        || total(&mesh, &[]),
+        |now| *now == total(&mesh, &[]),
+    );
     for _ in 0..100 {
         assert_eq!(body(&mesh, "/version", V3), "v3");
     }

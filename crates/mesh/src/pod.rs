@@ -28,6 +28,10 @@ use crate::store::{Store, now, set_condition};
 use crate::volumes::{PodFiles, expand};
 use crate::{images, probe};
 
+/// How long a pod serves on after it was withdrawn from its services. The proxies hear of it within the control plane's
+/// debounce and push; an application that stopped at once would fail the requests that are still sent to it meanwhile.
+const UNPUBLISH: Duration = Duration::from_secs(1);
+
 /// Pause before the first restart of a container that has run; doubled for each further one.
 const BACK_OFF_MIN: Duration = Duration::from_millis(20);
 /// Longest pause between restarts.
@@ -260,13 +264,17 @@ impl Pod {
         let mut pause = BACK_OFF_MIN;
         loop {
             let code = match self.start(container) {
-                Ok(mut process) => process.exited().await,
+                Ok((mut process, _)) => process.exited().await,
                 Err(error) => {
                     self.note(container, |state| state.reason = Some(error.to_string()));
                     -1
                 }
             };
+            let said = last_line(&self.log_path(&container.name));
             self.note(container, |state| {
+                if state.process.take().is_some() && code != 0 {
+                    state.reason = Some(format!("exit code {code}: {said}"));
+                }
                 state.exit = Some(code);
                 state.finished = code == 0;
             });
@@ -344,10 +352,12 @@ impl Pod {
         while !*self.stop.borrow() {
             let begun = Instant::now();
             let code = match self.start(&container) {
-                Ok(mut process) => {
-                    let watcher = tokio::task::spawn_local(
-                        Rc::clone(&self).watch(container.clone(), process.clone()),
-                    );
+                Ok((mut process, running)) => {
+                    let watcher = tokio::task::spawn_local(Rc::clone(&self).watch(
+                        container.clone(),
+                        process.clone(),
+                        running,
+                    ));
                     let code = process.exited().await;
                     watcher.abort();
                     code
@@ -359,8 +369,11 @@ impl Pod {
             };
             let done = self.done.get()
                 || !native_sidecar && (policy == "Never" || policy == "OnFailure" && code == 0);
+            let said = last_line(&self.log_path(&container.name));
             self.note(&container, |state| {
-                state.process = None;
+                if state.process.take().is_some() && code != 0 {
+                    state.reason = Some(format!("exit code {code}: {said}"));
+                }
                 state.ready = false;
                 state.exit = Some(code);
                 state.finished = done;
@@ -378,7 +391,7 @@ impl Pod {
     }
 
     /// Asks the container's probes while `process` runs.
-    async fn watch(self: Rc<Self>, container: Container, process: Process) {
+    async fn watch(self: Rc<Self>, container: Container, process: Process, running: OwnedFd) {
         if let Some(startup) = &container.startup_probe {
             while self.probe(&container, startup).await.is_err() {
                 tokio::time::sleep(EAGER).await;
@@ -407,7 +420,9 @@ impl Pod {
             });
         }
         let Some(readiness) = &container.readiness_probe else {
-            self.note(&container, |state| state.ready = true);
+            if runs(running).await {
+                self.note(&container, |state| state.ready = true);
+            }
             return;
         };
         let mut failures = 0;
@@ -536,6 +551,7 @@ impl Pod {
         Spec {
             network: network.unwrap_or_default(),
             join: None,
+            started: None,
             root: self.context.state.join("root"),
             mounts,
             links: LINKS.map(str::to_owned).to_vec(),
@@ -578,16 +594,25 @@ impl Pod {
             .spawn_in(&mut command, Some(pids.as_fd()))
     }
 
-    fn start(&self, container: &Container) -> io::Result<Process> {
+    /// Starts `container`; the pipe ends without a byte once its command runs.
+    fn start(&self, container: &Container) -> io::Result<(Process, OwnedFd)> {
         let log = open_log(&self.log_path(&container.name))?;
         let io = [Stdio::null(), log.try_clone()?.into(), log.into()];
-        let process = self.launch(&container.name, &self.entry(container), io)?;
+        let (running, started) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+        // Inherited by this one child: nothing else is started while it is.
+        nix::fcntl::fcntl(
+            &started,
+            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+        )?;
+        let mut spec = self.entry(container);
+        spec.started = Some(std::os::fd::AsRawFd::as_raw_fd(&started));
+        let process = self.launch(&container.name, &spec, io)?;
         self.note(container, |state| {
             state.process = Some(process.clone());
             state.started = Some(now());
             state.reason = None;
         });
-        Ok(process)
+        Ok((process, running))
     }
 
     /// Changes a container's state and the pod's status with it.
@@ -654,6 +679,7 @@ impl Pod {
     async fn terminate(&self) {
         let grace = self.spec.termination_grace_period_seconds.unwrap_or(30);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(grace);
+        tokio::time::sleep(UNPUBLISH).await;
         let native = |name: &str| {
             self.spec
                 .init_containers
@@ -726,6 +752,36 @@ impl Pod {
             first.signal(Signal::SIGKILL);
         }
     }
+}
+
+/// Resolves when the command behind [`Pod::start`]'s pipe runs, or has been found impossible to run.
+async fn runs(pipe: OwnedFd) -> bool {
+    use tokio::io::AsyncReadExt;
+    let Ok(mut pipe) = tokio::net::unix::pipe::Receiver::from_owned_fd(pipe) else {
+        return true;
+    };
+    matches!(pipe.read(&mut [0]).await, Ok(0))
+}
+
+/// The last line of a log, shortened: it usually says why a program ended.
+fn last_line(path: &Path) -> String {
+    use std::io::{Read, Seek, SeekFrom};
+    const TAIL: i64 = 2048;
+    const SHOWN: usize = 200;
+    let mut text = Vec::new();
+    if let Ok(mut file) = fs::File::open(path) {
+        let _ = file
+            .seek(SeekFrom::End(-TAIL))
+            .or_else(|_| file.seek(SeekFrom::Start(0)));
+        let _ = file.read_to_end(&mut text);
+    }
+    let text = String::from_utf8_lossy(&text);
+    let line = text
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or_default();
+    line.chars().take(SHOWN).collect()
 }
 
 /// A container's log, open to its user as well: programs open `/dev/stdout` anew.
