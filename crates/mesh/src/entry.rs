@@ -50,6 +50,8 @@ pub(crate) struct Spec {
     pub(crate) mounts: Vec<Mount>,
     /// Names in `/usr/local/bin` that lead to `proa`.
     pub(crate) links: Vec<String>,
+    /// A descriptor that is closed by running the command: whoever holds the other end then knows that it runs.
+    pub(crate) started: Option<i32>,
     pub(crate) hostname: String,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -71,14 +73,43 @@ pub fn pod_entry(args: Vec<OsString>) -> ExitCode {
     let spec = spec
         .and_then(|text| serde_json::from_slice::<Spec>(&text).map_err(|error| error.to_string()));
     let error = match spec {
-        Ok(spec) => match enter(&spec) {
-            Ok(()) => execute(&spec),
-            Err(error) => error,
+        Ok(spec) => match close_on_exec(&spec).and_then(|()| enter(&spec)) {
+            Ok(()) => {
+                let error = execute(&spec);
+                refuse(&spec);
+                error
+            }
+            Err(error) => {
+                refuse(&spec);
+                error
+            }
         },
         Err(error) => format!("{}: {error}", Path::new(path).display()),
     };
     eprintln!("proa: {error}");
     ExitCode::from(CANNOT_RUN)
+}
+
+#[allow(unsafe_code)] // The descriptor was passed to us by number.
+fn close_on_exec(spec: &Spec) -> Result<(), String> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    use std::os::fd::BorrowedFd;
+    let Some(number) = spec.started else {
+        return Ok(());
+    };
+    let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
+        .map(drop)
+        .map_err(|error| format!("descriptor: {error}"))
+}
+
+/// Says to the other end of `started` that the command will not run.
+#[allow(unsafe_code)] // As above.
+fn refuse(spec: &Spec) {
+    use std::os::fd::BorrowedFd;
+    if let Some(number) = spec.started {
+        let _ = nix::unistd::write(unsafe { BorrowedFd::borrow_raw(number) }, b"x");
+    }
 }
 
 /// Reaps orphans until it is killed.

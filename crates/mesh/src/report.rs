@@ -166,7 +166,8 @@ pub(crate) fn ready(status: &Value, took: Duration, options: &Up) -> String {
         ));
     } else {
         out.push_str("The mesh is not ready. Waiting for:\n");
-        for pod in pods.iter().filter(|pod| !is_ready(pod)) {
+        let done = |pod: &Value| is_ready(pod) || pod["status"]["phase"] == "Succeeded";
+        for pod in pods.iter().filter(|pod| !done(pod)) {
             out.push_str(&format!(
                 "  {}: {}\n",
                 text(&pod["metadata"]["name"]),

@@ -33,7 +33,7 @@ pub(crate) fn status(container: &Container, state: &State) -> Value {
     let mut status = json!({
         "name": container.name,
         "image": container.image,
-        "ready": state.ready || state.finished && state.exit == Some(0),
+        "ready": state.ready,
         "started": state.process.is_some(),
         "restartCount": state.restarts,
         "state": stands,

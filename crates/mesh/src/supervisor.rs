@@ -2,7 +2,7 @@
 //! names with them, answers commands, and ends everything.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -59,7 +59,8 @@ pub(crate) struct Supervisor {
     directory: RefCell<Rc<Directory>>,
     names: Rc<NameServer>,
     doors: Vec<Door>,
-    problems: RefCell<BTreeMap<String, String>>,
+    /// What is wrong with manifests, by file and message.
+    problems: RefCell<BTreeSet<(String, String)>>,
     loaded: Cell<bool>,
     /// Address of a ready pod of the ingress gateway.
     ingress: Cell<Option<std::net::Ipv4Addr>>,
@@ -185,18 +186,13 @@ impl Supervisor {
         for event in batch.events {
             match event {
                 source_file::Event::Applied(resource) => {
-                    let place = resource
-                        .meta
-                        .place
-                        .as_ref()
-                        .map(ToString::to_string)
-                        .unwrap_or_default();
+                    let file = resource.meta.place.as_ref().map_or("", |place| &place.file);
                     if let Err(reason) =
                         self.context
                             .store
                             .apply((*resource.raw).clone(), "default", Origin::Folder)
                     {
-                        self.problem(&place, &reason);
+                        self.problem(file, &reason);
                     }
                 }
                 source_file::Event::Deleted(key) => {
@@ -206,19 +202,31 @@ impl Supervisor {
                     }
                 }
                 source_file::Event::Diagnostic(diagnostic) => {
-                    self.problem(&diagnostic.place.to_string(), &diagnostic.to_string());
+                    let file = &diagnostic.place.file;
+                    if diagnostic.severity == source_file::Severity::Resolved {
+                        eprintln!("proa: {diagnostic}");
+                        self.problems
+                            .borrow_mut()
+                            .retain(|(known, _)| **known != **file);
+                    } else {
+                        self.problem(file, &diagnostic.to_string());
+                    }
                 }
             }
         }
+        // Problems go with their files.
+        self.problems
+            .borrow_mut()
+            .retain(|(file, _)| Path::new(file).exists());
         self.loaded.set(true);
         self.context.store.poke();
     }
 
-    fn problem(&self, place: &str, text: &str) {
+    fn problem(&self, file: &str, text: &str) {
         eprintln!("proa: {text}");
         self.problems
             .borrow_mut()
-            .insert(place.to_owned(), text.to_owned());
+            .insert((file.to_owned(), text.to_owned()));
     }
 
     /// Makes everything as the store says: addresses, pods, names, service rules, the mirror.
@@ -320,7 +328,9 @@ impl Supervisor {
                 && pod["metadata"]["labels"]["app"] == system::INGRESS
                 && is_ready(pod)
         };
-        pods.iter().find(gateway).and_then(|pod| pod["status"]["podIP"].as_str()?.parse().ok())
+        pods.iter()
+            .find(gateway)
+            .and_then(|pod| pod["status"]["podIP"].as_str()?.parse().ok())
     }
 
     async fn commands(self: Rc<Self>, listener: UnixListener) {
@@ -387,6 +397,10 @@ impl Supervisor {
     }
 
     fn status(&self) -> Value {
+        // Problems go with their files.
+        self.problems
+            .borrow_mut()
+            .retain(|(file, _)| Path::new(file).exists());
         let pods = self.context.store.list("Pod");
         let settled = |pod: &Object| is_ready(pod) || pod["status"]["phase"] == "Succeeded";
         let deployments = self.context.store.list("Deployment");
@@ -403,7 +417,7 @@ impl Supervisor {
             "doors": self.doors.iter().map(|door| json!({"host": door.address(), "port": door.target})).collect::<Vec<_>>(),
             "pods": pods,
             "services": self.context.store.list("Service"),
-            "problems": self.problems.borrow().values().collect::<Vec<_>>(),
+            "problems": self.problems.borrow().iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>(),
             "dataPlane": match &self.proxies.data_plane { DataPlane::Proa => "proa", DataPlane::Envoy(_) => "envoy" },
         })
     }

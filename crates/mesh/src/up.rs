@@ -27,6 +27,10 @@ use crate::supervisor::{Setup, fresh_state, run, write_example};
 
 /// How long `up` waits for every pod before it says which ones are missing.
 const READY_MAX: Duration = Duration::from_secs(60);
+/// A mesh whose containers keep ending is reported after this long already.
+const HOPELESS_AFTER: Duration = Duration::from_secs(10);
+/// Restarts of a pod that is not ready after which it counts as such.
+const HOPELESS_RESTARTS: u64 = 5;
 /// How long `down` waits for the mesh to end by itself.
 const DOWN_MAX: Duration = Duration::from_secs(10);
 /// How often progress is looked at.
@@ -382,8 +386,9 @@ fn follow(options: &Up, supervisor: Pid) -> Result<u8, String> {
         }
         if !shown {
             let status = status(&mut client, &options.layout);
-            let late = begun.elapsed() > READY_MAX;
             if let Some(status) = status {
+                let hopeless = begun.elapsed() > HOPELESS_AFTER && is_hopeless(&status);
+                let late = hopeless || begun.elapsed() > READY_MAX;
                 bar.show(&status);
                 if status["ready"] == true || late {
                     bar.finish();
@@ -402,6 +407,13 @@ fn follow(options: &Up, supervisor: Pid) -> Result<u8, String> {
         }
         std::thread::sleep(if shown { LOOK * 3 } else { LOOK });
     }
+}
+
+/// Whether a pod that is not ready has been started again and again.
+fn is_hopeless(status: &Value) -> bool {
+    let pods = status["pods"].as_array().into_iter().flatten();
+    pods.filter(|pod| !crate::services::is_ready(pod))
+        .any(|pod| report::restarts(pod) >= HOPELESS_RESTARTS)
 }
 
 fn status(client: &mut Option<Client>, layout: &Layout) -> Option<Value> {
