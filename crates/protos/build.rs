@@ -36,13 +36,11 @@ const WITHOUT_TYPES: &[&str] = &[
 fn main() {
     println!("cargo::rerun-if-changed=descriptor.bin");
     println!("cargo::rerun-if-changed=build.rs");
-    let bytes =
-        std::fs::read("descriptor.bin").expect("descriptor.bin is committed beside build.rs");
+    let bytes = std::fs::read("descriptor.bin").expect("descriptor.bin is committed beside build.rs");
     let set = FileDescriptorSet::decode(&*bytes).expect("descriptor.bin is a FileDescriptorSet");
     let out = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
 
-    std::fs::write(out.join("schema.bin"), Schema::of(&set).into_bytes())
-        .expect("OUT_DIR is writable");
+    std::fs::write(out.join("schema.bin"), Schema::of(&set).into_bytes()).expect("OUT_DIR is writable");
 
     let mut config = prost_build::Config::new();
     config
@@ -61,13 +59,9 @@ fn main() {
 
 /// The files with Rust types: all that are wanted, and all that these import.
 fn typed_subset(set: FileDescriptorSet) -> FileDescriptorSet {
-    let by_name: HashMap<&str, &FileDescriptorProto> =
-        set.file.iter().map(|f| (f.name(), f)).collect();
-    let mut wanted: Vec<&str> = by_name
-        .keys()
-        .copied()
-        .filter(|name| !WITHOUT_TYPES.iter().any(|w| name.contains(w)))
-        .collect();
+    let by_name: HashMap<&str, &FileDescriptorProto> = set.file.iter().map(|f| (f.name(), f)).collect();
+    let mut wanted: Vec<&str> =
+        by_name.keys().copied().filter(|name| !WITHOUT_TYPES.iter().any(|w| name.contains(w))).collect();
     let mut keep = BTreeSet::new();
     while let Some(name) = wanted.pop() {
         if keep.insert(name) {
@@ -75,13 +69,7 @@ fn typed_subset(set: FileDescriptorSet) -> FileDescriptorSet {
         }
     }
     let keep: BTreeSet<String> = keep.into_iter().map(str::to_owned).collect();
-    FileDescriptorSet {
-        file: set
-            .file
-            .into_iter()
-            .filter(|f| keep.contains(f.name()))
-            .collect(),
-    }
+    FileDescriptorSet { file: set.file.into_iter().filter(|f| keep.contains(f.name())).collect() }
 }
 
 /// The compact schema. Layout in `src/schema.rs`, which reads it.
@@ -99,9 +87,7 @@ impl Schema {
         let mut s = Self::default();
         for file in &set.file {
             let package = file.package();
-            file.message_type
-                .iter()
-                .for_each(|m| s.add_message(package, m));
+            file.message_type.iter().for_each(|m| s.add_message(package, m));
             file.enum_type.iter().for_each(|e| s.add_enum(package, e));
         }
         s
@@ -109,9 +95,7 @@ impl Schema {
 
     fn add_message(&mut self, scope: &str, m: &prost_types::DescriptorProto) {
         let name = join(scope, m.name());
-        m.nested_type
-            .iter()
-            .for_each(|n| self.add_message(&name, n));
+        m.nested_type.iter().for_each(|n| self.add_message(&name, n));
         m.enum_type.iter().for_each(|e| self.add_enum(&name, e));
         if m.options.as_ref().is_some_and(|o| o.map_entry()) {
             self.map_entries.insert(name.clone());
@@ -120,11 +104,7 @@ impl Schema {
     }
 
     fn add_enum(&mut self, scope: &str, e: &prost_types::EnumDescriptorProto) {
-        let values = e
-            .value
-            .iter()
-            .map(|v| (v.number(), v.name().to_owned()))
-            .collect();
+        let values = e.value.iter().map(|v| (v.number(), v.name().to_owned())).collect();
         self.enums.insert(join(scope, e.name()), values);
     }
 
@@ -141,40 +121,20 @@ impl Schema {
     }
 
     fn into_bytes(mut self) -> Vec<u8> {
-        let message_ids: HashMap<String, u16> = self
-            .messages
-            .keys()
-            .enumerate()
-            .map(|(i, n)| (n.clone(), i as u16))
-            .collect();
-        let enum_ids: HashMap<String, u16> = self
-            .enums
-            .keys()
-            .enumerate()
-            .map(|(i, n)| (n.clone(), i as u16))
-            .collect();
+        let message_ids: HashMap<String, u16> =
+            self.messages.keys().enumerate().map(|(i, n)| (n.clone(), i as u16)).collect();
+        let enum_ids: HashMap<String, u16> =
+            self.enums.keys().enumerate().map(|(i, n)| (n.clone(), i as u16)).collect();
         let (mut messages, mut fields, mut enums, mut values) = (vec![], vec![], vec![], vec![]);
         for (name, list) in std::mem::take(&mut self.messages) {
-            put(
-                &mut messages,
-                &[
-                    self.intern(&name),
-                    (fields.len() / 20) as u32,
-                    list.len() as u32,
-                ],
-            );
+            put(&mut messages, &[self.intern(&name), (fields.len() / 20) as u32, list.len() as u32]);
             for f in &list {
                 let type_name = f.type_name().trim_start_matches('.');
-                let reference = message_ids
-                    .get(type_name)
-                    .or_else(|| enum_ids.get(type_name))
-                    .copied()
-                    .unwrap_or(u16::MAX);
-                let repeated =
-                    u32::from(f.label() == prost_types::field_descriptor_proto::Label::Repeated);
+                let reference =
+                    message_ids.get(type_name).or_else(|| enum_ids.get(type_name)).copied().unwrap_or(u16::MAX);
+                let repeated = u32::from(f.label() == prost_types::field_descriptor_proto::Label::Repeated);
                 let map = u32::from(self.map_entries.contains(type_name));
-                let unpacked =
-                    u32::from(f.options.as_ref().is_some_and(|o| o.packed == Some(false)));
+                let unpacked = u32::from(f.options.as_ref().is_some_and(|o| o.packed == Some(false)));
                 // proto3 scalars outside a oneof have no presence: their default is not written.
                 let implicit = u32::from(
                     f.oneof_index.is_none()
@@ -187,29 +147,12 @@ impl Schema {
                 };
                 let name = self.intern(f.name());
                 let json = self.intern(f.json_name());
-                let kind =
-                    f.r#type() as u32 | repeated << 8 | map << 9 | unpacked << 10 | implicit << 11;
-                put(
-                    &mut fields,
-                    &[
-                        name,
-                        json,
-                        f.number() as u32,
-                        kind,
-                        u32::from(reference) | oneof << 16,
-                    ],
-                );
+                let kind = f.r#type() as u32 | repeated << 8 | map << 9 | unpacked << 10 | implicit << 11;
+                put(&mut fields, &[name, json, f.number() as u32, kind, u32::from(reference) | oneof << 16]);
             }
         }
         for (name, list) in std::mem::take(&mut self.enums) {
-            put(
-                &mut enums,
-                &[
-                    self.intern(&name),
-                    (values.len() / 8) as u32,
-                    list.len() as u32,
-                ],
-            );
+            put(&mut enums, &[self.intern(&name), (values.len() / 8) as u32, list.len() as u32]);
             for (number, name) in &list {
                 put(&mut values, &[*number as u32, self.intern(name)]);
             }
@@ -228,15 +171,9 @@ impl Schema {
 }
 
 fn put(to: &mut Vec<u8>, words: &[u32]) {
-    words
-        .iter()
-        .for_each(|w| to.extend_from_slice(&w.to_le_bytes()));
+    words.iter().for_each(|w| to.extend_from_slice(&w.to_le_bytes()));
 }
 
 fn join(scope: &str, name: &str) -> String {
-    if scope.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{scope}.{name}")
-    }
+    if scope.is_empty() { name.to_owned() } else { format!("{scope}.{name}") }
 }

@@ -28,15 +28,9 @@ const SCENARIOS: &[&str] = &["h1", "sidecar", "mtls", "h2", "tcp", "config"];
 const WITH_HAPROXY: &[&str] = &["h1", "tcp"];
 
 pub fn run(args: &Args) -> Result<()> {
-    let program = args
-        .proxybench
-        .clone()
-        .unwrap_or_else(|| root().join("../shared/tools/proxybench/proxybench"));
+    let program = args.proxybench.clone().unwrap_or_else(|| root().join("../shared/tools/proxybench/proxybench"));
     if !program.is_file() {
-        bail!(
-            "no proxybench at {}: name it with --proxybench",
-            program.display()
-        );
+        bail!("no proxybench at {}: name it with --proxybench", program.display());
     }
     tools::install(tools::BENCH_PACKAGES)?;
     let envoy = tools::envoy()?;
@@ -55,20 +49,11 @@ pub fn run(args: &Args) -> Result<()> {
     };
     for scenario in wanted {
         let mut command = Command::new(&program);
-        command.arg(scenario).args([
-            "--rounds",
-            &args.rounds.to_string(),
-            "--seconds",
-            &args.seconds.to_string(),
-        ]);
-        command.arg("--proxy").arg(format!(
-            "proa={} proxy -c {{config}} --concurrency 1 -l error",
-            proa.display()
-        ));
-        command.arg("--proxy").arg(format!(
-            "envoy={} -c {{config}} --concurrency 1 -l error --disable-hot-restart",
-            envoy.display()
-        ));
+        command.arg(scenario).args(["--rounds", &args.rounds.to_string(), "--seconds", &args.seconds.to_string()]);
+        command.arg("--proxy").arg(format!("proa={} proxy -c {{config}} --concurrency 1 -l error", proa.display()));
+        command
+            .arg("--proxy")
+            .arg(format!("envoy={} -c {{config}} --concurrency 1 -l error --disable-hot-restart", envoy.display()));
         if WITH_HAPROXY.contains(&scenario) {
             command.args(["--proxy", "haproxy"]);
         }

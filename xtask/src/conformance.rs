@@ -41,16 +41,7 @@ pub fn run() -> Result<Outcome> {
         println!("running {package} {test}");
         let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .current_dir(root())
-            .args([
-                "test",
-                "--quiet",
-                "--package",
-                &package,
-                "--test",
-                &test,
-                "--",
-                "--nocapture",
-            ])
+            .args(["test", "--quiet", "--package", &package, "--test", &test, "--", "--nocapture"])
             .env("PROA_CONFORMANCE", &data)
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())
@@ -94,14 +85,8 @@ fn runners() -> Result<Vec<(String, String)>> {
         };
         for file in tests {
             let file = file?.file_name().to_string_lossy().into_owned();
-            if let Some(test) = file
-                .strip_suffix(".rs")
-                .filter(|t| t.starts_with("conformance_"))
-            {
-                found.push((
-                    format!("proa-{}", krate.file_name().to_string_lossy()),
-                    test.to_owned(),
-                ));
+            if let Some(test) = file.strip_suffix(".rs").filter(|t| t.starts_with("conformance_")) {
+                found.push((format!("proa-{}", krate.file_name().to_string_lossy()), test.to_owned()));
             }
         }
     }
@@ -117,13 +102,7 @@ fn unserved(data: &Path, areas: &mut Vec<Area>) -> Result<()> {
         let spoken = areas.iter().any(|a| a.area.starts_with(&name));
         if folder.path().is_dir() && !spoken {
             let cases = count_cases(&folder.path());
-            areas.push(Area {
-                area: name,
-                passed: 0,
-                failed: 0,
-                allowed: 0,
-                not_served: cases,
-            });
+            areas.push(Area { area: name, passed: 0, failed: 0, allowed: 0, not_served: cases });
         }
     }
     Ok(())
@@ -131,34 +110,20 @@ fn unserved(data: &Path, areas: &mut Vec<Area>) -> Result<()> {
 
 /// A rough size of an area that nobody reads yet: entries of its JSON tables, else its files.
 fn count_cases(folder: &Path) -> usize {
-    let files: Vec<_> = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|f| f.path())
-        .collect();
+    let files: Vec<_> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|f| f.path()).collect();
     let entries: usize = files
         .iter()
         .filter(|f| f.extension().is_some_and(|e| e == "json"))
         .filter_map(|f| serde_json::from_slice::<serde_json::Value>(&std::fs::read(f).ok()?).ok())
-        .map(|v| {
-            v.as_array()
-                .map_or_else(|| v.as_object().map_or(0, |o| o.len()), Vec::len)
-        })
+        .map(|v| v.as_array().map_or_else(|| v.as_object().map_or(0, |o| o.len()), Vec::len))
         .sum();
     entries.max(files.len())
 }
 
 fn table(areas: &[Area]) {
-    println!(
-        "\n{:28} {:>7} {:>7} {:>8} {:>11}",
-        "area", "passed", "failed", "allowed", "not served"
-    );
+    println!("\n{:28} {:>7} {:>7} {:>8} {:>11}", "area", "passed", "failed", "allowed", "not served");
     for a in areas {
-        println!(
-            "{:28} {:>7} {:>7} {:>8} {:>11}",
-            a.area, a.passed, a.failed, a.allowed, a.not_served
-        );
+        println!("{:28} {:>7} {:>7} {:>8} {:>11}", a.area, a.passed, a.failed, a.allowed, a.not_served);
     }
 }
 

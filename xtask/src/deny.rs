@@ -34,34 +34,15 @@ struct Banned {
 pub fn run() -> Result<Outcome> {
     if crate::tools::has("cargo-deny") {
         let mut command = Command::new("cargo-deny");
-        let status = command
-            .current_dir(root())
-            .args(["check", "licenses", "bans", "sources"])
-            .status()?;
-        return Ok(if status.success() {
-            Outcome::Passed
-        } else {
-            Outcome::Failed(format!("cargo-deny: {status}"))
-        });
+        let status = command.current_dir(root()).args(["check", "licenses", "bans", "sources"]).status()?;
+        return Ok(if status.success() { Outcome::Passed } else { Outcome::Failed(format!("cargo-deny: {status}")) });
     }
-    let rules: Rules =
-        toml::from_str(&std::fs::read_to_string(root().join("deny.toml"))?).context("deny.toml")?;
-    let allowed = rules
-        .licenses
-        .allow
-        .iter()
-        .map(|l| spdx::Licensee::parse(l));
-    let allowed = allowed
-        .collect::<Result<Vec<_>, _>>()
-        .context("deny.toml: licenses.allow")?;
-    let wrong: Vec<String> = packages()?
-        .iter()
-        .filter_map(|p| judge(p, &allowed, &rules.bans.deny))
-        .collect();
+    let rules: Rules = toml::from_str(&std::fs::read_to_string(root().join("deny.toml"))?).context("deny.toml")?;
+    let allowed = rules.licenses.allow.iter().map(|l| spdx::Licensee::parse(l));
+    let allowed = allowed.collect::<Result<Vec<_>, _>>().context("deny.toml: licenses.allow")?;
+    let wrong: Vec<String> = packages()?.iter().filter_map(|p| judge(p, &allowed, &rules.bans.deny)).collect();
     wrong.iter().for_each(|w| println!("{w}"));
-    println!(
-        "checked with xtask's own reading of deny.toml; install cargo-deny for duplicates and advisories"
-    );
+    println!("checked with xtask's own reading of deny.toml; install cargo-deny for duplicates and advisories");
     Ok(match wrong.len() {
         0 => Outcome::Passed,
         n => Outcome::Failed(format!("{n} packages against deny.toml")),
@@ -80,16 +61,7 @@ struct Package {
 fn packages() -> Result<Vec<Package>> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(root())
-        .args([
-            "tree",
-            "--workspace",
-            "--edges",
-            "normal,build,dev",
-            "--prefix",
-            "none",
-            "--format",
-            "{p}|{l}",
-        ])
+        .args(["tree", "--workspace", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p}|{l}"])
         .output()
         .context("cargo tree")?;
     let text = String::from_utf8(output.stdout).context("cargo tree prints UTF-8")?;
@@ -97,11 +69,7 @@ fn packages() -> Result<Vec<Package>> {
     let parse = |line: &str| {
         let (package, license) = line.split_once('|')?;
         let (name, rest) = package.split_once(' ')?;
-        Some(Package {
-            name: name.into(),
-            rest: rest.into(),
-            license: license.into(),
-        })
+        Some(Package { name: name.into(), rest: rest.into(), license: license.into() })
     };
     Ok(lines
         .into_iter()
@@ -112,11 +80,7 @@ fn packages() -> Result<Vec<Package>> {
 
 /// What is wrong with a package, if anything.
 fn judge(package: &Package, allowed: &[spdx::Licensee], banned: &[Banned]) -> Option<String> {
-    let Package {
-        name,
-        rest,
-        license,
-    } = package;
+    let Package { name, rest, license } = package;
     if banned.iter().any(|b| b.name == *name) {
         return Some(format!("{name} {rest} is banned"));
     }
@@ -124,9 +88,7 @@ fn judge(package: &Package, allowed: &[spdx::Licensee], banned: &[Banned]) -> Op
         return Some(format!("{name} {rest} does not come from the registry"));
     }
     let Ok(expression) = spdx::Expression::parse_mode(license, spdx::ParseMode::LAX) else {
-        return Some(format!(
-            "{name} {rest}: licence {license:?} is no SPDX expression"
-        ));
+        return Some(format!("{name} {rest}: licence {license:?} is no SPDX expression"));
     };
     let fits = expression.evaluate(|wanted| allowed.iter().any(|a| a.satisfies(wanted)));
     (!fits).then(|| format!("{name} {rest}: licence {license} is not allowed"))

@@ -61,7 +61,5 @@ fn chore() -> anyhow::Result<()> {
 /// The workspace root: where this crate's manifest has its parent.
 fn root() -> PathBuf {
     let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
-    here.parent()
-        .expect("xtask lies in the workspace")
-        .to_owned()
+    here.parent().expect("xtask lies in the workspace").to_owned()
 }

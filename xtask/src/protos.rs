@@ -31,10 +31,7 @@ const ROOTS: &[&str] = &[
     "envoy-types/proto/ratelimit/api",
     "opentelemetry-proto/src/proto/opentelemetry-proto",
 ];
-const ORCA: &[&str] = &[
-    "xds/data/orca/v3/orca_load_report.proto",
-    "xds/service/orca/v3/orca.proto",
-];
+const ORCA: &[&str] = &["xds/data/orca/v3/orca_load_report.proto", "xds/service/orca/v3/orca.proto"];
 
 pub fn run() -> Result<()> {
     let work = root().join("target/protos");
@@ -43,56 +40,28 @@ pub fn run() -> Result<()> {
     std::fs::create_dir_all(&tree)?;
     std::fs::write(work.join("Cargo.toml"), MANIFEST)?;
     std::fs::write(work.join("src/lib.rs"), "")?;
-    must(
-        Command::new("cargo")
-            .args(["vendor", "--quiet", "vendor"])
-            .current_dir(&work),
-    )?;
-    must(
-        Command::new("npm")
-            .args(["pack", "--silent", GRPC_XDS])
-            .current_dir(&work),
-    )?;
-    must(
-        Command::new("tar")
-            .args(["xzf", "grpc-grpc-js-xds-1.14.1.tgz"])
-            .current_dir(&work),
-    )?;
+    must(Command::new("cargo").args(["vendor", "--quiet", "vendor"]).current_dir(&work))?;
+    must(Command::new("npm").args(["pack", "--silent", GRPC_XDS]).current_dir(&work))?;
+    must(Command::new("tar").args(["xzf", "grpc-grpc-js-xds-1.14.1.tgz"]).current_dir(&work))?;
     for from in ROOTS {
         copy_protos(&work.join("vendor").join(from), &tree, false)?;
     }
     copy_protos(&work.join("package/deps/xds"), &tree, true)?;
     for file in ORCA {
-        copy(
-            &work.join("vendor/data-plane-api/xds").join(file),
-            &tree.join(file),
-        )?;
+        copy(&work.join("vendor/data-plane-api/xds").join(file), &tree.join(file))?;
     }
     let own = root().join("crates/protos/istio");
     let mut files = protos_below(&tree)?;
     files.extend(protos_below(&own)?);
-    let protoc = find(
-        &work.join("vendor/protoc-bin-vendored-linux-x86_64"),
-        "protoc",
-    )?;
-    let includes = protoc
-        .parent()
-        .and_then(Path::parent)
-        .context("protoc lies in bin/")?
-        .join("include");
+    let protoc = find(&work.join("vendor/protoc-bin-vendored-linux-x86_64"), "protoc")?;
+    let includes = protoc.parent().and_then(Path::parent).context("protoc lies in bin/")?.join("include");
     let mut command = Command::new(&protoc);
-    command
-        .arg("--include_imports")
-        .arg("-o")
-        .arg(root().join("crates/protos/descriptor.bin"));
+    command.arg("--include_imports").arg("-o").arg(root().join("crates/protos/descriptor.bin"));
     for include in [&tree, &own, &includes] {
         command.arg(format!("-I{}", include.display()));
     }
     must(command.args(&files))?;
-    println!(
-        "wrote crates/protos/descriptor.bin from {} files",
-        files.len()
-    );
+    println!("wrote crates/protos/descriptor.bin from {} files", files.len());
     Ok(())
 }
 

@@ -40,11 +40,7 @@ pub enum Outcome {
 }
 
 pub fn run(wanted: &[Suite]) -> Result<()> {
-    let wanted = if wanted.is_empty() {
-        Suite::value_variants()
-    } else {
-        wanted
-    };
+    let wanted = if wanted.is_empty() { Suite::value_variants() } else { wanted };
     let mut rows = Vec::new();
     for &suite in wanted {
         println!("\n=== {}", name(suite));
@@ -59,33 +55,15 @@ pub fn run(wanted: &[Suite]) -> Result<()> {
 }
 
 fn name(suite: Suite) -> String {
-    suite
-        .to_possible_value()
-        .expect("no suite is hidden")
-        .get_name()
-        .to_owned()
+    suite.to_possible_value().expect("no suite is hidden").get_name().to_owned()
 }
 
 fn one(suite: Suite) -> Result<Outcome> {
     Ok(match suite {
         Suite::Fmt => cargo(&["fmt", "--all", "--check"], &[]),
         Suite::Tidy => tidy::run().map(|()| Outcome::Passed)?,
-        Suite::Clippy => cargo(
-            &[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--quiet",
-                "--",
-                "-D",
-                "warnings",
-            ],
-            &[],
-        ),
-        Suite::Doc => cargo(
-            &["doc", "--workspace", "--no-deps", "--quiet"],
-            &[("RUSTDOCFLAGS", "-D warnings")],
-        ),
+        Suite::Clippy => cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"], &[]),
+        Suite::Doc => cargo(&["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")]),
         Suite::Deny => deny::run()?,
         Suite::Unit => unit()?,
         Suite::Conformance => conformance::run()?,
@@ -102,13 +80,7 @@ fn unit() -> Result<Outcome> {
     let envoy = tools::envoy()?;
     let mut args = vec!["test", "--workspace", "--no-fail-fast"];
     NOT_UNIT.iter().for_each(|c| args.extend(["--exclude", c]));
-    Ok(cargo(
-        &args,
-        &[
-            ("PROA_ENVOY", &envoy.display().to_string()),
-            ("PROA_CONFORMANCE", "/nonexistent"),
-        ],
-    ))
+    Ok(cargo(&args, &[("PROA_ENVOY", &envoy.display().to_string()), ("PROA_CONFORMANCE", "/nonexistent")]))
 }
 
 fn e2e() -> Result<Outcome> {
@@ -117,25 +89,13 @@ fn e2e() -> Result<Outcome> {
     if let Outcome::Failed(why) = cargo(&["build", "--package", "proa"], &[]) {
         return Ok(Outcome::Failed(why));
     }
-    let args = [
-        "test",
-        "--package",
-        "proa-e2e",
-        "--no-fail-fast",
-        "--",
-        "--test-threads=1",
-        "--nocapture",
-    ];
+    let args = ["test", "--package", "proa-e2e", "--no-fail-fast", "--", "--test-threads=1", "--nocapture"];
     Ok(cargo(&args, &[("PROA_ENVOY", &envoy)]))
 }
 
 fn cargo(args: &[&str], env: &[(&str, &str)]) -> Outcome {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command
-        .current_dir(root())
-        .args(args)
-        .envs(env.iter().copied())
-        .stdin(Stdio::null());
+    command.current_dir(root()).args(args).envs(env.iter().copied()).stdin(Stdio::null());
     match command.status() {
         Ok(status) if status.success() => Outcome::Passed,
         Ok(status) => Outcome::Failed(format!("cargo {}: {status}", args.join(" "))),
@@ -161,11 +121,7 @@ fn summary(rows: &[(Suite, Outcome, Duration)]) -> Result<()> {
                 ("not run", why.as_str())
             }
         };
-        println!(
-            "{:12} {result:8} {:>6.1}s  {why}",
-            name(*suite),
-            time.as_secs_f32()
-        );
+        println!("{:12} {result:8} {:>6.1}s  {why}", name(*suite), time.as_secs_f32());
     }
     println!("suites: {passed} passed, {failed} failed, {skipped} skipped");
     if failed > 0 {

@@ -11,30 +11,10 @@ use std::process::Command;
 const FILE_LINES_MAX: usize = 800;
 
 /// Crates that decide: no I/O, clock or runtime may reach them.
-const PURE: &[&str] = &[
-    "names",
-    "api",
-    "pki",
-    "xds",
-    "http1",
-    "proxy-config",
-    "model",
-    "proxy-core",
-    "translate",
-    "inject",
-];
+const PURE: &[&str] =
+    &["names", "api", "pki", "xds", "http1", "proxy-config", "model", "proxy-core", "translate", "inject"];
 /// What a pure crate may not depend on.
-const ACTING: &[&str] = &[
-    "tokio",
-    "hyper",
-    "hyper-util",
-    "tokio-rustls",
-    "socket2",
-    "nix",
-    "notify",
-    "axum",
-    "kube",
-];
+const ACTING: &[&str] = &["tokio", "hyper", "hyper-util", "tokio-rustls", "socket2", "nix", "notify", "axum", "kube"];
 
 pub fn run() -> Result<()> {
     let mut wrong = floors()?;
@@ -55,14 +35,11 @@ fn floors() -> Result<Vec<String>> {
         .args(["metadata", "--format-version", "1", "--no-deps"])
         .output()
         .context("cargo metadata")?;
-    let metadata: Value =
-        serde_json::from_slice(&output.stdout).context("cargo metadata prints JSON")?;
+    let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata prints JSON")?;
     let packages = metadata["packages"].as_array().context("packages")?;
     let floor_of = |p: &Value| p["metadata"]["proa"]["floor"].as_u64();
-    let floors: BTreeMap<&str, u64> = packages
-        .iter()
-        .filter_map(|p| Some((p["name"].as_str()?, floor_of(p)?)))
-        .collect();
+    let floors: BTreeMap<&str, u64> =
+        packages.iter().filter_map(|p| Some((p["name"].as_str()?, floor_of(p)?))).collect();
     let mut wrong = Vec::new();
     for package in packages {
         let name = package["name"].as_str().unwrap_or_default();
@@ -70,9 +47,7 @@ fn floors() -> Result<Vec<String>> {
             continue;
         }
         let Some(&floor) = floors.get(name) else {
-            wrong.push(format!(
-                "{name}: state its floor: [package.metadata.proa] floor = N"
-            ));
+            wrong.push(format!("{name}: state its floor: [package.metadata.proa] floor = N"));
             continue;
         };
         let short = name.strip_prefix("proa-").unwrap_or(name);
@@ -81,9 +56,7 @@ fn floors() -> Result<Vec<String>> {
             if let Some(&below) = floors.get(on)
                 && below >= floor
             {
-                wrong.push(format!(
-                    "{name} (floor {floor}) depends on {on} (floor {below}): only lower floors"
-                ));
+                wrong.push(format!("{name} (floor {floor}) depends on {on} (floor {below}): only lower floors"));
             }
             let acts = ACTING.contains(&on) && dependency["kind"].is_null();
             if PURE.contains(&short) && acts {
@@ -111,15 +84,11 @@ fn file(path: &Path, wrong: &mut Vec<String>) -> Result<()> {
     let shown = path.strip_prefix(root()).unwrap_or(path).display();
     let lines = text.lines().count();
     if lines > FILE_LINES_MAX {
-        wrong.push(format!(
-            "{shown}: {lines} lines, at most {FILE_LINES_MAX}: which two ideas are in it?"
-        ));
+        wrong.push(format!("{shown}: {lines} lines, at most {FILE_LINES_MAX}: which two ideas are in it?"));
     }
     let is_test = shown.to_string().contains("/tests/") || shown.to_string().ends_with("tests.rs");
     if !is_test && !text.starts_with("//!") {
-        wrong.push(format!(
-            "{shown}: begin with //! and the question that the file answers"
-        ));
+        wrong.push(format!("{shown}: begin with //! and the question that the file answers"));
     }
     Ok(())
 }

@@ -255,11 +255,7 @@ impl LabelSelector {
             match_expressions: self
                 .match_expressions
                 .iter()
-                .map(|r| Requirement {
-                    key: r.key.clone(),
-                    operator: operator(r.operator),
-                    values: r.values.clone(),
-                })
+                .map(|r| Requirement { key: r.key.clone(), operator: operator(r.operator), values: r.values.clone() })
                 .collect(),
         }
     }
@@ -287,22 +283,17 @@ impl ServicePort {
 impl PodSpec {
     /// The service account, `default` when none is named.
     pub fn service_account(&self) -> &str {
-        [
-            self.service_account_name.as_str(),
-            self.service_account.as_str(),
-        ]
-        .into_iter()
-        .find(|s| !s.is_empty())
-        .unwrap_or("default")
+        [self.service_account_name.as_str(), self.service_account.as_str()]
+            .into_iter()
+            .find(|s| !s.is_empty())
+            .unwrap_or("default")
     }
 }
 
 impl PodStatus {
     /// Whether the pod says it is ready.
     pub fn is_ready(&self) -> bool {
-        self.conditions
-            .iter()
-            .any(|c| c.kind == "Ready" && c.status == "True")
+        self.conditions.iter().any(|c| c.kind == "Ready" && c.status == "True")
     }
 }
 
@@ -313,8 +304,6 @@ impl Secret {
         if let Some(text) = self.string_data.get(key) {
             return Some(text.clone().into_bytes());
         }
-        base64::engine::general_purpose::STANDARD
-            .decode(self.data.get(key)?)
-            .ok()
+        base64::engine::general_purpose::STANDARD.decode(self.data.get(key)?).ok()
     }
 }

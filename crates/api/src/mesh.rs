@@ -379,10 +379,7 @@ impl MeshConfig {
                 tls: None,
             }),
             inbound_traffic_policy: Some(InboundTrafficPolicy::default()),
-            locality_lb_setting: Some(LocalityLoadBalancerSetting {
-                enabled: Some(true),
-                ..Default::default()
-            }),
+            locality_lb_setting: Some(LocalityLoadBalancerSetting { enabled: Some(true), ..Default::default() }),
             root_namespace: "istio-system".into(),
             proxy_listen_port: 15001,
             proxy_inbound_listen_port: 15006,
@@ -429,11 +426,7 @@ impl MeshConfig {
         let said: MeshConfig = from_value(v)?;
         let mut merged = overlay_object(base, v, MeshConfig::canonical);
         if let Some(config) = field(v, "defaultConfig", "default_config") {
-            let proxy = overlay_object(
-                ProxyConfig::istio_default().write(),
-                config,
-                ProxyConfig::canonical,
-            );
+            let proxy = overlay_object(ProxyConfig::istio_default().write(), config, ProxyConfig::canonical);
             merged.insert("defaultConfig".into(), proxy.into());
         }
         let mut out: MeshConfig = from_value(&merged.into())?;
@@ -447,18 +440,12 @@ impl MeshConfig {
     }
 
     fn canonical(name: &str) -> String {
-        if name == "mesh_mTLS" || name == "mesh_mtls" {
-            "meshMTLS".into()
-        } else {
-            camel_case(name)
-        }
+        if name == "mesh_mTLS" || name == "mesh_mtls" { "meshMTLS".into() } else { camel_case(name) }
     }
 
     /// The proxy defaults of this mesh.
     pub fn proxy_config(&self) -> ProxyConfig {
-        self.default_config
-            .clone()
-            .unwrap_or_else(ProxyConfig::istio_default)
+        self.default_config.clone().unwrap_or_else(ProxyConfig::istio_default)
     }
 }
 
@@ -489,11 +476,8 @@ impl ProxyConfig {
         from_value::<ProxyConfig>(v)?;
         let mut merged = overlay_object(self.write(), v, ProxyConfig::canonical);
         if let Some(serde_json::Value::Object(said)) = field(v, "proxyMetadata", "proxy_metadata") {
-            let mut all: serde_json::Map<_, _> = self
-                .proxy_metadata
-                .iter()
-                .map(|(k, v)| (k.clone(), v.as_str().into()))
-                .collect();
+            let mut all: serde_json::Map<_, _> =
+                self.proxy_metadata.iter().map(|(k, v)| (k.clone(), v.as_str().into())).collect();
             all.extend(said.clone());
             merged.insert("proxyMetadata".into(), all.into());
         }
@@ -506,9 +490,7 @@ impl ProxyConfig {
 }
 
 fn field<'a>(v: &'a serde_json::Value, camel: &str, snake: &str) -> Option<&'a serde_json::Value> {
-    v.get(camel)
-        .or_else(|| v.get(snake))
-        .filter(|v| !v.is_null())
+    v.get(camel).or_else(|| v.get(snake)).filter(|v| !v.is_null())
 }
 
 fn camel_case(name: &str) -> String {
@@ -561,14 +543,9 @@ mod tests {
         assert!(!mesh.enable_tracing);
         assert_eq!(mesh.root_namespace, "istio-system");
         let proxy = mesh.proxy_config();
-        assert_eq!(
-            (proxy.discovery_address.as_str(), proxy.status_port),
-            ("x:1", 15020)
-        );
+        assert_eq!((proxy.discovery_address.as_str(), proxy.status_port), ("x:1", 15020));
         assert_eq!(mesh.extension_providers.len(), 3);
-        let over = proxy
-            .overlay(&json!({"concurrency": 3, "proxyMetadata": {"C": "d"}}))
-            .unwrap();
+        let over = proxy.overlay(&json!({"concurrency": 3, "proxyMetadata": {"C": "d"}})).unwrap();
         assert_eq!((over.concurrency, over.proxy_metadata.len()), (Some(3), 2));
         assert!(MeshConfig::overlay(&json!({"defaultConfig": {"foo": 1}})).is_err());
     }

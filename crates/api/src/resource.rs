@@ -21,11 +21,7 @@ pub struct Place {
 
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.line == 0 {
-            f.write_str(&self.file)
-        } else {
-            write!(f, "{}:{}", self.file, self.line)
-        }
+        if self.line == 0 { f.write_str(&self.file) } else { write!(f, "{}:{}", self.file, self.line) }
     }
 }
 
@@ -183,19 +179,11 @@ impl Resource {
     /// # Errors
     /// The document is not a Kubernetes object, or fields cannot be read; all problems at once. Whether the content
     /// makes sense is [`crate::validate`]'s question.
-    pub fn from_value(
-        raw: Value,
-        place: Option<Place>,
-        default_namespace: &str,
-    ) -> Result<Resource, Rejected> {
+    pub fn from_value(raw: Value, place: Option<Place>, default_namespace: &str) -> Result<Resource, Rejected> {
         let mut r = Reader::default();
         let key = read_key(&raw, default_namespace, &mut r);
         let Some(key) = key else {
-            return Err(Rejected {
-                key: None,
-                place,
-                problems: r.finish(),
-            });
+            return Err(Rejected { key: None, place, problems: r.finish() });
         };
         let meta = Meta {
             labels: read_map(&raw, "labels", &mut r),
@@ -210,17 +198,9 @@ impl Resource {
         let body = Body::read(&meta.key.kind, &raw, &mut r);
         let problems = r.finish();
         if !problems.is_empty() {
-            return Err(Rejected {
-                key: Some(meta.key),
-                place: meta.place,
-                problems,
-            });
+            return Err(Rejected { key: Some(meta.key), place: meta.place, problems });
         }
-        Ok(Resource {
-            meta: Arc::new(meta),
-            body,
-            raw: Arc::new(raw),
-        })
+        Ok(Resource { meta: Arc::new(meta), body, raw: Arc::new(raw) })
     }
 
     /// The resource's identity.
@@ -266,11 +246,7 @@ fn read_key(raw: &Value, default_namespace: &str, r: &mut Reader) -> Option<Reso
             None
         }
     };
-    let api_version = required(
-        raw.get("apiVersion"),
-        "apiVersion",
-        "for example networking.istio.io/v1",
-    );
+    let api_version = required(raw.get("apiVersion"), "apiVersion", "for example networking.istio.io/v1");
     let kind = required(raw.get("kind"), "kind", "for example VirtualService");
     let metadata = raw.get("metadata");
     let name = metadata.and_then(|m| m.get("name").or_else(|| m.get("generateName")));
@@ -296,39 +272,19 @@ mod tests {
                 "route": [{"destination": {"host": "a", "port": {"number": 80}}}]}]}});
         let r = Resource::from_value(raw, None, "ns").unwrap();
         assert_eq!(r.key().to_string(), "VirtualService ns/a");
-        let Body::VirtualService(vs) = &r.body else {
-            panic!("{:?}", r.body)
-        };
-        assert_eq!(
-            vs.http[0].route[0]
-                .destination
-                .as_ref()
-                .unwrap()
-                .port
-                .as_ref()
-                .unwrap()
-                .number,
-            80
-        );
+        let Body::VirtualService(vs) = &r.body else { panic!("{:?}", r.body) };
+        assert_eq!(vs.http[0].route[0].destination.as_ref().unwrap().port.as_ref().unwrap().number, 80);
     }
 
     #[test]
     fn rejects_with_paths() {
         let check = |raw: Value, want: &str| {
-            let got = Resource::from_value(raw, None, "ns")
-                .unwrap_err()
-                .to_string();
+            let got = Resource::from_value(raw, None, "ns").unwrap_err().to_string();
             assert!(got.contains(want), "{got}");
         };
         check(json!([]), "expected a Kubernetes object, found a list");
-        check(
-            json!({"kind": "Service", "metadata": {"name": "a"}}),
-            "apiVersion: required",
-        );
-        check(
-            json!({"apiVersion": "v1", "kind": "Service", "metadata": {}}),
-            "metadata.name: required",
-        );
+        check(json!({"kind": "Service", "metadata": {"name": "a"}}), "apiVersion: required");
+        check(json!({"apiVersion": "v1", "kind": "Service", "metadata": {}}), "metadata.name: required");
         check(
             json!({"apiVersion": "networking.istio.io/v1", "kind": "Gateway", "metadata": {"name": "g"},
                 "spec": {"servers": [{"prot": {}}]}}),

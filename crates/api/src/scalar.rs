@@ -15,23 +15,17 @@ pub struct Duration {
 impl Duration {
     /// Whole seconds.
     pub const fn from_secs(secs: i64) -> Self {
-        Duration {
-            nanos: secs as i128 * 1_000_000_000,
-        }
+        Duration { nanos: secs as i128 * 1_000_000_000 }
     }
 
     /// Milliseconds.
     pub const fn from_millis(millis: i64) -> Self {
-        Duration {
-            nanos: millis as i128 * 1_000_000,
-        }
+        Duration { nanos: millis as i128 * 1_000_000 }
     }
 
     /// Nanoseconds.
     pub const fn from_nanos(nanos: i64) -> Self {
-        Duration {
-            nanos: nanos as i128,
-        }
+        Duration { nanos: nanos as i128 }
     }
 
     /// Reads Go's and proto-JSON's spelling: `1.5s`, `100ms`, `1h30m`, `-2s`, `0`.
@@ -49,13 +43,9 @@ impl Duration {
         }
         let mut nanos: i128 = 0;
         while !rest.is_empty() {
-            let number_len = rest
-                .find(|c: char| !c.is_ascii_digit() && c != '.')
-                .unwrap_or(rest.len());
+            let number_len = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
             let (number, tail) = rest.split_at(number_len);
-            let unit_len = tail
-                .find(|c: char| c.is_ascii_digit() || c == '.')
-                .unwrap_or(tail.len());
+            let unit_len = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
             let (unit, tail) = tail.split_at(unit_len);
             let scale: i128 = match unit {
                 "ns" => 1,
@@ -70,20 +60,11 @@ impl Duration {
             if whole.is_empty() && fraction.is_empty() || fraction.len() > 18 || whole.len() > 18 {
                 return None;
             }
-            let digits = |s: &str| -> Option<i128> {
-                if s.is_empty() {
-                    Some(0)
-                } else {
-                    s.parse().ok()
-                }
-            };
-            nanos += digits(whole)? * scale
-                + digits(fraction)? * scale / 10i128.pow(fraction.len() as u32);
+            let digits = |s: &str| -> Option<i128> { if s.is_empty() { Some(0) } else { s.parse().ok() } };
+            nanos += digits(whole)? * scale + digits(fraction)? * scale / 10i128.pow(fraction.len() as u32);
             rest = tail;
         }
-        Some(Duration {
-            nanos: if negative { -nanos } else { nanos },
-        })
+        Some(Duration { nanos: if negative { -nanos } else { nanos } })
     }
 
     /// As a `std` duration; negative ones are zero.
@@ -115,11 +96,7 @@ impl From<Duration> for std::time::Duration {
 impl fmt::Display for Duration {
     /// proto-JSON's spelling: seconds with 0, 3, 6 or 9 digits and `s`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (sign, n) = if self.nanos < 0 {
-            ("-", -self.nanos)
-        } else {
-            ("", self.nanos)
-        };
+        let (sign, n) = if self.nanos < 0 { ("-", -self.nanos) } else { ("", self.nanos) };
         let (secs, nanos) = (n / 1_000_000_000, n % 1_000_000_000);
         match nanos {
             0 => write!(f, "{sign}{secs}s"),
@@ -138,9 +115,7 @@ impl Shape for Duration {
             _ => None,
         };
         parsed.unwrap_or_else(|| {
-            r.problem(format!(
-                "{v} is not a duration (write for example \"1.5s\", \"100ms\" or \"1h\")"
-            ));
+            r.problem(format!("{v} is not a duration (write for example \"1.5s\", \"100ms\" or \"1h\")"));
             Duration::default()
         })
     }
@@ -256,11 +231,7 @@ mod tests {
     #[test]
     fn durations() {
         let check = |text: &str, printed: &str| {
-            assert_eq!(
-                Duration::parse(text).map(|d| d.to_string()).as_deref(),
-                Some(printed),
-                "{text}"
-            );
+            assert_eq!(Duration::parse(text).map(|d| d.to_string()).as_deref(), Some(printed), "{text}");
         };
         check("1s", "1s");
         check("1.5s", "1.500s");

@@ -24,20 +24,13 @@ pub struct Problem {
 impl Problem {
     /// A problem at a path.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Problem {
-            path: path.into(),
-            message: message.into(),
-        }
+        Problem { path: path.into(), message: message.into() }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.path.is_empty() {
-            f.write_str(&self.message)
-        } else {
-            write!(f, "{}: {}", self.path, self.message)
-        }
+        if self.path.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.path, self.message) }
     }
 }
 
@@ -54,10 +47,7 @@ pub struct Reader {
 impl Reader {
     /// A reader that starts at `path` (`spec`, or empty).
     pub fn at(path: &str) -> Self {
-        Reader {
-            path: path.to_owned(),
-            problems: Vec::new(),
-        }
+        Reader { path: path.to_owned(), problems: Vec::new() }
     }
 
     /// Records a problem at the current path.
@@ -94,12 +84,7 @@ impl Reader {
     }
 
     /// Calls `f` for each field of an object; a field that `f` does not know is a problem.
-    pub fn object(
-        &mut self,
-        v: &Value,
-        mut f: impl FnMut(&mut Self, &str, &Value) -> bool,
-        known: &[&str],
-    ) {
+    pub fn object(&mut self, v: &Value, mut f: impl FnMut(&mut Self, &str, &Value) -> bool, known: &[&str]) {
         let Value::Object(map) = v else {
             if !v.is_null() {
                 self.expected("an object", v);
@@ -108,9 +93,7 @@ impl Reader {
         };
         for (key, value) in map {
             if !f(self, key, value) {
-                let hint = nearest(key, known)
-                    .map(|k| format!(", did you mean {k:?}?"))
-                    .unwrap_or_default();
+                let hint = nearest(key, known).map(|k| format!(", did you mean {k:?}?")).unwrap_or_default();
                 self.field(key, |r| r.problem(format!("unknown field {key:?}{hint}")));
             }
         }
@@ -177,20 +160,12 @@ pub fn from_value<T: Shape>(v: &Value) -> Result<T, Vec<Problem>> {
     let mut r = Reader::default();
     let out = T::read(v, &mut r);
     let problems = r.finish();
-    if problems.is_empty() {
-        Ok(out)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(out) } else { Err(problems) }
 }
 
 impl<T: Shape> Shape for Option<T> {
     fn read(v: &Value, r: &mut Reader) -> Self {
-        if v.is_null() {
-            None
-        } else {
-            Some(T::read(v, r))
-        }
+        if v.is_null() { None } else { Some(T::read(v, r)) }
     }
     fn write(&self) -> Value {
         self.as_ref().map_or(Value::Null, T::write)
@@ -270,11 +245,7 @@ impl<K: std::str::FromStr + Ord + fmt::Display, T: Shape> Shape for BTreeMap<K, 
         }
     }
     fn write(&self) -> Value {
-        Value::Object(
-            self.iter()
-                .map(|(k, v)| (k.to_string(), v.write()))
-                .collect(),
-        )
+        Value::Object(self.iter().map(|(k, v)| (k.to_string(), v.write())).collect())
     }
     fn is_absent(&self) -> bool {
         self.is_empty()
@@ -287,10 +258,7 @@ impl Shape for String {
             Value::String(s) => s.clone(),
             Value::Null => String::new(),
             _ => {
-                r.problem(format!(
-                    "expected a string, found {} (quote it)",
-                    describe(v)
-                ));
+                r.problem(format!("expected a string, found {} (quote it)", describe(v)));
                 String::new()
             }
         }
@@ -336,11 +304,7 @@ impl Shape for f64 {
         })
     }
     fn write(&self) -> Value {
-        if self.fract() == 0.0 && self.abs() < 1e15 {
-            Value::from(*self as i64)
-        } else {
-            Value::from(*self)
-        }
+        if self.fract() == 0.0 && self.abs() < 1e15 { Value::from(*self as i64) } else { Value::from(*self) }
     }
     fn is_absent(&self) -> bool {
         *self == 0.0
@@ -431,11 +395,7 @@ impl Wire {
             if bytes[i] == b'_' {
                 upper = true;
             } else {
-                buf[len] = if upper {
-                    bytes[i].to_ascii_uppercase()
-                } else {
-                    bytes[i]
-                };
+                buf[len] = if upper { bytes[i].to_ascii_uppercase() } else { bytes[i] };
                 len += 1;
                 upper = false;
             }
@@ -525,11 +485,7 @@ macro_rules! shape {
 
 #[doc(hidden)]
 pub fn one_of(present: &[(&str, bool)], r: &mut Reader) {
-    let set: Vec<&str> = present
-        .iter()
-        .filter(|(_, p)| *p)
-        .map(|(n, _)| *n)
-        .collect();
+    let set: Vec<&str> = present.iter().filter(|(_, p)| *p).map(|(n, _)| *n).collect();
     if set.len() > 1 {
         r.problem(format!("only one of {} may be set", set.join(", ")));
     }
@@ -614,36 +570,19 @@ mod tests {
         let v = json!({"firstName": "x", "type": "t", "list": [{"max_size": "3", "flag": false}], "colour": "GREEN",
             "byPort": {"80": {}}, "junk": 1});
         let o: Outer = from_value(&v).unwrap();
-        assert_eq!(
-            (o.first_name.as_str(), o.kind.as_str(), o.list[0].max_size),
-            ("x", "t", 3)
-        );
+        assert_eq!((o.first_name.as_str(), o.kind.as_str(), o.list[0].max_size), ("x", "t", 3));
         assert_eq!(
             o.write(),
             json!({"firstName": "x", "type": "t", "list": [{"maxSize": 3, "flag": false}], "colour": "GREEN", "byPort": {"80": {}}})
         );
-        assert_eq!(
-            from_value::<Outer>(&json!({"colour": 1, "firstName": null}))
-                .unwrap()
-                .colour,
-            Colour::Green
-        );
+        assert_eq!(from_value::<Outer>(&json!({"colour": 1, "firstName": null})).unwrap().colour, Colour::Green);
     }
 
     #[test]
     fn problems_have_paths() {
         let v = json!({"list": [{}, {"maxSizes": 1, "maxSize": -1}], "colour": "BLUE", "byPort": {"x": {}}, "a": "1", "b": "2", "firstName": 3});
-        let problems: Vec<String> = from_value::<Outer>(&v)
-            .unwrap_err()
-            .iter()
-            .map(ToString::to_string)
-            .collect();
-        let has = |s: &str| {
-            assert!(
-                problems.iter().any(|p| p.contains(s)),
-                "{s} in {problems:#?}"
-            )
-        };
+        let problems: Vec<String> = from_value::<Outer>(&v).unwrap_err().iter().map(ToString::to_string).collect();
+        let has = |s: &str| assert!(problems.iter().any(|p| p.contains(s)), "{s} in {problems:#?}");
         has("list[1].maxSizes: unknown field \"maxSizes\", did you mean \"maxSize\"?");
         has("list[1].maxSize: -1 is out of range");
         has("colour: \"BLUE\" is not one of RED, GREEN");

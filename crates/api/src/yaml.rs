@@ -32,11 +32,7 @@ pub struct SyntaxError {
 
 impl fmt::Display for SyntaxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "line {}, column {}: {}",
-            self.line, self.column, self.message
-        )
+        write!(f, "line {}, column {}: {}", self.line, self.column, self.message)
     }
 }
 
@@ -80,11 +76,7 @@ pub fn documents(text: &str) -> Vec<Result<Document<'_>, SyntaxError>> {
     sections(text)
         .into_iter()
         .filter_map(|section| match Builder::new(section, None).document() {
-            Ok(Some((value, line))) => Some(Ok(Document {
-                value,
-                line,
-                text: section,
-            })),
+            Ok(Some((value, line))) => Some(Ok(Document { value, line, text: section })),
             Ok(None) => None,
             Err(e) => Some(Err(e)),
         })
@@ -96,10 +88,7 @@ pub fn documents(text: &str) -> Vec<Result<Document<'_>, SyntaxError>> {
 /// # Errors
 /// The text is not YAML. Empty text is `null`; further documents are ignored.
 pub fn parse(text: &str) -> Result<Value, SyntaxError> {
-    documents(text)
-        .into_iter()
-        .next()
-        .map_or(Ok(Value::Null), |d| d.map(|d| d.value))
+    documents(text).into_iter().next().map_or(Ok(Value::Null), |d| d.map(|d| d.value))
 }
 
 /// Splits at `---` lines. A marker in column 0 ends a document wherever it stands, even in a block scalar.
@@ -110,21 +99,13 @@ fn sections(text: &str) -> Vec<Section<'_>> {
     for (number, line) in text.split_inclusive('\n').enumerate() {
         let number = u32::try_from(number).unwrap_or(u32::MAX);
         let rest = line.strip_prefix("---");
-        if rest.is_some_and(|r| r.is_empty() || r.starts_with([' ', '\t', '\r', '\n']))
-            && offset > start
-        {
-            out.push(Section {
-                text: &text[start..offset],
-                lines_before,
-            });
+        if rest.is_some_and(|r| r.is_empty() || r.starts_with([' ', '\t', '\r', '\n'])) && offset > start {
+            out.push(Section { text: &text[start..offset], lines_before });
             (start, lines_before) = (offset, number);
         }
         offset += line.len();
     }
-    out.push(Section {
-        text: &text[start..],
-        lines_before,
-    });
+    out.push(Section { text: &text[start..], lines_before });
     out
 }
 
@@ -181,19 +162,12 @@ impl<'a, 'p> Builder<'a, 'p> {
             let (event, span) = self.next()?;
             match event {
                 Event::StreamEnd => return Ok(None),
-                Event::StreamStart
-                | Event::DocumentStart(_)
-                | Event::DocumentEnd
-                | Event::Nothing => {}
+                Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::Nothing => {}
                 event => {
                     let line = self.error(span, "").line;
                     let value = self.value(event, span, 0)?;
                     self.rest()?;
-                    return Ok(if value.is_null() {
-                        None
-                    } else {
-                        Some((value, line))
-                    });
+                    return Ok(if value.is_null() { None } else { Some((value, line)) });
                 }
             }
         }
@@ -205,16 +179,10 @@ impl<'a, 'p> Builder<'a, 'p> {
             let (event, span) = self.next()?;
             match event {
                 Event::StreamEnd => return Ok(()),
-                Event::DocumentEnd
-                | Event::DocumentStart(_)
-                | Event::StreamStart
-                | Event::Nothing => {}
+                Event::DocumentEnd | Event::DocumentStart(_) | Event::StreamStart | Event::Nothing => {}
                 Event::Scalar(text, ..) if text.is_empty() || text == "~" => {}
                 _ => {
-                    return Err(self.error(
-                        span,
-                        "content after the end of the document (is a \"---\" line missing?)",
-                    ));
+                    return Err(self.error(span, "content after the end of the document (is a \"---\" line missing?)"));
                 }
             }
         }
@@ -235,17 +203,14 @@ impl<'a, 'p> Builder<'a, 'p> {
         }
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
-                let tag = tag
-                    .filter(|t| t.is_yaml_core_schema())
-                    .map(|t| t.suffix.clone());
+                let tag = tag.filter(|t| t.is_yaml_core_schema()).map(|t| t.suffix.clone());
                 (scalar(&text, style, tag.as_deref()), anchor)
             }
             Event::SequenceStart(anchor, _) => (self.sequence(depth)?, anchor),
             Event::MappingStart(anchor, _) => (self.mapping(depth)?, anchor),
             Event::Alias(anchor) => {
                 let value = self.anchors.get(&anchor).cloned();
-                let value =
-                    value.ok_or_else(|| self.error(span, "an alias inside of its own anchor"))?;
+                let value = value.ok_or_else(|| self.error(span, "an alias inside of its own anchor"))?;
                 self.nodes += count(&value);
                 (value, 0)
             }
@@ -302,10 +267,7 @@ impl<'a, 'p> Builder<'a, 'p> {
                     value => merged.push(value),
                 }
             } else if map.contains_key(&key) {
-                return Err(self.error(
-                    span,
-                    &format!("the key {key:?} is already set in this mapping"),
-                ));
+                return Err(self.error(span, &format!("the key {key:?} is already set in this mapping")));
             } else {
                 map.insert(key, value);
             }
@@ -348,11 +310,7 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&str>) -> Value {
         Some(_) => return plain(text),
         None => {}
     }
-    if style == ScalarStyle::Plain {
-        plain(text)
-    } else {
-        Value::from(text)
-    }
+    if style == ScalarStyle::Plain { plain(text) } else { Value::from(text) }
 }
 
 /// Resolves a plain scalar.
@@ -360,9 +318,7 @@ fn plain(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => Value::Null,
         "true" | "True" | "TRUE" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Value::Bool(true),
-        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => {
-            Value::Bool(false)
-        }
+        "false" | "False" | "FALSE" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Value::Bool(false),
         _ => number(text).unwrap_or_else(|| Value::from(text)),
     }
 }
@@ -378,17 +334,10 @@ fn number(text: &str) -> Option<Value> {
         None => ("", clean.strip_prefix('+').unwrap_or(&clean)),
     };
     let radix = |prefix: &str, radix: u32| {
-        let rest = digits
-            .strip_prefix(prefix)
-            .filter(|r| !r.is_empty() && !r.starts_with(['-', '+']))?;
-        i64::from_str_radix(&format!("{sign}{rest}"), radix)
-            .ok()
-            .map(Value::from)
+        let rest = digits.strip_prefix(prefix).filter(|r| !r.is_empty() && !r.starts_with(['-', '+']))?;
+        i64::from_str_radix(&format!("{sign}{rest}"), radix).ok().map(Value::from)
     };
-    if let Some(v) = radix("0x", 16)
-        .or_else(|| radix("0b", 2))
-        .or_else(|| radix("0o", 8))
-    {
+    if let Some(v) = radix("0x", 16).or_else(|| radix("0b", 2)).or_else(|| radix("0o", 8)) {
         return Some(v);
     }
     if digits.is_empty() || !digits.bytes().any(|b| b.is_ascii_digit()) {
@@ -400,20 +349,14 @@ fn number(text: &str) -> Option<Value> {
         }
         return match format!("{sign}{digits}").parse::<i64>() {
             Ok(n) => Some(Value::from(n)),
-            Err(_) => format!("{sign}{digits}")
-                .parse::<u64>()
-                .map(Value::from)
-                .ok()
-                .or_else(|| float(&clean)),
+            Err(_) => format!("{sign}{digits}").parse::<u64>().map(Value::from).ok().or_else(|| float(&clean)),
         };
     }
     float(&clean)
 }
 
 fn float(text: &str) -> Option<Value> {
-    let shape = text
-        .bytes()
-        .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
+    let shape = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
     if !shape {
         return None;
     }
@@ -428,9 +371,7 @@ mod tests {
 
     #[test]
     fn scalars() {
-        let check = |text: &str, want: Value| {
-            assert_eq!(parse(&format!("a: {text}")).unwrap()["a"], want, "{text}")
-        };
+        let check = |text: &str, want: Value| assert_eq!(parse(&format!("a: {text}")).unwrap()["a"], want, "{text}");
         check("1", json!(1));
         check("-1", json!(-1));
         check("0644", json!(420));
@@ -463,13 +404,7 @@ mod tests {
             docs[2].as_ref().unwrap_err().to_string(),
             "line 10, column 3: the key \"d\" is already set in this mapping"
         );
-        assert_eq!(
-            (
-                docs[3].as_ref().unwrap().line,
-                &docs[3].as_ref().unwrap().value
-            ),
-            (12, &json!({"e": 3}))
-        );
+        assert_eq!((docs[3].as_ref().unwrap().line, &docs[3].as_ref().unwrap().value), (12, &json!({"e": 3})));
     }
 
     #[test]
@@ -487,16 +422,9 @@ mod tests {
         assert_eq!(v["use"], json!({"y": 3, "x": 1}));
         let bomb = (1..9).fold("a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned(), |s, i| {
             let p = i - 1;
-            s + &format!(
-                "a{i}: &a{i} [*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p}]\n"
-            )
+            s + &format!("a{i}: &a{i} [*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p},*a{p}]\n")
         });
-        assert!(
-            parse(&bomb)
-                .unwrap_err()
-                .message
-                .contains("too many values")
-        );
+        assert!(parse(&bomb).unwrap_err().message.contains("too many values"));
         assert!(parse(&"[".repeat(5000)).is_err());
     }
 

@@ -9,8 +9,7 @@ use std::path::PathBuf;
 use api::shape::{Reader, Shape};
 use api::validate::virtual_service::Role;
 use api::validate::{
-    Check, Verdict, common, destination_rule, gateway, http_route, mesh, sidecar, telemetry,
-    virtual_service,
+    Check, Verdict, common, destination_rule, gateway, http_route, mesh, sidecar, telemetry, virtual_service,
 };
 use api::{Place, Resource};
 use serde_json::{Map, Value, json};
@@ -37,11 +36,8 @@ fn validation() {
     tables(&dir, &mut tally);
     crds(&dir, &mut tally);
     if std::env::var_os("PROA_CONFORMANCE_VERBOSE").is_some() {
-        for (what, list) in [
-            ("FAILED", &tally.failed),
-            ("allowed", &tally.allowed),
-            ("not served", &tally.not_served),
-        ] {
+        for (what, list) in [("FAILED", &tally.failed), ("allowed", &tally.allowed), ("not served", &tally.not_served)]
+        {
             list.iter().for_each(|line| println!("{what}: {line}"));
         }
     }
@@ -50,12 +46,7 @@ fn validation() {
         json!({"area": "validation", "passed": tally.passed, "failed": tally.failed.len(), "allowed": tally.allowed.len(),
             "not_served": tally.not_served.len()})
     );
-    assert!(
-        tally.failed.is_empty(),
-        "{} cases differ from Istio:\n{}",
-        tally.failed.len(),
-        tally.failed.join("\n")
-    );
+    assert!(tally.failed.is_empty(), "{} cases differ from Istio:\n{}", tally.failed.len(), tally.failed.join("\n"));
 }
 
 fn folder() -> Option<PathBuf> {
@@ -73,14 +64,9 @@ fn tables(dir: &std::path::Path, tally: &mut Tally) {
         let function = table["func"].as_str().unwrap_or_default();
         for (i, case) in table["cases"].as_array().into_iter().flatten().enumerate() {
             let v = simplify(&case["v"]);
-            let name = format!(
-                "{function}/{i} {}",
-                v.get("name").and_then(Value::as_str).unwrap_or_default()
-            );
+            let name = format!("{function}/{i} {}", v.get("name").and_then(Value::as_str).unwrap_or_default());
             if has_unresolved(&v) {
-                tally
-                    .not_served
-                    .push(format!("{name}: needs {}", case["impure"]));
+                tally.not_served.push(format!("{name}: needs {}", case["impure"]));
                 continue;
             }
             match run(function, &case["v"], &v) {
@@ -110,8 +96,7 @@ fn simplify(v: &Value) -> Value {
     };
     if let Some(base) = map.get("$modify") {
         let mut out = simplify(base);
-        if let (Value::Object(out), Some(Value::Object(set))) = (&mut out, map["$with"].get("$set"))
-        {
+        if let (Value::Object(out), Some(Value::Object(set))) = (&mut out, map["$with"].get("$set")) {
             for (k, v) in set {
                 apply(out, k, simplify(v));
             }
@@ -133,44 +118,25 @@ fn simplify(v: &Value) -> Value {
     }
     let kind = map.get("$t").and_then(Value::as_str).unwrap_or_default();
     if kind == "structpb.Struct" {
-        let fields = map
-            .get("fields")
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default();
-        return Value::Object(
-            fields
-                .iter()
-                .map(|(k, v)| (k.clone(), simplify(v)))
-                .collect(),
-        );
+        let fields = map.get("fields").and_then(Value::as_object).cloned().unwrap_or_default();
+        return Value::Object(fields.iter().map(|(k, v)| (k.clone(), simplify(v))).collect());
     }
     if kind == "structpb.Value" {
-        return map
-            .iter()
-            .find(|(k, _)| *k != "$t")
-            .map_or(Value::Null, |(k, v)| match k.as_str() {
-                "listValue" => simplify(v.get("values").unwrap_or(v)),
-                _ => simplify(v),
-            });
+        return map.iter().find(|(k, _)| *k != "$t").map_or(Value::Null, |(k, v)| match k.as_str() {
+            "listValue" => simplify(v.get("values").unwrap_or(v)),
+            _ => simplify(v),
+        });
     }
     let mut out = Map::new();
     for (k, v) in map.iter().filter(|(k, _)| *k != "$t") {
         match (k.as_str(), simplify(v)) {
             // Wrapper of a oneof that the extraction left in place.
             ("specifier", Value::Object(inner)) => {
-                out.extend(
-                    inner
-                        .into_iter()
-                        .map(|(k, v)| (k.trim_end_matches('_').to_owned(), v)),
-                );
+                out.extend(inner.into_iter().map(|(k, v)| (k.trim_end_matches('_').to_owned(), v)));
             }
             // A nil element exists in Go only; a document with one is refused.
             ("match", Value::Array(items)) => {
-                out.insert(
-                    k.clone(),
-                    items.into_iter().filter(|i| !i.is_null()).collect(),
-                );
+                out.insert(k.clone(), items.into_iter().filter(|i| !i.is_null()).collect());
             }
             (_, v) => {
                 out.insert(k.clone(), v);
@@ -183,12 +149,7 @@ fn simplify(v: &Value) -> Value {
 /// One Go assignment; oneof wrappers become their field.
 fn apply(out: &mut Map<String, Value>, field: &str, value: Value) {
     let mut chars = field.chars();
-    let name: String = chars
-        .next()
-        .map(|c| c.to_ascii_lowercase())
-        .into_iter()
-        .chain(chars)
-        .collect();
+    let name: String = chars.next().map(|c| c.to_ascii_lowercase()).into_iter().chain(chars).collect();
     match (name.as_str(), value) {
         ("clusterName", Value::Object(inner)) => out.extend(inner),
         ("tracing", Value::Object(mut tracing)) => {
@@ -205,9 +166,7 @@ fn apply(out: &mut Map<String, Value>, field: &str, value: Value) {
 
 fn has_unresolved(v: &Value) -> bool {
     match v {
-        Value::Object(map) => map
-            .iter()
-            .any(|(k, v)| (k.starts_with('$') && k != "$error") || has_unresolved(v)),
+        Value::Object(map) => map.iter().any(|(k, v)| (k.starts_with('$') && k != "$error") || has_unresolved(v)),
         Value::Array(items) => items.iter().any(has_unresolved),
         _ => false,
     }
@@ -236,9 +195,7 @@ fn leaf(result: Result<(), String>) -> Verdict {
 
 fn resource(kind: &str, v: &Value, spec: &Value) -> Verdict {
     let group = match kind {
-        "AuthorizationPolicy" | "RequestAuthentication" | "PeerAuthentication" => {
-            "security.istio.io/v1"
-        }
+        "AuthorizationPolicy" | "RequestAuthentication" | "PeerAuthentication" => "security.istio.io/v1",
         "Telemetry" => "telemetry.istio.io/v1",
         "WasmPlugin" | "TrafficExtension" => "extensions.istio.io/v1alpha1",
         "EnvoyFilter" => "networking.istio.io/v1alpha3",
@@ -258,18 +215,13 @@ fn resource(kind: &str, v: &Value, spec: &Value) -> Verdict {
 fn whole(raw: Value) -> Verdict {
     match Resource::from_value(raw, None, "default") {
         Ok(resource) => api::validate::validate(&resource),
-        Err(rejected) => Verdict {
-            errors: rejected.problems,
-            warnings: Vec::new(),
-        },
+        Err(rejected) => Verdict { errors: rejected.problems, warnings: Vec::new() },
     }
 }
 
 /// Names the type of a case whose value is deliberately of another type: Rust's types rule these out.
 fn wrong_type(raw: &Value, want: &str) -> bool {
-    raw["in"]["$t"]
-        .as_str()
-        .is_some_and(|t| !t.ends_with(&format!(".{want}")))
+    raw["in"]["$t"].as_str().is_some_and(|t| !t.ends_with(&format!(".{want}")))
 }
 
 fn run(function: &str, raw: &Value, v: &Value) -> Outcome {
@@ -301,12 +253,7 @@ fn run(function: &str, raw: &Value, v: &Value) -> Outcome {
         return compare(v, &resource(kind, v, input));
     }
     let list = |field: &str| -> Vec<String> {
-        of(field)
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|s| s.as_str().map(str::to_owned))
-            .collect()
+        of(field).as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect()
     };
     let verdict = match function {
         "TestValidateServer" => part(input, gateway::server),
@@ -316,9 +263,7 @@ fn run(function: &str, raw: &Value, v: &Value) -> Outcome {
         "TestValidateHTTPHeaderName" => leaf(common::header_name(text("name"))),
         "TestValidateHTTPHeaderValue" => leaf(common::header_value(text("input"))),
         "TestValidateCORSPolicy" => optional(input, http_route::cors_policy),
-        "TestValidateHTTPStatus" => {
-            leaf(http_route::http_status(input.as_i64().unwrap_or(-1) as i32))
-        }
+        "TestValidateHTTPStatus" => leaf(http_route::http_status(input.as_i64().unwrap_or(-1) as i32)),
         "TestValidateHTTPFaultInjectionAbort" => optional(input, http_route::fault_abort),
         "TestValidateHTTPFaultInjectionDelay" => optional(input, http_route::fault_delay),
         "TestValidateHTTPFaultInjection" => part(input, http_route::fault_injection),
@@ -328,41 +273,30 @@ fn run(function: &str, raw: &Value, v: &Value) -> Outcome {
         "TestValidatePortName" => leaf(common::port_name(text("name"))),
         "TestValidatePort" => leaf(common::port(of("port").as_u64().unwrap_or(0) as u32)),
         "TestValidateHTTPRedirect" => optional(of("redirect"), http_route::redirect),
-        "TestValidateHTTPDirectResponse" => optional(
-            &encode_bytes(of("directResponse")),
-            http_route::direct_response,
-        ),
+        "TestValidateHTTPDirectResponse" => optional(&encode_bytes(of("directResponse")), http_route::direct_response),
         "TestValidateDestination" => part(of("destination"), virtual_service::destination),
-        "TestValidateHTTPRoute" | "TestValidateRootHTTPRoute" => part(of("route"), |c, r| {
-            virtual_service::http_route(c, r, Role::Root)
-        }),
-        "TestValidateDelegateHTTPRoute" => part(of("route"), |c, r| {
-            virtual_service::http_route(c, r, Role::Delegate)
-        }),
-        "TestValidateRouteDestination" => part(of("routes"), |c, r: &Vec<_>| {
-            virtual_service::l4_destinations(c, r)
-        }),
-        "TestValidateHTTPRouteDestination" => part(of("routes"), |c, r: &Vec<_>| {
-            virtual_service::route_destinations(c, r)
-        }),
+        "TestValidateHTTPRoute" | "TestValidateRootHTTPRoute" => {
+            part(of("route"), |c, r| virtual_service::http_route(c, r, Role::Root))
+        }
+        "TestValidateDelegateHTTPRoute" => part(of("route"), |c, r| virtual_service::http_route(c, r, Role::Delegate)),
+        "TestValidateRouteDestination" => part(of("routes"), |c, r: &Vec<_>| virtual_service::l4_destinations(c, r)),
+        "TestValidateHTTPRouteDestination" => {
+            part(of("routes"), |c, r: &Vec<_>| virtual_service::route_destinations(c, r))
+        }
         "TestValidateTrafficPolicy" => optional(input, destination_rule::traffic_policy),
         "TestValidateConnectionPool" => optional(input, destination_rule::connection_pool),
-        "TestValidateLoadBalancer" => {
-            optional(input, |c, lb| destination_rule::load_balancer(c, lb, None))
-        }
+        "TestValidateLoadBalancer" => optional(input, |c, lb| destination_rule::load_balancer(c, lb, None)),
         "TestValidateOutlierDetection" => optional(input, destination_rule::outlier_detection),
         "TestValidateTLS" => optional(of("tls"), destination_rule::client_tls),
-        "TestValidateLocalityLbSetting" => optional(input, |c, lb| {
-            destination_rule::locality_lb(c, lb, !of("outlier").is_null())
-        }),
-        "TestValidateZoneAwareLbSetting" => optional(input, |c, lb| {
-            destination_rule::zone_aware_lb(c, lb, !of("outlier").is_null())
-        }),
+        "TestValidateLocalityLbSetting" => {
+            optional(input, |c, lb| destination_rule::locality_lb(c, lb, !of("outlier").is_null()))
+        }
+        "TestValidateZoneAwareLbSetting" => {
+            optional(input, |c, lb| destination_rule::zone_aware_lb(c, lb, !of("outlier").is_null()))
+        }
         "TestValidateLocalities" => {
             let list = list("localities");
-            leaf(destination_rule::localities(
-                &list.iter().map(String::as_str).collect::<Vec<_>>(),
-            ))
+            leaf(destination_rule::localities(&list.iter().map(String::as_str).collect::<Vec<_>>()))
         }
         "Test_validateExportTo" => {
             let mut c = Check::default();
@@ -376,28 +310,22 @@ fn run(function: &str, raw: &Value, v: &Value) -> Outcome {
             );
             c.finish()
         }
-        "TestValidateTelemetryFilter" => leaf(telemetry::cel_expression(
-            of("filter")["expression"].as_str().unwrap_or_default(),
-        )),
+        "TestValidateTelemetryFilter" => {
+            leaf(telemetry::cel_expression(of("filter")["expression"].as_str().unwrap_or_default()))
+        }
         "TestValidateExtensionProviderService" => leaf(mesh::provider_service(text("service"))),
         f if f.starts_with("TestValidateExtensionProvider") => provider(f, v),
         "TestValidateFQDN" => leaf(common::fqdn(text("fqdn"))),
         "TestValidateWildcardDomain" => leaf(common::wildcard_domain(text("in"))),
-        "TestValidateWildcardDomainForVirtualServiceBoundToGateway" => leaf(
-            common::wildcard_domain_or_sni(text("in"), of("sni").as_bool().unwrap_or(false)),
-        ),
+        "TestValidateWildcardDomainForVirtualServiceBoundToGateway" => {
+            leaf(common::wildcard_domain_or_sni(text("in"), of("sni").as_bool().unwrap_or(false)))
+        }
         "TestParseAutoGeneratedSNIDomain" => leaf(common::sni_domain(text("in")).map(|_| ())),
         "TestValidateTrustDomain" => leaf(mesh::trust_domain(text("in"))),
         "TestValidateControlPlaneAuthPolicy" => {
-            let known = of("policy")
-                .as_str()
-                .is_some_and(|p| p == "NONE" || p == "MUTUAL_TLS")
+            let known = of("policy").as_str().is_some_and(|p| p == "NONE" || p == "MUTUAL_TLS")
                 || matches!(of("policy").as_i64(), Some(0 | 1));
-            leaf(if known {
-                Ok(())
-            } else {
-                Err("unrecognized".into())
-            })
+            leaf(if known { Ok(()) } else { Err("unrecognized".into()) })
         }
         "TestValidateDuration" => optional_duration(of("duration"), common::duration),
         "TestValidateMaxServerConnectionAge" => {
@@ -405,17 +333,11 @@ fn run(function: &str, raw: &Value, v: &Value) -> Outcome {
         }
         "TestValidateDrainDuration" => optional_duration(of("Drain"), mesh::drain_duration),
         "TestValidateConnectTimeout" => optional_duration(of("duration"), mesh::connect_timeout),
-        "TestValidateProtocolDetectionTimeout" => {
-            optional_duration(of("duration"), mesh::protocol_detection_timeout)
-        }
+        "TestValidateProtocolDetectionTimeout" => optional_duration(of("duration"), mesh::protocol_detection_timeout),
         "TestValidateMeshConfigProxyConfig" => part(input, mesh::proxy_config),
         "TestValidateMeshConfig" => part(input, mesh::mesh_config),
-        "TestValidateMeshConfigDefaultTrafficPolicy" => {
-            optional(of("dtp"), mesh::default_traffic_policy)
-        }
-        "TestValidateMeshConfigDefaultInboundHTTPRetryPolicy" => {
-            optional(of("retry"), mesh::inbound_retry)
-        }
+        "TestValidateMeshConfigDefaultTrafficPolicy" => optional(of("dtp"), mesh::default_traffic_policy),
+        "TestValidateMeshConfigDefaultInboundHTTPRetryPolicy" => optional(of("retry"), mesh::inbound_retry),
         "TestValidateMeshNetworks" => part(of("mn"), mesh::mesh_networks),
         "TestValidateConnectionSettings" => part(of("cs"), mesh::connection_settings),
         "TestValidationIPAddress" => leaf(common::ip_address(text("addr"))),
@@ -432,8 +354,7 @@ fn run(function: &str, raw: &Value, v: &Value) -> Outcome {
 }
 
 fn seconds(v: &Value) -> Value {
-    v.as_f64()
-        .map_or_else(|| v.clone(), |s| Value::from(format!("{s}s")))
+    v.as_f64().map_or_else(|| v.clone(), |s| Value::from(format!("{s}s")))
 }
 
 fn optional_duration(v: &Value, f: fn(api::Duration) -> Result<(), String>) -> Verdict {
@@ -469,14 +390,8 @@ fn provider(function: &str, v: &Value) -> Verdict {
         "EnvoyExtAuthzGRPC" | "ExtAuthzGRPC" => "envoyExtAuthzGrpc",
         _ => "sds",
     };
-    let config = ["config", "provider", "in"]
-        .iter()
-        .find_map(|f| v.get(*f))
-        .unwrap_or(&Value::Null);
-    part(
-        &json!({"name": "x", field: config}),
-        mesh::extension_provider,
-    )
+    let config = ["config", "provider", "in"].iter().find_map(|f| v.get(*f)).unwrap_or(&Value::Null);
+    part(&json!({"name": "x", field: config}), mesh::extension_provider)
 }
 
 fn compare(v: &Value, verdict: &Verdict) -> Outcome {
@@ -486,24 +401,15 @@ fn compare(v: &Value, verdict: &Verdict) -> Outcome {
     let field = |names: &[&str]| names.iter().find_map(|n| v.get(*n));
     if let Some(valid) = field(&["valid", "isValid", "Valid", "ok"]).and_then(Value::as_bool) {
         if valid != errors.is_empty() {
-            return Outcome::Differs(format!(
-                "want valid={valid}, found errors [{found}] in {}",
-                brief(v)
-            ));
+            return Outcome::Differs(format!("want valid={valid}, found errors [{found}] in {}", brief(v)));
         }
     } else if let Some(bad) = field(&["wantErr", "err"]).and_then(Value::as_bool) {
         if bad == errors.is_empty() {
-            return Outcome::Differs(format!(
-                "want error={bad}, found errors [{found}] in {}",
-                brief(v)
-            ));
+            return Outcome::Differs(format!("want error={bad}, found errors [{found}] in {}", brief(v)));
         }
     } else if let Some(fragment) = field(&["out", "err", "error"]).and_then(Value::as_str) {
         if fragment.is_empty() != errors.is_empty() {
-            return Outcome::Differs(format!(
-                "want {fragment:?}, found [{found}] in {}",
-                brief(v)
-            ));
+            return Outcome::Differs(format!("want {fragment:?}, found [{found}] in {}", brief(v)));
         }
         let json_words = fragment.contains("json:");
         if !json_words && !found.to_lowercase().contains(&fragment.to_lowercase()) {
@@ -515,9 +421,7 @@ fn compare(v: &Value, verdict: &Verdict) -> Outcome {
         return Outcome::Differs(format!("want {expected}, found [{found}] in {}", brief(v)));
     }
     match field(&["warning", "Warning", "warn", "wantWarn"]) {
-        Some(Value::Bool(true)) if warnings.is_empty() => {
-            Outcome::Differs(format!("want a warning in {}", brief(v)))
-        }
+        Some(Value::Bool(true)) if warnings.is_empty() => Outcome::Differs(format!("want a warning in {}", brief(v))),
         Some(Value::String(s)) if !warned.to_lowercase().contains(&s.to_lowercase()) => {
             Outcome::Differs(format!("want warning {s:?}, found [{warned}]"))
         }
@@ -532,18 +436,12 @@ fn brief(v: &Value) -> String {
 
 /// Documents with `_err` must be refused, the others accepted.
 fn crds(dir: &std::path::Path, tally: &mut Tally) {
-    let mut files: Vec<PathBuf> = std::fs::read_dir(dir.join("crds"))
-        .expect("crds")
-        .filter_map(|e| e.ok().map(|e| e.path()))
-        .collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(dir.join("crds")).expect("crds").filter_map(|e| e.ok().map(|e| e.path())).collect();
     files.sort();
     for file in files {
         let text = std::fs::read_to_string(&file).expect("a readable file");
-        let short = file
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let short = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         for (i, document) in api::yaml::documents(&text).into_iter().enumerate() {
             let document = document.expect("the data is YAML");
             let mut value: BTreeMap<String, Value> = match document.value.clone() {
@@ -552,10 +450,7 @@ fn crds(dir: &std::path::Path, tally: &mut Tally) {
             };
             let expected = value.remove("_err");
             let raw = Value::Object(value.into_iter().collect());
-            let place = Some(Place {
-                file: short.as_str().into(),
-                line: document.line,
-            });
+            let place = Some(Place { file: short.as_str().into(), line: document.line });
             let known = !matches!(names_kind(&raw), names::Kind::Other(_));
             let name = format!("crds/{short}#{i}");
             if !known {
@@ -564,16 +459,11 @@ fn crds(dir: &std::path::Path, tally: &mut Tally) {
             }
             let verdict = match Resource::from_value(raw, place, "default") {
                 Ok(resource) => api::validate::validate(&resource),
-                Err(rejected) => Verdict {
-                    errors: rejected.problems,
-                    warnings: Vec::new(),
-                },
+                Err(rejected) => Verdict { errors: rejected.problems, warnings: Vec::new() },
             };
             let errors: Vec<String> = verdict.errors.iter().map(ToString::to_string).collect();
             if expected.is_some() == errors.is_empty() {
-                tally
-                    .failed
-                    .push(format!("{name}: want {expected:?}, found {errors:?}"));
+                tally.failed.push(format!("{name}: want {expected:?}, found {errors:?}"));
             } else {
                 tally.passed += 1;
             }
@@ -582,8 +472,5 @@ fn crds(dir: &std::path::Path, tally: &mut Tally) {
 }
 
 fn names_kind(raw: &Value) -> names::Kind {
-    names::Kind::of(
-        raw["apiVersion"].as_str().unwrap_or_default(),
-        raw["kind"].as_str().unwrap_or_default(),
-    )
+    names::Kind::of(raw["apiVersion"].as_str().unwrap_or_default(), raw["kind"].as_str().unwrap_or_default())
 }

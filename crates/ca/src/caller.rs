@@ -98,65 +98,39 @@ impl Authenticator {
         now: SystemTime,
     ) -> Result<Caller, CallerError> {
         let chain = peer.map(|p| p.chain.as_slice()).unwrap_or_default();
-        let by_certificate = if chain.is_empty() {
-            Err(CallerError::Nothing)
-        } else {
-            self.certificate(chain, now)
-        };
+        let by_certificate = if chain.is_empty() { Err(CallerError::Nothing) } else { self.certificate(chain, now) };
         if by_certificate.is_ok() {
             return by_certificate;
         }
-        match metadata
-            .get("authorization")
-            .and_then(|v| v.to_str().ok())
-            .and_then(bearer)
-        {
+        match metadata.get("authorization").and_then(|v| v.to_str().ok()).and_then(bearer) {
             Some(token) => self.token(token, now),
             None => by_certificate,
         }
     }
 
-    fn certificate(
-        &self,
-        chain: &[CertificateDer<'_>],
-        now: SystemTime,
-    ) -> Result<Caller, CallerError> {
+    fn certificate(&self, chain: &[CertificateDer<'_>], now: SystemTime) -> Result<Caller, CallerError> {
         let roots = Arc::clone(&self.roots.read().unwrap_or_else(|e| e.into_inner()));
         let facts = verify_chain(chain, &roots, now)?;
         let ours = |name: &String| {
-            let domain = name
-                .strip_prefix("spiffe://")
-                .and_then(|s| s.split('/').next());
+            let domain = name.strip_prefix("spiffe://").and_then(|s| s.split('/').next());
             domain.is_some_and(|d| d == self.trust_domain || self.aliases.iter().any(|a| a == d))
         };
         let identities: Vec<_> = facts.names.into_iter().filter(ours).collect();
         if identities.is_empty() {
             return Err(CallerError::Identity(self.trust_domain.clone()));
         }
-        Ok(Caller {
-            identities,
-            proof: Proof::Certificate,
-        })
+        Ok(Caller { identities, proof: Proof::Certificate })
     }
 
     fn token(&self, token: &str, now: SystemTime) -> Result<Caller, CallerError> {
         let keys = Arc::clone(&self.keys.read().unwrap_or_else(|e| e.into_inner()));
         let claims = TokenClaims::verify(token, &keys, now)?;
-        let identity = Identity::new(
-            &self.trust_domain,
-            &claims.account.namespace,
-            &claims.account.name,
-        );
-        Ok(Caller {
-            identities: vec![identity.to_string()],
-            proof: Proof::Token,
-        })
+        let identity = Identity::new(&self.trust_domain, &claims.account.namespace, &claims.account.name);
+        Ok(Caller { identities: vec![identity.to_string()], proof: Proof::Token })
     }
 }
 
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then_some(token.trim())
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }

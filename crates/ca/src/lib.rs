@@ -38,15 +38,7 @@ pub fn issue_server(
 ) -> Result<ServerCertificate, PkiError> {
     let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256)?;
     let request = CertRequest::parse(pki::create_csr(&key, "", names)?.as_bytes())?;
-    let chain = authority.issue(
-        &request,
-        &Issue {
-            names,
-            ttl,
-            now,
-            serial: random_serial(),
-        },
-    )?;
+    let chain = authority.issue(&request, &Issue { names, ttl, now, serial: random_serial() })?;
     Ok(ServerCertificate { key, chain })
 }
 

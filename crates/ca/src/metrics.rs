@@ -22,11 +22,7 @@ impl Metrics {
     pub fn counters(&self) -> [(&'static str, &'static str, u64); 5] {
         let read = |c: &AtomicU64| c.load(Ordering::Relaxed);
         [
-            (
-                "citadel_server_csr_count",
-                "The number of CSRs received by Citadel server.",
-                read(&self.csr),
-            ),
+            ("citadel_server_csr_count", "The number of CSRs received by Citadel server.", read(&self.csr)),
             (
                 "citadel_server_csr_parsing_err_count",
                 "The number of errors occurred when parsing the CSR.",

@@ -14,10 +14,7 @@ pub struct TtlPolicy {
 impl Default for TtlPolicy {
     fn default() -> Self {
         const DAY: Duration = Duration::from_secs(24 * 3600);
-        TtlPolicy {
-            default: DAY,
-            max: DAY * 90,
-        }
+        TtlPolicy { default: DAY, max: DAY * 90 }
     }
 }
 
@@ -37,17 +34,9 @@ mod tests {
 
     #[test]
     fn decides() {
-        let policy = TtlPolicy {
-            default: Duration::from_secs(100),
-            max: Duration::from_secs(1000),
-        };
-        let check = |asked, expect: Option<u64>| {
-            assert_eq!(
-                policy.decide(asked),
-                expect.map(Duration::from_secs),
-                "{asked}"
-            )
-        };
+        let policy = TtlPolicy { default: Duration::from_secs(100), max: Duration::from_secs(1000) };
+        let check =
+            |asked, expect: Option<u64>| assert_eq!(policy.decide(asked), expect.map(Duration::from_secs), "{asked}");
         check(0, Some(100));
         check(-5, Some(100));
         check(10, Some(10));

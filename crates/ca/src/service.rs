@@ -22,17 +22,8 @@ pub struct CertificateService {
 
 impl CertificateService {
     /// Signs with `authority` for callers that `authenticator` knows.
-    pub fn new(
-        authority: Arc<Authority>,
-        authenticator: Arc<Authenticator>,
-        ttl: TtlPolicy,
-    ) -> Self {
-        CertificateService {
-            authority,
-            authenticator,
-            ttl,
-            metrics: Arc::default(),
-        }
+    pub fn new(authority: Arc<Authority>, authenticator: Arc<Authenticator>, ttl: TtlPolicy) -> Self {
+        CertificateService { authority, authenticator, ttl, metrics: Arc::default() }
     }
 
     /// The counters, shared with the service.
@@ -47,13 +38,10 @@ impl CertificateService {
     ) -> Result<IstioCertificateResponse, Status> {
         count(&self.metrics.csr);
         let peer = request.extensions().get::<PeerCertificates>();
-        let caller = self
-            .authenticator
-            .authenticate(request.metadata(), peer, now)
-            .inspect_err(|error| {
-                count(&self.metrics.authentication_failure);
-                tracing::warn!(target: "serverca", "authentication failed: {error}");
-            })?;
+        let caller = self.authenticator.authenticate(request.metadata(), peer, now).inspect_err(|error| {
+            count(&self.metrics.authentication_failure);
+            tracing::warn!(target: "serverca", "authentication failed: {error}");
+        })?;
         let message = request.get_ref();
         let csr = CertRequest::parse(message.csr.as_bytes()).map_err(|error| {
             count(&self.metrics.csr_parsing_err);
@@ -67,12 +55,7 @@ impl CertificateService {
                 message.validity_duration
             ))
         })?;
-        let issue = Issue {
-            names: &caller.identities,
-            ttl,
-            now,
-            serial: crate::random_serial(),
-        };
+        let issue = Issue { names: &caller.identities, ttl, now, serial: crate::random_serial() };
         let chain = self.authority.issue(&csr, &issue).map_err(|error| {
             count(&self.metrics.csr_sign_err);
             tracing::error!(target: "serverca", "CSR signing error: {error}");
@@ -80,11 +63,7 @@ impl CertificateService {
         })?;
         count(&self.metrics.success);
         tracing::debug!(target: "serverca", "CSR successfully signed, sans {:?}", caller.identities);
-        let mut cert_chain: Vec<String> = chain
-            .certs
-            .iter()
-            .map(|c| pki::pem::encode("CERTIFICATE", c))
-            .collect();
+        let mut cert_chain: Vec<String> = chain.certs.iter().map(|c| pki::pem::encode("CERTIFICATE", c)).collect();
         cert_chain.push(self.authority.roots_pem());
         Ok(IstioCertificateResponse { cert_chain })
     }
@@ -105,9 +84,7 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use pki::{
-        Bundle, KeyAlgorithm, PrivateKey, ServiceAccount, TokenClaims, TokenKey, create_csr,
-    };
+    use pki::{Bundle, KeyAlgorithm, PrivateKey, ServiceAccount, TokenClaims, TokenKey, create_csr};
     use tonic::Code;
 
     struct Fixture {
@@ -119,42 +96,22 @@ mod tests {
 
     fn fixture() -> Fixture {
         let now = SystemTime::now();
-        let authority = Arc::new(
-            Authority::self_signed("cluster.local", KeyAlgorithm::EcdsaP256, now, [1; 16]).unwrap(),
-        );
+        let authority =
+            Arc::new(Authority::self_signed("cluster.local", KeyAlgorithm::EcdsaP256, now, [1; 16]).unwrap());
         let token_key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
         let keys = vec![TokenKey::of(&token_key).unwrap()];
-        let authenticator = Arc::new(Authenticator::new(
-            "cluster.local",
-            vec!["old.domain".into()],
-            authority.roots().to_vec(),
-            keys,
-        ));
-        let service =
-            CertificateService::new(Arc::clone(&authority), authenticator, TtlPolicy::default());
-        Fixture {
-            service,
-            authority,
-            token_key,
-            now,
-        }
+        let authenticator =
+            Arc::new(Authenticator::new("cluster.local", vec!["old.domain".into()], authority.roots().to_vec(), keys));
+        let service = CertificateService::new(Arc::clone(&authority), authenticator, TtlPolicy::default());
+        Fixture { service, authority, token_key, now }
     }
 
     impl Fixture {
         fn request(&self, ttl: i64) -> Request<IstioCertificateRequest> {
             let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
             // Asks for somebody else's name, which must not be heard.
-            let csr = create_csr(
-                &key,
-                "",
-                &["spiffe://cluster.local/ns/kube-system/sa/admin".to_owned()],
-            )
-            .unwrap();
-            Request::new(IstioCertificateRequest {
-                csr,
-                validity_duration: ttl,
-                metadata: None,
-            })
+            let csr = create_csr(&key, "", &["spiffe://cluster.local/ns/kube-system/sa/admin".to_owned()]).unwrap();
+            Request::new(IstioCertificateRequest { csr, validity_duration: ttl, metadata: None })
         }
 
         fn with_token(
@@ -162,23 +119,14 @@ mod tests {
             mut request: Request<IstioCertificateRequest>,
             ttl: Duration,
         ) -> Request<IstioCertificateRequest> {
-            let account = ServiceAccount {
-                namespace: "samples".into(),
-                name: "sleep".into(),
-                pod: None,
-            };
+            let account = ServiceAccount { namespace: "samples".into(), name: "sleep".into(), pod: None };
             let token = TokenClaims::sign(&self.token_key, &account, self.now, ttl).unwrap();
-            request
-                .metadata_mut()
-                .insert("authorization", format!("Bearer {token}").parse().unwrap());
+            request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
             request
         }
 
         fn issued(&self, request: &Request<IstioCertificateRequest>) -> Result<Bundle, Code> {
-            let response = self
-                .service
-                .create(request, self.now)
-                .map_err(|s| s.code())?;
+            let response = self.service.create(request, self.now).map_err(|s| s.code())?;
             Ok(Bundle::from_pem(response.cert_chain[0].as_bytes()).unwrap())
         }
     }
@@ -191,10 +139,7 @@ mod tests {
         let f = fixture();
         let leaf = f.issued(&f.with_token(f.request(600), HOUR)).unwrap();
         assert_eq!(leaf.facts[0].names, [SLEEP]);
-        assert_eq!(
-            leaf.facts[0].lifetime(),
-            Duration::from_secs(600) + pki::authority::CLOCK_SKEW
-        );
+        assert_eq!(leaf.facts[0].lifetime(), Duration::from_secs(600) + pki::authority::CLOCK_SKEW);
     }
 
     #[test]
@@ -202,10 +147,7 @@ mod tests {
         let f = fixture();
         let first = f.issued(&f.with_token(f.request(0), HOUR)).unwrap();
         let mut again = f.request(0);
-        again.extensions_mut().insert(PeerCertificates {
-            chain: Arc::new(first.certs),
-            tls: true,
-        });
+        again.extensions_mut().insert(PeerCertificates { chain: Arc::new(first.certs), tls: true });
         assert_eq!(f.issued(&again).unwrap().facts[0].names, [SLEEP]);
     }
 
@@ -216,13 +158,8 @@ mod tests {
         let mut expired = f.with_token(f.request(0), Duration::ZERO);
         assert_eq!(f.issued(&expired).unwrap_err(), Code::Unauthenticated);
         let foreign = fixture();
-        let chain = foreign
-            .issued(&foreign.with_token(foreign.request(0), HOUR))
-            .unwrap();
-        expired.extensions_mut().insert(PeerCertificates {
-            chain: Arc::new(chain.certs),
-            tls: true,
-        });
+        let chain = foreign.issued(&foreign.with_token(foreign.request(0), HOUR)).unwrap();
+        expired.extensions_mut().insert(PeerCertificates { chain: Arc::new(chain.certs), tls: true });
         assert_eq!(f.issued(&expired).unwrap_err(), Code::Unauthenticated);
         assert_eq!(f.service.metrics().counters()[3].2, 3);
     }
@@ -230,22 +167,11 @@ mod tests {
     #[test]
     fn other_trust_domains_need_an_alias() {
         let f = fixture();
-        for (domain, expect) in [
-            ("old.domain", Ok(())),
-            ("evil.domain", Err(Code::Unauthenticated)),
-        ] {
-            let server = crate::issue_server(
-                &f.authority,
-                &[format!("spiffe://{domain}/ns/a/sa/b")],
-                HOUR,
-                f.now,
-            )
-            .unwrap();
+        for (domain, expect) in [("old.domain", Ok(())), ("evil.domain", Err(Code::Unauthenticated))] {
+            let server =
+                crate::issue_server(&f.authority, &[format!("spiffe://{domain}/ns/a/sa/b")], HOUR, f.now).unwrap();
             let mut request = f.request(0);
-            request.extensions_mut().insert(PeerCertificates {
-                chain: Arc::new(server.chain.certs),
-                tls: true,
-            });
+            request.extensions_mut().insert(PeerCertificates { chain: Arc::new(server.chain.certs), tls: true });
             assert_eq!(f.issued(&request).map(drop), expect, "{domain}");
         }
     }
@@ -253,11 +179,7 @@ mod tests {
     #[test]
     fn bad_requests_are_named() {
         let f = fixture();
-        assert_eq!(
-            f.issued(&f.with_token(f.request(i64::MAX), HOUR))
-                .unwrap_err(),
-            Code::InvalidArgument
-        );
+        assert_eq!(f.issued(&f.with_token(f.request(i64::MAX), HOUR)).unwrap_err(), Code::InvalidArgument);
         let mut garbage = f.with_token(f.request(0), HOUR);
         garbage.get_mut().csr = "garbage".into();
         assert_eq!(f.issued(&garbage).unwrap_err(), Code::InvalidArgument);

@@ -36,20 +36,13 @@ pub enum StoreError {
 /// Reads `ca-key.pem`, `ca-cert.pem`, `cert-chain.pem` and `root-cert.pem`, or Kubernetes' `tls.key`,
 /// `tls.crt` and `ca.crt`. `None`: the directory holds no key.
 pub fn load(dir: &Path) -> Result<Option<Authority>, StoreError> {
-    for [key, cert, chain, root] in [
-        [KEY, CERT, CHAIN, ROOT],
-        ["tls.key", "tls.crt", "tls.crt", "ca.crt"],
-    ] {
+    for [key, cert, chain, root] in [[KEY, CERT, CHAIN, ROOT], ["tls.key", "tls.crt", "tls.crt", "ca.crt"]] {
         let Some(key) = read(&dir.join(key))? else {
             continue;
         };
         let or_empty = |name: &str| Ok(read(&dir.join(name))?.unwrap_or_default());
-        let authority =
-            Authority::from_pem(&key, &or_empty(cert)?, &or_empty(chain)?, &or_empty(root)?);
-        return authority.map(Some).map_err(|error| StoreError::Pki {
-            path: dir.to_owned(),
-            error,
-        });
+        let authority = Authority::from_pem(&key, &or_empty(cert)?, &or_empty(chain)?, &or_empty(root)?);
+        return authority.map(Some).map_err(|error| StoreError::Pki { path: dir.to_owned(), error });
     }
     Ok(None)
 }
@@ -66,14 +59,8 @@ pub fn load_or_create(
         return Ok(authority);
     }
     let authority = Authority::self_signed(trust_domain, alg, now, crate::random_serial())
-        .map_err(|error| StoreError::Pki {
-            path: dir.to_owned(),
-            error,
-        })?;
-    std::fs::create_dir_all(dir).map_err(|error| StoreError::Io {
-        path: dir.to_owned(),
-        error,
-    })?;
+        .map_err(|error| StoreError::Pki { path: dir.to_owned(), error })?;
+    std::fs::create_dir_all(dir).map_err(|error| StoreError::Io { path: dir.to_owned(), error })?;
     // The key last: without it the directory counts as empty.
     write(&dir.join(ROOT), &authority.roots_pem(), 0o644)?;
     write(&dir.join(CHAIN), "", 0o644)?;
@@ -86,10 +73,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(StoreError::Io {
-            path: path.to_owned(),
-            error,
-        }),
+        Err(error) => Err(StoreError::Io { path: path.to_owned(), error }),
     }
 }
 
@@ -97,19 +81,11 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), StoreError> {
     let beside = path.with_extension("tmp");
     let done = || {
-        let mut file = std::fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&beside)?;
+        let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&beside)?;
         file.write_all(text.as_bytes())?;
         std::fs::rename(&beside, path)
     };
-    done().map_err(|error| StoreError::Io {
-        path: path.to_owned(),
-        error,
-    })
+    done().map_err(|error| StoreError::Io { path: path.to_owned(), error })
 }
 
 #[cfg(test)]
@@ -119,15 +95,7 @@ mod tests {
     #[test]
     fn the_root_survives_a_restart() {
         let dir = tempfile::tempdir().unwrap();
-        let make = || {
-            load_or_create(
-                &dir.path().join("ca"),
-                "td",
-                KeyAlgorithm::EcdsaP256,
-                SystemTime::now(),
-            )
-            .unwrap()
-        };
+        let make = || load_or_create(&dir.path().join("ca"), "td", KeyAlgorithm::EcdsaP256, SystemTime::now()).unwrap();
         assert_eq!(make().roots_pem(), make().roots_pem());
     }
 
@@ -136,31 +104,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(KEY), "nonsense").unwrap();
         assert!(matches!(load(dir.path()), Err(StoreError::Pki { .. })));
-        assert!(
-            load_or_create(dir.path(), "td", KeyAlgorithm::EcdsaP256, SystemTime::now()).is_err()
-        );
+        assert!(load_or_create(dir.path(), "td", KeyAlgorithm::EcdsaP256, SystemTime::now()).is_err());
     }
 
     #[test]
     fn kubernetes_secret_names_work() {
         let dir = tempfile::tempdir().unwrap();
-        let made = load_or_create(
-            &dir.path().join("a"),
-            "td",
-            KeyAlgorithm::EcdsaP256,
-            SystemTime::now(),
-        )
-        .unwrap();
-        for (name, text) in [
-            ("tls.key", made.key().to_pem()),
-            ("tls.crt", made.cert_pem()),
-            ("ca.crt", made.roots_pem()),
-        ] {
+        let made = load_or_create(&dir.path().join("a"), "td", KeyAlgorithm::EcdsaP256, SystemTime::now()).unwrap();
+        for (name, text) in
+            [("tls.key", made.key().to_pem()), ("tls.crt", made.cert_pem()), ("ca.crt", made.roots_pem())]
+        {
             std::fs::write(dir.path().join(name), text).unwrap();
         }
-        assert_eq!(
-            load(dir.path()).unwrap().unwrap().roots_pem(),
-            made.roots_pem()
-        );
+        assert_eq!(load(dir.path()).unwrap().unwrap().roots_pem(), made.roots_pem());
     }
 }

@@ -64,11 +64,7 @@ impl Request {
             let (name, value) = l.split_once(':')?;
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
-        let mut request = Self {
-            line,
-            headers,
-            body: Vec::new(),
-        };
+        let mut request = Self { line, headers, body: Vec::new() };
         request.read_body(reader)?;
         Some(request)
     }
@@ -76,8 +72,7 @@ impl Request {
     fn read_body(&mut self, reader: &mut impl BufRead) -> Option<()> {
         if self.get("transfer-encoding").is_some() {
             loop {
-                let size =
-                    usize::from_str_radix(read_line(reader)?.split(';').next()?.trim(), 16).ok()?;
+                let size = usize::from_str_radix(read_line(reader)?.split(';').next()?.trim(), 16).ok()?;
                 let mut chunk = vec![0; size];
                 reader.read_exact(&mut chunk).ok()?;
                 self.body.extend_from_slice(&chunk);
@@ -88,19 +83,13 @@ impl Request {
                 read_line(reader)?;
             }
         }
-        let length = self
-            .get("content-length")
-            .and_then(|l| l.parse().ok())
-            .unwrap_or(0);
+        let length = self.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
         self.body = vec![0; length];
         reader.read_exact(&mut self.body).ok()
     }
 
     fn get(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v.as_str())
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
     fn number(&self, name: &str) -> Option<u32> {
@@ -128,11 +117,7 @@ fn answer(request: &Request, index: usize) -> Option<Vec<u8>> {
         return None;
     }
     let failing = request.number("x-fail").is_some_and(|n| attempt <= n);
-    let status = if failing {
-        503
-    } else {
-        request.number("x-status").unwrap_or(200)
-    };
+    let status = if failing { 503 } else { request.number("x-status").unwrap_or(200) };
     let body = seen(request, index, attempt).to_string().into_bytes();
     let bodiless = request.line.starts_with("HEAD ") || matches!(status, 204 | 304);
     let mut out = format!("HTTP/1.1 {status} Status\r\n").into_bytes();
@@ -162,10 +147,6 @@ fn answer(request: &Request, index: usize) -> Option<Vec<u8>> {
 }
 
 fn seen(request: &Request, index: usize, attempt: u32) -> Value {
-    let headers: Vec<Value> = request
-        .headers
-        .iter()
-        .map(|(n, v)| json!(format!("{n}: {v}")))
-        .collect();
+    let headers: Vec<Value> = request.headers.iter().map(|(n, v)| json!(format!("{n}: {v}"))).collect();
     json!({"host": index, "attempt": attempt, "line": request.line, "headers": headers, "body": request.body.len()})
 }

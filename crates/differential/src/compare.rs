@@ -15,11 +15,7 @@ pub fn reply(reply: &Reply) -> Facts {
     let Reply::Response(response) = reply else {
         return vec!["closed".into()];
     };
-    let mut facts: Facts = response
-        .headers
-        .iter()
-        .map(|(n, v)| format!("< {n}: {}", masked(n, v)))
-        .collect();
+    let mut facts: Facts = response.headers.iter().map(|(n, v)| format!("< {n}: {}", masked(n, v))).collect();
     facts.sort();
     facts.insert(0, format!("status {}", response.status));
     match serde_json::from_slice::<Value>(&response.body) {
@@ -40,10 +36,7 @@ fn upstream(seen: &Value) -> Facts {
     headers.sort();
     headers.insert(
         0,
-        format!(
-            "> {} host {} attempt {} body {}",
-            seen["line"], seen["host"], seen["attempt"], seen["body"]
-        ),
+        format!("> {} host {} attempt {} body {}", seen["line"], seen["host"], seen["attempt"], seen["body"]),
     );
     headers
 }
@@ -63,11 +56,7 @@ fn masked<'a>(name: &str, value: &'a str) -> &'a str {
         return "*";
     }
     // The echoed request is as long as its masked values.
-    if name == "content-length" && value.len() >= 3 {
-        "*"
-    } else {
-        value
-    }
+    if name == "content-length" && value.len() >= 3 { "*" } else { value }
 }
 
 /// The counters that moved: name and value, of the parts of the statistics that requests drive.
@@ -75,30 +64,17 @@ pub fn counters(stats: &str) -> BTreeMap<String, String> {
     stats
         .lines()
         .filter_map(|l| l.split_once(": "))
-        .filter(|(name, value)| {
-            counted(name) && value.bytes().all(|b| b.is_ascii_digit()) && *value != "0"
-        })
+        .filter(|(name, value)| counted(name) && value.bytes().all(|b| b.is_ascii_digit()) && *value != "0")
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
 }
 
 /// Bytes differ with generated ids, connection counts with the moment a peer's close is seen.
-const UNCOUNTED: &[&str] = &[
-    "_bytes_",
-    "upstream_cx_",
-    "downstream_cx_",
-    "_time",
-    "_ms",
-    "ssl.",
-    "admin",
-    "_active",
-    "assignment_",
-];
+const UNCOUNTED: &[&str] =
+    &["_bytes_", "upstream_cx_", "downstream_cx_", "_time", "_ms", "ssl.", "admin", "_active", "assignment_"];
 
 fn counted(name: &str) -> bool {
-    let driven = ["http.d.", "cluster.", "vhost."]
-        .iter()
-        .any(|p| name.starts_with(p));
+    let driven = ["http.d.", "cluster.", "vhost."].iter().any(|p| name.starts_with(p));
     driven && !UNCOUNTED.iter().any(|p| name.contains(p))
 }
 

@@ -59,15 +59,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut seed = options.seed;
     while report.cases < options.cases && report.differences.len() < options.differences_max {
         let cases = options.cases_per_world.min(options.cases - report.cases);
-        world_of(
-            seed,
-            cases,
-            options,
-            &dir,
-            &backends,
-            closed_port,
-            &mut report,
-        )?;
+        world_of(seed, cases, options, &dir, &backends, closed_port, &mut report)?;
         report.worlds += 1;
         seed += 1;
     }
@@ -89,19 +81,10 @@ fn world_of(
     report: &mut Report,
 ) -> Result<()> {
     let start = |name: &str, command: &[String]| -> Result<(Proxy, PathBuf)> {
-        let ports = Ports {
-            listener: free_port()?,
-            admin: free_port()?,
-        };
+        let ports = Ports { listener: free_port()?, admin: free_port()? };
         let log = dir.join(format!("{name}-{seed}.log"));
         std::fs::write(&log, "")?;
-        let bootstrap = world::bootstrap(
-            seed,
-            ports,
-            &log.display().to_string(),
-            backends,
-            closed_port,
-        );
+        let bootstrap = world::bootstrap(seed, ports, &log.display().to_string(), backends, closed_port);
         Ok((Proxy::start(command, name, dir, ports, &bootstrap)?, log))
     };
     let (envoy, envoy_log) = match start("envoy", &[options.envoy.display().to_string()]) {
@@ -112,15 +95,10 @@ fn world_of(
             return Ok(());
         }
     };
-    let (mut proa, proa_log) = match start(
-        "proa",
-        &[options.proa.display().to_string(), "proxy".into()],
-    ) {
+    let (mut proa, proa_log) = match start("proa", &[options.proa.display().to_string(), "proxy".into()]) {
         Ok(started) => started,
         Err(why) => {
-            report
-                .differences
-                .push(format!("seed {seed}: Envoy accepts, we do not: {why:#}"));
+            report.differences.push(format!("seed {seed}: Envoy accepts, we do not: {why:#}"));
             report.cases += cases;
             return Ok(());
         }
@@ -142,51 +120,31 @@ fn world_of(
         if !difference.is_empty() {
             let sent = request.bytes.escape_ascii().to_string();
             let sent = &sent[..sent.len().min(600)];
-            report.differences.push(format!(
-                "seed {seed} case {case}\n  sent {sent}\n  {}",
-                difference.join("\n  ")
-            ));
+            report.differences.push(format!("seed {seed} case {case}\n  sent {sent}\n  {}", difference.join("\n  ")));
         }
         if !proa.lives() {
-            report
-                .differences
-                .push(format!("seed {seed} case {case}: our proxy died"));
+            report.differences.push(format!("seed {seed} case {case}: our proxy died"));
             return Ok(());
         }
         if report.differences.len() >= options.differences_max {
             return Ok(());
         }
     }
-    let stats = |p: &Proxy| -> Result<BTreeMap<String, String>> {
-        Ok(compare::counters(&p.admin("/stats?usedonly")?))
-    };
+    let stats = |p: &Proxy| -> Result<BTreeMap<String, String>> { Ok(compare::counters(&p.admin("/stats?usedonly")?)) };
     let lines = |stats: BTreeMap<String, String>| -> Vec<String> {
-        stats
-            .into_iter()
-            .map(|(n, v)| format!("{n}: {v}"))
-            .collect()
+        stats.into_iter().map(|(n, v)| format!("{n}: {v}")).collect()
     };
     let difference = compare::difference(&lines(stats(&envoy)?), &lines(stats(&proa)?));
     if !difference.is_empty() {
-        report.differences.push(format!(
-            "seed {seed}, counters\n  {}",
-            difference.join("\n  ")
-        ));
+        report.differences.push(format!("seed {seed}, counters\n  {}", difference.join("\n  ")));
     }
     envoy.stop()?;
     proa.stop()?;
-    let read = |p: &Path| -> Result<Vec<String>> {
-        Ok(std::fs::read_to_string(p)?
-            .lines()
-            .map(str::to_owned)
-            .collect())
-    };
+    let read =
+        |p: &Path| -> Result<Vec<String>> { Ok(std::fs::read_to_string(p)?.lines().map(str::to_owned).collect()) };
     let difference = compare::difference(&read(&envoy_log)?, &read(&proa_log)?);
     if !difference.is_empty() {
-        report.differences.push(format!(
-            "seed {seed}, access log\n  {}",
-            difference.join("\n  ")
-        ));
+        report.differences.push(format!("seed {seed}, access log\n  {}", difference.join("\n  ")));
     }
     let _ = std::fs::remove_file(envoy_log);
     let _ = std::fs::remove_file(proa_log);

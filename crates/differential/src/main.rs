@@ -28,24 +28,9 @@ fn main() -> anyhow::Result<ExitCode> {
     let report = run(&options)?;
     report.differences.iter().for_each(|d| println!("{d}\n"));
     if let Some(first) = report.refused.first() {
-        println!(
-            "Envoy refused {} worlds, such as {first}",
-            report.refused.len()
-        );
+        println!("Envoy refused {} worlds, such as {first}", report.refused.len());
     }
-    let Report {
-        cases,
-        worlds,
-        differences,
-        ..
-    } = &report;
-    println!(
-        "{cases} cases in {worlds} worlds, {} differences",
-        differences.len()
-    );
-    Ok(if differences.is_empty() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    let Report { cases, worlds, differences, .. } = &report;
+    println!("{cases} cases in {worlds} worlds, {} differences", differences.len());
+    Ok(if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -21,32 +21,16 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts `command` (program and first arguments) on the bootstrap, and waits until it listens.
-    pub fn start(
-        command: &[String],
-        name: &str,
-        dir: &Path,
-        ports: Ports,
-        bootstrap: &Value,
-    ) -> Result<Self> {
+    pub fn start(command: &[String], name: &str, dir: &Path, ports: Ports, bootstrap: &Value) -> Result<Self> {
         let config = dir.join(format!("{name}.json"));
         std::fs::write(&config, bootstrap.to_string())?;
         let log = std::fs::File::create(dir.join(format!("{name}.stderr")))?;
-        let (program, args) = command
-            .split_first()
-            .context("a proxy's command is not empty")?;
+        let (program, args) = command.split_first().context("a proxy's command is not empty")?;
         let child = Command::new(program)
             .args(args)
             .arg("-c")
             .arg(&config)
-            .args([
-                "--concurrency",
-                "1",
-                "-l",
-                "error",
-                "--disable-hot-restart",
-                "--file-flush-interval-msec",
-                "20",
-            ])
+            .args(["--concurrency", "1", "-l", "error", "--disable-hot-restart", "--file-flush-interval-msec", "20"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -61,12 +45,8 @@ impl Proxy {
         let start = Instant::now();
         while TcpStream::connect(("127.0.0.1", self.ports.listener)).is_err() {
             if let Some(status) = self.child.try_wait()? {
-                let said =
-                    std::fs::read_to_string(dir.join(format!("{name}.stderr"))).unwrap_or_default();
-                bail!(
-                    "{name} refused the configuration ({status}): {}",
-                    said.trim()
-                );
+                let said = std::fs::read_to_string(dir.join(format!("{name}.stderr"))).unwrap_or_default();
+                bail!("{name} refused the configuration ({status}): {}", said.trim());
             }
             if start.elapsed() > START_MAX {
                 bail!("{name} does not listen after {START_MAX:?}");
@@ -84,15 +64,10 @@ impl Proxy {
     /// The body of an admin page.
     pub fn admin(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.ports.admin))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"
-        )?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
-        let (_, body) = text
-            .split_once("\r\n\r\n")
-            .context("a response of the admin server")?;
+        let (_, body) = text.split_once("\r\n\r\n").context("a response of the admin server")?;
         Ok(body.to_owned())
     }
 

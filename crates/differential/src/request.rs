@@ -71,9 +71,7 @@ const HEADERS: &[&str] = &[
     "x-reply-header: connection: close",
 ];
 
-const METHODS: &[&str] = &[
-    "GET", "GET", "GET", "GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "FOO",
-];
+const METHODS: &[&str] = &["GET", "GET", "GET", "GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "FOO"];
 
 /// The request of case `case`, named in its `x-case` header.
 pub fn generate(rng: &mut Rng, case: u64) -> Request {
@@ -86,8 +84,7 @@ pub fn generate(rng: &mut Rng, case: u64) -> Request {
         _ => path.to_owned(),
     };
     let version = if rng.one_in(25) { "1.0" } else { "1.1" };
-    let mut text =
-        format!("{method} {target} HTTP/{version}\r\nHost: {host}\r\nX-Case: {case}\r\n");
+    let mut text = format!("{method} {target} HTTP/{version}\r\nHost: {host}\r\nX-Case: {case}\r\n");
     for _ in 0..rng.below(4) {
         text.push_str(rng.pick(HEADERS));
         text.push_str("\r\n");
@@ -97,17 +94,11 @@ pub fn generate(rng: &mut Rng, case: u64) -> Request {
         _ => String::new(),
     };
     if !body.is_empty() && rng.one_in(3) {
-        text.push_str(&format!(
-            "transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n",
-            body.len()
-        ));
+        text.push_str(&format!("transfer-encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len()));
     } else if !body.is_empty() {
         text.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
     } else {
         text.push_str("\r\n");
     }
-    Request {
-        bytes: text.into_bytes(),
-        head: method == "HEAD",
-    }
+    Request { bytes: text.into_bytes(), head: method == "HEAD" }
 }

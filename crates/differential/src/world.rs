@@ -7,18 +7,8 @@ use crate::rng::Rng;
 use serde_json::{Map, Value, json};
 
 /// Hosts that requests name and virtual hosts claim.
-pub const HOSTS: &[&str] = &[
-    "a.test",
-    "b.test",
-    "x.a.test",
-    "y.x.a.test",
-    "a.org",
-    "a.test:8080",
-    "A.Test",
-    "other",
-    "b.test.",
-    "10.0.0.1",
-];
+pub const HOSTS: &[&str] =
+    &["a.test", "b.test", "x.a.test", "y.x.a.test", "a.org", "a.test:8080", "A.Test", "other", "b.test.", "10.0.0.1"];
 /// Paths of requests; prefixes of them are what routes match.
 pub const PATHS: &[&str] = &[
     "/",
@@ -56,7 +46,8 @@ pub struct Ports {
 
 /// Names of the generated clusters.
 fn clusters(rng: &mut Rng, backends: &[u16], closed_port: u16) -> Vec<Value> {
-    let host = |port: u16| json!({"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}});
+    let host =
+        |port: u16| json!({"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}});
     let cluster = |name: &str, hosts: Vec<Value>, more: Value| {
         let mut c = json!({"name": name, "type": "STATIC", "connect_timeout": "1s",
             "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": hosts}]}});
@@ -65,25 +56,18 @@ fn clusters(rng: &mut Rng, backends: &[u16], closed_port: u16) -> Vec<Value> {
     };
     let all: Vec<Value> = backends.iter().map(|p| host(*p)).collect();
     let hash = rng.pick(&["RING_HASH", "MAGLEV"]);
-    let limits =
-        json!({"circuit_breakers": {"thresholds": [{"max_requests": 1024, "max_retries": 10}]}});
+    let limits = json!({"circuit_breakers": {"thresholds": [{"max_requests": 1024, "max_retries": 10}]}});
     vec![
         cluster("one", vec![host(backends[0])], limits),
         cluster("two", vec![host(backends[1])], json!({})),
         cluster("hash", all, json!({"lb_policy": hash})),
         cluster("none", vec![], json!({})),
         cluster("refused", vec![host(closed_port)], json!({})),
-        cluster(
-            "full",
-            vec![host(backends[0])],
-            json!({"circuit_breakers": {"thresholds": [{"max_requests": 0}]}}),
-        ),
+        cluster("full", vec![host(backends[0])], json!({"circuit_breakers": {"thresholds": [{"max_requests": 0}]}})),
     ]
 }
 
-const CLUSTERS: &[&str] = &[
-    "one", "one", "two", "two", "hash", "none", "refused", "full", "missing",
-];
+const CLUSTERS: &[&str] = &["one", "one", "two", "two", "hash", "none", "refused", "full", "missing"];
 
 /// A bootstrap for one proxy. The same seed gives the same configuration but for `ports` and `log`.
 pub fn bootstrap(seed: u64, ports: Ports, log: &str, backends: &[u16], closed_port: u16) -> Value {
@@ -172,11 +156,7 @@ fn filters(rng: &mut Rng) -> Vec<Value> {
     if rng.one_in(4) {
         let abort = json!({"http_status": 418, "percentage": {"numerator": 100}});
         let header = string_header(rng);
-        out.push(filter(
-            "fault",
-            "fault.v3.HTTPFault",
-            json!({"abort": abort, "headers": [header]}),
-        ));
+        out.push(filter("fault", "fault.v3.HTTPFault", json!({"abort": abort, "headers": [header]})));
     }
     if rng.one_in(3) {
         out.push(filter("cors", "cors.v3.Cors", json!({})));
@@ -184,24 +164,12 @@ fn filters(rng: &mut Rng) -> Vec<Value> {
     if rng.one_in(4) {
         let mutation = json!({"mutations": {"request_mutations": [{"append": {"header": {"key": "x-mutated", "value": "%REQ(:method)%"}, "append_action": "APPEND_IF_EXISTS_OR_ADD"}}, {"remove": "x-a"}],
             "response_mutations": [{"append": {"header": {"key": "x-done", "value": "1"}}}]}});
-        out.push(filter(
-            "header_mutation",
-            "header_mutation.v3.HeaderMutation",
-            mutation,
-        ));
+        out.push(filter("header_mutation", "header_mutation.v3.HeaderMutation", mutation));
     }
     if rng.one_in(5) {
-        out.push(filter(
-            "buffer",
-            "buffer.v3.Buffer",
-            json!({"max_request_bytes": 20}),
-        ));
+        out.push(filter("buffer", "buffer.v3.Buffer", json!({"max_request_bytes": 20})));
     }
-    out.push(filter(
-        "router",
-        "router.v3.Router",
-        json!({"suppress_envoy_headers": rng.one_in(6)}),
-    ));
+    out.push(filter("router", "router.v3.Router", json!({"suppress_envoy_headers": rng.one_in(6)})));
     out
 }
 
@@ -241,9 +209,7 @@ fn route_table(rng: &mut Rng) -> Value {
     ];
     let mut hosts = Vec::new();
     for i in 0..=rng.below(4) {
-        let domains: Vec<&str> = (0..=rng.below(2))
-            .map(|_| free.remove(rng.below(free.len())))
-            .collect();
+        let domains: Vec<&str> = (0..=rng.below(2)).map(|_| free.remove(rng.below(free.len()))).collect();
         hosts.push(virtual_host(rng, &format!("v{i}"), &domains));
     }
     if !rng.one_in(3) {
@@ -252,10 +218,7 @@ fn route_table(rng: &mut Rng) -> Value {
     let mut table = json!({"name": "table", "virtual_hosts": hosts, "validate_clusters": false});
     merge(&mut table, header_operations(rng, 3));
     if rng.one_in(3) {
-        merge(
-            &mut table,
-            json!({"most_specific_header_mutations_wins": true}),
-        );
+        merge(&mut table, json!({"most_specific_header_mutations_wins": true}));
     }
     if rng.one_in(6) {
         merge(&mut table, json!({"ignore_port_in_host_matching": true}));
@@ -264,16 +227,11 @@ fn route_table(rng: &mut Rng) -> Value {
 }
 
 fn virtual_host(rng: &mut Rng, name: &str, domains: &[&str]) -> Value {
-    let routes: Vec<Value> = (0..=rng.below(5))
-        .map(|i| route(rng, &format!("{name}-{i}")))
-        .collect();
+    let routes: Vec<Value> = (0..=rng.below(5)).map(|i| route(rng, &format!("{name}-{i}"))).collect();
     let mut host = json!({"name": name, "domains": domains, "routes": routes});
     merge(&mut host, header_operations(rng, 4));
     if rng.one_in(12) {
-        merge(
-            &mut host,
-            json!({"require_tls": rng.pick(&["ALL", "EXTERNAL_ONLY"])}),
-        );
+        merge(&mut host, json!({"require_tls": rng.pick(&["ALL", "EXTERNAL_ONLY"])}));
     }
     if rng.one_in(6) {
         merge(&mut host, json!({"include_request_attempt_count": true}));
@@ -296,10 +254,7 @@ fn route(rng: &mut Rng, name: &str) -> Value {
     if rng.one_in(5) {
         let cors = json!({"@type": format!("{TYPE}filters.http.cors.v3.CorsPolicy"), "allow_origin_string_match": [{"prefix": "http://a"}],
             "allow_methods": "GET,POST", "allow_headers": "x-a", "expose_headers": "x-b", "max_age": "60", "allow_credentials": rng.one_in(2)});
-        merge(
-            &mut route,
-            json!({"typed_per_filter_config": {"envoy.filters.http.cors": cors}}),
-        );
+        merge(&mut route, json!({"typed_per_filter_config": {"envoy.filters.http.cors": cors}}));
     }
     route
 }
@@ -328,10 +283,7 @@ fn route_match(rng: &mut Rng) -> Value {
         merge(&mut m, json!({"query_parameters": [query]}));
     }
     if rng.one_in(10) {
-        merge(
-            &mut m,
-            json!({"runtime_fraction": {"default_value": {"numerator": rng.below(2) * 100}}}),
-        );
+        merge(&mut m, json!({"runtime_fraction": {"default_value": {"numerator": rng.below(2) * 100}}}));
     }
     if rng.one_in(12) {
         merge(&mut m, json!({"grpc": {}}));
@@ -383,10 +335,7 @@ fn redirect(rng: &mut Rng) -> Value {
     match rng.below(4) {
         0 => merge(&mut r, json!({"path_redirect": "/moved?z=9"})),
         1 => merge(&mut r, json!({"prefix_rewrite": "/p"})),
-        2 => merge(
-            &mut r,
-            json!({"regex_rewrite": {"pattern": {"regex": "/(a)(.*)"}, "substitution": "/\\2/\\1"}}),
-        ),
+        2 => merge(&mut r, json!({"regex_rewrite": {"pattern": {"regex": "/(a)(.*)"}, "substitution": "/\\2/\\1"}})),
         _ => {}
     }
     if r.get("https_redirect").is_some() {
@@ -410,27 +359,20 @@ fn route_action(rng: &mut Rng) -> Value {
             2 => json!({"query_parameter": {"name": "x"}}),
             _ => json!({"cookie": {"name": "k"}}),
         };
-        merge(
-            &mut a,
-            json!({"hash_policy": [policy, {"header": {"header_name": ":path"}}]}),
-        );
+        merge(&mut a, json!({"hash_policy": [policy, {"header": {"header_name": ":path"}}]}));
     }
     match rng.below(9) {
         0 => merge(&mut a, json!({"prefix_rewrite": "/new"})),
         1 => merge(&mut a, json!({"prefix_rewrite": "/"})),
-        2 => merge(
-            &mut a,
-            json!({"regex_rewrite": {"pattern": {"regex": "/([a-z])/(.*)"}, "substitution": "/\\2-\\1"}}),
-        ),
+        2 => {
+            merge(&mut a, json!({"regex_rewrite": {"pattern": {"regex": "/([a-z])/(.*)"}, "substitution": "/\\2-\\1"}}))
+        }
         _ => {}
     }
     match rng.below(9) {
         0 => merge(&mut a, json!({"host_rewrite_literal": "rewritten"})),
         1 => merge(&mut a, json!({"host_rewrite_header": "x-a"})),
-        2 => merge(
-            &mut a,
-            json!({"host_rewrite_literal": "rewritten", "append_x_forwarded_host": true}),
-        ),
+        2 => merge(&mut a, json!({"host_rewrite_literal": "rewritten", "append_x_forwarded_host": true})),
         3 => merge(
             &mut a,
             json!({"host_rewrite_path_regex": {"pattern": {"regex": "/(.+)/.*"}, "substitution": "\\1.host"}}),
@@ -444,10 +386,7 @@ fn route_action(rng: &mut Rng) -> Value {
         merge(&mut a, json!({"retry_policy": retry(rng)}));
     }
     if rng.one_in(8) {
-        merge(
-            &mut a,
-            json!({"cluster_not_found_response_code": "NOT_FOUND"}),
-        );
+        merge(&mut a, json!({"cluster_not_found_response_code": "NOT_FOUND"}));
     }
     a
 }
@@ -494,11 +433,7 @@ fn header_operations(rng: &mut Rng, n: usize) -> Value {
             "%ROUTE_NAME%",
             "%HOSTNAME_NOT%",
         ]);
-        let value = if value == "%HOSTNAME_NOT%" {
-            "%REQUESTED_SERVER_NAME%"
-        } else {
-            value
-        };
+        let value = if value == "%HOSTNAME_NOT%" { "%REQUESTED_SERVER_NAME%" } else { value };
         let action = rng.pick(&[
             "APPEND_IF_EXISTS_OR_ADD",
             "ADD_IF_ABSENT",
@@ -507,7 +442,10 @@ fn header_operations(rng: &mut Rng, n: usize) -> Value {
         ]);
         let key = rng.pick(&["x-a", "x-new", "X-Upper", "server", "x-b"]);
         let keep = rng.one_in(5);
-        out.insert(field.into(), json!([{"header": {"key": key, "value": value}, "append_action": action, "keep_empty_value": keep}]));
+        out.insert(
+            field.into(),
+            json!([{"header": {"key": key, "value": value}, "append_action": action, "keep_empty_value": keep}]),
+        );
     };
     if rng.one_in(n) {
         add(rng, "request_headers_to_add");
@@ -516,16 +454,10 @@ fn header_operations(rng: &mut Rng, n: usize) -> Value {
         add(rng, "response_headers_to_add");
     }
     if rng.one_in(n + 2) {
-        out.insert(
-            "request_headers_to_remove".into(),
-            json!(["x-b", "user-agent"]),
-        );
+        out.insert("request_headers_to_remove".into(), json!(["x-b", "user-agent"]));
     }
     if rng.one_in(n + 2) {
-        out.insert(
-            "response_headers_to_remove".into(),
-            json!(["x-reply", "server"]),
-        );
+        out.insert("response_headers_to_remove".into(), json!(["x-reply", "server"]));
     }
     Value::Object(out)
 }

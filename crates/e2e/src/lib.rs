@@ -32,11 +32,7 @@ pub struct Mesh {
 
 /// The checkout.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .ancestors()
-        .nth(2)
-        .expect("crates/e2e lies in the workspace")
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/e2e lies in the workspace").to_owned()
 }
 
 /// The binary under test: `PROA_BIN`, else the debug build beside this test.
@@ -45,16 +41,8 @@ fn proa() -> PathBuf {
         return named.into();
     }
     let test = std::env::current_exe().expect("a test knows its own path");
-    let built = test
-        .ancestors()
-        .nth(2)
-        .expect("target/debug/deps/test")
-        .join("proa");
-    assert!(
-        built.is_file(),
-        "build the binary first: cargo build --package proa ({})",
-        built.display()
-    );
+    let built = test.ancestors().nth(2).expect("target/debug/deps/test").join("proa");
+    assert!(built.is_file(), "build the binary first: cargo build --package proa ({})", built.display());
     built
 }
 
@@ -70,14 +58,7 @@ impl Mesh {
         let state = TempDir::new().expect("a temporary folder");
         let dir = root().join("examples").join(example);
         let mut command = Command::new(proa());
-        command.arg("up").arg(dir).args([
-            "--name",
-            &name,
-            "--gateway-port",
-            "0",
-            "--detach",
-            "--quiet",
-        ]);
+        command.arg("up").arg(dir).args(["--name", &name, "--gateway-port", "0", "--detach", "--quiet"]);
         command.arg("--state-dir").arg(state.path()).args(flags);
         if plane == DataPlane::Envoy {
             let envoy = std::env::var("PROA_ENVOY").expect("PROA_ENVOY names stock Envoy");
@@ -85,25 +66,11 @@ impl Mesh {
         }
         let output = command.stdin(Stdio::null()).output().expect("proa starts");
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-        let mut mesh = Self {
-            name,
-            state,
-            gateway: ([127, 0, 0, 1], 0).into(),
-        };
+        let mut mesh = Self { name, state, gateway: ([127, 0, 0, 1], 0).into() };
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(
-            output.status.success(),
-            "proa up: {text} {said}{}",
-            mesh.proa(&["ps"])
-        );
-        let address = text
-            .rsplit("http://")
-            .next()
-            .unwrap_or_default()
-            .trim_end_matches('/');
-        mesh.gateway = address
-            .parse()
-            .unwrap_or_else(|_| panic!("the gateway's address, got {text:?}"));
+        assert!(output.status.success(), "proa up: {text} {said}{}", mesh.proa(&["ps"]));
+        let address = text.rsplit("http://").next().unwrap_or_default().trim_end_matches('/');
+        mesh.gateway = address.parse().unwrap_or_else(|_| panic!("the gateway's address, got {text:?}"));
         mesh
     }
 
@@ -123,11 +90,7 @@ impl Mesh {
     pub fn proa(&self, args: &[&str]) -> String {
         let output = self.run(args);
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(
-            output.status.success(),
-            "proa {args:?}: {text}{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "proa {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
         text
     }
 
@@ -156,44 +119,20 @@ impl Mesh {
         let listed: serde_json::Value = serde_json::from_str(&listed).expect("a list as JSON");
         let text = |v: &serde_json::Value| v.as_str().unwrap_or_default().to_owned();
         let items = listed["items"].as_array().cloned().unwrap_or_default();
-        items
-            .iter()
-            .map(|p| {
-                (
-                    text(&p["metadata"]["namespace"]),
-                    text(&p["metadata"]["name"]),
-                )
-            })
-            .collect()
+        items.iter().map(|p| (text(&p["metadata"]["namespace"]), text(&p["metadata"]["name"]))).collect()
     }
 
     /// The pod of that app (and, where given, version), as `kubectl get pod -l` would find it.
     pub fn pod(&self, namespace: &str, prefix: &str) -> String {
         let pods = self.pods();
-        let found = pods
-            .iter()
-            .find(|(ns, name)| ns == namespace && name.starts_with(prefix));
-        found
-            .unwrap_or_else(|| panic!("no pod {prefix}* in {namespace}: {pods:?}"))
-            .1
-            .clone()
+        let found = pods.iter().find(|(ns, name)| ns == namespace && name.starts_with(prefix));
+        found.unwrap_or_else(|| panic!("no pod {prefix}* in {namespace}: {pods:?}")).1.clone()
     }
 
     /// The admin page of a pod's proxy.
     pub fn admin(&self, namespace: &str, pod: &str, path: &str) -> String {
         let url = format!("localhost:15000/{path}");
-        let args = [
-            "-n",
-            namespace,
-            "exec",
-            pod,
-            "-c",
-            "istio-proxy",
-            "--",
-            "curl",
-            "-s",
-            &url,
-        ];
+        let args = ["-n", namespace, "exec", pod, "-c", "istio-proxy", "--", "curl", "-s", &url];
         String::from_utf8_lossy(&self.run(&args).stdout).into_owned()
     }
 
@@ -218,29 +157,18 @@ impl Drop for Mesh {
                 let log = self.run(&["-n", &namespace, "logs", &pod, "-c", "istio-proxy"]);
                 let log = String::from_utf8_lossy(&log.stdout);
                 let tail: Vec<&str> = log.lines().rev().take(8).collect();
-                eprintln!(
-                    "--- {namespace}/{pod}\n{}",
-                    tail.into_iter().rev().collect::<Vec<_>>().join("\n")
-                );
+                eprintln!("--- {namespace}/{pod}\n{}", tail.into_iter().rev().collect::<Vec<_>>().join("\n"));
             }
         }
         let output = self.run(&["down"]);
         if !std::thread::panicking() {
-            assert!(
-                output.status.success(),
-                "proa down: {}",
-                String::from_utf8_lossy(&output.stderr)
-            );
+            assert!(output.status.success(), "proa down: {}", String::from_utf8_lossy(&output.stderr));
         }
     }
 }
 
 /// Waits until `what` holds, trying again as often as a person would look. Panics with what was seen last.
-pub fn eventually<T: std::fmt::Debug>(
-    what: &str,
-    mut look: impl FnMut() -> T,
-    good: impl Fn(&T) -> bool,
-) -> T {
+pub fn eventually<T: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> T, good: impl Fn(&T) -> bool) -> T {
     let start = Instant::now();
     loop {
         let seen = look();

@@ -12,9 +12,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 fn load(mesh: &Mesh) -> Load {
     let request = format!("GET /version HTTP/1.1\r\nhost: {}\r\n\r\n", mesh.gateway);
-    Load::start(mesh.gateway, request, CONNECTIONS, PAUSE, |r| {
-        r.status == 200
-    })
+    Load::start(mesh.gateway, request, CONNECTIONS, PAUSE, |r| r.status == 200)
 }
 
 fn ready(plane: DataPlane) -> Mesh {
@@ -28,15 +26,8 @@ fn ready(plane: DataPlane) -> Mesh {
 
 /// With our proxy not one request may fail; with stock Envoy the figure is printed beside it.
 fn judge(plane: DataPlane, what: &str, seen: &Seen) {
-    println!(
-        "{what}, {plane:?}: {} requests, {} failed {:?}",
-        seen.sent, seen.failed, seen.failures
-    );
-    assert!(
-        seen.sent > 1_000,
-        "too little load to say anything: {}",
-        seen.sent
-    );
+    println!("{what}, {plane:?}: {} requests, {} failed {:?}", seen.sent, seen.failed, seen.failures);
+    assert!(seen.sent > 1_000, "too little load to say anything: {}", seen.sent);
     if plane == DataPlane::Proa {
         assert_eq!(seen.failed, 0, "{:?}", seen.failures);
     }
@@ -45,11 +36,7 @@ fn judge(plane: DataPlane, what: &str, seen: &Seen) {
 fn configuration_churn(plane: DataPlane) {
     let mesh = ready(plane);
     let load = load(&mesh);
-    let variants = [
-        "nodebook-service-v4.yaml",
-        "nodebook-service-header.yaml",
-        "nodebook-service.yaml",
-    ];
+    let variants = ["nodebook-service-v4.yaml", "nodebook-service-header.yaml", "nodebook-service.yaml"];
     for i in 0..CHANGES {
         let before = load.sent();
         if i % 10 == 9 {
@@ -87,14 +74,8 @@ fn control_plane_killed(plane: DataPlane) {
         eventually("the control plane is back", synced, |ok| *ok);
     }
     mesh.proa(&["replace", "-f", "nodebook-service-v4.yaml"]);
-    let version = || {
-        mesh.get("/version", &[])
-            .map(|r| r.text().trim().to_owned())
-            .ok()
-    };
-    eventually("a change after the restarts arrives", version, |v| {
-        v.as_deref() == Some("v4")
-    });
+    let version = || mesh.get("/version", &[]).map(|r| r.text().trim().to_owned()).ok();
+    eventually("a change after the restarts arrives", version, |v| v.as_deref() == Some("v4"));
     judge(plane, "control plane killed three times", &load.stop());
     assert_eq!(mesh.rejected_updates(), Vec::<String>::new());
 }

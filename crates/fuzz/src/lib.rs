@@ -21,18 +21,13 @@ pub struct Target {
 
 /// The inputs from which mutation starts: the files of `corpus/<target>`, in order of name.
 pub fn corpus(target: &Target) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("corpus")
-        .join(target.name);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name);
     let mut files: Vec<PathBuf> = std::fs::read_dir(&folder)
         .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
         .map(|f| f.expect("a readable folder").path())
         .collect();
     files.sort();
-    files
-        .iter()
-        .map(|f| std::fs::read(f).expect("a readable corpus file"))
-        .collect()
+    files.iter().map(|f| std::fs::read(f).expect("a readable corpus file")).collect()
 }
 
 /// Runs the corpus of `target`, then mutations from `seed` until `more` says stop. Returns how many inputs ran.
@@ -57,11 +52,7 @@ pub fn campaign(target: &Target, seed: u64, mut more: impl FnMut(u64) -> bool) -
 }
 
 fn attempt(target: &Target, input: &[u8], seed: u64) {
-    let finding = Finding {
-        target: target.name,
-        input,
-        seed,
-    };
+    let finding = Finding { target: target.name, input, seed };
     (target.run)(input);
     std::mem::forget(finding);
 }
@@ -75,11 +66,6 @@ struct Finding<'a> {
 
 impl Drop for Finding<'_> {
     fn drop(&mut self) {
-        eprintln!(
-            "{} panicked, seed {}: b\"{}\"",
-            self.target,
-            self.seed,
-            self.input.escape_ascii()
-        );
+        eprintln!("{} panicked, seed {}: b\"{}\"", self.target, self.seed, self.input.escape_ascii());
     }
 }

@@ -15,10 +15,7 @@ fn main() -> ExitCode {
             _ => wanted = Some(arg),
         }
     }
-    let chosen: Vec<_> = TARGETS
-        .iter()
-        .filter(|t| wanted.as_deref().is_none_or(|w| w == t.name))
-        .collect();
+    let chosen: Vec<_> = TARGETS.iter().filter(|t| wanted.as_deref().is_none_or(|w| w == t.name)).collect();
     if chosen.is_empty() {
         let known: Vec<_> = TARGETS.iter().map(|t| t.name).collect();
         eprintln!("no such target; there are {}", known.join(", "));

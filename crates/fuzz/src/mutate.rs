@@ -29,11 +29,7 @@ impl Rng {
 
     /// A number below `end`; zero where `end` is zero.
     pub fn below(&mut self, end: usize) -> usize {
-        if end == 0 {
-            0
-        } else {
-            (self.number() % end as u64) as usize
-        }
+        if end == 0 { 0 } else { (self.number() % end as u64) as usize }
     }
 }
 

@@ -13,42 +13,15 @@ use protos::prost::{Message, Name};
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
-    Target {
-        name: "json_to_wire",
-        run: json_to_wire,
-    },
-    Target {
-        name: "wire_to_json",
-        run: wire_to_json,
-    },
-    Target {
-        name: "http1_request",
-        run: http1_request,
-    },
-    Target {
-        name: "http1_response",
-        run: http1_response,
-    },
-    Target {
-        name: "http1_body",
-        run: http1_body,
-    },
-    Target {
-        name: "yaml",
-        run: yaml,
-    },
-    Target {
-        name: "xds_resource",
-        run: xds_resource,
-    },
-    Target {
-        name: "xds_wire",
-        run: xds_wire,
-    },
-    Target {
-        name: "client_hello",
-        run: client_hello,
-    },
+    Target { name: "json_to_wire", run: json_to_wire },
+    Target { name: "wire_to_json", run: wire_to_json },
+    Target { name: "http1_request", run: http1_request },
+    Target { name: "http1_response", run: http1_response },
+    Target { name: "http1_body", run: http1_body },
+    Target { name: "yaml", run: yaml },
+    Target { name: "xds_resource", run: xds_resource },
+    Target { name: "xds_wire", run: xds_wire },
+    Target { name: "client_hello", run: client_hello },
 ];
 
 /// What an xDS server or a bootstrap may send.
@@ -82,9 +55,7 @@ fn http1_request(data: &[u8]) {
     let (mut block, mut scanner) = (HeaderBlock::new(), HeadScanner::default());
     let whole = http1::parse_request(data, &mut scanner, &options, &mut block);
     let (mut block, mut scanner) = (HeaderBlock::new(), HeadScanner::default());
-    if let Ok(None) =
-        http1::parse_request(&data[..data.len() / 2], &mut scanner, &options, &mut block)
-    {
+    if let Ok(None) = http1::parse_request(&data[..data.len() / 2], &mut scanner, &options, &mut block) {
         let pieces = http1::parse_request(data, &mut scanner, &options, &mut block);
         // An incomplete head may be refused sooner or later; a complete one is accepted either way or not at all.
         let complete = |verdict: &Result<Option<_>, _>| matches!(verdict, Ok(Some(_)));
@@ -103,9 +74,7 @@ fn http1_response(data: &[u8]) {
 /// A chunked body, whole and in two pieces: the same data come out, and no more is consumed than there is.
 fn http1_body(data: &[u8]) {
     let read = |reader: &mut BodyReader, input: &[u8], out: &mut Vec<u8>| {
-        let relay = reader
-            .decode(input, |piece| out.extend_from_slice(piece))
-            .ok()?;
+        let relay = reader.decode(input, |piece| out.extend_from_slice(piece)).ok()?;
         assert!(relay.consumed <= input.len());
         Some(relay.done)
     };
@@ -140,11 +109,7 @@ fn xds_resource(data: &[u8]) {
         return;
     };
     let wire = |name: String| json::from_json(&name, &value).unwrap_or_default();
-    compile(
-        &wire(Listener::full_name()),
-        &wire(Cluster::full_name()),
-        &wire(RouteConfiguration::full_name()),
-    );
+    compile(&wire(Listener::full_name()), &wire(Cluster::full_name()), &wire(RouteConfiguration::full_name()));
     if let Ok(bootstrap) = json::decode_json::<Bootstrap>(&value) {
         let _ = proxy_config::parse::bootstrap(&bootstrap);
     }

@@ -15,9 +15,7 @@ impl Injector {
     pub fn inject_manifest(&self, text: &str) -> Result<String, InjectError> {
         let mut out = String::new();
         for document in api::yaml::documents(text) {
-            out.push_str(&api::yaml::to_yaml(
-                &self.inject_document(&document?.value)?,
-            ));
+            out.push_str(&api::yaml::to_yaml(&self.inject_document(&document?.value)?));
             out.push_str("---\n");
         }
         Ok(out)
@@ -31,11 +29,7 @@ impl Injector {
         let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
         let kind = text(&document["kind"]);
         let mut out = document.clone();
-        if let Some(items) = out
-            .get_mut("items")
-            .and_then(Value::as_array_mut)
-            .filter(|_| kind.ends_with("List"))
-        {
+        if let Some(items) = out.get_mut("items").and_then(Value::as_array_mut).filter(|_| kind.ends_with("List")) {
             for item in items {
                 *item = self.inject_document(item)?;
             }
@@ -50,10 +44,7 @@ impl Injector {
         };
         if kind == "Pod" {
             if let Some(found) = workload_of(document) {
-                owner = Owner {
-                    namespace: owner.namespace,
-                    ..found
-                };
+                owner = Owner { namespace: owner.namespace, ..found };
             }
             if let Some(injected) = self.inject_pod(document, &owner)? {
                 out = injected;
@@ -61,9 +52,7 @@ impl Injector {
             return Ok(out);
         }
         for pointer in TEMPLATES {
-            if let Some(template) = document
-                .pointer(pointer)
-                .filter(|t| t["spec"]["containers"].is_array())
+            if let Some(template) = document.pointer(pointer).filter(|t| t["spec"]["containers"].is_array())
                 && let Some(injected) = self.inject_pod(template, &owner)?
                 && let Some(place) = out.pointer_mut(pointer)
             {
@@ -81,33 +70,22 @@ pub fn workload_of(pod: &Value) -> Option<Owner> {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
     let namespace = text(&meta["namespace"]);
     let owners = meta["ownerReferences"].as_array()?;
-    let owner = owners
-        .iter()
-        .find(|o| o["controller"] == Value::Bool(true))?;
-    let (mut api_version, mut kind, mut name) = (
-        text(&owner["apiVersion"]),
-        text(&owner["kind"]),
-        text(&owner["name"]),
-    );
+    let owner = owners.iter().find(|o| o["controller"] == Value::Bool(true))?;
+    let (mut api_version, mut kind, mut name) =
+        (text(&owner["apiVersion"]), text(&owner["kind"]), text(&owner["name"]));
     let hash = text(&meta["labels"]["pod-template-hash"]);
     if kind == "ReplicaSet" && !hash.is_empty() && name.ends_with(&format!("-{hash}")) {
         name.truncate(name.len() - hash.len() - 1);
         kind = "Deployment".into();
         api_version = "apps/v1".into();
     } else if kind == "Job" {
-        let stem = name
-            .rsplit_once('-')
-            .filter(|(_, tail)| tail.len() >= 8 && tail.bytes().all(|b| b.is_ascii_digit()));
+        let stem =
+            name.rsplit_once('-').filter(|(_, tail)| tail.len() >= 8 && tail.bytes().all(|b| b.is_ascii_digit()));
         if let Some(stem) = stem.map(|(stem, _)| stem.to_owned()) {
             name = stem;
             kind = "CronJob".into();
             api_version = "batch/v1".into();
         }
     }
-    Some(Owner {
-        api_version,
-        kind,
-        name,
-        namespace,
-    })
+    Some(Owner { api_version, kind, name, namespace })
 }

@@ -115,31 +115,15 @@ impl Injector {
     pub fn new(mesh: MeshConfig, values: Value) -> Self {
         let webhook = &values["sidecarInjectorWebhook"];
         let strings = |v: &Value| -> Vec<String> {
-            v.as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|s| s.as_str().map(str::to_owned))
-                .collect()
+            v.as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect()
         };
         let map = |v: &Value| -> BTreeMap<String, String> {
-            v.as_object()
-                .into_iter()
-                .flatten()
-                .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
-                .collect()
+            v.as_object().into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
         };
         let defaults = strings(&webhook["defaultTemplates"]);
-        let revision = values["revision"]
-            .as_str()
-            .filter(|r| !r.is_empty())
-            .unwrap_or("default")
-            .to_owned();
+        let revision = values["revision"].as_str().filter(|r| !r.is_empty()).unwrap_or("default").to_owned();
         Injector {
-            default_templates: if defaults.is_empty() {
-                vec!["sidecar".into()]
-            } else {
-                defaults
-            },
+            default_templates: if defaults.is_empty() { vec!["sidecar".into()] } else { defaults },
             templates: map(&webhook["templates"]),
             injected_annotations: map(&webhook["injectedAnnotations"]),
             policy: policy::Policy::from_values(&values),
@@ -175,10 +159,7 @@ impl Injector {
         let own = string_map(&pod["metadata"]["annotations"]);
         annotations::validate(&own)?;
         let proxy_config = self.proxy_config(&own)?;
-        let native = match own
-            .get("sidecar.istio.io/nativeSidecar")
-            .map(String::as_str)
-        {
+        let native = match own.get("sidecar.istio.io/nativeSidecar").map(String::as_str) {
             Some("true") => true,
             Some("false") => false,
             _ => self.native_sidecar,
@@ -210,30 +191,21 @@ impl Injector {
         let Some(text) = own.get("proxy.istio.io/config") else {
             return Ok(base);
         };
-        let v = api::yaml::parse(text)
-            .map_err(|e| InjectError::ProxyConfig(vec![Problem::new("", e.to_string())]))?;
+        let v = api::yaml::parse(text).map_err(|e| InjectError::ProxyConfig(vec![Problem::new("", e.to_string())]))?;
         base.overlay(&v).map_err(InjectError::ProxyConfig)
     }
 
     fn selected_templates(&self, own: &BTreeMap<String, String>) -> Vec<String> {
         match own.get("inject.istio.io/templates") {
-            Some(list) => list
-                .split(',')
-                .map(|s| s.trim().to_owned())
-                .filter(|s| !s.is_empty())
-                .collect(),
+            Some(list) => list.split(',').map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect(),
             None => self.default_templates.clone(),
         }
     }
 
     fn render(&self, name: &str, context: &templates::Context<'_>) -> Result<Value, InjectError> {
         if let Some(text) = self.templates.get(name) {
-            let err = |reason: String| InjectError::Template {
-                name: name.to_owned(),
-                reason,
-            };
-            let rendered = gotemplate::render(text, &context.template_data())
-                .map_err(|e| err(e.to_string()))?;
+            let err = |reason: String| InjectError::Template { name: name.to_owned(), reason };
+            let rendered = gotemplate::render(text, &context.template_data()).map_err(|e| err(e.to_string()))?;
             return api::yaml::parse(&rendered).map_err(|e| err(e.to_string()));
         }
         match name {
@@ -243,10 +215,7 @@ impl Injector {
             _ => {
                 let mut have: Vec<&str> = self.templates.keys().map(String::as_str).collect();
                 have.extend(["sidecar", "gateway", "grpc-agent"]);
-                Err(InjectError::NoTemplate {
-                    name: name.to_owned(),
-                    have: have.join(", "),
-                })
+                Err(InjectError::NoTemplate { name: name.to_owned(), have: have.join(", ") })
             }
         }
     }
@@ -259,27 +228,18 @@ pub fn path_environment(path: &str) -> BTreeMap<String, String> {
     const SEPARATOR: &str = ":ENV:";
     let rest = path.splitn(3, '/').nth(2).unwrap_or_default();
     let pairs: Vec<(String, String)> = if rest.starts_with(SEPARATOR) {
-        let pairs = rest
-            .split(SEPARATOR)
-            .filter_map(|pair| pair.split_once('='));
+        let pairs = rest.split(SEPARATOR).filter_map(|pair| pair.split_once('='));
         pairs.map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
     } else {
         let parts: Vec<&str> = rest.split('/').collect();
-        parts
-            .chunks_exact(2)
-            .map(|pair| (pair[0].to_owned(), pair[1].replace("--slash--", "/")))
-            .collect()
+        parts.chunks_exact(2).map(|pair| (pair[0].to_owned(), pair[1].replace("--slash--", "/"))).collect()
     };
     let named = |key: String| match key.as_str() {
         "cluster" => "ISTIO_META_CLUSTER_ID".to_owned(),
         "net" => "ISTIO_META_NETWORK".to_owned(),
         other => other.to_uppercase(),
     };
-    pairs
-        .into_iter()
-        .filter(|(k, v)| !k.is_empty() && !v.is_empty())
-        .map(|(k, v)| (named(k), v))
-        .collect()
+    pairs.into_iter().filter(|(k, v)| !k.is_empty() && !v.is_empty()).map(|(k, v)| (named(k), v)).collect()
 }
 
 /// Refuses what cannot be worked on; fields that are merely unknown are none of the injector's business.
@@ -291,20 +251,12 @@ fn check_shape(pod: &Value) -> Result<(), InjectError> {
     if !pod["spec"].is_object() {
         problems.push(Problem::new("spec", "required"));
     }
-    if problems.is_empty() {
-        Ok(())
-    } else {
-        Err(InjectError::Pod(problems))
-    }
+    if problems.is_empty() { Ok(()) } else { Err(InjectError::Pod(problems)) }
 }
 
 /// Text entries of a JSON object.
 pub(crate) fn string_map(v: &Value) -> BTreeMap<String, String> {
-    v.as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
-        .collect()
+    v.as_object().into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
 }
 
 /// The values of an installation without options: what the injector reads of Istio's chart.

@@ -53,21 +53,13 @@ fn merge(base: &Value, patch: &Value, field: &str, parent: &str) -> Value {
             }
             Value::Object(out)
         }
-        (Value::Null, Value::Object(patch)) => merge(
-            &Value::Object(Map::new()),
-            &Value::Object(patch.clone()),
-            field,
-            parent,
-        ),
+        (Value::Null, Value::Object(patch)) => {
+            merge(&Value::Object(Map::new()), &Value::Object(patch.clone()), field, parent)
+        }
         (base, Value::Array(patch)) => match merge_key(field, parent) {
             Some(key) => {
                 let empty = Vec::new();
-                Value::Array(merge_list(
-                    base.as_array().unwrap_or(&empty),
-                    patch,
-                    key,
-                    field,
-                ))
+                Value::Array(merge_list(base.as_array().unwrap_or(&empty), patch, key, field))
             }
             None => Value::Array(patch.clone()),
         },
@@ -76,57 +68,32 @@ fn merge(base: &Value, patch: &Value, field: &str, parent: &str) -> Value {
 }
 
 fn without_directive(patch: &Map<String, Value>) -> Map<String, Value> {
-    patch
-        .iter()
-        .filter(|(k, _)| *k != "$patch")
-        .map(|(k, v)| (k.clone(), v.clone()))
-        .collect()
+    patch.iter().filter(|(k, _)| *k != "$patch").map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 fn merge_list(base: &[Value], patch: &[Value], key: &str, field: &str) -> Vec<Value> {
     let same = |a: &Value, b: &Value| a.get(key).is_some() && a.get(key) == b.get(key);
-    if patch
-        .iter()
-        .any(|p| p.get("$patch").and_then(Value::as_str) == Some("replace"))
-    {
-        return patch
-            .iter()
-            .filter(|p| p.get("$patch").is_none())
-            .cloned()
-            .collect();
+    if patch.iter().any(|p| p.get("$patch").and_then(Value::as_str) == Some("replace")) {
+        return patch.iter().filter(|p| p.get("$patch").is_none()).cloned().collect();
     }
-    let deleted = |v: &Value| {
-        patch
-            .iter()
-            .any(|p| same(p, v) && p.get("$patch").and_then(Value::as_str) == Some("delete"))
-    };
+    let deleted =
+        |v: &Value| patch.iter().any(|p| same(p, v) && p.get("$patch").and_then(Value::as_str) == Some("delete"));
     let mut patched: Vec<Value> = Vec::new();
     for p in patch.iter().filter(|p| p.get("$patch").is_none()) {
         let old = patched.iter().position(|v| same(v, p));
         match old {
             Some(i) => patched[i] = merge(&patched[i], p, "", field),
             None => {
-                let before = base
-                    .iter()
-                    .find(|b| same(b, p))
-                    .cloned()
-                    .unwrap_or(Value::Null);
+                let before = base.iter().find(|b| same(b, p)).cloned().unwrap_or(Value::Null);
                 patched.push(merge(&before, p, "", field));
             }
         }
     }
     let base: Vec<&Value> = base.iter().filter(|b| !deleted(b)).collect();
-    let server_only: Vec<&Value> = base
-        .iter()
-        .copied()
-        .filter(|b| !patch.iter().any(|p| same(p, b)))
-        .collect();
+    let server_only: Vec<&Value> = base.iter().copied().filter(|b| !patch.iter().any(|p| same(p, b))).collect();
     // Kubernetes's order: patched things first, unless what was there says otherwise.
     let index = |v: &Value| base.iter().position(|b| same(b, v));
-    let (mut left, mut right) = (
-        server_only.into_iter().peekable(),
-        patched.into_iter().peekable(),
-    );
+    let (mut left, mut right) = (server_only.into_iter().peekable(), patched.into_iter().peekable());
     let mut out = Vec::new();
     loop {
         let take_left = match (left.peek(), right.peek()) {
@@ -135,11 +102,7 @@ fn merge_list(base: &[Value], patch: &[Value], key: &str, field: &str) -> Vec<Va
             (None, Some(_)) => false,
             (Some(l), Some(r)) => matches!((index(l), index(r)), (Some(l), Some(r)) if l < r),
         };
-        out.extend(if take_left {
-            left.next().cloned()
-        } else {
-            right.next()
-        });
+        out.extend(if take_left { left.next().cloned() } else { right.next() });
     }
 }
 
@@ -169,11 +132,7 @@ mod tests {
     #[test]
     fn directives() {
         let base = json!({"env": [{"name": "a"}, {"name": "b"}], "o": {"x": 1}});
-        let patch =
-            json!({"env": [{"name": "a", "$patch": "delete"}], "o": {"$patch": "replace", "y": 2}});
-        assert_eq!(
-            apply_container(&base, &patch),
-            json!({"env": [{"name": "b"}], "o": {"y": 2}})
-        );
+        let patch = json!({"env": [{"name": "a", "$patch": "delete"}], "o": {"$patch": "replace", "y": 2}});
+        assert_eq!(apply_container(&base, &patch), json!({"env": [{"name": "b"}], "o": {"y": 2}}));
     }
 }

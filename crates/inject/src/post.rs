@@ -29,38 +29,20 @@ fn find<'a>(containers: &'a [Value], name: &Value) -> Option<&'a Value> {
 /// that injection remembered.
 pub fn strip(pod: &Value) -> Value {
     let annotations = string_map(&pod["metadata"]["annotations"]);
-    let Some(status) = annotations
-        .get(STATUS)
-        .and_then(|s| serde_json::from_str::<Value>(s).ok())
-    else {
+    let Some(status) = annotations.get(STATUS).and_then(|s| serde_json::from_str::<Value>(s).ok()) else {
         return pod.clone();
     };
     let mut out = pod.clone();
-    let overrides: Value = annotations
-        .get(OVERRIDES)
-        .and_then(|s| serde_json::from_str(s).ok())
-        .unwrap_or(Value::Null);
+    let overrides: Value = annotations.get(OVERRIDES).and_then(|s| serde_json::from_str(s).ok()).unwrap_or(Value::Null);
     probes::restore(&mut out);
     for field in ["containers", "initContainers", "volumes"] {
-        let injected = |item: &Value| {
-            status[field]
-                .as_array()
-                .is_some_and(|names| names.contains(&item["name"]))
-        };
-        let mut kept: Vec<Value> = list(&out, field)
-            .iter()
-            .filter(|i| !injected(i))
-            .cloned()
-            .collect();
+        let injected = |item: &Value| status[field].as_array().is_some_and(|names| names.contains(&item["name"]));
+        let mut kept: Vec<Value> = list(&out, field).iter().filter(|i| !injected(i)).cloned().collect();
         let own = ["containers", "initContainers"].map(|f| (f, overrides[f].as_array()));
         for (from, own) in own.iter().filter_map(|(f, own)| Some((*f, own.as_ref()?))) {
             // A user writes the proxy's settings under `containers`, wherever the template puts the proxy.
             let home = |c: &Value| {
-                if c["name"] == PROXY {
-                    "containers"
-                } else {
-                    from
-                }
+                if c["name"] == PROXY { "containers" } else { from }
             };
             kept.extend(own.iter().filter(|c| home(c) == field).cloned());
         }
@@ -70,12 +52,7 @@ pub fn strip(pod: &Value) -> Value {
     }
     let scrape = scrape_configuration(pod);
     if let Some(own) = out["metadata"]["annotations"].as_object_mut() {
-        for name in [
-            STATUS,
-            "prometheus.io/port",
-            "prometheus.io/path",
-            "prometheus.io/scrape",
-        ] {
+        for name in [STATUS, "prometheus.io/port", "prometheus.io/path", "prometheus.io/scrape"] {
             own.shift_remove(name);
         }
         own.extend(scrape);
@@ -85,19 +62,10 @@ pub fn strip(pod: &Value) -> Value {
 
 /// The application's metrics annotations, as an earlier injection handed them to the agent.
 fn scrape_configuration(pod: &Value) -> Map<String, Value> {
-    let containers = list(pod, "initContainers")
-        .iter()
-        .chain(list(pod, "containers"));
+    let containers = list(pod, "initContainers").iter().chain(list(pod, "containers"));
     let proxy = containers.into_iter().find(|c| c["name"] == PROXY);
-    let env = proxy.and_then(|p| {
-        p["env"]
-            .as_array()?
-            .iter()
-            .find(|e| e["name"] == SCRAPE_ENV)
-    });
-    let said = env
-        .and_then(|e| serde_json::from_str::<Value>(e["value"].as_str()?).ok())
-        .unwrap_or(Value::Null);
+    let env = proxy.and_then(|p| p["env"].as_array()?.iter().find(|e| e["name"] == SCRAPE_ENV));
+    let said = env.and_then(|e| serde_json::from_str::<Value>(e["value"].as_str()?).ok()).unwrap_or(Value::Null);
     let mut out = Map::new();
     for name in ["scrape", "path", "port"] {
         if said[name].as_str().is_some_and(|v| !v.is_empty()) {
@@ -105,9 +73,8 @@ fn scrape_configuration(pod: &Value) -> Map<String, Value> {
         }
     }
     let targets = said["targets"].as_array().into_iter().flatten();
-    let targets: Vec<String> = targets
-        .filter_map(|t| Some(format!("{}:{}", t["port"].as_str()?, t["path"].as_str()?)))
-        .collect();
+    let targets: Vec<String> =
+        targets.filter_map(|t| Some(format!("{}:{}", t["port"].as_str()?, t["path"].as_str()?))).collect();
     if !targets.is_empty() {
         out.insert(SCRAPE_TARGETS.into(), targets.join(",").into());
     }
@@ -115,12 +82,7 @@ fn scrape_configuration(pod: &Value) -> Map<String, Value> {
 }
 
 /// Applies the pod's own containers of the template's names on top of the template's, and remembers them.
-pub fn reapply_overrides(
-    mut merged: Value,
-    user: &Value,
-    template: &Value,
-    original: &Value,
-) -> Value {
+pub fn reapply_overrides(mut merged: Value, user: &Value, template: &Value, original: &Value) -> Value {
     let mut remembered = Map::new();
     for field in ["containers", "initContainers"] {
         let mut overrides = Vec::new();
@@ -128,11 +90,7 @@ pub fn reapply_overrides(
             let name = &injected["name"];
             // A sidecar that became an init container may have its settings under `containers`.
             let own = find(list(user, field), name).or_else(|| {
-                let other = if field == "containers" {
-                    "initContainers"
-                } else {
-                    "containers"
-                };
+                let other = if field == "containers" { "initContainers" } else { "containers" };
                 let elsewhere = find(list(template, other), name).is_some();
                 find(list(user, other), name).filter(|_| !elsewhere)
             });
@@ -174,26 +132,18 @@ pub fn reapply_overrides(
 
 /// Rules exempt the proxy by its user, so a changed user must reach them.
 fn adjust_user(pod: &mut Value) {
-    let proxies =
-        ["initContainers", "containers"].map(|f| find(list(pod, f), &PROXY.into()).cloned());
+    let proxies = ["initContainers", "containers"].map(|f| find(list(pod, f), &PROXY.into()).cloned());
     let Some(proxy) = proxies.into_iter().flatten().next() else {
         return;
     };
     let security = &proxy["securityContext"];
-    let (Some(user), group) = (
-        security["runAsUser"].as_i64(),
-        security["runAsGroup"].as_i64(),
-    ) else {
+    let (Some(user), group) = (security["runAsUser"].as_i64(), security["runAsGroup"].as_i64()) else {
         return;
     };
     if user == 0 {
         return;
     }
-    for item in pod["spec"]["initContainers"]
-        .as_array_mut()
-        .into_iter()
-        .flatten()
-    {
+    for item in pod["spec"]["initContainers"].as_array_mut().into_iter().flatten() {
         if item["name"] != INIT && item["name"] != VALIDATION {
             continue;
         }
@@ -217,12 +167,8 @@ pub fn finish(c: &Context<'_>, mut pod: Value, template: &Value) -> Value {
     network(c, &mut pod);
     prometheus_merge(c, &mut pod);
     probes::rewrite(c, &mut pod);
-    let injected: Vec<(&str, Value)> = c
-        .injector
-        .injected_annotations
-        .iter()
-        .map(|(k, v)| (k.as_str(), v.as_str().into()))
-        .collect();
+    let injected: Vec<(&str, Value)> =
+        c.injector.injected_annotations.iter().map(|(k, v)| (k.as_str(), v.as_str().into())).collect();
     for (name, value) in injected {
         pod["metadata"]["annotations"][name] = value;
     }
@@ -232,13 +178,8 @@ pub fn finish(c: &Context<'_>, mut pod: Value, template: &Value) -> Value {
 }
 
 fn proxy_mut(pod: &mut Value) -> Option<&mut Value> {
-    let field = ["initContainers", "containers"]
-        .into_iter()
-        .find(|f| find(list(pod, f), &PROXY.into()).is_some())?;
-    pod["spec"][field]
-        .as_array_mut()?
-        .iter_mut()
-        .find(|c| c["name"] == PROXY)
+    let field = ["initContainers", "containers"].into_iter().find(|f| find(list(pod, f), &PROXY.into()).is_some())?;
+    pod["spec"][field].as_array_mut()?.iter_mut().find(|c| c["name"] == PROXY)
 }
 
 /// Appends a variable to the proxy, or changes it where it is.
@@ -272,10 +213,7 @@ fn network(c: &Context<'_>, pod: &mut Value) {
 fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
     // Templates may add annotations, so the merged pod is asked.
     let annotations = string_map(&pod["metadata"]["annotations"]);
-    let enabled = match annotations
-        .get("prometheus.istio.io/merge-metrics")
-        .map(String::as_str)
-    {
+    let enabled = match annotations.get("prometheus.istio.io/merge-metrics").map(String::as_str) {
         Some("true") => true,
         Some("false") => false,
         _ => c.injector.mesh.enable_prometheus_merge.unwrap_or(true),
@@ -285,16 +223,11 @@ fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
     }
     let target = c.injector.mesh.proxy_config().status_port.to_string();
     let get = |name: &str| {
-        let forms = [
-            format!("prometheus.io/{name}"),
-            format!("prometheus.io.{name}"),
-        ];
+        let forms = [format!("prometheus.io/{name}"), format!("prometheus.io.{name}")];
         forms.iter().find_map(|f| annotations.get(f)).cloned()
     };
     let (scrape, mut path, mut port) = (get("scrape"), get("path"), get("port"));
-    let targets = annotations
-        .get(SCRAPE_TARGETS)
-        .map_or_else(Vec::new, |t| scrape_targets(t));
+    let targets = annotations.get(SCRAPE_TARGETS).map_or_else(Vec::new, |t| scrape_targets(t));
     if let Some((first_port, first_path)) = targets.first() {
         port = port.or_else(|| Some(first_port.clone()));
         path = path.or_else(|| Some(first_path.clone()));
@@ -306,10 +239,7 @@ fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
         return;
     }
     let fields = [("scrape", scrape), ("path", path), ("port", port)];
-    let said: Map<String, Value> = fields
-        .into_iter()
-        .filter_map(|(k, v)| Some((k.to_owned(), v?.into())))
-        .collect();
+    let said: Map<String, Value> = fields.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?.into()))).collect();
     if !said.is_empty() {
         let text = |k: &str| said.get(k).cloned().unwrap_or_else(|| "".into());
         let mut all = Map::new();
@@ -317,10 +247,7 @@ fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
             all.insert(k.to_owned(), text(k));
         }
         if !targets.is_empty() {
-            let list: Vec<Value> = targets
-                .iter()
-                .map(|(port, path)| json!({"port": port, "path": path}))
-                .collect();
+            let list: Vec<Value> = targets.iter().map(|(port, path)| json!({"port": port, "path": path})).collect();
             all.insert("targets".into(), list.into());
         }
         set_env(pod, SCRAPE_ENV, &Value::Object(all).to_string());
@@ -331,11 +258,7 @@ fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
         }
         map.shift_remove(SCRAPE_TARGETS);
     }
-    for (name, value) in [
-        ("port", target.as_str()),
-        ("path", "/stats/prometheus"),
-        ("scrape", "true"),
-    ] {
+    for (name, value) in [("port", target.as_str()), ("path", "/stats/prometheus"), ("scrape", "true")] {
         pod["metadata"]["annotations"][format!("prometheus.io/{name}")] = value.into();
     }
 }
@@ -356,23 +279,11 @@ fn scrape_targets(text: &str) -> Vec<(String, String)> {
 /// What was injected, for the next injection and for people.
 fn status(c: &Context<'_>, template: &Value) -> String {
     let names = |field: &str| -> Value {
-        let names: Vec<Value> = list(template, field)
-            .iter()
-            .map(|i| i["name"].clone())
-            .collect();
-        if names.is_empty() {
-            Value::Null
-        } else {
-            names.into()
-        }
+        let names: Vec<Value> = list(template, field).iter().map(|i| i["name"].clone()).collect();
+        if names.is_empty() { Value::Null } else { names.into() }
     };
     let mut out = Map::new();
-    for field in [
-        "initContainers",
-        "containers",
-        "volumes",
-        "imagePullSecrets",
-    ] {
+    for field in ["initContainers", "containers", "volumes", "imagePullSecrets"] {
         out.insert(field.into(), names(field));
     }
     out.insert("revision".into(), c.injector.revision.as_str().into());
@@ -382,11 +293,7 @@ fn status(c: &Context<'_>, template: &Value) -> String {
 fn move_to(containers: &mut Vec<Value>, name: &str, first: bool) {
     if let Some(at) = containers.iter().position(|c| c["name"] == name) {
         let item = containers.remove(at);
-        if first {
-            containers.insert(0, item)
-        } else {
-            containers.push(item)
-        }
+        if first { containers.insert(0, item) } else { containers.push(item) }
     }
 }
 

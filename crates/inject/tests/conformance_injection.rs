@@ -42,18 +42,13 @@ fn injection() {
         return;
     };
     let read = |name: &str| std::fs::read_to_string(dir.join(name));
-    let cases: Vec<Value> =
-        serde_json::from_str(&read("cases.json").expect("cases.json")).expect("JSON");
-    let values: Value =
-        serde_json::from_str(&read("values.json").expect("values.json")).expect("JSON");
+    let cases: Vec<Value> = serde_json::from_str(&read("cases.json").expect("cases.json")).expect("JSON");
+    let values: Value = serde_json::from_str(&read("values.json").expect("values.json")).expect("JSON");
     let (mut passed, mut allowed, mut failed, mut not_served) = (0, 0, Vec::new(), Vec::new());
     for case in &cases {
         let input = case["in"].as_str().unwrap_or_default();
         let want = case["want"].as_str().unwrap_or_default();
-        let name = format!(
-            "{input} -> {want}{}",
-            case["expectedError"].as_str().unwrap_or_default()
-        );
+        let name = format!("{input} -> {want}{}", case["expectedError"].as_str().unwrap_or_default());
         let Some(injector) = injector(&dir, case, &values) else {
             not_served.push(name);
             continue;
@@ -67,20 +62,13 @@ fn injection() {
     }
     if std::env::var_os("PROA_CONFORMANCE_VERBOSE").is_some() {
         failed.iter().for_each(|line| println!("FAILED {line}"));
-        not_served
-            .iter()
-            .for_each(|line| println!("not served {line}"));
+        not_served.iter().for_each(|line| println!("not served {line}"));
     }
     println!(
         "{}",
         json!({"area": "injection", "passed": passed, "failed": failed.len(), "allowed": allowed, "not_served": not_served.len()})
     );
-    assert!(
-        failed.is_empty(),
-        "{} cases differ from Istio:\n{}",
-        failed.len(),
-        failed.join("\n")
-    );
+    assert!(failed.is_empty(), "{} cases differ from Istio:\n{}", failed.len(), failed.join("\n"));
 }
 
 fn folder() -> Option<PathBuf> {
@@ -98,21 +86,13 @@ fn injector(dir: &Path, case: &Value, values: &Value) -> Option<Injector> {
         let overlay = api::yaml::parse(&std::fs::read_to_string(dir.join(file)).ok()?).ok()?;
         overlay_values(&mut values, &overlay["spec"]["values"]);
     }
-    for flag in case["setFlags"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-    {
+    for flag in case["setFlags"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         let (path, text) = flag.split_once('=')?;
-        let value = text
-            .parse::<i64>()
-            .map(Value::from)
-            .unwrap_or_else(|_| match text {
-                "true" => true.into(),
-                "false" => false.into(),
-                text => text.into(),
-            });
+        let value = text.parse::<i64>().map(Value::from).unwrap_or_else(|_| match text {
+            "true" => true.into(),
+            "false" => false.into(),
+            text => text.into(),
+        });
         let pointer = match path {
             "components.cni.enabled" => "pilot.cni.enabled".to_owned(),
             "values.cni.provider" => "pilot.cni.provider".to_owned(),
@@ -134,10 +114,7 @@ fn injector(dir: &Path, case: &Value, values: &Value) -> Option<Injector> {
             }
             set(&mut mesh, &path.join("."), value);
         }
-    } else if case["mesh"]["$func"]
-        .as_str()
-        .is_some_and(|f| f.contains("ISTIO_META_TLS_CLIENT_KEY"))
-    {
+    } else if case["mesh"]["$func"].as_str().is_some_and(|f| f.contains("ISTIO_META_TLS_CLIENT_KEY")) {
         mesh["defaultConfig"]["proxyMetadata"] =
             json!({"ISTIO_META_TLS_CLIENT_KEY": "/etc/identity/client/keys/client-key.pem"});
     } else if !case["mesh"].is_null() {
@@ -150,10 +127,7 @@ fn injector(dir: &Path, case: &Value, values: &Value) -> Option<Injector> {
         Some(f) if f.contains("NativeSidecarModeDisabled") => injector.native_sidecar = false,
         Some(f) if f.contains("fips-140-3") => injector.compliance_policy = "fips-140-3".into(),
         Some(f) if f.contains("OpenShift") => {
-            let range = (
-                "openshift.io/sa.scc.uid-range".to_owned(),
-                "1000620000/10000".to_owned(),
-            );
+            let range = ("openshift.io/sa.scc.uid-range".to_owned(), "1000620000/10000".to_owned());
             injector.proxy_user = inject::policy::openshift_user(&[range].into())?;
         }
         Some(_) => return None,
@@ -163,12 +137,7 @@ fn injector(dir: &Path, case: &Value, values: &Value) -> Option<Injector> {
 
 fn lower_first(s: &str) -> String {
     let mut chars = s.chars();
-    chars
-        .next()
-        .map(|c| c.to_ascii_lowercase())
-        .into_iter()
-        .chain(chars)
-        .collect()
+    chars.next().map(|c| c.to_ascii_lowercase()).into_iter().chain(chars).collect()
 }
 
 fn overlay_values(base: &mut Value, over: &Value) {
@@ -203,8 +172,7 @@ fn run(dir: &Path, case: &Value, injector: &Injector) -> Result<bool, String> {
         };
     }
     let injected = injected.map_err(|e| e.to_string())?;
-    let Ok(golden) = std::fs::read_to_string(dir.join(case["want"].as_str().unwrap_or_default()))
-    else {
+    let Ok(golden) = std::fs::read_to_string(dir.join(case["want"].as_str().unwrap_or_default())) else {
         return Ok(false);
     };
     let documents = |text: &str| -> Result<Vec<Value>, String> {
@@ -221,11 +189,7 @@ fn run(dir: &Path, case: &Value, injector: &Injector) -> Result<bool, String> {
     for (found, want) in found.iter().zip(&want) {
         compare("", found, want, &mut differences);
     }
-    if differences.is_empty() {
-        Ok(true)
-    } else {
-        Err(format!("\n    {}", differences.join("\n    ")))
-    }
+    if differences.is_empty() { Ok(true) } else { Err(format!("\n    {}", differences.join("\n    "))) }
 }
 
 /// The value with the allowed differences taken out.
@@ -237,17 +201,14 @@ fn normal(field: &str, v: &Value) -> Value {
             for (k, v) in map {
                 let zero = *v == json!(0) || *v == json!(false);
                 if (matches!(k.as_str(), "minReadySeconds" | "paused" | "test") && zero)
-                    || (k == "status"
-                        && v.as_object()
-                            .is_some_and(|m| m.values().all(|v| *v == json!(0))))
+                    || (k == "status" && v.as_object().is_some_and(|m| m.values().all(|v| *v == json!(0))))
                     || (k == "value" && *v == json!(""))
                 {
                     continue;
                 }
                 let v = if resources { quantity(v) } else { normal(k, v) };
-                let empty = v.is_null()
-                    || v.as_object().is_some_and(Map::is_empty)
-                    || v.as_array().is_some_and(Vec::is_empty);
+                let empty =
+                    v.is_null() || v.as_object().is_some_and(Map::is_empty) || v.as_array().is_some_and(Vec::is_empty);
                 if !empty {
                     out.insert(k.clone(), v);
                 }
@@ -256,17 +217,13 @@ fn normal(field: &str, v: &Value) -> Value {
         }
         Value::Array(items) => {
             let mut items: Vec<Value> = items.iter().map(|i| normal("", i)).collect();
-            if matches!(
-                field,
-                "volumes" | "volumeMounts" | "env" | "imagePullSecrets"
-            ) {
+            if matches!(field, "volumes" | "volumeMounts" | "env" | "imagePullSecrets") {
                 items.sort_by_key(|i| format!("{}{}", i["name"], i["mountPath"]));
             }
             items.into()
         }
         Value::String(s) if s.trim_start().starts_with(['{', '[']) => {
-            serde_json::from_str::<Value>(s)
-                .map_or_else(|_| v.clone(), |inner| json!({"json": normal("", &inner)}))
+            serde_json::from_str::<Value>(s).map_or_else(|_| v.clone(), |inner| json!({"json": normal("", &inner)}))
         }
         other => other.clone(),
     }
@@ -274,22 +231,11 @@ fn normal(field: &str, v: &Value) -> Value {
 
 fn quantity(v: &Value) -> Value {
     let text = v.as_str().map_or_else(|| v.to_string(), str::to_owned);
-    let units = [
-        ("m", 1e-3),
-        ("Ki", 1024.0),
-        ("Mi", 1048576.0),
-        ("Gi", 1073741824.0),
-        ("k", 1e3),
-        ("M", 1e6),
-        ("G", 1e9),
-    ];
-    let (number, scale) = units
-        .iter()
-        .find_map(|(u, s)| Some((text.strip_suffix(u)?.to_owned(), *s)))
-        .unwrap_or((text.clone(), 1.0));
-    number
-        .parse::<f64>()
-        .map_or_else(|_| v.clone(), |n| format!("{}", n * scale).into())
+    let units =
+        [("m", 1e-3), ("Ki", 1024.0), ("Mi", 1048576.0), ("Gi", 1073741824.0), ("k", 1e3), ("M", 1e6), ("G", 1e9)];
+    let (number, scale) =
+        units.iter().find_map(|(u, s)| Some((text.strip_suffix(u)?.to_owned(), *s))).unwrap_or((text.clone(), 1.0));
+    number.parse::<f64>().map_or_else(|_| v.clone(), |n| format!("{}", n * scale).into())
 }
 
 fn compare(path: &str, found: &Value, want: &Value, out: &mut Vec<String>) {

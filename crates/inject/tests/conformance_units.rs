@@ -24,10 +24,9 @@ fn units() {
             match run(function, &json_names(&case["v"])) {
                 None => not_served += 1,
                 Some((found, want)) if found == want => passed += 1,
-                Some((found, want)) => failed.push(format!(
-                    "{function} {}: found {found} want {want}",
-                    case["v"]["name"]
-                )),
+                Some((found, want)) => {
+                    failed.push(format!("{function} {}: found {found} want {want}", case["v"]["name"]))
+                }
             }
         }
     }
@@ -46,17 +45,10 @@ fn json_names(v: &Value) -> Value {
                 return map["args"].get(0).cloned().unwrap_or(Value::Null);
             }
             if map.get("$t").and_then(Value::as_str) == Some("intstr.IntOrString") {
-                return map
-                    .get("IntVal")
-                    .or(map.get("StrVal"))
-                    .cloned()
-                    .unwrap_or(Value::Null);
+                return map.get("IntVal").or(map.get("StrVal")).cloned().unwrap_or(Value::Null);
             }
             if let Some(name) = map.get("$ref").and_then(Value::as_str) {
-                return name
-                    .trim_start_matches("corev1.Protocol")
-                    .trim_start_matches("corev1.URIScheme")
-                    .into();
+                return name.trim_start_matches("corev1.Protocol").trim_start_matches("corev1.URIScheme").into();
             }
             let typed = map.contains_key("$t");
             let mut out = Map::new();
@@ -69,12 +61,9 @@ fn json_names(v: &Value) -> Value {
                             "HTTPGet" => "httpGet".to_owned(),
                             "TCPSocket" => "tcpSocket".to_owned(),
                             "GRPC" => "grpc".to_owned(),
-                            k if typed => k
-                                .chars()
-                                .take(1)
-                                .map(|c| c.to_ascii_lowercase())
-                                .chain(k.chars().skip(1))
-                                .collect(),
+                            k if typed => {
+                                k.chars().take(1).map(|c| c.to_ascii_lowercase()).chain(k.chars().skip(1)).collect()
+                            }
                             k => k.to_owned(),
                         };
                         out.insert(name, v);
@@ -91,44 +80,26 @@ fn json_names(v: &Value) -> Value {
 fn run(function: &str, v: &Value) -> Option<(Value, Value)> {
     let text = |field: &str| v[field].as_str().unwrap_or_default();
     Some(match function {
-        "TestAppendMultusNetwork" => (
-            templates::sidecar::append_multus_network(text("in"), "istio-cni").into(),
-            v["want"].clone(),
-        ),
+        "TestAppendMultusNetwork" => {
+            (templates::sidecar::append_multus_network(text("in"), "istio-cni").into(), v["want"].clone())
+        }
         "TestOmitNil" => (gotemplate::omit_nil(&v["in"]), v["want"].clone()),
-        "TestValidateResourceQuantity" => (
-            annotations::quantity(text("value")).is_err().into(),
-            v["wantErr"].clone(),
-        ),
+        "TestValidateResourceQuantity" => (annotations::quantity(text("value")).is_err().into(), v["wantErr"].clone()),
         "TestValidateAnnotations" => {
             let map = v["annotations"].as_object().into_iter().flatten();
-            let map = map
-                .map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned()))
-                .collect();
-            (
-                annotations::validate(&map).is_err().into(),
-                v["wantErr"].clone(),
-            )
+            let map = map.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect();
+            (annotations::validate(&map).is_err().into(), v["wantErr"].clone())
         }
-        "TestParseInjectEnvs" if v["in"].is_string() => {
-            (json!(path_environment(text("in"))), v["want"].clone())
-        }
+        "TestParseInjectEnvs" if v["in"].is_string() => (json!(path_environment(text("in"))), v["want"].clone()),
         "TestNativeSidecarAnnotationOverride" => {
-            let mut injector =
-                Injector::new(api::MeshConfig::istio_default(), inject::default_values());
+            let mut injector = Injector::new(api::MeshConfig::istio_default(), inject::default_values());
             injector.native_sidecar = v["nativeSidecar"].as_bool()?;
             let pod = json!({"metadata": {"annotations": v["annotations"]}, "spec": {"containers": [{"name": "a"}]}});
-            let out = injector
-                .force_inject(&pod, &Owner::default())
-                .expect("a pod that can be injected");
+            let out = injector.force_inject(&pod, &Owner::default()).expect("a pod that can be injected");
             let has = |field: &str| {
-                out["spec"][field]
-                    .as_array()
-                    .is_some_and(|l| l.iter().any(|c| c["name"] == "istio-proxy"))
+                out["spec"][field].as_array().is_some_and(|l| l.iter().any(|c| c["name"] == "istio-proxy"))
             };
-            let found = ["containers", "initContainers"]
-                .into_iter()
-                .find(|f| has(f))?;
+            let found = ["containers", "initContainers"].into_iter().find(|f| has(f))?;
             (found.into(), v["expectContainer"].clone())
         }
         "TestDumpAppGRPCProbers" => {

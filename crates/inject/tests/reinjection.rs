@@ -14,20 +14,10 @@ fn check(pod: Value, native: bool) {
         name: "web".into(),
         namespace: "shop".into(),
     };
-    let once = injector
-        .inject_pod(&pod, &owner)
-        .unwrap()
-        .expect("an injected pod");
-    let twice = injector
-        .inject_pod(&once, &owner)
-        .unwrap()
-        .expect("an injected pod");
+    let once = injector.inject_pod(&pod, &owner).unwrap().expect("an injected pod");
+    let twice = injector.inject_pod(&once, &owner).unwrap().expect("an injected pod");
     let (once, twice) = (api::yaml::to_yaml(&once), api::yaml::to_yaml(&twice));
-    let first = once
-        .lines()
-        .zip(twice.lines())
-        .enumerate()
-        .find(|(_, (a, b))| a != b);
+    let first = once.lines().zip(twice.lines()).enumerate().find(|(_, (a, b))| a != b);
     assert!(once == twice, "native={native}: {first:?}");
 }
 
@@ -74,18 +64,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         "items",
         "kind",
     ];
-    let text = vec![
-        "istio-proxy",
-        "istio-init",
-        "auto",
-        "{}",
-        "{\"containers\":[\"a\"]}",
-        "List",
-        "Pod",
-        "a",
-        "-u",
-        "",
-    ];
+    let text =
+        vec!["istio-proxy", "istio-init", "auto", "{}", "{\"containers\":[\"a\"]}", "List", "Pod", "a", "-u", ""];
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<i32>().prop_map(Value::from),
@@ -93,13 +73,10 @@ fn any_json() -> impl Strategy<Value = Value> {
         prop::sample::select(text).prop_map(Value::from),
     ];
     leaf.prop_recursive(6, 48, 5, move |inner| {
-        let pairs =
-            prop::collection::vec((prop::sample::select(words.clone()), inner.clone()), 0..6);
+        let pairs = prop::collection::vec((prop::sample::select(words.clone()), inner.clone()), 0..6);
         prop_oneof![
             prop::collection::vec(inner, 0..4).prop_map(Value::from),
-            pairs.prop_map(|p| Value::Object(
-                p.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()
-            )),
+            pairs.prop_map(|p| Value::Object(p.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())),
         ]
     })
 }

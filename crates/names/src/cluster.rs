@@ -28,13 +28,9 @@ impl TrafficDirection {
     }
 
     fn parse(s: &str) -> Option<Self> {
-        [
-            TrafficDirection::Inbound,
-            TrafficDirection::Outbound,
-            TrafficDirection::InboundVip,
-        ]
-        .into_iter()
-        .find(|d| d.as_str() == s)
+        [TrafficDirection::Inbound, TrafficDirection::Outbound, TrafficDirection::InboundVip]
+            .into_iter()
+            .find(|d| d.as_str() == s)
     }
 }
 
@@ -54,33 +50,17 @@ pub struct ClusterName {
 impl ClusterName {
     /// An outbound cluster.
     pub fn outbound(port: u16, subset: &str, host: &Hostname) -> Self {
-        ClusterName {
-            direction: TrafficDirection::Outbound,
-            port,
-            subset: subset.to_owned(),
-            host: host.clone(),
-        }
+        ClusterName { direction: TrafficDirection::Outbound, port, subset: subset.to_owned(), host: host.clone() }
     }
 
     /// `inbound|PORT||`.
     pub fn inbound(port: u16) -> Self {
-        ClusterName {
-            direction: TrafficDirection::Inbound,
-            port,
-            subset: String::new(),
-            host: Hostname::default(),
-        }
+        ClusterName { direction: TrafficDirection::Inbound, port, subset: String::new(), host: Hostname::default() }
     }
 
     /// The form used as SNI between meshes and as default SNI of mTLS: `outbound_.8080_.v1_.host`.
     pub fn to_sni(&self) -> String {
-        format!(
-            "{}_.{}_.{}_.{}",
-            self.direction.as_str(),
-            self.port,
-            self.subset,
-            self.host
-        )
+        format!("{}_.{}_.{}_.{}", self.direction.as_str(), self.port, self.subset, self.host)
     }
 
     /// Reads the SNI form.
@@ -91,10 +71,7 @@ impl ClusterName {
         Self::from_parts(text.splitn(4, "_."), text)
     }
 
-    fn from_parts<'a>(
-        mut parts: impl Iterator<Item = &'a str>,
-        text: &str,
-    ) -> Result<Self, InvalidClusterName> {
+    fn from_parts<'a>(mut parts: impl Iterator<Item = &'a str>, text: &str) -> Result<Self, InvalidClusterName> {
         let err = || InvalidClusterName(text.to_owned());
         let mut next = || parts.next().ok_or_else(err);
         let (direction, port, subset, host) = (next()?, next()?, next()?, next()?);
@@ -114,14 +91,7 @@ pub struct InvalidClusterName(pub String);
 
 impl fmt::Display for ClusterName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}|{}|{}|{}",
-            self.direction.as_str(),
-            self.port,
-            self.subset,
-            self.host
-        )
+        write!(f, "{}|{}|{}|{}", self.direction.as_str(), self.port, self.subset, self.host)
     }
 }
 
@@ -150,14 +120,7 @@ mod tests {
         );
         check("outbound|80||a.b", "outbound_.80_._.a.b");
         check("inbound|8080||", "inbound_.8080_._.");
-        for bad in [
-            "",
-            "outbound",
-            "outbound|x||h",
-            "sideways|1||h",
-            "outbound|99999||h",
-            "BlackHoleCluster",
-        ] {
+        for bad in ["", "outbound", "outbound|x||h", "sideways|1||h", "outbound|99999||h", "BlackHoleCluster"] {
             assert!(bad.parse::<ClusterName>().is_err(), "{bad}");
         }
     }

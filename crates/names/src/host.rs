@@ -185,12 +185,7 @@ mod tests {
 
     #[test]
     fn short_names() {
-        let check = |name: &str, want: &str| {
-            assert_eq!(
-                Hostname::resolve(name, "ns", "cluster.local").as_str(),
-                want
-            )
-        };
+        let check = |name: &str, want: &str| assert_eq!(Hostname::resolve(name, "ns", "cluster.local").as_str(), want);
         check("a", "a.ns.svc.cluster.local");
         check("a.b", "a.b");
         check("*", "*");
@@ -203,10 +198,7 @@ mod tests {
     fn order() {
         let mut hosts = ["*", "*.com", "a.com", "*.foo.com", "longer.a.com", "b.com"].map(h);
         hosts.sort_by(Hostname::specificity);
-        assert_eq!(
-            hosts.map(|h| h.to_string()),
-            ["longer.a.com", "a.com", "b.com", "*.foo.com", "*.com", "*"]
-        );
+        assert_eq!(hosts.map(|h| h.to_string()), ["longer.a.com", "a.com", "b.com", "*.foo.com", "*.com", "*"]);
     }
 
     #[test]

@@ -30,10 +30,7 @@ impl Identity {
 
     /// The form of authorization policies: `cluster.local/ns/NS/sa/SA`, without the scheme.
     pub fn principal(&self) -> String {
-        format!(
-            "{}/ns/{}/sa/{}",
-            self.trust_domain, self.namespace, self.service_account
-        )
+        format!("{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
     }
 }
 
@@ -44,14 +41,7 @@ pub struct InvalidIdentity(pub String);
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}{}/ns/{}/sa/{}",
-            Self::SCHEME,
-            self.trust_domain,
-            self.namespace,
-            self.service_account
-        )
+        write!(f, "{}{}/ns/{}/sa/{}", Self::SCHEME, self.trust_domain, self.namespace, self.service_account)
     }
 }
 
@@ -80,13 +70,9 @@ mod tests {
         assert_eq!(id, Identity::new("cluster.local", "foo", "bar"));
         assert_eq!(id.to_string(), "spiffe://cluster.local/ns/foo/sa/bar");
         assert_eq!(id.principal(), "cluster.local/ns/foo/sa/bar");
-        for bad in [
-            "",
-            "spiffe://td/ns/a/sb/b",
-            "http://td/ns/a/sa/b",
-            "spiffe://td/ns/a/sa/",
-            "spiffe://td/ns/a/sa/b/c",
-        ] {
+        for bad in
+            ["", "spiffe://td/ns/a/sb/b", "http://td/ns/a/sa/b", "spiffe://td/ns/a/sa/", "spiffe://td/ns/a/sa/b/c"]
+        {
             assert!(bad.parse::<Identity>().is_err(), "{bad}");
         }
     }

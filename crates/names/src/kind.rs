@@ -18,11 +18,7 @@ impl Gvk {
     /// Splits `apiVersion` (`networking.istio.io/v1` or `v1`).
     pub fn new(api_version: &str, kind: &str) -> Self {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-        Gvk {
-            group: group.into(),
-            version: version.into(),
-            kind: kind.into(),
-        }
+        Gvk { group: group.into(), version: version.into(), kind: kind.into() }
     }
 }
 
@@ -172,15 +168,12 @@ impl Kind {
     /// optionally followed by `.group`.
     pub fn from_word(word: &str) -> Option<Kind> {
         let word = word.to_ascii_lowercase();
-        let (word, group) = word
-            .split_once('.')
-            .map_or((word.as_str(), None), |(w, g)| (w, Some(g)));
+        let (word, group) = word.split_once('.').map_or((word.as_str(), None), |(w, g)| (w, Some(g)));
         Kind::KNOWN
             .iter()
             .find(|k| {
-                let named = k.name().to_ascii_lowercase() == word
-                    || k.plural() == word
-                    || k.short_names().contains(&word);
+                let named =
+                    k.name().to_ascii_lowercase() == word || k.plural() == word || k.short_names().contains(&word);
                 named && group.is_none_or(|g| g == k.group())
             })
             .cloned()
@@ -193,11 +186,7 @@ impl Kind {
             Kind::Other(gvk) => format!("{}/{}", gvk.group, gvk.version),
             _ => {
                 let version = self.versions()[0];
-                if self.group().is_empty() {
-                    version.to_owned()
-                } else {
-                    format!("{}/{}", self.group(), version)
-                }
+                if self.group().is_empty() { version.to_owned() } else { format!("{}/{}", self.group(), version) }
             }
         }
     }
@@ -229,11 +218,7 @@ impl ResourceKey {
     /// Puts the parts together; the namespace of a cluster-scoped kind is dropped.
     pub fn new(kind: Kind, namespace: &str, name: &str) -> Self {
         let namespace = if kind.is_namespaced() { namespace } else { "" };
-        ResourceKey {
-            kind,
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        ResourceKey { kind, namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -253,35 +238,15 @@ mod tests {
 
     #[test]
     fn kinds() {
-        assert_eq!(
-            Kind::of("networking.istio.io/v1alpha3", "VirtualService"),
-            Kind::VirtualService
-        );
-        assert_eq!(
-            Kind::of("extensions/v1beta1", "Deployment"),
-            Kind::Deployment
-        );
-        assert!(matches!(
-            Kind::of("gateway.networking.k8s.io/v1", "Gateway"),
-            Kind::Other(_)
-        ));
-        for word in [
-            "vs",
-            "virtualservice",
-            "VirtualServices",
-            "virtualservices.networking.istio.io",
-        ] {
+        assert_eq!(Kind::of("networking.istio.io/v1alpha3", "VirtualService"), Kind::VirtualService);
+        assert_eq!(Kind::of("extensions/v1beta1", "Deployment"), Kind::Deployment);
+        assert!(matches!(Kind::of("gateway.networking.k8s.io/v1", "Gateway"), Kind::Other(_)));
+        for word in ["vs", "virtualservice", "VirtualServices", "virtualservices.networking.istio.io"] {
             assert_eq!(Kind::from_word(word), Some(Kind::VirtualService), "{word}");
         }
         assert_eq!(Kind::from_word("gateways.gateway.networking.k8s.io"), None);
         assert_eq!(Kind::VirtualService.api_version(), "networking.istio.io/v1");
-        assert_eq!(
-            ResourceKey::new(Kind::Namespace, "x", "a").to_string(),
-            "Namespace a"
-        );
-        assert_eq!(
-            ResourceKey::new(Kind::Service, "x", "a").to_string(),
-            "Service x/a"
-        );
+        assert_eq!(ResourceKey::new(Kind::Namespace, "x", "a").to_string(), "Namespace a");
+        assert_eq!(ResourceKey::new(Kind::Service, "x", "a").to_string(), "Service x/a");
     }
 }

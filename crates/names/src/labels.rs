@@ -55,8 +55,7 @@ pub struct Selector {
 impl Selector {
     /// Whether the labels satisfy every requirement.
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.match_labels.subset_of(labels)
-            && self.match_expressions.iter().all(|r| r.matches(labels))
+        self.match_labels.subset_of(labels) && self.match_expressions.iter().all(|r| r.matches(labels))
     }
 
     /// Whether nothing is required.
@@ -88,11 +87,7 @@ mod tests {
         let check = |operator, values: &[&str], key: &str, want| {
             let values = values.iter().map(|v| (*v).to_owned()).collect();
             let selector = Selector {
-                match_expressions: vec![Requirement {
-                    key: key.to_owned(),
-                    operator,
-                    values,
-                }],
+                match_expressions: vec![Requirement { key: key.to_owned(), operator, values }],
                 ..Default::default()
             };
             assert_eq!(selector.matches(&labels), want, "{operator:?} {key}");

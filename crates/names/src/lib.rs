@@ -62,11 +62,7 @@ pub mod well_known {
 
 /// Listener names as Istio prints them: `0.0.0.0_8000`, `10.0.0.1_8000`; Unix paths are kept as they are.
 pub fn listener_name(bind: &str, port: u16) -> String {
-    if bind.starts_with('/') || bind.starts_with('@') || port == 0 {
-        bind.to_owned()
-    } else {
-        format!("{bind}_{port}")
-    }
+    if bind.starts_with('/') || bind.starts_with('@') || port == 0 { bind.to_owned() } else { format!("{bind}_{port}") }
 }
 
 /// Route names of the outbound HTTP listeners: the port for sidecars (`8000`), `host:port` when the
@@ -96,10 +92,7 @@ mod tests {
     fn listener_and_route_names() {
         assert_eq!(listener_name("0.0.0.0", 8000), "0.0.0.0_8000");
         assert_eq!(listener_name("/var/run/a.sock", 0), "/var/run/a.sock");
-        assert_eq!(
-            gateway_route_name(443, Some(("https", "gw", "ns"))),
-            "https.443.https.gw.ns"
-        );
+        assert_eq!(gateway_route_name(443, Some(("https", "gw", "ns"))), "https.443.https.gw.ns");
         assert_eq!(outbound_route_name(80, None), "80");
     }
 }

@@ -31,15 +31,10 @@ impl NodeType {
 impl FromStr for NodeType {
     type Err = InvalidNodeId;
     fn from_str(s: &str) -> Result<Self, Self::Err> {
-        [
-            NodeType::Sidecar,
-            NodeType::Router,
-            NodeType::Waypoint,
-            NodeType::Ztunnel,
-        ]
-        .into_iter()
-        .find(|t| t.as_str() == s)
-        .ok_or_else(|| InvalidNodeId(s.to_owned()))
+        [NodeType::Sidecar, NodeType::Router, NodeType::Waypoint, NodeType::Ztunnel]
+            .into_iter()
+            .find(|t| t.as_str() == s)
+            .ok_or_else(|| InvalidNodeId(s.to_owned()))
     }
 }
 
@@ -65,9 +60,7 @@ pub struct NodeId {
 impl NodeId {
     /// The name of the pod: the part of `id` before the last dot.
     pub fn pod(&self) -> &str {
-        self.id
-            .rsplit_once('.')
-            .map_or(self.id.as_str(), |(pod, _)| pod)
+        self.id.rsplit_once('.').map_or(self.id.as_str(), |(pod, _)| pod)
     }
 
     /// The namespace: the part of `id` after the last dot, else the first label of the domain.
@@ -81,18 +74,12 @@ impl NodeId {
 
 /// The text is not a node id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{0:?} is not of the form sidecar~IP~POD.NAMESPACE~DOMAIN (types: sidecar, router, waypoint, ztunnel)"
-)]
+#[error("{0:?} is not of the form sidecar~IP~POD.NAMESPACE~DOMAIN (types: sidecar, router, waypoint, ztunnel)")]
 pub struct InvalidNodeId(pub String);
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}~{}~{}~{}",
-            self.node_type, self.ip, self.id, self.domain
-        )
+        write!(f, "{}~{}~{}~{}", self.node_type, self.ip, self.id, self.domain)
     }
 }
 
@@ -120,10 +107,7 @@ mod tests {
     fn round_trip() {
         let text = "sidecar~10.0.0.1~web-v1-abc.shop~shop.svc.cluster.local";
         let node: NodeId = text.parse().unwrap();
-        assert_eq!(
-            (node.node_type, node.pod(), node.namespace()),
-            (NodeType::Sidecar, "web-v1-abc", "shop")
-        );
+        assert_eq!((node.node_type, node.pod(), node.namespace()), (NodeType::Sidecar, "web-v1-abc", "shop"));
         assert_eq!(node.to_string(), text);
         for bad in ["", "sidecar~1~2", "car~1~2~3", "sidecar~1~2~3~4"] {
             assert!(bad.parse::<NodeId>().is_err(), "{bad}");

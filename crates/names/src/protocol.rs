@@ -6,9 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// The application protocol of a service, gateway or sidecar port.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub enum PortProtocol {
     /// gRPC over HTTP/2.
     #[serde(rename = "GRPC")]
@@ -83,12 +81,7 @@ impl PortProtocol {
     ///
     /// UDP wins; then `appProtocol`, else the port name's prefix before the first `-`; then well-known
     /// server-first ports are TCP; else the port is sniffed ([`Self::Unsupported`]).
-    pub fn of_service_port(
-        port: u16,
-        name: &str,
-        transport: &str,
-        app_protocol: Option<&str>,
-    ) -> Self {
+    pub fn of_service_port(port: u16, name: &str, transport: &str, app_protocol: Option<&str>) -> Self {
         if transport == "UDP" {
             return Self::Udp;
         }
@@ -100,10 +93,7 @@ impl PortProtocol {
             None => name,
         };
         const GRPC_WEB: &str = "grpc-web";
-        if word
-            .get(..GRPC_WEB.len())
-            .is_some_and(|w| w.eq_ignore_ascii_case(GRPC_WEB))
-        {
+        if word.get(..GRPC_WEB.len()).is_some_and(|w| w.eq_ignore_ascii_case(GRPC_WEB)) {
             return Self::GrpcWeb;
         }
         let prefix = word.split('-').next().unwrap_or_default();
@@ -115,10 +105,7 @@ impl PortProtocol {
 
     /// HTTP that the proxy parses: HTTP, HTTP/2, gRPC, gRPC-Web, forward proxy.
     pub fn is_http(self) -> bool {
-        matches!(
-            self,
-            Self::Http | Self::Http2 | Self::HttpProxy | Self::Grpc | Self::GrpcWeb
-        )
+        matches!(self, Self::Http | Self::Http2 | Self::HttpProxy | Self::Grpc | Self::GrpcWeb)
     }
 
     /// HTTP/2 towards the server: HTTP/2, gRPC, gRPC-Web.
@@ -128,10 +115,7 @@ impl PortProtocol {
 
     /// Handled as a byte stream: TCP, TLS, HTTPS, Mongo, Redis, MySQL.
     pub fn is_tcp(self) -> bool {
-        matches!(
-            self,
-            Self::Tcp | Self::Https | Self::Tls | Self::Mongo | Self::Redis | Self::Mysql
-        )
+        matches!(self, Self::Tcp | Self::Https | Self::Tls | Self::Mongo | Self::Redis | Self::Mysql)
     }
 
     /// TLS on the wire: HTTPS, TLS.
@@ -178,11 +162,7 @@ mod tests {
     #[test]
     fn selection() {
         let check = |port, name: &str, transport: &str, app: Option<&str>, want| {
-            assert_eq!(
-                P::of_service_port(port, name, transport, app),
-                want,
-                "{port} {name} {transport} {app:?}"
-            );
+            assert_eq!(P::of_service_port(port, name, transport, app), want, "{port} {name} {transport} {app:?}");
         };
         check(8888, "", "TCP", None, P::Unsupported);
         check(25, "", "TCP", None, P::Tcp);

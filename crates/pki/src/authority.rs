@@ -4,8 +4,8 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyUsagePurpose, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyUsagePurpose, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -44,22 +44,13 @@ pub struct Authority {
 
 impl Authority {
     /// Makes a new self-signed root with organisation `org` (Istio: the trust domain).
-    pub fn self_signed(
-        org: &str,
-        alg: KeyAlgorithm,
-        now: SystemTime,
-        serial: [u8; 16],
-    ) -> Result<Self, PkiError> {
+    pub fn self_signed(org: &str, alg: KeyAlgorithm, now: SystemTime, serial: [u8; 16]) -> Result<Self, PkiError> {
         let key = PrivateKey::generate(alg)?;
         let mut params = params(now, ROOT_TTL, serial);
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, org);
+        params.distinguished_name.push(DnType::OrganizationName, org);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let cert = params
-            .self_signed(key.pair())
-            .map_err(|e| PkiError::Sign(e.to_string()))?;
+        let cert = params.self_signed(key.pair()).map_err(|e| PkiError::Sign(e.to_string()))?;
         Self::new(key, cert.der().clone(), Vec::new(), Vec::new())
     }
 
@@ -67,19 +58,10 @@ impl Authority {
     /// the signing certificate) and `root-cert.pem` (empty: the signing certificate is its own root).
     pub fn from_pem(key: &[u8], cert: &[u8], chain: &[u8], roots: &[u8]) -> Result<Self, PkiError> {
         let optional = |text: &[u8]| {
-            if text.trim_ascii().is_empty() {
-                Ok(Vec::new())
-            } else {
-                pem::certificates(text)
-            }
+            if text.trim_ascii().is_empty() { Ok(Vec::new()) } else { pem::certificates(text) }
         };
         let cert = pem::certificates(cert)?.swap_remove(0);
-        Self::new(
-            PrivateKey::from_pem(key)?,
-            cert,
-            optional(chain)?,
-            optional(roots)?,
-        )
+        Self::new(PrivateKey::from_pem(key)?, cert, optional(chain)?, optional(roots)?)
     }
 
     fn new(
@@ -93,8 +75,7 @@ impl Authority {
         if !facts.is_ca {
             return refuse("basic constraints do not allow signing (CA:TRUE missing)");
         }
-        let (_, x509) =
-            X509Certificate::from_der(&cert).map_err(|e| PkiError::Certificate(e.to_string()))?;
+        let (_, x509) = X509Certificate::from_der(&cert).map_err(|e| PkiError::Certificate(e.to_string()))?;
         if x509.public_key().raw != key.public_key_der() {
             return refuse("does not belong to the signing key");
         }
@@ -106,13 +87,7 @@ impl Authority {
         if !roots.contains(&cert) {
             chain.insert(0, cert.clone());
         }
-        Ok(Authority {
-            key,
-            not_after: facts.not_after,
-            cert,
-            chain,
-            roots,
-        })
+        Ok(Authority { key, not_after: facts.not_after, cert, chain, roots })
     }
 
     /// Signs a leaf certificate for the request's key; returns the chain, leaf first, without the root.
@@ -122,26 +97,14 @@ impl Authority {
             return Err(PkiError::Authority("has expired".into()));
         }
         let mut params = params(issue.now, issue.ttl.min(left), issue.serial);
-        params.subject_alt_names = issue
-            .names
-            .iter()
-            .map(|n| san(n))
-            .collect::<Result<_, _>>()?;
+        params.subject_alt_names = issue.names.iter().map(|n| san(n)).collect::<Result<_, _>>()?;
         params.is_ca = IsCa::ExplicitNoCa;
-        params.key_usages = vec![
-            KeyUsagePurpose::DigitalSignature,
-            KeyUsagePurpose::KeyEncipherment,
-        ];
-        params.extended_key_usages = vec![
-            ExtendedKeyUsagePurpose::ServerAuth,
-            ExtendedKeyUsagePurpose::ClientAuth,
-        ];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         let sign_err = |e: rcgen::Error| PkiError::Sign(e.to_string());
         let issuer = Issuer::from_ca_cert_der(&self.cert, self.key.pair()).map_err(sign_err)?;
-        let leaf = params
-            .signed_by(&request.public_key, &issuer)
-            .map_err(sign_err)?;
+        let leaf = params.signed_by(&request.public_key, &issuer).map_err(sign_err)?;
         let mut certs = vec![leaf.der().clone()];
         certs.extend(self.chain.iter().cloned());
         Bundle::from_der(certs)
@@ -204,22 +167,13 @@ mod tests {
     }
 
     fn issue<'a>(names: &'a [String], ttl: Duration) -> Issue<'a> {
-        Issue {
-            names,
-            ttl,
-            now: now(),
-            serial: [0xff; 16],
-        }
+        Issue { names, ttl, now: now(), serial: [0xff; 16] }
     }
 
     #[test]
     fn a_leaf_leads_to_its_root_and_says_what_was_decided() {
         let names = vec!["spiffe://cluster.local/ns/default/sa/sleep".to_owned()];
-        for alg in [
-            KeyAlgorithm::EcdsaP256,
-            KeyAlgorithm::EcdsaP384,
-            KeyAlgorithm::Rsa2048,
-        ] {
+        for alg in [KeyAlgorithm::EcdsaP256, KeyAlgorithm::EcdsaP384, KeyAlgorithm::Rsa2048] {
             let ca = Authority::self_signed("cluster.local", alg, now(), [1; 16]).unwrap();
             let chain = ca.issue(&request(), &issue(&names, DAY)).unwrap();
             assert_eq!(chain.certs.len(), 1, "a root is not sent");
@@ -241,31 +195,16 @@ mod tests {
         assert!(!check(now() + DAY + Duration::from_secs(1), &ca));
         assert!(!check(now() - CLOCK_SKEW - Duration::from_secs(1), &ca));
         assert!(!check(now(), &other));
-        assert_eq!(
-            verify_chain(&[], ca.roots(), now()),
-            Err(crate::VerifyError::Empty)
-        );
+        assert_eq!(verify_chain(&[], ca.roots(), now()), Err(crate::VerifyError::Empty));
     }
 
     #[test]
     fn a_leaf_never_outlives_its_signer() {
-        let ca = Authority::self_signed(
-            "td",
-            KeyAlgorithm::EcdsaP256,
-            now() - ROOT_TTL + DAY,
-            [1; 16],
-        )
-        .unwrap();
+        let ca = Authority::self_signed("td", KeyAlgorithm::EcdsaP256, now() - ROOT_TTL + DAY, [1; 16]).unwrap();
         let chain = ca.issue(&request(), &issue(&[], DAY * 90)).unwrap();
         assert_eq!(chain.facts[0].not_after, ca.not_after());
-        let late = Issue {
-            now: now() + DAY * 2,
-            ..issue(&[], DAY)
-        };
-        assert!(matches!(
-            ca.issue(&request(), &late),
-            Err(PkiError::Authority(_))
-        ));
+        let late = Issue { now: now() + DAY * 2, ..issue(&[], DAY) };
+        assert!(matches!(ca.issue(&request(), &late), Err(PkiError::Authority(_))));
     }
 
     #[test]
@@ -273,15 +212,11 @@ mod tests {
         let ca = Authority::self_signed("td", KeyAlgorithm::EcdsaP384, now(), [1; 16]).unwrap();
         let other = Authority::self_signed("td", KeyAlgorithm::EcdsaP256, now(), [1; 16]).unwrap();
         let (key, cert) = (ca.key().to_pem(), ca.cert_pem());
-        let again =
-            Authority::from_pem(key.as_bytes(), cert.as_bytes(), b"", cert.as_bytes()).unwrap();
+        let again = Authority::from_pem(key.as_bytes(), cert.as_bytes(), b"", cert.as_bytes()).unwrap();
         let chain = again.issue(&request(), &issue(&[], DAY)).unwrap();
         assert!(verify_chain(&chain.certs, ca.roots(), now()).is_ok());
         let wrong = Authority::from_pem(other.key().to_pem().as_bytes(), cert.as_bytes(), b"", b"");
-        assert_eq!(
-            wrong.unwrap_err(),
-            PkiError::Authority("does not belong to the signing key".into())
-        );
+        assert_eq!(wrong.unwrap_err(), PkiError::Authority("does not belong to the signing key".into()));
         let leaf = chain.to_pem();
         assert!(Authority::from_pem(key.as_bytes(), leaf.as_bytes(), b"", b"").is_err());
     }
@@ -291,15 +226,11 @@ mod tests {
         let root = Authority::self_signed("root", KeyAlgorithm::EcdsaP256, now(), [1; 16]).unwrap();
         let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
         let mut p = params(now(), DAY * 365, [3; 16]);
-        p.distinguished_name
-            .push(DnType::OrganizationName, "intermediate");
+        p.distinguished_name.push(DnType::OrganizationName, "intermediate");
         p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         p.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let issuer = Issuer::from_ca_cert_der(&root.cert, root.key.pair()).unwrap();
-        let cert = pem::encode(
-            "CERTIFICATE",
-            p.signed_by(key.pair(), &issuer).unwrap().der(),
-        );
+        let cert = pem::encode("CERTIFICATE", p.signed_by(key.pair(), &issuer).unwrap().der());
         let ca = Authority::from_pem(
             key.to_pem().as_bytes(),
             cert.as_bytes(),

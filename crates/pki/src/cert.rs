@@ -35,8 +35,7 @@ pub struct CertFacts {
 impl CertFacts {
     /// Reads one DER certificate.
     pub fn parse(der: &[u8]) -> Result<Self, PkiError> {
-        let (_, cert) =
-            X509Certificate::from_der(der).map_err(|e| PkiError::Certificate(e.to_string()))?;
+        let (_, cert) = X509Certificate::from_der(der).map_err(|e| PkiError::Certificate(e.to_string()))?;
         let names = cert
             .extensions()
             .iter()
@@ -50,12 +49,7 @@ impl CertFacts {
             names,
             not_before: system_time(cert.validity().not_before.timestamp()),
             not_after: system_time(cert.validity().not_after.timestamp()),
-            serial: cert
-                .raw_serial()
-                .iter()
-                .skip_while(|b| **b == 0)
-                .map(|b| format!("{b:02x}"))
-                .collect(),
+            serial: cert.raw_serial().iter().skip_while(|b| **b == 0).map(|b| format!("{b:02x}")).collect(),
             subject: cert.subject().to_string(),
             issuer: cert.issuer().to_string(),
             is_ca: cert.is_ca(),
@@ -64,17 +58,12 @@ impl CertFacts {
 
     /// The first SPIFFE name, if there is one.
     pub fn spiffe_id(&self) -> Option<&str> {
-        self.names
-            .iter()
-            .map(String::as_str)
-            .find(|n| n.starts_with("spiffe://"))
+        self.names.iter().map(String::as_str).find(|n| n.starts_with("spiffe://"))
     }
 
     /// Total life time, zero for a certificate that ends before it starts.
     pub fn lifetime(&self) -> Duration {
-        self.not_after
-            .duration_since(self.not_before)
-            .unwrap_or_default()
+        self.not_after.duration_since(self.not_before).unwrap_or_default()
     }
 }
 
@@ -95,10 +84,7 @@ impl Bundle {
 
     /// Takes DER certificates.
     pub fn from_der(certs: Vec<CertificateDer<'static>>) -> Result<Self, PkiError> {
-        let facts = certs
-            .iter()
-            .map(|c| CertFacts::parse(c))
-            .collect::<Result<_, _>>()?;
+        let facts = certs.iter().map(|c| CertFacts::parse(c)).collect::<Result<_, _>>()?;
         Ok(Bundle { certs, facts })
     }
 
@@ -137,22 +123,11 @@ pub fn verify_chain(
 ) -> Result<CertFacts, VerifyError> {
     let (leaf, rest) = chain.split_first().ok_or(VerifyError::Empty)?;
     let chain_err = |e: webpki::Error| VerifyError::Chain(e.to_string());
-    let anchors = roots
-        .iter()
-        .filter_map(|r| anchor_from_trusted_cert(r).ok())
-        .collect::<Vec<_>>();
+    let anchors = roots.iter().filter_map(|r| anchor_from_trusted_cert(r).ok()).collect::<Vec<_>>();
     let end_entity = EndEntityCert::try_from(leaf).map_err(chain_err)?;
     let at = UnixTime::since_unix_epoch(now.duration_since(UNIX_EPOCH).unwrap_or_default());
     end_entity
-        .verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            &anchors,
-            rest,
-            at,
-            KeyUsage::client_auth(),
-            None,
-            None,
-        )
+        .verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &anchors, rest, at, KeyUsage::client_auth(), None, None)
         .map_err(chain_err)?;
     Ok(CertFacts::parse(leaf)?)
 }
@@ -161,16 +136,10 @@ pub(crate) fn general_names(san: &SubjectAlternativeName<'_>) -> Vec<String> {
     san.general_names
         .iter()
         .filter_map(|name| match name {
-            GeneralName::URI(s) | GeneralName::DNSName(s) | GeneralName::RFC822Name(s) => {
-                Some((*s).to_owned())
-            }
+            GeneralName::URI(s) | GeneralName::DNSName(s) | GeneralName::RFC822Name(s) => Some((*s).to_owned()),
             GeneralName::IPAddress(b) => match b.len() {
-                4 => <[u8; 4]>::try_from(*b)
-                    .ok()
-                    .map(|a| Ipv4Addr::from(a).to_string()),
-                16 => <[u8; 16]>::try_from(*b)
-                    .ok()
-                    .map(|a| Ipv6Addr::from(a).to_string()),
+                4 => <[u8; 4]>::try_from(*b).ok().map(|a| Ipv4Addr::from(a).to_string()),
+                16 => <[u8; 16]>::try_from(*b).ok().map(|a| Ipv6Addr::from(a).to_string()),
                 _ => None,
             },
             _ => None,

@@ -21,14 +21,10 @@ pub fn create_csr(key: &PrivateKey, org: &str, names: &[String]) -> Result<Strin
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     if !org.is_empty() {
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, org);
+        params.distinguished_name.push(DnType::OrganizationName, org);
     }
     params.subject_alt_names = names.iter().map(|n| san(n)).collect::<Result<_, _>>()?;
-    let csr = params
-        .serialize_request(key.pair())
-        .map_err(|e| PkiError::Csr(e.to_string()))?;
+    let csr = params.serialize_request(key.pair()).map_err(|e| PkiError::Csr(e.to_string()))?;
     Ok(pem::encode("CERTIFICATE REQUEST", csr.der()))
 }
 
@@ -47,18 +43,11 @@ impl CertRequest {
         if text.len() > CSR_BYTES_MAX {
             return Err(PkiError::Csr(format!("longer than {CSR_BYTES_MAX} bytes")));
         }
-        let der = if text.starts_with(&[0x30]) {
-            text.to_vec().into()
-        } else {
-            pem::certificate_request(text)?
-        };
-        let (_, csr) =
-            X509CertificationRequest::from_der(&der).map_err(|e| PkiError::Csr(e.to_string()))?;
-        csr.verify_signature()
-            .map_err(|_| PkiError::Csr("signature is not by the request's key".into()))?;
-        let public_key =
-            SubjectPublicKeyInfo::from_der(csr.certification_request_info.subject_pki.raw)
-                .map_err(|e| PkiError::Csr(e.to_string()))?;
+        let der = if text.starts_with(&[0x30]) { text.to_vec().into() } else { pem::certificate_request(text)? };
+        let (_, csr) = X509CertificationRequest::from_der(&der).map_err(|e| PkiError::Csr(e.to_string()))?;
+        csr.verify_signature().map_err(|_| PkiError::Csr("signature is not by the request's key".into()))?;
+        let public_key = SubjectPublicKeyInfo::from_der(csr.certification_request_info.subject_pki.raw)
+            .map_err(|e| PkiError::Csr(e.to_string()))?;
         let requested_names = csr
             .requested_extensions()
             .into_iter()
@@ -69,10 +58,7 @@ impl CertRequest {
             })
             .flatten()
             .collect();
-        Ok(CertRequest {
-            requested_names,
-            public_key,
-        })
+        Ok(CertRequest { requested_names, public_key })
     }
 }
 
@@ -95,23 +81,11 @@ mod tests {
 
     #[test]
     fn request_carries_its_names_for_every_key_kind() {
-        let names = vec![
-            "spiffe://cluster.local/ns/a/sa/b".to_owned(),
-            "x.example".to_owned(),
-            "10.0.0.1".to_owned(),
-        ];
-        for alg in [
-            KeyAlgorithm::EcdsaP256,
-            KeyAlgorithm::EcdsaP384,
-            KeyAlgorithm::Rsa2048,
-        ] {
+        let names = vec!["spiffe://cluster.local/ns/a/sa/b".to_owned(), "x.example".to_owned(), "10.0.0.1".to_owned()];
+        for alg in [KeyAlgorithm::EcdsaP256, KeyAlgorithm::EcdsaP384, KeyAlgorithm::Rsa2048] {
             let key = PrivateKey::generate(alg).unwrap();
             let csr = create_csr(&key, "org", &names).unwrap();
-            assert_eq!(
-                CertRequest::parse(csr.as_bytes()).unwrap().requested_names,
-                names,
-                "{alg:?}"
-            );
+            assert_eq!(CertRequest::parse(csr.as_bytes()).unwrap().requested_names, names, "{alg:?}");
         }
     }
 
@@ -127,11 +101,8 @@ mod tests {
 
     #[test]
     fn garbage_is_refused() {
-        for bad in [
-            &b""[..],
-            b"\x30\x80",
-            b"-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n",
-        ] {
+        for bad in [&b""[..], b"\x30\x80", b"-----BEGIN CERTIFICATE REQUEST-----\n-----END CERTIFICATE REQUEST-----\n"]
+        {
             assert!(CertRequest::parse(bad).is_err());
         }
         assert!(CertRequest::parse(&vec![b'a'; CSR_BYTES_MAX + 1]).is_err());

@@ -82,9 +82,7 @@ impl PrivateKey {
 
 impl std::fmt::Debug for PrivateKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PrivateKey")
-            .field("algorithm", self.pair.algorithm())
-            .finish_non_exhaustive()
+        f.debug_struct("PrivateKey").field("algorithm", self.pair.algorithm()).finish_non_exhaustive()
     }
 }
 
@@ -94,11 +92,7 @@ mod tests {
 
     #[test]
     fn every_generated_kind_is_read_back() {
-        for alg in [
-            KeyAlgorithm::EcdsaP256,
-            KeyAlgorithm::EcdsaP384,
-            KeyAlgorithm::Rsa2048,
-        ] {
+        for alg in [KeyAlgorithm::EcdsaP256, KeyAlgorithm::EcdsaP384, KeyAlgorithm::Rsa2048] {
             let key = PrivateKey::generate(alg).unwrap();
             let again = PrivateKey::from_pem(key.to_pem().as_bytes()).unwrap();
             assert_eq!(key.public_key_der(), again.public_key_der(), "{alg:?}");
@@ -108,10 +102,7 @@ mod tests {
     #[test]
     fn refuses_garbage() {
         let text = pem::encode("PRIVATE KEY", b"not a key");
-        assert!(matches!(
-            PrivateKey::from_pem(text.as_bytes()),
-            Err(PkiError::Key(_))
-        ));
+        assert!(matches!(PrivateKey::from_pem(text.as_bytes()), Err(PkiError::Key(_))));
     }
 
     #[test]

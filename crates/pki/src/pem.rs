@@ -14,10 +14,7 @@ pub const CERTIFICATES_MAX: usize = 1024;
 
 /// All certificates of a PEM text, in order. An empty text is an error, sections of other kinds are skipped.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PkiError> {
-    let err = |reason: String| PkiError::Pem {
-        what: "certificate",
-        reason,
-    };
+    let err = |reason: String| PkiError::Pem { what: "certificate", reason };
     let mut certs = Vec::new();
     for cert in CertificateDer::pem_slice_iter(pem) {
         if certs.len() == CERTIFICATES_MAX {
@@ -33,18 +30,13 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PkiError
 
 /// The first private key of a PEM text (`PRIVATE KEY`, `EC PRIVATE KEY` or `RSA PRIVATE KEY`).
 pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, PkiError> {
-    PrivateKeyDer::from_pem_slice(pem).map_err(|e| PkiError::Pem {
-        what: "private key",
-        reason: e.to_string(),
-    })
+    PrivateKeyDer::from_pem_slice(pem).map_err(|e| PkiError::Pem { what: "private key", reason: e.to_string() })
 }
 
 /// The first certificate request of a PEM text.
 pub fn certificate_request(pem: &[u8]) -> Result<CertificateSigningRequestDer<'static>, PkiError> {
-    CertificateSigningRequestDer::from_pem_slice(pem).map_err(|e| PkiError::Pem {
-        what: "certificate request",
-        reason: e.to_string(),
-    })
+    CertificateSigningRequestDer::from_pem_slice(pem)
+        .map_err(|e| PkiError::Pem { what: "certificate request", reason: e.to_string() })
 }
 
 /// Armours one DER section under `label`, 64 columns, with a final newline.
@@ -69,10 +61,7 @@ pub fn encode(label: &str, der: &[u8]) -> String {
 
 /// Armours certificates in order.
 pub fn encode_certificates<'a>(certs: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> String {
-    certs
-        .into_iter()
-        .map(|c| encode("CERTIFICATE", c))
-        .collect()
+    certs.into_iter().map(|c| encode("CERTIFICATE", c)).collect()
 }
 
 #[cfg(test)]
@@ -89,16 +78,8 @@ mod tests {
 
     #[test]
     fn nothing_to_read_is_an_error() {
-        assert!(matches!(
-            certificates(b""),
-            Err(PkiError::Pem {
-                what: "certificate",
-                ..
-            })
-        ));
-        assert!(
-            private_key(b"-----BEGIN PRIVATE KEY-----\n!!\n-----END PRIVATE KEY-----\n").is_err()
-        );
+        assert!(matches!(certificates(b""), Err(PkiError::Pem { what: "certificate", .. })));
+        assert!(private_key(b"-----BEGIN PRIVATE KEY-----\n!!\n-----END PRIVATE KEY-----\n").is_err());
         assert!(certificate_request(b"x").is_err());
     }
 }

@@ -22,10 +22,7 @@ pub struct RotationPolicy {
 
 impl Default for RotationPolicy {
     fn default() -> Self {
-        RotationPolicy {
-            grace: ROTATION_GRACE,
-            jitter: ROTATION_JITTER,
-        }
+        RotationPolicy { grace: ROTATION_GRACE, jitter: ROTATION_JITTER }
     }
 }
 
@@ -34,21 +31,13 @@ impl Default for RotationPolicy {
 /// `random` is uniform in 0..1 and places the moment inside the jitter. The life time is counted from the
 /// signing (`not_before` plus the clock skew allowance is not subtracted, as Istio). A certificate that ends
 /// before it starts is renewed at once (`not_before`).
-pub fn rotation_at(
-    not_before: SystemTime,
-    not_after: SystemTime,
-    policy: RotationPolicy,
-    random: f64,
-) -> SystemTime {
+pub fn rotation_at(not_before: SystemTime, not_after: SystemTime, policy: RotationPolicy, random: f64) -> SystemTime {
     let Ok(life) = not_after.duration_since(not_before) else {
         return not_before;
     };
-    let share =
-        (policy.grace + policy.jitter * (2.0 * random.clamp(0.0, 1.0) - 1.0)).clamp(0.0, 1.0);
+    let share = (policy.grace + policy.jitter * (2.0 * random.clamp(0.0, 1.0) - 1.0)).clamp(0.0, 1.0);
     let grace = Duration::from_secs_f64(life.as_secs_f64() * share);
-    not_after
-        .checked_sub(grace)
-        .map_or(not_before, |t| t.max(not_before))
+    not_after.checked_sub(grace).map_or(not_before, |t| t.max(not_before))
 }
 
 #[cfg(test)]
@@ -59,12 +48,7 @@ mod tests {
 
     fn check(life: u64, random: f64, expect: f64) {
         let from = UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let at = rotation_at(
-            from,
-            from + Duration::from_secs(life),
-            RotationPolicy::default(),
-            random,
-        );
+        let at = rotation_at(from, from + Duration::from_secs(life), RotationPolicy::default(), random);
         let got = at.duration_since(from).unwrap().as_secs_f64();
         assert!((got - expect).abs() < 1e-3, "{got} != {expect}");
     }
@@ -81,10 +65,7 @@ mod tests {
     #[test]
     fn an_inverted_validity_renews_at_once() {
         let from = UNIX_EPOCH + Duration::from_secs(10);
-        assert_eq!(
-            rotation_at(from, UNIX_EPOCH, RotationPolicy::default(), 0.3),
-            from
-        );
+        assert_eq!(rotation_at(from, UNIX_EPOCH, RotationPolicy::default(), 0.3), from);
     }
 
     proptest! {

@@ -82,28 +82,18 @@ impl TokenKey {
 
     /// Reads the EC P-256 keys of a JSON web key set; others are skipped, none at all is an error.
     pub fn from_jwks(text: &str) -> Result<Vec<Self>, TokenError> {
-        let set: Value =
-            serde_json::from_str(text).map_err(|e| TokenError::KeySet(e.to_string()))?;
-        let keys = set["keys"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let set: Value = serde_json::from_str(text).map_err(|e| TokenError::KeySet(e.to_string()))?;
+        let keys = set["keys"].as_array().map(Vec::as_slice).unwrap_or_default();
         let read = |key: &Value| {
             let coordinate = |name: &str| {
                 let bytes = URL_SAFE_NO_PAD.decode(key[name].as_str()?).ok()?;
                 (bytes.len() == POINT_BYTES / 2).then_some(bytes)
             };
             (key["kty"] == "EC" && key["crv"] == "P-256").then_some(())?;
-            Some(TokenKey {
-                point: [vec![4], coordinate("x")?, coordinate("y")?].concat(),
-            })
+            Some(TokenKey { point: [vec![4], coordinate("x")?, coordinate("y")?].concat() })
         };
         let keys: Vec<_> = keys.iter().filter_map(read).take(KEYS_MAX).collect();
-        if keys.is_empty() {
-            Err(TokenError::KeySet("no EC P-256 key".into()))
-        } else {
-            Ok(keys)
-        }
+        if keys.is_empty() { Err(TokenError::KeySet("no EC P-256 key".into())) } else { Ok(keys) }
     }
 
     /// The key as a JSON web key set.
@@ -123,11 +113,7 @@ impl TokenClaims {
         now: SystemTime,
         ttl: Duration,
     ) -> Result<String, PkiError> {
-        let ServiceAccount {
-            namespace,
-            name,
-            pod,
-        } = account;
+        let ServiceAccount { namespace, name, pod } = account;
         let mut kubernetes = json!({"namespace": namespace, "serviceaccount": {"name": name}});
         if let Some((pod, uid)) = pod {
             kubernetes["pod"] = json!({"name": pod, "uid": uid});
@@ -156,14 +142,8 @@ impl TokenClaims {
         }
         let (body, signature) = token.rsplit_once('.').ok_or(malformed("not three parts"))?;
         let (header, claims) = body.split_once('.').ok_or(malformed("not three parts"))?;
-        let decode = |s: &str| {
-            URL_SAFE_NO_PAD
-                .decode(s)
-                .map_err(|_| malformed("not base64url"))
-        };
-        let object = |s: &str| {
-            serde_json::from_slice::<Value>(&decode(s)?).map_err(|_| malformed("not JSON"))
-        };
+        let decode = |s: &str| URL_SAFE_NO_PAD.decode(s).map_err(|_| malformed("not base64url"));
+        let object = |s: &str| serde_json::from_slice::<Value>(&decode(s)?).map_err(|_| malformed("not JSON"));
         if object(header)?["alg"] != "ES256" {
             return Err(malformed("algorithm is not ES256"));
         }
@@ -184,30 +164,15 @@ impl TokenClaims {
             return Err(TokenError::Audience);
         }
         let exp = claims["exp"].as_u64().ok_or(malformed("exp"))?;
-        let expires = UNIX_EPOCH
-            .checked_add(Duration::from_secs(exp))
-            .ok_or(malformed("exp"))?;
+        let expires = UNIX_EPOCH.checked_add(Duration::from_secs(exp)).ok_or(malformed("exp"))?;
         if expires <= now {
             return Err(TokenError::Expired);
         }
-        let subject = claims["sub"]
-            .as_str()
-            .and_then(|s| s.strip_prefix("system:serviceaccount:"));
-        let (namespace, name) = subject
-            .and_then(|s| s.split_once(':'))
-            .ok_or(malformed("sub"))?;
+        let subject = claims["sub"].as_str().and_then(|s| s.strip_prefix("system:serviceaccount:"));
+        let (namespace, name) = subject.and_then(|s| s.split_once(':')).ok_or(malformed("sub"))?;
         let pod = &claims["kubernetes.io"]["pod"];
-        let pod = pod["name"].as_str().map(|n| {
-            (
-                n.to_owned(),
-                pod["uid"].as_str().unwrap_or_default().to_owned(),
-            )
-        });
-        let account = ServiceAccount {
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-            pod,
-        };
+        let pod = pod["name"].as_str().map(|n| (n.to_owned(), pod["uid"].as_str().unwrap_or_default().to_owned()));
+        let account = ServiceAccount { namespace: namespace.to_owned(), name: name.to_owned(), pod };
         Ok(TokenClaims { account, expires })
     }
 }
@@ -239,11 +204,7 @@ mod tests {
 
     fn sleep() -> ServiceAccount {
         let pod = Some(("sleep-1".to_owned(), "u-1".to_owned()));
-        ServiceAccount {
-            namespace: "samples-1".into(),
-            name: "sleep".into(),
-            pod,
-        }
+        ServiceAccount { namespace: "samples-1".into(), name: "sleep".into(), pod }
     }
 
     #[test]
@@ -256,27 +217,12 @@ mod tests {
         for _ in 0..300 {
             let token = TokenClaims::sign(&key, &sleep(), now, HOUR).unwrap();
             let claims = TokenClaims::verify(&token, &keys, now).unwrap();
-            assert_eq!(
-                claims,
-                TokenClaims {
-                    account: sleep(),
-                    expires: now + HOUR
-                }
-            );
+            assert_eq!(claims, TokenClaims { account: sleep(), expires: now + HOUR });
         }
         let token = TokenClaims::sign(&key, &sleep(), now, HOUR).unwrap();
-        assert_eq!(
-            TokenClaims::verify(&token, &keys, now + HOUR),
-            Err(TokenError::Expired)
-        );
-        assert_eq!(
-            TokenClaims::verify(&token, &[TokenKey::of(&other).unwrap()], now),
-            Err(TokenError::Signature)
-        );
-        assert_eq!(
-            TokenClaims::verify(&token, &[], now),
-            Err(TokenError::Signature)
-        );
+        assert_eq!(TokenClaims::verify(&token, &keys, now + HOUR), Err(TokenError::Expired));
+        assert_eq!(TokenClaims::verify(&token, &[TokenKey::of(&other).unwrap()], now), Err(TokenError::Signature));
+        assert_eq!(TokenClaims::verify(&token, &[], now), Err(TokenError::Signature));
         assert!(TokenClaims::verify(&token.replacen('.', ".A", 1), &keys, now).is_err());
     }
 
@@ -292,24 +238,10 @@ mod tests {
     #[test]
     fn garbage_is_refused() {
         let key = TokenKey::of(&PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap()).unwrap();
-        for bad in [
-            "",
-            ".",
-            "..",
-            "a.b.c",
-            "eyJ.e30.",
-            &"x".repeat(TOKEN_BYTES_MAX + 1),
-        ] {
-            assert!(
-                TokenClaims::verify(bad, std::slice::from_ref(&key), UNIX_EPOCH).is_err(),
-                "{bad:?}"
-            );
+        for bad in ["", ".", "..", "a.b.c", "eyJ.e30.", &"x".repeat(TOKEN_BYTES_MAX + 1)] {
+            assert!(TokenClaims::verify(bad, std::slice::from_ref(&key), UNIX_EPOCH).is_err(), "{bad:?}");
         }
-        for bad in [
-            "",
-            "{}",
-            r#"{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}"#,
-        ] {
+        for bad in ["", "{}", r#"{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}"#] {
             assert!(TokenKey::from_jwks(bad).is_err(), "{bad:?}");
         }
     }

@@ -42,10 +42,7 @@ pub enum UnpackError {
 
 /// Packs `message` under its type URL `type.googleapis.com/<full name>`.
 pub fn any<T: Message + Name>(message: &T) -> Any {
-    Any {
-        type_url: T::type_url(),
-        value: message.encode_to_vec(),
-    }
+    Any { type_url: T::type_url(), value: message.encode_to_vec() }
 }
 
 /// The full message name behind a type URL: all that follows the last `/`.
@@ -56,13 +53,7 @@ pub fn type_name(type_url: &str) -> &str {
 /// Opens `any` as `T`. The host part of the type URL is not compared, as everywhere in protobuf.
 pub fn unpack<T: Message + Name + Default>(any: &Any) -> Result<T, UnpackError> {
     if type_name(&any.type_url) != T::full_name() {
-        return Err(UnpackError::Type {
-            expected: T::type_url(),
-            actual: any.type_url.clone(),
-        });
+        return Err(UnpackError::Type { expected: T::type_url(), actual: any.type_url.clone() });
     }
-    T::decode(&*any.value).map_err(|error| UnpackError::Decode {
-        type_url: any.type_url.clone(),
-        error,
-    })
+    T::decode(&*any.value).map_err(|error| UnpackError::Decode { type_url: any.type_url.clone(), error })
 }

@@ -96,8 +96,7 @@ impl MessageType {
 
     /// The field of that proto (snake case) or JSON (camel case) name.
     pub fn field_by_name(self, name: &str) -> Option<Field> {
-        self.fields()
-            .find(|f| f.name() == name || f.json_name() == name)
+        self.fields().find(|f| f.name() == name || f.json_name() == name)
     }
 }
 
@@ -197,18 +196,13 @@ mod tests {
 
     #[test]
     fn finds_messages_and_their_fields() {
-        let cluster =
-            MessageType::find("envoy.config.cluster.v3.Cluster").expect("Envoy's cluster");
+        let cluster = MessageType::find("envoy.config.cluster.v3.Cluster").expect("Envoy's cluster");
         let lb = cluster.field_by_name("lbPolicy").expect("by JSON name");
         assert_eq!((lb.name(), lb.number()), ("lb_policy", 6));
-        let Kind::Enum(e) = lb.kind() else {
-            panic!("an enum")
-        };
+        let Kind::Enum(e) = lb.kind() else { panic!("an enum") };
         assert_eq!(e.full_name(), "envoy.config.cluster.v3.Cluster.LbPolicy");
         assert!(e.values().any(|v| v == (5, "MAGLEV")));
-        let tepo = cluster
-            .field_by_name("typed_extension_protocol_options")
-            .expect("a map");
+        let tepo = cluster.field_by_name("typed_extension_protocol_options").expect("a map");
         assert!(tepo.is_map() && tepo.is_repeated());
         assert_eq!(
             cluster.field_by_name("type").unwrap().oneof(),

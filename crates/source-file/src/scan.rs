@@ -34,10 +34,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            default_namespace: "default".into(),
-            skip_directories: Vec::new(),
-        }
+        Options { default_namespace: "default".into(), skip_directories: Vec::new() }
     }
 }
 
@@ -104,19 +101,13 @@ impl FileSource {
                 Err(e) if e.kind() == io::ErrorKind::NotFound && self.scanned => {}
                 Err(e) => {
                     unreadable_roots.push(root.clone());
-                    events.push(Event::Diagnostic(about_file(
-                        &root,
-                        format!("cannot be read: {e}"),
-                        self.scanned,
-                    )));
+                    events.push(Event::Diagnostic(about_file(&root, format!("cannot be read: {e}"), self.scanned)));
                 }
             }
         }
         let present: BTreeSet<&PathBuf> = found.iter().collect();
         let before = self.files.len();
-        self.files.retain(|path, _| {
-            present.contains(path) || unreadable_roots.iter().any(|r| path.starts_with(r))
-        });
+        self.files.retain(|path, _| present.contains(path) || unreadable_roots.iter().any(|r| path.starts_with(r)));
         let mut changed = before != self.files.len();
         for path in &found {
             changed |= self.read_file(path, &mut events);
@@ -136,11 +127,7 @@ impl FileSource {
             Ok(None) => return false,
             Ok(Some(content)) => content,
             Err(e) => {
-                let diagnostic = about_file(
-                    path,
-                    format!("cannot be read: {e}"),
-                    !state.resources.is_empty(),
-                );
+                let diagnostic = about_file(path, format!("cannot be read: {e}"), !state.resources.is_empty());
                 state.stamp = None;
                 report(state, vec![diagnostic], path, events);
                 return false;
@@ -153,20 +140,11 @@ impl FileSource {
             return false;
         }
         let Ok(text) = String::from_utf8(bytes) else {
-            let diagnostic = about_file(
-                path,
-                "is not UTF-8 text".into(),
-                !state.resources.is_empty(),
-            );
+            let diagnostic = about_file(path, "is not UTF-8 text".into(), !state.resources.is_empty());
             report(state, vec![diagnostic], path, events);
             return false;
         };
-        let read = read_documents(
-            path,
-            &text,
-            &self.options.default_namespace,
-            &state.resources,
-        );
+        let read = read_documents(path, &text, &self.options.default_namespace, &state.resources);
         state.resources = read.resources;
         report(state, read.diagnostics, path, events);
         true
@@ -178,17 +156,8 @@ impl FileSource {
         for (path, file) in &self.files {
             for (key, resource) in &file.resources {
                 if let Some(first) = now.get(key) {
-                    let at = first
-                        .meta
-                        .place
-                        .as_ref()
-                        .map(ToString::to_string)
-                        .unwrap_or_default();
-                    let place = resource
-                        .meta
-                        .place
-                        .clone()
-                        .unwrap_or_else(|| place(path, 0));
+                    let at = first.meta.place.as_ref().map(ToString::to_string).unwrap_or_default();
+                    let place = resource.meta.place.clone().unwrap_or_else(|| place(path, 0));
                     events.push(Event::Diagnostic(Diagnostic {
                         severity: Severity::Warning,
                         place,
@@ -203,11 +172,7 @@ impl FileSource {
             }
         }
         for (key, resource) in &now {
-            if self
-                .in_force
-                .get(key)
-                .is_none_or(|old| old.raw != resource.raw)
-            {
+            if self.in_force.get(key).is_none_or(|old| old.raw != resource.raw) {
                 events.push(Event::Applied(resource.clone()));
             }
         }
@@ -220,19 +185,9 @@ impl FileSource {
     }
 }
 
-fn report(
-    state: &mut FileState,
-    diagnostics: Vec<Diagnostic>,
-    path: &Path,
-    events: &mut Vec<Event>,
-) {
-    let had_errors = state
-        .diagnostics
-        .iter()
-        .any(|d| d.severity == Severity::Error);
-    let fresh = diagnostics
-        .iter()
-        .filter(|d| !state.diagnostics.contains(d));
+fn report(state: &mut FileState, diagnostics: Vec<Diagnostic>, path: &Path, events: &mut Vec<Event>) {
+    let had_errors = state.diagnostics.iter().any(|d| d.severity == Severity::Error);
+    let fresh = diagnostics.iter().filter(|d| !state.diagnostics.contains(d));
     events.extend(fresh.cloned().map(Event::Diagnostic));
     if had_errors && diagnostics.iter().all(|d| d.severity != Severity::Error) {
         let mut resolved = about_file(path, "has no errors any more".into(), false);
@@ -247,16 +202,8 @@ struct ReadFile {
     diagnostics: Vec<Diagnostic>,
 }
 
-fn read_documents(
-    path: &Path,
-    text: &str,
-    namespace: &str,
-    before: &BTreeMap<ResourceKey, Resource>,
-) -> ReadFile {
-    let mut out = ReadFile {
-        resources: BTreeMap::new(),
-        diagnostics: Vec::new(),
-    };
+fn read_documents(path: &Path, text: &str, namespace: &str, before: &BTreeMap<ResourceKey, Resource>) -> ReadFile {
+    let mut out = ReadFile { resources: BTreeMap::new(), diagnostics: Vec::new() };
     let mut unidentified = false;
     let mut broken: Vec<ResourceKey> = Vec::new();
     for document in documents(text) {
@@ -275,23 +222,13 @@ fn read_documents(
             Ok(document) => {
                 let items = expand_list(&document.value);
                 for (prefix, item) in items {
-                    let at = Item {
-                        path,
-                        document: &document,
-                        prefix: &prefix,
-                    };
+                    let at = Item { path, document: &document, prefix: &prefix };
                     match read_item(&at, item, namespace, before, &mut out.diagnostics) {
                         Ok(resource) if out.resources.contains_key(resource.key()) => {
                             let first = &out.resources[resource.key()].meta.place;
                             let first = first.as_ref().map(ToString::to_string).unwrap_or_default();
-                            let message =
-                                format!("is ignored: the same resource is defined in {first}");
-                            out.diagnostics.push(at.diagnostic(
-                                Severity::Warning,
-                                Some(resource.key()),
-                                "",
-                                message,
-                            ));
+                            let message = format!("is ignored: the same resource is defined in {first}");
+                            out.diagnostics.push(at.diagnostic(Severity::Warning, Some(resource.key()), "", message));
                         }
                         Ok(resource) => {
                             out.resources.insert(resource.key().clone(), resource);
@@ -320,13 +257,7 @@ struct Item<'a> {
 }
 
 impl Item<'_> {
-    fn diagnostic(
-        &self,
-        severity: Severity,
-        key: Option<&ResourceKey>,
-        field: &str,
-        message: String,
-    ) -> Diagnostic {
+    fn diagnostic(&self, severity: Severity, key: Option<&ResourceKey>, field: &str, message: String) -> Diagnostic {
         let full = match (self.prefix, field) {
             ("", field) => field.to_owned(),
             (prefix, "") => prefix.to_owned(),
@@ -338,11 +269,7 @@ impl Item<'_> {
             place: place(self.path, line),
             column,
             key: key.cloned(),
-            message: if field.is_empty() {
-                message
-            } else {
-                format!("{field}: {message}")
-            },
+            message: if field.is_empty() { message } else { format!("{field}: {message}") },
             last_good_kept: false,
         }
     }
@@ -356,41 +283,22 @@ fn read_item(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Result<Resource, Option<ResourceKey>> {
     let line = at.document.locate(at.prefix).0;
-    let line = if at.prefix.is_empty() {
-        at.document.line
-    } else {
-        line
-    };
+    let line = if at.prefix.is_empty() { at.document.line } else { line };
     let rejected = match Resource::from_value(raw, Some(place(at.path, line)), namespace) {
         Ok(resource) => {
             let verdict = validate::validate(&resource);
             for warning in &verdict.warnings {
                 let key = Some(resource.key());
-                diagnostics.push(at.diagnostic(
-                    Severity::Warning,
-                    key,
-                    &warning.path,
-                    warning.message.clone(),
-                ));
+                diagnostics.push(at.diagnostic(Severity::Warning, key, &warning.path, warning.message.clone()));
             }
             if let Kind::Other(gvk) = &resource.key().kind {
-                let message =
-                    format!("kind {gvk} has no meaning in this mesh; it is kept as written");
-                diagnostics.push(at.diagnostic(
-                    Severity::Info,
-                    Some(resource.key()),
-                    "kind",
-                    message,
-                ));
+                let message = format!("kind {gvk} has no meaning in this mesh; it is kept as written");
+                diagnostics.push(at.diagnostic(Severity::Info, Some(resource.key()), "kind", message));
             }
             if verdict.is_valid() {
                 return Ok(resource);
             }
-            api::Rejected {
-                key: Some(resource.key().clone()),
-                place: None,
-                problems: verdict.errors,
-            }
+            api::Rejected { key: Some(resource.key().clone()), place: None, problems: verdict.errors }
         }
         Err(rejected) => rejected,
     };
@@ -399,12 +307,7 @@ fn read_item(
         None => !before.is_empty(),
     };
     for problem in rejected.problems {
-        let mut d = at.diagnostic(
-            Severity::Error,
-            rejected.key.as_ref(),
-            &problem.path,
-            problem.message,
-        );
+        let mut d = at.diagnostic(Severity::Error, rejected.key.as_ref(), &problem.path, problem.message);
         d.last_good_kept = kept;
         diagnostics.push(d);
     }
@@ -415,48 +318,29 @@ fn read_item(
 fn expand_list(v: &Value) -> Vec<(String, Value)> {
     let kind = v.get("kind").and_then(Value::as_str).unwrap_or_default();
     match v.get("items") {
-        Some(Value::Array(items)) if kind.ends_with("List") => items
-            .iter()
-            .enumerate()
-            .map(|(i, item)| (format!("items[{i}]"), item.clone()))
-            .collect(),
+        Some(Value::Array(items)) if kind.ends_with("List") => {
+            items.iter().enumerate().map(|(i, item)| (format!("items[{i}]"), item.clone())).collect()
+        }
         _ => vec![(String::new(), v.clone())],
     }
 }
 
 fn place(path: &Path, line: u32) -> Place {
-    Place {
-        file: Arc::from(path.to_string_lossy()),
-        line,
-    }
+    Place { file: Arc::from(path.to_string_lossy()), line }
 }
 
 fn about_file(path: &Path, message: String, kept: bool) -> Diagnostic {
-    Diagnostic {
-        severity: Severity::Error,
-        place: place(path, 0),
-        column: 0,
-        key: None,
-        message,
-        last_good_kept: kept,
-    }
+    Diagnostic { severity: Severity::Error, place: place(path, 0), column: 0, key: None, message, last_good_kept: kept }
 }
 
 /// Content of a file whose time stamp differs, or which is too young for time stamps to tell.
 fn read_if_changed(path: &Path, known: Option<Stamp>) -> io::Result<Option<(Stamp, Vec<u8>)>> {
     let metadata = fs::metadata(path)?;
     if metadata.len() > FILE_BYTES_MAX {
-        return Err(io::Error::other(format!(
-            "larger than {FILE_BYTES_MAX} bytes"
-        )));
+        return Err(io::Error::other(format!("larger than {FILE_BYTES_MAX} bytes")));
     }
-    let stamp = Stamp {
-        modified: metadata.modified()?,
-        len: metadata.len(),
-    };
-    let settled = SystemTime::now()
-        .duration_since(stamp.modified)
-        .is_ok_and(|age| age > FRESH);
+    let stamp = Stamp { modified: metadata.modified()?, len: metadata.len() };
+    let settled = SystemTime::now().duration_since(stamp.modified).is_ok_and(|age| age > FRESH);
     if settled && known == Some(stamp) {
         return Ok(None);
     }
@@ -471,18 +355,13 @@ fn walk(path: &Path, depth: usize, skip: &[String], found: &mut Vec<PathBuf>) ->
     }
     let metadata = fs::metadata(path)?;
     if metadata.is_file() {
-        let manifest = path
-            .extension()
-            .is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        let manifest = path.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
         if manifest || depth == 0 {
             found.push(path.to_owned());
         }
         return Ok(());
     }
-    let skipped = depth > 0
-        && path
-            .file_name()
-            .is_some_and(|n| skip.iter().any(|s| n == s.as_str()));
+    let skipped = depth > 0 && path.file_name().is_some_and(|n| skip.iter().any(|s| n == s.as_str()));
     if !metadata.is_dir() || skipped {
         return Ok(());
     }

@@ -50,10 +50,7 @@ impl Drop for Handle {
 
 /// Scans now and after every change, in a thread of its own, and hands each batch that has something to say (and the
 /// first one in any case) to `on_batch`. The thread ends when `on_batch` returns false or the handle is dropped.
-pub fn watch(
-    mut source: FileSource,
-    mut on_batch: impl FnMut(Batch) -> bool + Send + 'static,
-) -> Handle {
+pub fn watch(mut source: FileSource, mut on_batch: impl FnMut(Batch) -> bool + Send + 'static) -> Handle {
     // One pending wake-up is as good as many.
     let (wake, woken) = sync_channel(1);
     let events = wake.clone();
@@ -81,10 +78,7 @@ pub fn watch(
         }
     });
     match thread {
-        Ok(thread) => Handle {
-            wake,
-            thread: Some(thread),
-        },
+        Ok(thread) => Handle { wake, thread: Some(thread) },
         Err(e) => {
             tracing::error!("cannot start a thread to watch files: {e}");
             Handle { wake, thread: None }
@@ -93,11 +87,7 @@ pub fn watch(
 }
 
 /// Watches roots not watched yet. A root that is a file is watched through its directory, so that it may be replaced.
-fn watch_roots(
-    watcher: &mut notify::RecommendedWatcher,
-    roots: &[PathBuf],
-    watched: &mut Vec<PathBuf>,
-) -> bool {
+fn watch_roots(watcher: &mut notify::RecommendedWatcher, roots: &[PathBuf], watched: &mut Vec<PathBuf>) -> bool {
     let mut complete = true;
     for root in roots {
         if watched.contains(root) && root.exists() {
@@ -107,10 +97,7 @@ fn watch_roots(
         let (path, mode) = if root.is_dir() {
             (root.as_path(), RecursiveMode::Recursive)
         } else {
-            let parent = root
-                .parent()
-                .filter(|p| !p.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
+            let parent = root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
             (parent, RecursiveMode::NonRecursive)
         };
         match watcher.watch(path, mode) {

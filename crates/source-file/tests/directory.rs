@@ -19,17 +19,10 @@ fn summary(batch: &Batch) -> Vec<String> {
             Event::Deleted(k) => format!("- {k}"),
             Event::Diagnostic(d) => {
                 let place = d.place.to_string();
-                let file = Path::new(&place)
-                    .file_name()
-                    .unwrap()
-                    .to_string_lossy()
-                    .into_owned();
+                let file = Path::new(&place).file_name().unwrap().to_string_lossy().into_owned();
                 let kept = if d.last_good_kept { " kept" } else { "" };
                 let key = d.key.as_ref().map(|k| format!(" {k}")).unwrap_or_default();
-                format!(
-                    "{:?} {file}:{}{key} {}{kept}",
-                    d.severity, d.column, d.message
-                )
+                format!("{:?} {file}:{}{key} {}{kept}", d.severity, d.column, d.message)
             }
         })
         .collect()
@@ -47,21 +40,11 @@ fn applies_changes_deletes() {
     let mut source = source(dir.path());
     let batch = source.scan();
     assert!(batch.initial);
-    assert_eq!(
-        summary(&batch),
-        ["+ ConfigMap default/a", "+ ConfigMap other/b"]
-    );
+    assert_eq!(summary(&batch), ["+ ConfigMap default/a", "+ ConfigMap other/b"]);
     assert_eq!(source.scan(), Batch::default());
-    fs::write(
-        dir.path().join("a.yaml"),
-        A.replace("v1\n", "v2\n")
-            .replace("apiVersion: v2", "apiVersion: v1"),
-    )
-    .unwrap();
-    assert_eq!(
-        summary(&source.scan()),
-        ["+ ConfigMap default/a", "- ConfigMap other/b"]
-    );
+    fs::write(dir.path().join("a.yaml"), A.replace("v1\n", "v2\n").replace("apiVersion: v2", "apiVersion: v1"))
+        .unwrap();
+    assert_eq!(summary(&source.scan()), ["+ ConfigMap default/a", "- ConfigMap other/b"]);
     fs::remove_file(dir.path().join("a.yaml")).unwrap();
     assert_eq!(summary(&source.scan()), ["- ConfigMap default/a"]);
 }
@@ -74,14 +57,7 @@ fn broken_documents_leave_others_alone() {
     let mut source = source(dir.path());
     source.scan();
     // A misspelt field of a known resource: its last good version stays, its neighbour changes.
-    fs::write(
-        &file,
-        format!(
-            "{}---\n{B}  labels: {{x: y}}\n",
-            A.replace("\ndata:", "\ndota:")
-        ),
-    )
-    .unwrap();
+    fs::write(&file, format!("{}---\n{B}  labels: {{x: y}}\n", A.replace("\ndata:", "\ndota:"))).unwrap();
     assert_eq!(
         summary(&source.scan()),
         [
@@ -93,21 +69,12 @@ fn broken_documents_leave_others_alone() {
     // Not even YAML: everything of the file that is missing stays.
     fs::write(&file, format!("a: [\n---\n{B}")).unwrap();
     let batch = summary(&source.scan());
-    assert!(
-        batch[0].starts_with("Error a.yaml:") && batch[0].ends_with(" kept"),
-        "{batch:?}"
-    );
+    assert!(batch[0].starts_with("Error a.yaml:") && batch[0].ends_with(" kept"), "{batch:?}");
     assert_eq!(source.resources().count(), 2);
     assert_eq!(source.diagnostics().count(), 1);
     fs::write(&file, A).unwrap();
     let batch = summary(&source.scan());
-    assert_eq!(
-        batch,
-        [
-            "Resolved a.yaml:0 has no errors any more",
-            "- ConfigMap other/b"
-        ]
-    );
+    assert_eq!(batch, ["Resolved a.yaml:0 has no errors any more", "- ConfigMap other/b"]);
 }
 
 #[test]
@@ -121,9 +88,7 @@ fn duplicates_lists_and_unknown_kinds() {
     let batch = summary(&source.scan());
     let has = |s: &str| assert!(batch.iter().any(|l| l.contains(s)), "{s} in {batch:#?}");
     has("Info a.yaml:5:22 Foo default/f kind: kind x/v1/Foo has no meaning in this mesh");
-    has(
-        "Error a.yaml:6:63 Service default/s spec.port: unknown field \"port\", did you mean \"ports\"?",
-    );
+    has("Error a.yaml:6:63 Service default/s spec.port: unknown field \"port\", did you mean \"ports\"?");
     has("Warning z.yaml:1:0 ConfigMap default/a is ignored: the same resource is defined in ");
     has("+ Foo default/f");
     assert_eq!(source.resources().count(), 2);
@@ -151,18 +116,8 @@ fn watching_reports_changes() {
     let dir = tempfile::tempdir().unwrap();
     let (sender, batches) = channel();
     let handle = watch(source(dir.path()), move |batch| sender.send(batch).is_ok());
-    let next = || {
-        batches
-            .recv_timeout(Duration::from_secs(20))
-            .expect("a batch")
-    };
-    assert_eq!(
-        next(),
-        Batch {
-            events: vec![],
-            initial: true
-        }
-    );
+    let next = || batches.recv_timeout(Duration::from_secs(20)).expect("a batch");
+    assert_eq!(next(), Batch { events: vec![], initial: true });
     fs::write(dir.path().join("a.yaml"), A).unwrap();
     assert_eq!(summary(&next()), ["+ ConfigMap default/a"]);
     fs::remove_file(dir.path().join("a.yaml")).unwrap();

@@ -33,10 +33,7 @@ pub struct Response {
 impl Response {
     /// The first header of that name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(n, _)| n.eq_ignore_ascii_case(name))
-            .map(|(_, v)| v.as_str())
+        self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v.as_str())
     }
 
     /// The body as text.
@@ -57,10 +54,7 @@ impl Connection {
         let stream = TcpStream::connect_timeout(&to, PATIENCE)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            buffer: Vec::new(),
-        })
+        Ok(Self { stream, buffer: Vec::new() })
     }
 
     /// Sends `request` and reads the reply. `head` says that the reply to it has no body.
@@ -122,21 +116,9 @@ fn parse(bytes: &[u8], head: bool, closed: bool) -> Option<(Response, usize)> {
     let Ok(httparse::Status::Complete(at)) = parsed.parse(bytes) else {
         return None;
     };
-    let headers = parsed
-        .headers
-        .iter()
-        .map(|h| {
-            (
-                h.name.to_owned(),
-                String::from_utf8_lossy(h.value).into_owned(),
-            )
-        })
-        .collect();
-    let mut response = Response {
-        status: parsed.code?,
-        headers,
-        body: Vec::new(),
-    };
+    let headers =
+        parsed.headers.iter().map(|h| (h.name.to_owned(), String::from_utf8_lossy(h.value).into_owned())).collect();
+    let mut response = Response { status: parsed.code?, headers, body: Vec::new() };
     let rest = &bytes[at..];
     let bodiless = head || matches!(response.status, 100..=199 | 204 | 304);
     let used = if bodiless {
@@ -163,10 +145,7 @@ fn dechunk(bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
     let line = |at: usize| Some(at + bytes.get(at..)?.windows(2).position(|w| w == b"\r\n")?);
     loop {
         let end = line(at)?;
-        let size = std::str::from_utf8(&bytes[at..end])
-            .ok()?
-            .split(';')
-            .next()?;
+        let size = std::str::from_utf8(&bytes[at..end]).ok()?.split(';').next()?;
         let size = usize::from_str_radix(size.trim(), 16).ok()?;
         at = end + 2;
         if size == 0 {

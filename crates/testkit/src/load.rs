@@ -81,26 +81,14 @@ impl Load {
     }
 }
 
-fn drive(
-    to: SocketAddr,
-    request: &str,
-    pause: Duration,
-    good: fn(&Response) -> bool,
-    shared: &Shared,
-    start: Instant,
-) {
+fn drive(to: SocketAddr, request: &str, pause: Duration, good: fn(&Response) -> bool, shared: &Shared, start: Instant) {
     let mut connection = None;
     while !shared.stop.load(Ordering::Relaxed) {
         shared.sent.fetch_add(1, Ordering::Relaxed);
         let outcome = once(&mut connection, to, request);
         let failure = match outcome {
             Ok(Reply::Response(r)) if good(&r) => None,
-            Ok(Reply::Response(r)) => Some(format!(
-                "status {} {:?} {:?}",
-                r.status,
-                r.headers,
-                r.text()
-            )),
+            Ok(Reply::Response(r)) => Some(format!("status {} {:?} {:?}", r.status, r.headers, r.text())),
             Ok(Reply::Closed) => Some("closed without a response".to_owned()),
             Err(e) => Some(e.to_string()),
         };
@@ -116,20 +104,14 @@ fn drive(
     }
 }
 
-fn once(
-    connection: &mut Option<Connection>,
-    to: SocketAddr,
-    request: &str,
-) -> std::io::Result<Reply> {
+fn once(connection: &mut Option<Connection>, to: SocketAddr, request: &str) -> std::io::Result<Reply> {
     if connection.is_none() {
         *connection = Some(Connection::open(to)?);
     }
     let open = connection.as_mut().expect("just opened");
     let reply = open.exchange(request.as_bytes(), false)?;
     let closing = match &reply {
-        Reply::Response(r) => r
-            .header("connection")
-            .is_some_and(|v| v.eq_ignore_ascii_case("close")),
+        Reply::Response(r) => r.header("connection").is_some_and(|v| v.eq_ignore_ascii_case("close")),
         Reply::Closed => true,
     };
     if closing {

@@ -59,13 +59,7 @@ pub struct ConnectionStatus {
 }
 
 impl<C: Change> Connection<C> {
-    pub fn new(
-        id: String,
-        node: Node,
-        identities: Vec<String>,
-        address: String,
-        protocol: Protocol,
-    ) -> Self {
+    pub fn new(id: String, node: Node, identities: Vec<String>, address: String, protocol: Protocol) -> Self {
         Connection {
             id,
             node,

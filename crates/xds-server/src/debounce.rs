@@ -18,10 +18,7 @@ pub struct DebounceOptions {
 
 impl Default for DebounceOptions {
     fn default() -> Self {
-        DebounceOptions {
-            after: Duration::from_millis(100),
-            max: Duration::from_secs(10),
-        }
+        DebounceOptions { after: Duration::from_millis(100), max: Duration::from_secs(10) }
     }
 }
 
@@ -46,11 +43,7 @@ struct Waiting {
 impl Debounce {
     /// Nothing waits yet.
     pub fn new(options: DebounceOptions) -> Self {
-        Debounce {
-            options,
-            waiting: None,
-            pushed: None,
-        }
+        Debounce { options, waiting: None, pushed: None }
     }
 
     /// Something changed at `now`; `light` changes (endpoints only) wait shortly even in a storm.
@@ -65,11 +58,7 @@ impl Debounce {
             // A light change rides along with whatever leaves first.
             due = due.min(waiting.due);
         }
-        self.waiting = Some(Waiting {
-            first,
-            due: due.min(first + max),
-            events,
-        });
+        self.waiting = Some(Waiting { first, due: due.min(first + max), events });
     }
 
     /// When to push; `None` while nothing waits.
@@ -95,10 +84,7 @@ mod tests {
 
     /// Feeds (time, light) events, taking pushes as they become due; expects the times of the pushes.
     fn check(events: &[(u64, bool)], expect: &[u64]) {
-        let mut debounce = Debounce::new(DebounceOptions {
-            after: ms(100),
-            max: ms(1000),
-        });
+        let mut debounce = Debounce::new(DebounceOptions { after: ms(100), max: ms(1000) });
         let mut pushes = Vec::new();
         for (at, light) in events {
             while let Some(due) = debounce.due().filter(|d| *d <= ms(*at)) {
@@ -128,10 +114,7 @@ mod tests {
     #[test]
     fn a_storm_is_bounded() {
         let storm: Vec<_> = (0..40).map(|i| (i * 50, false)).collect();
-        let mut debounce = Debounce::new(DebounceOptions {
-            after: ms(100),
-            max: ms(1000),
-        });
+        let mut debounce = Debounce::new(DebounceOptions { after: ms(100), max: ms(1000) });
         debounce.event(ms(0), false);
         for (at, _) in &storm[..20] {
             debounce.event(ms(*at), false);

@@ -28,12 +28,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Options {
-            identifier: String::new(),
-            streams_per_second: 0.0,
-            streams_burst: 100.0,
-            max_age: None,
-        }
+        Options { identifier: String::new(), streams_per_second: 0.0, streams_burst: 100.0, max_age: None }
     }
 }
 
@@ -54,10 +49,7 @@ impl<S: Source> Hub<S> {
     pub fn new(source: Arc<S>, options: Options) -> Arc<Self> {
         Arc::new(Hub {
             source,
-            limit: Mutex::new(Limit::new(
-                options.streams_per_second,
-                options.streams_burst,
-            )),
+            limit: Mutex::new(Limit::new(options.streams_per_second, options.streams_burst)),
             options,
             metrics: Arc::default(),
             start: Instant::now(),
@@ -90,19 +82,12 @@ impl<S: Source> Hub<S> {
         let named = |c: &&Arc<Connection<S::Change>>| {
             c.node.id == proxy || c.id == proxy || c.node.id.split('~').nth(2) == Some(proxy)
         };
-        self.connections()
-            .iter()
-            .rev()
-            .find(named)
-            .map(|c| c.stream().sent(kind))
+        self.connections().iter().rev().find(named).map(|c| c.stream().sent(kind))
     }
 
     /// Ends the stream of this connection (`/debug/force_disconnect`). `false`: no such connection.
     pub fn disconnect(&self, id: &str) -> bool {
-        let found = self
-            .connections()
-            .into_iter()
-            .find(|c| c.id == id || c.node.id == id);
+        let found = self.connections().into_iter().find(|c| c.id == id || c.node.id == id);
         found.inspect(|c| c.close.notify_one()).is_some()
     }
 

@@ -63,22 +63,14 @@ pub trait Source: Send + Sync + 'static {
 /// Decides who may open a stream.
 pub trait Authenticate: Send + Sync + 'static {
     /// The caller's identities; empty on a plain port that asks for none.
-    fn authenticate(
-        &self,
-        metadata: &MetadataMap,
-        extensions: &Extensions,
-    ) -> Result<Vec<String>, Status>;
+    fn authenticate(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Vec<String>, Status>;
 }
 
 impl<F> Authenticate for F
 where
     F: Fn(&MetadataMap, &Extensions) -> Result<Vec<String>, Status> + Send + Sync + 'static,
 {
-    fn authenticate(
-        &self,
-        metadata: &MetadataMap,
-        extensions: &Extensions,
-    ) -> Result<Vec<String>, Status> {
+    fn authenticate(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<Vec<String>, Status> {
         self(metadata, extensions)
     }
 }

@@ -15,12 +15,7 @@ pub struct Limit {
 impl Limit {
     /// A full bucket. A rate of 0 accepts everything.
     pub fn new(rate: f64, burst: f64) -> Self {
-        Limit {
-            rate,
-            burst,
-            tokens: burst,
-            at: Duration::ZERO,
-        }
+        Limit { rate, burst, tokens: burst, at: Duration::ZERO }
     }
 
     /// Takes a token at `now`; otherwise says how long to wait before it is there. The token is then reserved.
@@ -31,11 +26,7 @@ impl Limit {
         let gained = now.saturating_sub(self.at).as_secs_f64() * self.rate;
         self.at = self.at.max(now);
         self.tokens = (self.tokens + gained).min(self.burst) - 1.0;
-        if self.tokens >= 0.0 {
-            Duration::ZERO
-        } else {
-            Duration::from_secs_f64(-self.tokens / self.rate)
-        }
+        if self.tokens >= 0.0 { Duration::ZERO } else { Duration::from_secs_f64(-self.tokens / self.rate) }
     }
 }
 

@@ -20,19 +20,14 @@ impl Histogram {
     /// Upper bounds in ascending order, without infinity.
     pub fn new(bounds: &'static [f64]) -> Self {
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Histogram {
-            bounds,
-            counts,
-            sum_micros: AtomicU64::new(0),
-        }
+        Histogram { bounds, counts, sum_micros: AtomicU64::new(0) }
     }
 
     /// Counts one value.
     pub fn record(&self, value: f64) {
         let at = self.bounds.partition_point(|b| *b < value);
         self.counts[at].fetch_add(1, Ordering::Relaxed);
-        self.sum_micros
-            .fetch_add((value * 1e6) as u64, Ordering::Relaxed);
+        self.sum_micros.fetch_add((value * 1e6) as u64, Ordering::Relaxed);
     }
 
     /// Writes the series in Prometheus' text format; `labels` is empty or `k="v"`.
@@ -44,29 +39,15 @@ impl Histogram {
             let le = self.bounds.get(i).map_or("+Inf".to_owned(), f64::to_string);
             let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{le}\"}} {total}");
         }
-        let braces = if labels.is_empty() {
-            String::new()
-        } else {
-            format!("{{{labels}}}")
-        };
+        let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
         let sum = self.sum_micros.load(Ordering::Relaxed) as f64 / 1e6;
-        let _ = writeln!(
-            out,
-            "{name}_sum{braces} {sum}\n{name}_count{braces} {total}"
-        );
+        let _ = writeln!(out, "{name}_sum{braces} {sum}\n{name}_count{braces} {total}");
     }
 }
 
 const SECONDS: &[f64] = &[0.01, 0.1, 0.5, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0];
 const PUSH_SECONDS: &[f64] = &[0.001, 0.01, 0.1, 1.0, 3.0, 5.0, 10.0, 20.0, 30.0];
-const BYTES: &[f64] = &[
-    1.0,
-    10_000.0,
-    1_000_000.0,
-    4_000_000.0,
-    10_000_000.0,
-    40_000_000.0,
-];
+const BYTES: &[f64] = &[1.0, 10_000.0, 1_000_000.0, 4_000_000.0, 10_000_000.0, 40_000_000.0];
 
 /// All that the ADS server counts.
 #[derive(Debug)]
@@ -98,10 +79,7 @@ impl Default for Metrics {
             convergence: Histogram::new(SECONDS),
             queue: Histogram::new(SECONDS),
             debounce: Histogram::new(SECONDS),
-            push_time: Kind::ALL
-                .iter()
-                .map(|_| Histogram::new(PUSH_SECONDS))
-                .collect(),
+            push_time: Kind::ALL.iter().map(|_| Histogram::new(PUSH_SECONDS)).collect(),
             config_size: Kind::ALL.iter().map(|_| Histogram::new(BYTES)).collect(),
         }
     }
@@ -130,74 +108,27 @@ impl Metrics {
         let head = |out: &mut String, name: &str, kind: &str, help: &str| {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
         };
-        head(
-            out,
-            "pilot_xds",
-            "gauge",
-            "Number of endpoints connected to this pilot using XDS.",
-        );
-        let _ = writeln!(
-            out,
-            "pilot_xds{{version=\"{version}\"}} {}",
-            self.connected.load(Ordering::Relaxed)
-        );
+        head(out, "pilot_xds", "gauge", "Number of endpoints connected to this pilot using XDS.");
+        let _ = writeln!(out, "pilot_xds{{version=\"{version}\"}} {}", self.connected.load(Ordering::Relaxed));
         let used = |counters: &[AtomicU64; KINDS]| -> Vec<(Kind, u64)> {
             let counts = counters.iter().map(|c| c.load(Ordering::Relaxed));
-            Kind::ALL
-                .iter()
-                .copied()
-                .zip(counts)
-                .filter(|(_, n)| *n > 0)
-                .collect()
+            Kind::ALL.iter().copied().zip(counts).filter(|(_, n)| *n > 0).collect()
         };
-        head(
-            out,
-            "pilot_xds_pushes",
-            "counter",
-            "Pilot build and send errors for lds, rds, cds and eds.",
-        );
+        head(out, "pilot_xds_pushes", "counter", "Pilot build and send errors for lds, rds, cds and eds.");
         for (kind, n) in used(&self.pushes) {
-            let _ = writeln!(
-                out,
-                "pilot_xds_pushes{{type=\"{}\"}} {n}",
-                kind.short().to_ascii_lowercase()
-            );
+            let _ = writeln!(out, "pilot_xds_pushes{{type=\"{}\"}} {n}", kind.short().to_ascii_lowercase());
         }
-        head(
-            out,
-            "pilot_total_xds_rejects",
-            "counter",
-            "Total number of XDS responses from pilot rejected by proxy.",
-        );
+        head(out, "pilot_total_xds_rejects", "counter", "Total number of XDS responses from pilot rejected by proxy.");
         for (kind, n) in used(&self.rejects) {
-            let _ = writeln!(
-                out,
-                "pilot_total_xds_rejects{{type=\"{}\"}} {n}",
-                kind.type_url()
-            );
+            let _ = writeln!(out, "pilot_total_xds_rejects{{type=\"{}\"}} {n}", kind.type_url());
         }
-        head(
-            out,
-            "pilot_xds_expired_nonce",
-            "counter",
-            "Total number of XDS requests with an expired nonce.",
-        );
+        head(out, "pilot_xds_expired_nonce", "counter", "Total number of XDS requests with an expired nonce.");
         for (kind, n) in used(&self.expired_nonces) {
-            let _ = writeln!(
-                out,
-                "pilot_xds_expired_nonce{{type=\"{}\"}} {n}",
-                kind.type_url()
-            );
+            let _ = writeln!(out, "pilot_xds_expired_nonce{{type=\"{}\"}} {n}", kind.type_url());
         }
         let convergence = "Delay in seconds between config change and a proxy receiving all required configuration.";
-        head(
-            out,
-            "pilot_proxy_convergence_time",
-            "histogram",
-            convergence,
-        );
-        self.convergence
-            .render("pilot_proxy_convergence_time", "", out);
+        head(out, "pilot_proxy_convergence_time", "histogram", convergence);
+        self.convergence.render("pilot_proxy_convergence_time", "", out);
         head(
             out,
             "pilot_proxy_queue_time",
@@ -226,12 +157,7 @@ impl Metrics {
                 out,
             );
         }
-        head(
-            out,
-            "pilot_xds_config_size_bytes",
-            "histogram",
-            "Distribution of configuration sizes pushed to clients",
-        );
+        head(out, "pilot_xds_config_size_bytes", "histogram", "Distribution of configuration sizes pushed to clients");
         for (kind, _) in &sent {
             self.config_size[*kind as usize].render(
                 "pilot_xds_config_size_bytes",

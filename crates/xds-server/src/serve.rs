@@ -54,12 +54,7 @@ pub(crate) async fn serve<W: Wire, S: Source>(
     let node = node.ok_or_else(|| Status::invalid_argument("missing node information"))?;
     let proxy = hub.source.connect(&node, &identities)?;
     let (number, connection) = hub.register(node, identities, address, W::PROTOCOL);
-    let mut registered = Registered {
-        hub: &hub,
-        number,
-        proxy: Some(proxy),
-        id: connection.id.clone(),
-    };
+    let mut registered = Registered { hub: &hub, number, proxy: Some(proxy), id: connection.id.clone() };
     tracing::info!(target: "ads", "ADS: new {}connection for node:{}", if W::PROTOCOL == xds::server::Protocol::Delta { "delta " } else { "" }, connection.id);
 
     let age = sleep(hub.options.max_age.unwrap_or(NEVER));
@@ -68,11 +63,7 @@ pub(crate) async fn serve<W: Wire, S: Source>(
     loop {
         let proxy = registered.proxy.as_mut().expect("taken only on drop");
         while let Some(push) = next_push(&hub, &connection, proxy) {
-            if outbound
-                .send(Ok(W::encode(&push, &hub.options.identifier)))
-                .await
-                .is_err()
-            {
+            if outbound.send(Ok(W::encode(&push, &hub.options.identifier))).await.is_err() {
                 return Ok(());
             }
         }
@@ -103,11 +94,7 @@ pub(crate) async fn serve<W: Wire, S: Source>(
 }
 
 /// Makes what is stale, then takes the next response that may leave.
-fn next_push<S: Source>(
-    hub: &Hub<S>,
-    connection: &Connection<S::Change>,
-    proxy: &mut S::Proxy,
-) -> Option<Push> {
+fn next_push<S: Source>(hub: &Hub<S>, connection: &Connection<S::Change>, proxy: &mut S::Proxy) -> Option<Push> {
     let mut stream = connection.stream();
     while let Some(want) = stream.wants() {
         let (kind, started) = (want.kind, Instant::now());
@@ -133,14 +120,8 @@ fn receive<W: Wire, S: Source>(
     connection: &Connection<S::Change>,
     request: &W::Request,
 ) -> Result<(), Status> {
-    let event = W::feed(&mut connection.stream(), request)
-        .map_err(|e| Status::invalid_argument(e.to_string()))?;
-    let Event {
-        kind,
-        answer,
-        subscribed,
-        expired_nonce,
-    } = event;
+    let event = W::feed(&mut connection.stream(), request).map_err(|e| Status::invalid_argument(e.to_string()))?;
+    let Event { kind, answer, subscribed, expired_nonce } = event;
     if expired_nonce {
         hub.metrics.expired_nonce(kind);
     }

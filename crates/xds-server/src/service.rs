@@ -29,9 +29,7 @@ pub(crate) struct Delta;
 pub(crate) struct Sotw;
 
 fn control_plane(identifier: &str) -> Option<ControlPlane> {
-    Some(ControlPlane {
-        identifier: identifier.to_owned(),
-    })
+    Some(ControlPlane { identifier: identifier.to_owned() })
 }
 
 impl Wire for Delta {
@@ -45,10 +43,7 @@ impl Wire for Delta {
         stream.on_delta(request)
     }
     fn encode(push: &Push, identifier: &str) -> Self::Response {
-        Self::Response {
-            control_plane: control_plane(identifier),
-            ..push.to_delta()
-        }
+        Self::Response { control_plane: control_plane(identifier), ..push.to_delta() }
     }
 }
 
@@ -63,10 +58,7 @@ impl Wire for Sotw {
         stream.on_sotw(request)
     }
     fn encode(push: &Push, identifier: &str) -> Self::Response {
-        Self::Response {
-            control_plane: control_plane(identifier),
-            ..push.to_sotw()
-        }
+        Self::Response { control_plane: control_plane(identifier), ..push.to_sotw() }
     }
 }
 
@@ -78,32 +70,16 @@ pub struct AdsService<S: Source> {
 
 impl<S: Source> AdsService<S> {
     /// A tonic service, with the message limits set.
-    pub fn server(
-        hub: Arc<Hub<S>>,
-        authenticate: impl Authenticate,
-    ) -> AggregatedDiscoveryServiceServer<Self> {
-        let service = AdsService {
-            hub,
-            authenticate: Arc::new(authenticate),
-        };
+    pub fn server(hub: Arc<Hub<S>>, authenticate: impl Authenticate) -> AggregatedDiscoveryServiceServer<Self> {
+        let service = AdsService { hub, authenticate: Arc::new(authenticate) };
         AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX)
     }
 
-    async fn open<W: Wire>(
-        &self,
-        request: Request<Streaming<W::Request>>,
-    ) -> Result<Answers<W>, Status> {
-        let identities = self
-            .authenticate
-            .authenticate(request.metadata(), request.extensions())?;
-        let forwarded = request
-            .metadata()
-            .get("x-forwarded-for")
-            .and_then(|v| v.to_str().ok());
+    async fn open<W: Wire>(&self, request: Request<Streaming<W::Request>>) -> Result<Answers<W>, Status> {
+        let identities = self.authenticate.authenticate(request.metadata(), request.extensions())?;
+        let forwarded = request.metadata().get("x-forwarded-for").and_then(|v| v.to_str().ok());
         let address = request.remote_addr().map(|a| a.to_string());
-        let address = address
-            .or_else(|| forwarded.map(str::to_owned))
-            .unwrap_or_default();
+        let address = address.or_else(|| forwarded.map(str::to_owned)).unwrap_or_default();
         let (sender, receiver) = mpsc::channel(1);
         let hub = Arc::clone(&self.hub);
         tokio::spawn(async move {
@@ -120,8 +96,7 @@ type Answers<W> = Response<ReceiverStream<Result<<W as Wire>::Response, Status>>
 
 #[tonic::async_trait]
 impl<S: Source> AggregatedDiscoveryService for AdsService<S> {
-    type StreamAggregatedResourcesStream =
-        ReceiverStream<Result<discovery::DiscoveryResponse, Status>>;
+    type StreamAggregatedResourcesStream = ReceiverStream<Result<discovery::DiscoveryResponse, Status>>;
     async fn stream_aggregated_resources(
         &self,
         request: Request<Streaming<discovery::DiscoveryRequest>>,
@@ -129,8 +104,7 @@ impl<S: Source> AggregatedDiscoveryService for AdsService<S> {
         self.open::<Sotw>(request).await
     }
 
-    type DeltaAggregatedResourcesStream =
-        ReceiverStream<Result<discovery::DeltaDiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<discovery::DeltaDiscoveryResponse, Status>>;
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,

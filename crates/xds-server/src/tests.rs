@@ -31,10 +31,7 @@ struct World {
 
 impl World {
     fn set(&self, texts: &[(Kind, &str, &str)]) {
-        *self.texts.lock().unwrap() = texts
-            .iter()
-            .map(|(k, n, t)| (*k, n.to_string(), t.to_string()))
-            .collect();
+        *self.texts.lock().unwrap() = texts.iter().map(|(k, n, t)| (*k, n.to_string(), t.to_string())).collect();
     }
 }
 
@@ -54,11 +51,7 @@ impl Source for World {
     fn generate(&self, _: &mut String, want: &Want<'_>) -> Arc<ResourceSet> {
         let texts = self.texts.lock().unwrap();
         let of_kind = texts.iter().filter(|(k, ..)| *k == want.kind);
-        Arc::new(
-            of_kind
-                .map(|(_, n, t)| Resource::new(n.as_str(), t.clone().into_bytes()))
-                .collect(),
-        )
+        Arc::new(of_kind.map(|(_, n, t)| Resource::new(n.as_str(), t.clone().into_bytes())).collect())
     }
     fn disconnect(&self, proxy: String) {
         self.connected.lock().unwrap().retain(|p| *p != proxy);
@@ -78,9 +71,7 @@ impl Client {
         let hub = Arc::clone(hub);
         let task = tokio::spawn(async move {
             let inbound = ReceiverStream::new(inbound);
-            if let Err(status) =
-                serve::<Delta, World>(hub, inbound, &outbound, Vec::new(), String::new()).await
-            {
+            if let Err(status) = serve::<Delta, World>(hub, inbound, &outbound, Vec::new(), String::new()).await {
                 let _ = outbound.send(Err(status)).await;
             }
         });
@@ -89,10 +80,7 @@ impl Client {
 
     async fn send(&self, kind: Kind, node: Option<&str>, nonce: &str) {
         let request = DeltaDiscoveryRequest {
-            node: node.map(|id| Node {
-                id: id.into(),
-                ..Default::default()
-            }),
+            node: node.map(|id| Node { id: id.into(), ..Default::default() }),
             type_url: kind.type_url().into(),
             response_nonce: nonce.into(),
             ..Default::default()
@@ -115,9 +103,7 @@ async fn a_change_reaches_the_client_once_and_convergence_is_recorded() {
     world.set(&[(Kind::NameTable, "a", "1")]);
     let hub = Hub::new(Arc::clone(&world), Options::default());
     let mut client = Client::connect(&hub);
-    client
-        .send(Kind::NameTable, Some("sidecar~1.1.1.1~a.b~b.svc"), "")
-        .await;
+    client.send(Kind::NameTable, Some("sidecar~1.1.1.1~a.b~b.svc"), "").await;
     let first = client.receive().await;
     assert_eq!(names(&first), ["a"]);
     // Three changes while the first response is not answered are one push.
@@ -139,10 +125,7 @@ async fn a_change_reaches_the_client_once_and_convergence_is_recorded() {
     let mut text = String::new();
     hub.metrics().render("test", &mut text);
     assert!(text.contains("pilot_xds_pushes{type=\"nds\"} 2"), "{text}");
-    assert!(
-        text.contains("pilot_proxy_convergence_time_count 1"),
-        "{text}"
-    );
+    assert!(text.contains("pilot_proxy_convergence_time_count 1"), "{text}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,23 +139,13 @@ async fn a_type_that_did_not_change_is_not_made_again() {
     world.set(&[(Kind::Cluster, "c", "1")]);
     hub.push(&Kinds(vec![Kind::Endpoint]), Instant::now());
     hub.push(&Kinds(vec![]), Instant::now());
-    assert!(
-        tokio::time::timeout(Duration::from_secs(60), client.down.recv())
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(Duration::from_secs(60), client.down.recv()).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn everyone_leaves_the_hub() {
     let world = Arc::new(World::default());
-    let hub = Hub::new(
-        Arc::clone(&world),
-        Options {
-            max_age: Some(Duration::from_secs(30)),
-            ..Options::default()
-        },
-    );
+    let hub = Hub::new(Arc::clone(&world), Options { max_age: Some(Duration::from_secs(30)), ..Options::default() });
     let open = async |node: &str| {
         let mut client = Client::connect(&hub);
         client.send(Kind::Cluster, Some(node), "").await;
@@ -191,17 +164,11 @@ async fn everyone_leaves_the_hub() {
     // The operator wants it.
     let mut client = open("c").await;
     assert!(hub.disconnect("c") && !hub.disconnect("unknown"));
-    assert_eq!(
-        client.down.recv().await.unwrap().unwrap_err().code(),
-        tonic::Code::Aborted
-    );
+    assert_eq!(client.down.recv().await.unwrap().unwrap_err().code(), tonic::Code::Aborted);
     // The server goes.
     let mut client = open("d").await;
     hub.drain();
-    assert_eq!(
-        client.down.recv().await.unwrap().unwrap_err().code(),
-        tonic::Code::Unavailable
-    );
+    assert_eq!(client.down.recv().await.unwrap().unwrap_err().code(), tonic::Code::Unavailable);
     client.task.await.unwrap();
     assert!(hub.is_empty() && world.connected.lock().unwrap().is_empty());
 }
@@ -210,11 +177,7 @@ async fn everyone_leaves_the_hub() {
 async fn strangers_and_nonsense_are_told_why() {
     let hub = Hub::new(Arc::new(World::default()), Options::default());
     for (node, kind, code) in [
-        (
-            Some("stranger"),
-            Kind::Cluster,
-            tonic::Code::PermissionDenied,
-        ),
+        (Some("stranger"), Kind::Cluster, tonic::Code::PermissionDenied),
         (None, Kind::Cluster, tonic::Code::InvalidArgument),
     ] {
         let mut client = Client::connect(&hub);

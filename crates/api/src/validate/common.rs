@@ -16,10 +16,7 @@ pub const UNIX: &str = "unix://";
 fn label_chars(s: &str) -> bool {
     let ok = |b: u8| b.is_ascii_alphanumeric();
     let bytes = s.as_bytes();
-    !bytes.is_empty()
-        && ok(bytes[0])
-        && ok(bytes[bytes.len() - 1])
-        && bytes.iter().all(|b| ok(*b) || *b == b'-')
+    !bytes.is_empty() && ok(bytes[0]) && ok(bytes[bytes.len() - 1]) && bytes.iter().all(|b| ok(*b) || *b == b'-')
 }
 
 /// Letters, digits and inner dashes, at most 63 (DNS-1123 with capitals, as Istio has it).
@@ -28,10 +25,7 @@ pub fn is_dns_label(s: &str) -> bool {
 }
 
 fn is_wildcard_dns_label(s: &str) -> bool {
-    let rest = s
-        .strip_prefix("*-")
-        .or_else(|| s.strip_prefix('*'))
-        .unwrap_or(s);
+    let rest = s.strip_prefix("*-").or_else(|| s.strip_prefix('*')).unwrap_or(s);
     s == "*" || (s.len() <= 63 && label_chars(rest))
 }
 
@@ -48,9 +42,7 @@ fn dns_labels(domain: &str) -> Result<(), String> {
     let last = labels.len() - 1;
     if labels[last].parse::<i64>().is_ok() {
         let top = labels[last];
-        return Err(format!(
-            "domain name {domain:?} invalid (top level domain {top:?} cannot be all-numeric)"
-        ));
+        return Err(format!("domain name {domain:?} invalid (top level domain {top:?} cannot be all-numeric)"));
     }
     for (i, label) in labels.iter().enumerate() {
         // A trailing dot makes a name unambiguous.
@@ -58,9 +50,7 @@ fn dns_labels(domain: &str) -> Result<(), String> {
             return Ok(());
         }
         if !is_dns_label(label) {
-            return Err(format!(
-                "domain name {domain:?} invalid (label {label:?} invalid)"
-            ));
+            return Err(format!("domain name {domain:?} invalid (label {label:?} invalid)"));
         }
     }
     Ok(())
@@ -75,13 +65,9 @@ pub fn fqdn(name: &str) -> Result<(), String> {
 /// A domain name whose first label may be or begin with `*`.
 pub fn wildcard_domain(name: &str) -> Result<(), String> {
     dns_preconditions(name)?;
-    let (first, rest) = name
-        .split_once('.')
-        .map_or((name, None), |(f, r)| (f, Some(r)));
+    let (first, rest) = name.split_once('.').map_or((name, None), |(f, r)| (f, Some(r)));
     if !is_wildcard_dns_label(first) {
-        return Err(format!(
-            "domain name {name:?} invalid (label {first:?} invalid)"
-        ));
+        return Err(format!("domain name {name:?} invalid (label {first:?} invalid)"));
     }
     rest.map_or(Ok(()), dns_labels)
 }
@@ -98,12 +84,8 @@ pub fn wildcard_domain_or_sni(name: &str, sni: bool) -> Result<(), String> {
 pub fn sni_domain(name: &str) -> Result<(&str, &str, &str), String> {
     let parts: Vec<&str> = name.splitn(4, "_.").collect();
     match parts[..] {
-        [direction, port, _, host] if !host.is_empty() && port.parse::<u16>().is_ok() => {
-            Ok((direction, port, host))
-        }
-        _ => Err(format!(
-            "domain name {name} invalid, should follow 'outbound_.<PORT>_._.<HOSTNAME>' format"
-        )),
+        [direction, port, _, host] if !host.is_empty() && port.parse::<u16>().is_ok() => Ok((direction, port, host)),
+        _ => Err(format!("domain name {name} invalid, should follow 'outbound_.<PORT>_._.<HOSTNAME>' format")),
     }
 }
 
@@ -122,9 +104,7 @@ pub fn partial_wildcard(host: &str) -> Result<(), String> {
 pub fn port(number: u32) -> Result<(), String> {
     match number {
         1..=65535 => Ok(()),
-        _ => Err(format!(
-            "port number {number} must be in the range 1..65535"
-        )),
+        _ => Err(format!("port number {number} must be in the range 1..65535")),
     }
 }
 
@@ -133,19 +113,13 @@ pub fn port_name(name: &str) -> Result<(), String> {
     if is_dns_label(name) {
         Ok(())
     } else {
-        Err(format!(
-            "invalid port name: {name} (letters, digits and dashes, at most 63)"
-        ))
+        Err(format!("invalid port name: {name} (letters, digits and dashes, at most 63)"))
     }
 }
 
 /// An IP address.
 pub fn ip_address(text: &str) -> Result<(), String> {
-    if is_ip(text) {
-        Ok(())
-    } else {
-        Err(format!("{text} is not a valid IP"))
-    }
+    if is_ip(text) { Ok(()) } else { Err(format!("{text} is not a valid IP")) }
 }
 
 /// An IP address with optional prefix length.
@@ -154,11 +128,7 @@ pub fn ip_subnet(text: &str) -> Result<(), String> {
         Some(_) => text.parse::<ipnet::IpNet>().is_ok(),
         None => text.parse::<IpAddr>().is_ok(),
     };
-    if ok {
-        Ok(())
-    } else {
-        Err(format!("{text} is not a valid CIDR block or IP address"))
-    }
+    if ok { Ok(()) } else { Err(format!("{text} is not a valid CIDR block or IP address")) }
 }
 
 /// A Unix socket path: absolute or abstract, not a directory.
@@ -191,21 +161,13 @@ pub fn optional_duration(d: Option<Duration>) -> Result<(), String> {
 
 /// 0 to 100.
 pub fn percent(value: f64) -> Result<(), String> {
-    if (0.0..=100.0).contains(&value) {
-        Ok(())
-    } else {
-        Err(format!("percentage {value} is not in range 0..100"))
-    }
+    if (0.0..=100.0).contains(&value) { Ok(()) } else { Err(format!("percentage {value} is not in range 0..100")) }
 }
 
 /// Not below zero.
 pub fn not_negative(c: &mut Check, name: &str, value: i32) {
     if value < 0 {
-        c.field(name, |c| {
-            c.error(format!(
-                "must be greater than or equal to 0 (it is {value})"
-            ))
-        });
+        c.field(name, |c| c.error(format!("must be greater than or equal to 0 (it is {value})")));
     }
 }
 
@@ -217,19 +179,11 @@ pub fn regex(pattern: &str) -> Result<(), String> {
         .size_limit(REGEX_BYTES_MAX)
         .build()
         .map(|_| ())
-        .map_err(|e| {
-            format!(
-                "invalid regex {pattern:?}: {}",
-                e.to_string().lines().last().unwrap_or_default()
-            )
-        })
+        .map_err(|e| format!("invalid regex {pattern:?}: {}", e.to_string().lines().last().unwrap_or_default()))
 }
 
 fn is_token(name: &str) -> bool {
-    !name.is_empty()
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b))
 }
 
 /// A header name, possibly a pseudo header.
@@ -243,11 +197,7 @@ pub fn header_name(name: &str) -> Result<(), String> {
 
 /// A header name of letters, digits, `-` and `_`.
 pub fn strict_header_name(name: &str) -> Result<(), String> {
-    if !name.is_empty()
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-    {
+    if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
         Ok(())
     } else {
         Err(format!("header name {name:?} is not a valid header name"))
@@ -256,11 +206,7 @@ pub fn strict_header_name(name: &str) -> Result<(), String> {
 
 /// A header value with Envoy's `%COMMAND%` substitutions; a lone `%` must be written `%%`.
 pub fn header_value(value: &str) -> Result<(), String> {
-    let err = || {
-        Err(format!(
-            "header value configuration {value} is invalid (write a literal % as %%)"
-        ))
-    };
+    let err = || Err(format!("header value configuration {value} is invalid (write a literal % as %%)"));
     let mut rest = value;
     while let Some(at) = rest.find('%') {
         rest = &rest[at + 1..];
@@ -268,10 +214,7 @@ pub fn header_value(value: &str) -> Result<(), String> {
             rest = after;
             continue;
         }
-        let name = rest
-            .bytes()
-            .take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_')
-            .count();
+        let name = rest.bytes().take_while(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || *b == b'_').count();
         if name == 0 || rest.as_bytes()[0].is_ascii_digit() {
             return err();
         }
@@ -319,10 +262,7 @@ pub fn labels(labels: &BTreeMap<String, String>) -> Result<(), String> {
 
 fn selector_labels(c: &mut Check, labels: &BTreeMap<String, String>) {
     for (k, v) in labels {
-        c.error_if(
-            k.is_empty(),
-            format!("empty key is not supported in selector: {k:?}={v:?}"),
-        );
+        c.error_if(k.is_empty(), format!("empty key is not supported in selector: {k:?}={v:?}"));
         c.error_if(
             k.contains('*') || v.contains('*'),
             format!("wildcard is not supported in selector: {k:?}={v:?} (name the exact value)"),
@@ -336,18 +276,14 @@ fn selector_labels(c: &mut Check, labels: &BTreeMap<String, String>) {
 /// A selector in the form of the networking kinds.
 pub fn workload_selector(c: &mut Check, selector: Option<&WorkloadSelector>) {
     if let Some(selector) = selector {
-        c.field("workloadSelector.labels", |c| {
-            selector_labels(c, &selector.labels)
-        });
+        c.field("workloadSelector.labels", |c| selector_labels(c, &selector.labels));
     }
 }
 
 /// A selector in the form of the policies.
 pub fn label_selector(c: &mut Check, name: &str, selector: Option<&LabelSelector>) {
     if let Some(selector) = selector {
-        c.field(&format!("{name}.matchLabels"), |c| {
-            selector_labels(c, &selector.match_labels)
-        });
+        c.field(&format!("{name}.matchLabels"), |c| selector_labels(c, &selector.match_labels));
     }
 }
 
@@ -367,10 +303,7 @@ pub fn selector_or_targets(
     targets: &[PolicyTargetReference],
 ) {
     label_selector(c, "selector", selector);
-    let given = [selector.is_some(), target.is_some(), !targets.is_empty()]
-        .into_iter()
-        .filter(|g| *g)
-        .count();
+    let given = [selector.is_some(), target.is_some(), !targets.is_empty()].into_iter().filter(|g| *g).count();
     c.error_if(given > 1, "only one of targetRefs or selector can be set");
     if let Some(target) = target {
         c.field("targetRef", |c| target_reference(c, target));
@@ -386,37 +319,19 @@ pub fn target_reference(c: &mut Check, target: &PolicyTargetReference) {
         "targetRef namespace must not be set; cross namespace referencing is not supported",
     );
     let known = TARGETS.iter().any(|(group, kind)| {
-        (*group == target.group || (group.is_empty() && target.group == "core"))
-            && *kind == target.kind
+        (*group == target.group || (group.is_empty() && target.group == "core")) && *kind == target.kind
     });
     if !known {
         let kinds: Vec<String> = TARGETS
             .iter()
-            .map(|(g, k)| {
-                if g.is_empty() {
-                    format!("core/v1/{k}")
-                } else {
-                    format!("{g}/v1/{k}")
-                }
-            })
+            .map(|(g, k)| if g.is_empty() { format!("core/v1/{k}") } else { format!("{g}/v1/{k}") })
             .collect();
-        c.error(format!(
-            "targetRef must be to one of [{}] but was {}/{}",
-            kinds.join(" "),
-            target.group,
-            target.kind
-        ));
+        c.error(format!("targetRef must be to one of [{}] but was {}/{}", kinds.join(" "), target.group, target.kind));
     }
 }
 
 /// Whom a resource is exported to: `.`, `*`, `~`, or namespaces.
-pub fn export_to(
-    c: &mut Check,
-    namespace: &str,
-    export_to: &[String],
-    service_entry: bool,
-    with_selector: bool,
-) {
+pub fn export_to(c: &mut Check, namespace: &str, export_to: &[String], service_entry: bool, with_selector: bool) {
     if export_to.is_empty() {
         return;
     }
@@ -451,21 +366,14 @@ pub fn namespaced_host(host: &str, gateway: bool) -> Result<(), String> {
         return if gateway {
             host_part(host, true)
         } else {
-            Err(format!(
-                "host {host:?} must be of form namespace/dnsName (for example ./{host} or */*)"
-            ))
+            Err(format!("host {host:?} must be of form namespace/dnsName (for example ./{host} or */*)"))
         };
     };
     if namespace.is_empty() || name.is_empty() {
-        return Err(format!(
-            "config namespace and dnsName in host entry {host:?} cannot be empty"
-        ));
+        return Err(format!("config namespace and dnsName in host entry {host:?} cannot be empty"));
     }
     // `~ns/host` subtracts from what the other entries select.
-    let plain = namespace
-        .strip_prefix('~')
-        .filter(|n| !gateway && !n.is_empty())
-        .unwrap_or(namespace);
+    let plain = namespace.strip_prefix('~').filter(|n| !gateway && !n.is_empty()).unwrap_or(namespace);
     let special = plain == "*" || plain == "." || (!gateway && plain == "~");
     if !special && !is_dns_label(plain) {
         let what = if gateway { "gateway" } else { "sidecar" };
@@ -487,7 +395,5 @@ fn host_part(host: &str, gateway: bool) -> Result<(), String> {
 /// Whether `host` lies within one of `hosts`.
 pub fn within(host: &str, hosts: &[String]) -> bool {
     let host = Hostname::from(host);
-    hosts
-        .iter()
-        .any(|h| host.subset_of(&Hostname::from(h.as_str())))
+    hosts.iter().any(|h| host.subset_of(&Hostname::from(h.as_str())))
 }

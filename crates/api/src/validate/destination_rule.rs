@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::Check;
 use super::common::{
-    duration, export_to, fqdn, ip_address, label_selector, labels, not_negative, optional_duration,
-    percent, port, wildcard_domain,
+    duration, export_to, fqdn, ip_address, label_selector, labels, not_negative, optional_duration, percent, port,
+    wildcard_domain,
 };
 use super::virtual_service::subset_name;
 use crate::destination_rule::{
     ConnectionPoolSettings, DestinationRule, Failover, H2UpgradePolicy, LoadBalancerSettings,
-    LocalityLoadBalancerSetting, OutlierDetection, PortTrafficPolicy, RetryBudget, SimpleLb, Tls,
-    TlsMode, TrafficPolicy, TunnelSettings, ZoneAwareLoadBalancerSetting,
+    LocalityLoadBalancerSetting, OutlierDetection, PortTrafficPolicy, RetryBudget, SimpleLb, Tls, TlsMode,
+    TrafficPolicy, TunnelSettings, ZoneAwareLoadBalancerSetting,
 };
 
 /// Largest Maglev table that Envoy accepts.
@@ -20,58 +20,29 @@ const MAGLEV_TABLE_MAX: u32 = 5_000_011;
 /// Validates the whole resource.
 pub fn destination_rule(c: &mut Check, dr: &DestinationRule, namespace: &str) {
     c.check("host", wildcard_domain(&dr.host));
-    c.field("trafficPolicy", |c| {
-        traffic_policy(c, dr.traffic_policy.as_ref())
-    });
+    c.field("trafficPolicy", |c| traffic_policy(c, dr.traffic_policy.as_ref()));
     let mut seen = BTreeSet::new();
     c.each("subsets", &dr.subsets, |c, subset| {
         c.check("name", subset_name(&subset.name));
         if !seen.insert(&subset.name) {
             c.field("name", |c| {
-                c.warn(format!(
-                    "subset {:?} is defined twice; the first definition is used",
-                    subset.name
-                ))
+                c.warn(format!("subset {:?} is defined twice; the first definition is used", subset.name))
             });
         }
         c.check("labels", labels(&subset.labels));
-        c.field("trafficPolicy", |c| {
-            traffic_policy(c, subset.traffic_policy.as_ref())
-        });
+        c.field("trafficPolicy", |c| traffic_policy(c, subset.traffic_policy.as_ref()));
     });
     label_selector(c, "workloadSelector", dr.workload_selector.as_ref());
-    export_to(
-        c,
-        namespace,
-        &dr.export_to,
-        false,
-        dr.workload_selector.is_some(),
-    );
+    export_to(c, namespace, &dr.export_to, false, dr.workload_selector.is_some());
 }
 
 /// A traffic policy; absent is fine, empty is not.
 pub fn traffic_policy(c: &mut Check, policy: Option<&TrafficPolicy>) {
     let Some(p) = policy else { return };
-    c.error_if(
-        *p == TrafficPolicy::default(),
-        "traffic policy must have at least one field",
-    );
-    c.error_if(
-        p.tunnel.is_some() && p.proxy_protocol.is_some(),
-        "tunnel and proxyProtocol must not be set together",
-    );
-    block(
-        c,
-        &p.outlier_detection,
-        &p.connection_pool,
-        &p.load_balancer,
-        &p.tls,
-    );
-    c.each(
-        "portLevelSettings",
-        &p.port_level_settings,
-        port_traffic_policy,
-    );
+    c.error_if(*p == TrafficPolicy::default(), "traffic policy must have at least one field");
+    c.error_if(p.tunnel.is_some() && p.proxy_protocol.is_some(), "tunnel and proxyProtocol must not be set together");
+    block(c, &p.outlier_detection, &p.connection_pool, &p.load_balancer, &p.tls);
+    c.each("portLevelSettings", &p.port_level_settings, port_traffic_policy);
     c.field("tunnel", |c| tunnel(c, p.tunnel.as_ref()));
     c.field("retryBudget", |c| retry_budget(c, p.retry_budget.as_ref()));
 }
@@ -83,13 +54,9 @@ fn block(
     lb: &Option<LoadBalancerSettings>,
     tls: &Option<Tls>,
 ) {
-    c.field("outlierDetection", |c| {
-        outlier_detection(c, outlier.as_ref())
-    });
+    c.field("outlierDetection", |c| outlier_detection(c, outlier.as_ref()));
     c.field("connectionPool", |c| connection_pool(c, pool.as_ref()));
-    c.field("loadBalancer", |c| {
-        load_balancer(c, lb.as_ref(), outlier.as_ref())
-    });
+    c.field("loadBalancer", |c| load_balancer(c, lb.as_ref(), outlier.as_ref()));
     c.field("tls", |c| client_tls(c, tls.as_ref()));
 }
 
@@ -98,37 +65,20 @@ fn port_traffic_policy(c: &mut Check, p: &PortTrafficPolicy) {
         Some(selector) => c.check("port.number", port(selector.number)),
         None => c.error("portTrafficPolicy must have valid port"),
     }
-    let empty = p.outlier_detection.is_none()
-        && p.connection_pool.is_none()
-        && p.load_balancer.is_none()
-        && p.tls.is_none();
+    let empty =
+        p.outlier_detection.is_none() && p.connection_pool.is_none() && p.load_balancer.is_none() && p.tls.is_none();
     c.error_if(empty, "port traffic policy must have at least one field");
-    block(
-        c,
-        &p.outlier_detection,
-        &p.connection_pool,
-        &p.load_balancer,
-        &p.tls,
-    );
+    block(c, &p.outlier_detection, &p.connection_pool, &p.load_balancer, &p.tls);
 }
 
 fn tunnel(c: &mut Check, tunnel: Option<&TunnelSettings>) {
     let Some(t) = tunnel else { return };
     let known = matches!(t.protocol.as_str(), "" | "CONNECT" | "POST");
-    c.error_if(
-        !known,
-        format!(
-            "tunnel protocol must be \"CONNECT\" or \"POST\" (it is {:?})",
-            t.protocol
-        ),
-    );
+    c.error_if(!known, format!("tunnel protocol must be \"CONNECT\" or \"POST\" (it is {:?})", t.protocol));
     if t.target_host.is_empty() {
         c.error("tunnel target host cannot be empty");
     } else if fqdn(&t.target_host).is_err() && ip_address(&t.target_host).is_err() {
-        c.error(format!(
-            "tunnel target host must be valid FQDN or IP address: {}",
-            t.target_host
-        ));
+        c.error(format!("tunnel target host must be valid FQDN or IP address: {}", t.target_host));
     }
     c.check("targetPort", port(t.target_port));
 }
@@ -155,43 +105,22 @@ pub fn outlier_detection(c: &mut Check, outlier: Option<&OutlierDetection>) {
         !o.split_external_local_origin_errors && o.consecutive_local_origin_failures.is_some_and(|n| n > 0),
         "outlier detection consecutiveLocalOriginFailures is specified, but splitExternalLocalOriginErrors is set to false",
     );
-    c.check(
-        "maxEjectionPercent",
-        percent(f64::from(o.max_ejection_percent)),
-    );
+    c.check("maxEjectionPercent", percent(f64::from(o.max_ejection_percent)));
     c.check("minHealthPercent", percent(f64::from(o.min_health_percent)));
-    c.each(
-        "outlierDetectionHttpErrorCodes",
-        &o.outlier_detection_http_error_codes,
-        |c, code| {
-            c.error_if(
-                !(100..600).contains(code),
-                format!("HTTP status {code} is not in range 100-599"),
-            );
-        },
-    );
+    c.each("outlierDetectionHttpErrorCodes", &o.outlier_detection_http_error_codes, |c, code| {
+        c.error_if(!(100..600).contains(code), format!("HTTP status {code} is not in range 100-599"));
+    });
 }
 
 /// Connection pools.
 pub fn connection_pool(c: &mut Check, pool: Option<&ConnectionPoolSettings>) {
     let Some(pool) = pool else { return };
-    c.error_if(
-        pool.http.is_none() && pool.tcp.is_none(),
-        "connection pool must have at least one field",
-    );
+    c.error_if(pool.http.is_none() && pool.tcp.is_none(), "connection pool must have at least one field");
     if let Some(http) = &pool.http {
         c.field("http", |c| {
-            not_negative(
-                c,
-                "http1MaxPendingRequests",
-                http.http1_max_pending_requests,
-            );
+            not_negative(c, "http1MaxPendingRequests", http.http1_max_pending_requests);
             not_negative(c, "http2MaxRequests", http.http2_max_requests);
-            not_negative(
-                c,
-                "maxRequestsPerConnection",
-                http.max_requests_per_connection,
-            );
+            not_negative(c, "maxRequestsPerConnection", http.max_requests_per_connection);
             not_negative(c, "maxRetries", http.max_retries);
             not_negative(c, "maxConcurrentStreams", http.max_concurrent_streams);
             c.check("idleTimeout", optional_duration(http.idle_timeout));
@@ -200,12 +129,8 @@ pub fn connection_pool(c: &mut Check, pool: Option<&ConnectionPoolSettings>) {
                 "use client protocol must not be true when H2UpgradePolicy is UPGRADE",
             );
             if let Some(keep_alive) = &http.http2_keep_alive {
-                for (name, value) in [
-                    ("interval", keep_alive.interval),
-                    ("timeout", keep_alive.timeout),
-                ] {
-                    let result =
-                        value.map_or_else(|| Err("required with http2KeepAlive".into()), duration);
+                for (name, value) in [("interval", keep_alive.interval), ("timeout", keep_alive.timeout)] {
+                    let result = value.map_or_else(|| Err("required with http2KeepAlive".into()), duration);
                     c.check(&format!("http2KeepAlive.{name}"), result);
                 }
             }
@@ -215,25 +140,15 @@ pub fn connection_pool(c: &mut Check, pool: Option<&ConnectionPoolSettings>) {
         c.field("tcp", |c| {
             not_negative(c, "maxConnections", tcp.max_connections);
             c.check("connectTimeout", optional_duration(tcp.connect_timeout));
-            c.check(
-                "maxConnectionDuration",
-                optional_duration(tcp.max_connection_duration),
-            );
+            c.check("maxConnectionDuration", optional_duration(tcp.max_connection_duration));
             // Zero disables the timeout.
-            c.check(
-                "idleTimeout",
-                optional_duration(tcp.idle_timeout.filter(|d| !d.is_zero())),
-            );
+            c.check("idleTimeout", optional_duration(tcp.idle_timeout.filter(|d| !d.is_zero())));
         });
     }
 }
 
 /// Load balancing; failover wants outlier detection beside it.
-pub fn load_balancer(
-    c: &mut Check,
-    lb: Option<&LoadBalancerSettings>,
-    outlier: Option<&OutlierDetection>,
-) {
+pub fn load_balancer(c: &mut Check, lb: Option<&LoadBalancerSettings>, outlier: Option<&OutlierDetection>) {
     let Some(lb) = lb else { return };
     c.error_if(
         lb.locality_lb_setting.is_some() && lb.zone_aware_lb_setting.is_some(),
@@ -244,17 +159,11 @@ pub fn load_balancer(
             if let Some(cookie) = &hash.http_cookie {
                 c.field("httpCookie", |c| {
                     c.error_if(cookie.name.is_empty(), "name required for HttpCookie");
-                    c.error_if(
-                        cookie.ttl.is_some_and(|t| t.as_nanos() < 0),
-                        "ttl must not be negative",
-                    );
+                    c.error_if(cookie.ttl.is_some_and(|t| t.as_nanos() < 0), "ttl must not be negative");
                     let mut seen = BTreeSet::new();
                     c.each("attributes", &cookie.attributes, |c, a| {
                         c.error_if(a.name.is_empty(), "name required for HttpCookie attribute");
-                        c.error_if(
-                            !seen.insert(a.name.as_str()),
-                            format!("duplicate attribute {:?}", a.name),
-                        );
+                        c.error_if(!seen.insert(a.name.as_str()), format!("duplicate attribute {:?}", a.name));
                     });
                 });
             }
@@ -263,27 +172,14 @@ pub fn load_balancer(
                 ("httpQueryParameterName", &hash.http_query_parameter_name),
             ] {
                 let empty = value.as_ref().is_some_and(String::is_empty);
-                c.check(
-                    name,
-                    if empty {
-                        Err("must not be empty".into())
-                    } else {
-                        Ok(())
-                    },
-                );
+                c.check(name, if empty { Err("must not be empty".into()) } else { Ok(()) });
             }
             if let Some(maglev) = &hash.maglev {
                 let size = maglev.table_size;
                 let ok = size == 0 || (is_prime(size) && size <= MAGLEV_TABLE_MAX);
                 c.check(
                     "maglev.tableSize",
-                    if ok {
-                        Ok(())
-                    } else {
-                        Err(format!(
-                            "{size} is not a prime number up to {MAGLEV_TABLE_MAX}"
-                        ))
-                    },
+                    if ok { Ok(()) } else { Err(format!("{size} is not a prime number up to {MAGLEV_TABLE_MAX}")) },
                 );
             }
         });
@@ -294,15 +190,10 @@ pub fn load_balancer(
     );
     if lb.backend_utilization.is_some() {
         c.field("backendUtilization", |c| {
-            c.warn(
-                "is accepted and has no effect (endpoint-reported utilization is not implemented)",
-            )
+            c.warn("is accepted and has no effect (endpoint-reported utilization is not implemented)")
         });
     }
-    c.check(
-        "warmupDurationSecs",
-        optional_duration(lb.warmup_duration_secs),
-    );
+    c.check("warmupDurationSecs", optional_duration(lb.warmup_duration_secs));
     if let Some(warmup) = &lb.warmup {
         c.field("warmup", |c| {
             match warmup.duration {
@@ -310,52 +201,32 @@ pub fn load_balancer(
                 None => c.field("duration", |c| c.error("Required value")),
             }
             if let Some(p) = warmup.minimum_percent {
-                c.check(
-                    "minimumPercent",
-                    percent(p).map_err(|e| format!("Invalid value: {e}")),
-                );
+                c.check("minimumPercent", percent(p).map_err(|e| format!("Invalid value: {e}")));
             }
             if let Some(a) = warmup.aggression {
                 c.check(
                     "aggression",
-                    if a >= 0.0 {
-                        Ok(())
-                    } else {
-                        Err(format!("Invalid value: {a} is less than 0"))
-                    },
+                    if a >= 0.0 { Ok(()) } else { Err(format!("Invalid value: {a} is less than 0")) },
                 );
             }
         });
     }
     let slow_start = lb.warmup.is_some() || lb.warmup_duration_secs.is_some();
     if slow_start
-        && (lb.consistent_hash.is_some()
-            || matches!(lb.simple, Some(SimpleLb::Random | SimpleLb::Passthrough)))
+        && (lb.consistent_hash.is_some() || matches!(lb.simple, Some(SimpleLb::Random | SimpleLb::Passthrough)))
     {
-        c.field("warmup", |c| {
-            c.warn("has an effect with ROUND_ROBIN and LEAST_REQUEST only")
-        });
+        c.field("warmup", |c| c.warn("has an effect with ROUND_ROBIN and LEAST_REQUEST only"));
     }
-    c.field("localityLbSetting", |c| {
-        locality_lb(c, lb.locality_lb_setting.as_ref(), outlier.is_some())
-    });
-    c.field("zoneAwareLbSetting", |c| {
-        zone_aware_lb(c, lb.zone_aware_lb_setting.as_ref(), outlier.is_some())
-    });
+    c.field("localityLbSetting", |c| locality_lb(c, lb.locality_lb_setting.as_ref(), outlier.is_some()));
+    c.field("zoneAwareLbSetting", |c| zone_aware_lb(c, lb.zone_aware_lb_setting.as_ref(), outlier.is_some()));
 }
 
 fn is_prime(n: u32) -> bool {
-    n > 1
-        && (2..)
-            .take_while(|d: &u32| d.saturating_mul(*d) <= n)
-            .all(|d| !n.is_multiple_of(d))
+    n > 1 && (2..).take_while(|d: &u32| d.saturating_mul(*d) <= n).all(|d| !n.is_multiple_of(d))
 }
 
-const TOPOLOGY: [&str; 3] = [
-    "topology.kubernetes.io/region",
-    "topology.kubernetes.io/zone",
-    "topology.istio.io/subzone",
-];
+const TOPOLOGY: [&str; 3] =
+    ["topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"];
 
 /// Balancing between localities.
 pub fn locality_lb(c: &mut Check, lb: Option<&LocalityLoadBalancerSetting>, outlier: bool) {
@@ -365,12 +236,10 @@ pub fn locality_lb(c: &mut Check, lb: Option<&LocalityLoadBalancerSetting>, outl
         "can not simultaneously specify 'distribute' and 'failover'",
     );
     if !lb.failover.is_empty() {
-        for label in lb
-            .failover_priority
-            .iter()
-            .filter(|l| TOPOLOGY.contains(&l.as_str()))
-        {
-            c.error(format!("can not simultaneously set 'failover' and topology label '{label}' in 'failoverPriority'"));
+        for label in lb.failover_priority.iter().filter(|l| TOPOLOGY.contains(&l.as_str())) {
+            c.error(format!(
+                "can not simultaneously set 'failover' and topology label '{label}' in 'failoverPriority'"
+            ));
         }
     }
     let mut sources = Vec::new();
@@ -383,10 +252,7 @@ pub fn locality_lb(c: &mut Check, lb: Option<&LocalityLoadBalancerSetting>, outl
             );
         }
         let total: u64 = d.to.values().map(|w| u64::from(*w)).sum();
-        c.error_if(
-            total != 100,
-            format!("total locality weight {total} != 100"),
-        );
+        c.error_if(total != 100, format!("total locality weight {total} != 100"));
         let to: Vec<&str> = d.to.keys().map(String::as_str).collect();
         c.check("to", localities(&to));
     });
@@ -401,20 +267,11 @@ fn failover(c: &mut Check, list: &[Failover], priority: bool, outlier: bool) {
     c.each("failover", list, |c, f| {
         c.error_if(
             f.from == f.to,
-            format!(
-                "locality lb failover settings must specify different regions ({})",
-                f.from
-            ),
+            format!("locality lb failover settings must specify different regions ({})", f.from),
         );
         for region in [&f.from, &f.to] {
-            c.error_if(
-                region.contains('*'),
-                "locality lb failover region should not contain '*' wildcard",
-            );
-            c.error_if(
-                region.contains('/'),
-                format!("locality lb failover only specify region (found {region})"),
-            );
+            c.error_if(region.contains('*'), "locality lb failover region should not contain '*' wildcard");
+            c.error_if(region.contains('/'), format!("locality lb failover only specify region (found {region})"));
         }
     });
 }
@@ -422,12 +279,10 @@ fn failover(c: &mut Check, list: &[Failover], priority: bool, outlier: bool) {
 /// Envoy's zone-aware balancing.
 pub fn zone_aware_lb(c: &mut Check, lb: Option<&ZoneAwareLoadBalancerSetting>, outlier: bool) {
     let Some(lb) = lb else { return };
-    for label in lb
-        .failover_priority
-        .iter()
-        .filter(|l| TOPOLOGY.contains(&l.as_str()))
-    {
-        c.error(format!("failoverPriority must not contain the topology label '{label}' (zones are handled by zone awareness)"));
+    for label in lb.failover_priority.iter().filter(|l| TOPOLOGY.contains(&l.as_str())) {
+        c.error(format!(
+            "failoverPriority must not contain the topology label '{label}' (zones are handled by zone awareness)"
+        ));
     }
     if let Some(0) = lb.min_cluster_size {
         c.field("minClusterSize", |c| c.error("must be at least 1"));
@@ -442,38 +297,24 @@ pub fn localities(list: &[&str]) -> Result<(), String> {
     for locality in list {
         let stars = locality.matches('*').count();
         if stars > 1 || (stars == 1 && !locality.ends_with('*')) {
-            return Err(format!(
-                "locality {locality} wildcard '*' number can not exceed 1 and must be in the end"
-            ));
+            return Err(format!("locality {locality} wildcard '*' number can not exceed 1 and must be in the end"));
         }
-        let overlap = || {
-            Err(format!(
-                "locality {locality} overlap with previous specified ones"
-            ))
-        };
+        let overlap = || Err(format!("locality {locality} overlap with previous specified ones"));
         if seen.contains_key("*") {
             return overlap();
         }
         let parts: Vec<&str> = locality.split('/').collect();
         if parts.len() > 3 || parts.iter().any(|p| p.is_empty()) {
-            return Err(format!(
-                "locality {locality} must not contain empty region/zone/subzone info"
-            ));
+            return Err(format!("locality {locality} must not contain empty region/zone/subzone info"));
         }
-        let (region, zone, subzone) = (
-            parts[0],
-            parts.get(1).copied().unwrap_or("*"),
-            parts.get(2).copied().unwrap_or("*"),
-        );
+        let (region, zone, subzone) =
+            (parts[0], parts.get(1).copied().unwrap_or("*"), parts.get(2).copied().unwrap_or("*"));
         let zones = seen.entry(region).or_default();
         if zones.contains_key("*") || (zone == "*" && !zones.is_empty()) {
             return overlap();
         }
         let subzones = zones.entry(zone).or_default();
-        if subzones.contains("*")
-            || (subzone == "*" && !subzones.is_empty())
-            || !subzones.insert(subzone)
-        {
+        if subzones.contains("*") || (subzone == "*" && !subzones.is_empty()) || !subzones.insert(subzone) {
             return overlap();
         }
     }
@@ -492,12 +333,7 @@ pub fn client_tls(c: &mut Check, tls: Option<&Tls>) {
         );
     }
     if matches!(t.mode, TlsMode::Simple | TlsMode::Mutual) && !t.credential_name.is_empty() {
-        let files = [
-            &t.client_certificate,
-            &t.ca_certificates,
-            &t.private_key,
-            &t.ca_crl,
-        ];
+        let files = [&t.client_certificate, &t.ca_certificates, &t.private_key, &t.ca_crl];
         c.error_if(
             files.iter().any(|f| !f.is_empty()),
             "cannot specify client certificates, CA certificate or CA CRL if credentialName is set",
@@ -506,13 +342,7 @@ pub fn client_tls(c: &mut Check, tls: Option<&Tls>) {
         return;
     }
     if t.mode == TlsMode::Mutual {
-        c.error_if(
-            t.client_certificate.is_empty(),
-            "client certificate required for mutual tls",
-        );
-        c.error_if(
-            t.private_key.is_empty(),
-            "private key required for mutual tls",
-        );
+        c.error_if(t.client_certificate.is_empty(), "client certificate required for mutual tls");
+        c.error_if(t.private_key.is_empty(), "private key required for mutual tls");
     }
 }

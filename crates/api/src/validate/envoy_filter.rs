@@ -43,9 +43,7 @@ fn patch(c: &mut Check, p: &EnvoyConfigObjectPatch) {
         return c.error("Envoy filter: missing patch value for non-remove operation");
     }
     if p.apply_to == ApplyTo::Bootstrap {
-        c.field("applyTo", |c| {
-            c.warn("BOOTSTRAP is accepted and has no effect; use a custom bootstrap instead")
-        });
+        c.field("applyTo", |c| c.warn("BOOTSTRAP is accepted and has no effect; use a custom bootstrap instead"));
     }
     if let Some(m) = &p.matches {
         c.field("match", |c| conditions(c, p.apply_to, m));
@@ -56,19 +54,13 @@ fn patch(c: &mut Check, p: &EnvoyConfigObjectPatch) {
         let value = Value::Object(value.clone());
         if let Err(e) = protos::json::from_json(message, &value) {
             // Istio's decoder also takes Go's durations ("500ms").
-            let duration = e
-                .reason
-                .split('"')
-                .nth(3)
-                .is_some_and(|d| crate::scalar::Duration::parse(d).is_some());
+            let duration = e.reason.split('"').nth(3).is_some_and(|d| crate::scalar::Duration::parse(d).is_some());
             if e.reason.starts_with("expected a duration") && duration {
                 return;
             }
             let unknown = e.reason.contains("unknown field");
             let text = describe(&e.path, &e.reason);
-            c.field("patch.value", |c| {
-                if unknown { c.warn(text) } else { c.error(text) }
-            });
+            c.field("patch.value", |c| if unknown { c.warn(text) } else { c.error(text) });
         }
     }
 }
@@ -92,9 +84,7 @@ fn message_of(apply_to: ApplyTo) -> Option<&'static str> {
         ApplyTo::FilterChain => "envoy.config.listener.v3.FilterChain",
         ApplyTo::ListenerFilter => "envoy.config.listener.v3.ListenerFilter",
         ApplyTo::NetworkFilter => "envoy.config.listener.v3.Filter",
-        ApplyTo::HttpFilter => {
-            "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter"
-        }
+        ApplyTo::HttpFilter => "envoy.extensions.filters.network.http_connection_manager.v3.HttpFilter",
         ApplyTo::RouteConfiguration => "envoy.config.route.v3.RouteConfiguration",
         ApplyTo::VirtualHost => "envoy.config.route.v3.VirtualHost",
         ApplyTo::HttpRoute => "envoy.config.route.v3.Route",
@@ -109,23 +99,20 @@ fn conditions(c: &mut Check, apply_to: ApplyTo, m: &EnvoyConfigObjectMatch) {
     if version.len() > VERSION_REGEX_MAX {
         c.warn(format!("Envoy filter: proxyVersion match exceeds {VERSION_REGEX_MAX} characters and will be ignored"));
     } else if let Err(e) = regex(version) {
-        c.error(format!(
-            "Envoy filter: invalid regex for proxy version, [{e}]"
-        ));
+        c.error(format!("Envoy filter: invalid regex for proxy version, [{e}]"));
     }
     let waypoint = m.context == PatchContext::Waypoint;
-    c.error_if(
-        m.waypoint.is_some() && !waypoint,
-        "only support waypointMatch when context is WAYPOINT",
-    );
+    c.error_if(m.waypoint.is_some() && !waypoint, "only support waypointMatch when context is WAYPOINT");
     if waypoint {
-        return c.field("context", |c| {
-            c.warn("WAYPOINT is accepted and has no effect")
-        });
+        return c.field("context", |c| c.warn("WAYPOINT is accepted and has no effect"));
     }
     let any = m.listener.is_some() || m.route_configuration.is_some() || m.cluster.is_some();
     match apply_to {
-        ApplyTo::Listener | ApplyTo::FilterChain | ApplyTo::NetworkFilter | ApplyTo::HttpFilter | ApplyTo::ListenerFilter => {
+        ApplyTo::Listener
+        | ApplyTo::FilterChain
+        | ApplyTo::NetworkFilter
+        | ApplyTo::HttpFilter
+        | ApplyTo::ListenerFilter => {
             c.error_if(
                 any && m.listener.is_none(),
                 "Envoy filter: applyTo for listener class objects cannot have non listener match",
@@ -150,9 +137,7 @@ fn listener(c: &mut Check, apply_to: ApplyTo, m: &EnvoyConfigObjectMatch) {
         return;
     };
     if matches!(apply_to, ApplyTo::Listener | ApplyTo::FilterChain) {
-        c.warn(format!(
-            "Envoy filter: filter match has no effect when used with {apply_to}"
-        ));
+        c.warn(format!("Envoy filter: filter match has no effect when used with {apply_to}"));
     }
     if filter.name.is_empty() {
         return c.error("Envoy filter: filter match has no name to match on");
@@ -161,16 +146,11 @@ fn listener(c: &mut Check, apply_to: ApplyTo, m: &EnvoyConfigObjectMatch) {
         return;
     };
     if apply_to != ApplyTo::HttpFilter {
-        c.warn(format!(
-            "Envoy filter: subfilter match has no effect when used with {apply_to}"
-        ));
+        c.warn(format!("Envoy filter: subfilter match has no effect when used with {apply_to}"));
     }
     c.error_if(
         filter.name != HCM && filter.name != "envoy.http_connection_manager",
         format!("Envoy filter: subfilter match requires filter match with {HCM}"),
     );
-    c.error_if(
-        sub.name.is_empty(),
-        "Envoy filter: subfilter match has no name to match on",
-    );
+    c.error_if(sub.name.is_empty(), "Envoy filter: subfilter match has no name to match on");
 }

@@ -37,52 +37,30 @@ const CIPHERS: [&str; 26] = [
     "ECDHE-ECDSA-AES128-SHA256",
     "ECDHE-RSA-AES128-SHA256",
 ];
-const CURVES: [&str; 6] = [
-    "X25519",
-    "P-256",
-    "P-384",
-    "P-521",
-    "X25519MLKEM768",
-    "X25519Kyber768Draft00",
-];
+const CURVES: [&str; 6] = ["X25519", "P-256", "P-384", "P-521", "X25519MLKEM768", "X25519Kyber768Draft00"];
 
 /// Validates the whole resource.
 pub fn gateway(c: &mut Check, gateway: &Gateway, _name: &str) {
-    c.error_if(
-        gateway.servers.is_empty(),
-        "gateway must have at least one server",
-    );
+    c.error_if(gateway.servers.is_empty(), "gateway must have at least one server");
     let mut names = BTreeSet::new();
     c.each("servers", &gateway.servers, |c, s| {
         server(c, s);
         let Some(port) = &s.port else { return };
         let protocol = PortProtocol::parse(&port.protocol);
         if !protocol.is_http() && s.tls.as_ref().is_some_and(|t| t.https_redirect) {
-            c.field("tls", |c| {
-                c.warn("tls.httpsRedirect should only be used with http servers")
-            });
+            c.field("tls", |c| c.warn("tls.httpsRedirect should only be used with http servers"));
         }
         c.error_if(
             !names.insert(&port.name),
-            format!(
-                "port names in servers must be unique: duplicate name {}",
-                port.name
-            ),
+            format!("port names in servers must be unique: duplicate name {}", port.name),
         );
     });
 }
 
 /// One server.
 pub fn server(c: &mut Check, s: &Server) {
-    c.error_if(
-        s.hosts.is_empty(),
-        "server config must contain at least one host",
-    );
-    let protocol = s
-        .port
-        .as_ref()
-        .map(|p| PortProtocol::parse(&p.protocol))
-        .unwrap_or_default();
+    c.error_if(s.hosts.is_empty(), "server config must contain at least one host");
+    let protocol = s.port.as_ref().map(|p| PortProtocol::parse(&p.protocol)).unwrap_or_default();
     c.each("hosts", &s.hosts, |c, host| {
         c.result(namespaced_host(host, true));
         if protocol.is_tls() {
@@ -97,35 +75,20 @@ pub fn server(c: &mut Check, s: &Server) {
     c.field("tls", |c| server_tls(c, s.tls.as_ref()));
     if s.port.is_some() {
         match &s.tls {
-            None => c.error_if(
-                protocol.is_tls(),
-                "server must have TLS settings for HTTPS/TLS protocols",
-            ),
+            None => c.error_if(protocol.is_tls(), "server must have TLS settings for HTTPS/TLS protocols"),
             Some(tls) if !protocol.is_tls() && protocol.is_http() => {
-                let pass = matches!(
-                    tls.mode,
-                    ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough
-                );
-                let files = [
-                    &tls.ca_certificates,
-                    &tls.private_key,
-                    &tls.server_certificate,
-                ];
+                let pass = matches!(tls.mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough);
+                let files = [&tls.ca_certificates, &tls.private_key, &tls.server_certificate];
                 c.error_if(
                     !pass || files.iter().any(|f| !f.is_empty()),
                     "server cannot have TLS settings for plain text HTTP ports (only httpsRedirect)",
                 );
             }
-            Some(_) => c.error_if(
-                !protocol.is_tls(),
-                "server cannot have TLS settings for non HTTPS/TLS ports",
-            ),
+            Some(_) => c.error_if(!protocol.is_tls(), "server cannot have TLS settings for non HTTPS/TLS ports"),
         }
     }
     if !s.default_endpoint.is_empty() {
-        c.field("defaultEndpoint", |c| {
-            c.warn("is accepted and has no effect")
-        });
+        c.field("defaultEndpoint", |c| c.warn("is accepted and has no effect"));
     }
 }
 
@@ -152,10 +115,7 @@ fn bind(c: &mut Check, s: &Server) {
         Some(path) => {
             c.result(unix_address(path));
             let number = s.port.as_ref().map_or(0, |p| p.number);
-            c.error_if(
-                number > 0,
-                format!("port number must be 0 for unix domain socket: {}", s.bind),
-            );
+            c.error_if(number > 0, format!("port number must be 0 for unix domain socket: {}", s.bind));
         }
         None => c.result(ip_address(&s.bind)),
     });
@@ -175,37 +135,19 @@ pub fn server_tls(c: &mut Check, tls: Option<&ServerTls>) {
                 (&t.credential_name, "credentialName"),
                 (&t.ca_crl, "CRL"),
             ] {
-                c.error_if(
-                    !value.is_empty(),
-                    format!("ISTIO_MUTUAL TLS cannot have associated {what}"),
-                );
+                c.error_if(!value.is_empty(), format!("ISTIO_MUTUAL TLS cannot have associated {what}"));
             }
-            c.error_if(
-                !t.credential_names.is_empty(),
-                "ISTIO_MUTUAL TLS cannot have associated credentialNames",
-            );
-            c.error_if(
-                !t.tls_certificates.is_empty(),
-                "ISTIO_MUTUAL TLS cannot have associated tlsCertificates",
-            );
+            c.error_if(!t.credential_names.is_empty(), "ISTIO_MUTUAL TLS cannot have associated credentialNames");
+            c.error_if(!t.tls_certificates.is_empty(), "ISTIO_MUTUAL TLS cannot have associated tlsCertificates");
         }
         ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => {
-            let any = [
-                &t.server_certificate,
-                &t.private_key,
-                &t.ca_certificates,
-                &t.ca_crl,
-                &t.credential_name,
-            ]
-            .iter()
-            .any(|f| !f.is_empty())
+            let any = [&t.server_certificate, &t.private_key, &t.ca_certificates, &t.ca_crl, &t.credential_name]
+                .iter()
+                .any(|f| !f.is_empty())
                 || !t.credential_names.is_empty()
                 || !t.tls_certificates.is_empty();
             if any {
-                c.warn(format!(
-                    "{} mode does not use certificates, they will be ignored",
-                    t.mode
-                ));
+                c.warn(format!("{} mode does not use certificates, they will be ignored", t.mode));
             }
         }
         _ => terminating(c, t),
@@ -215,49 +157,27 @@ pub fn server_tls(c: &mut Check, tls: Option<&ServerTls>) {
 fn terminating(c: &mut Check, t: &ServerTls) {
     let mode = t.mode;
     let pair = !t.server_certificate.is_empty() && !t.private_key.is_empty();
-    let sources = [
-        !t.credential_name.is_empty(),
-        !t.credential_names.is_empty(),
-        !t.tls_certificates.is_empty(),
-        pair,
-    ];
+    let sources = [!t.credential_name.is_empty(), !t.credential_names.is_empty(), !t.tls_certificates.is_empty(), pair];
     c.error_if(
         sources.iter().filter(|s| **s).count() > 1,
         "only one of credential_name, credential_names, tls_certificates or server_certificate and private_key can be set",
     );
-    c.error_if(
-        mode == ServerTlsMode::Simple && !t.ca_crl.is_empty(),
-        "CRL is not supported with SIMPLE TLS",
-    );
+    c.error_if(mode == ServerTlsMode::Simple && !t.ca_crl.is_empty(), "CRL is not supported with SIMPLE TLS");
     if t.credential_names.len() > 2 || t.tls_certificates.len() > 2 {
-        c.warn(format!(
-            "{mode} TLS can support up to 2 server certificates, the rest will be ignored"
-        ));
+        c.warn(format!("{mode} TLS can support up to 2 server certificates, the rest will be ignored"));
     }
     if !t.credential_name.is_empty() || !t.credential_names.is_empty() {
         return;
     }
     let mutual = mode != ServerTlsMode::Simple;
     if t.tls_certificates.is_empty() {
-        c.error_if(
-            t.server_certificate.is_empty(),
-            format!("{mode} TLS requires a server certificate"),
-        );
-        c.error_if(
-            t.private_key.is_empty(),
-            format!("{mode} TLS requires a private key"),
-        );
+        c.error_if(t.server_certificate.is_empty(), format!("{mode} TLS requires a server certificate"));
+        c.error_if(t.private_key.is_empty(), format!("{mode} TLS requires a private key"));
     }
     let mut bundle = !t.ca_certificates.is_empty();
     c.each("tlsCertificates", &t.tls_certificates, |c, cert| {
-        c.error_if(
-            cert.server_certificate.is_empty(),
-            format!("{mode} TLS requires a server certificate"),
-        );
-        c.error_if(
-            cert.private_key.is_empty(),
-            format!("{mode} TLS requires a private key"),
-        );
+        c.error_if(cert.server_certificate.is_empty(), format!("{mode} TLS requires a server certificate"));
+        c.error_if(cert.private_key.is_empty(), format!("{mode} TLS requires a private key"));
         bundle |= !cert.ca_certificates.is_empty();
     });
     c.error_if(
@@ -267,16 +187,11 @@ fn terminating(c: &mut Check, t: &ServerTls) {
 }
 
 fn ciphers_and_curves(c: &mut Check, t: &ServerTls) {
-    for (field, list, known) in [
-        ("cipherSuites", &t.cipher_suites, &CIPHERS[..]),
-        ("ecdhCurves", &t.ecdh_curves, &CURVES[..]),
-    ] {
+    for (field, list, known) in
+        [("cipherSuites", &t.cipher_suites, &CIPHERS[..]), ("ecdhCurves", &t.ecdh_curves, &CURVES[..])]
+    {
         let mut seen = BTreeSet::new();
-        let what = if field == "cipherSuites" {
-            "cipher suites"
-        } else {
-            "ecdh curves"
-        };
+        let what = if field == "cipherSuites" { "cipher suites" } else { "ecdh curves" };
         c.field(field, |c| {
             for value in list {
                 // Operators such as -SUITE are the TLS library's own language.

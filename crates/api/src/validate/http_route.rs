@@ -4,8 +4,8 @@
 use super::Check;
 use super::common::{duration, header_name, optional_duration, percent, port, regex};
 use crate::networking::{
-    CorsPolicy, FaultAbort, FaultDelay, HttpDirectResponse, HttpFaultInjection, HttpRedirect,
-    HttpRetry, HttpRewrite, Percent, RegexRewrite,
+    CorsPolicy, FaultAbort, FaultDelay, HttpDirectResponse, HttpFaultInjection, HttpRedirect, HttpRetry, HttpRewrite,
+    Percent, RegexRewrite,
 };
 use crate::scalar::StringMatch;
 
@@ -53,51 +53,28 @@ const GRPC_STATUS: [&str; 17] = [
     "DATA_LOSS",
 ];
 
-const METHODS: [&str; 10] = [
-    "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*",
-];
+const METHODS: [&str; 10] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE", "*"];
 
 /// CORS policy.
 pub fn cors_policy(c: &mut Check, cors: Option<&CorsPolicy>) {
     let Some(cors) = cors else { return };
-    c.each(
-        "allowOrigins",
-        &cors.allow_origins,
-        |c, origin| match origin {
-            StringMatch::Exact(s) | StringMatch::Prefix(s) | StringMatch::Regex(s)
-                if s.is_empty() =>
-            {
-                c.error("an origin match must not be empty");
-            }
-            StringMatch::Regex(r) => c.result(regex(r)),
-            _ => {}
-        },
-    );
-    c.each("allowMethods", &cors.allow_methods, |c, method| {
-        c.error_if(
-            !METHODS.contains(&method.as_str()),
-            format!("{method:?} is not a supported HTTP method"),
-        );
+    c.each("allowOrigins", &cors.allow_origins, |c, origin| match origin {
+        StringMatch::Exact(s) | StringMatch::Prefix(s) | StringMatch::Regex(s) if s.is_empty() => {
+            c.error("an origin match must not be empty");
+        }
+        StringMatch::Regex(r) => c.result(regex(r)),
+        _ => {}
     });
-    for (field, list) in [
-        ("allowHeaders", &cors.allow_headers),
-        ("exposeHeaders", &cors.expose_headers),
-    ] {
-        c.each(field, list, |c, name| {
-            c.result(if name == "*" {
-                Ok(())
-            } else {
-                header_name(name)
-            })
-        });
+    c.each("allowMethods", &cors.allow_methods, |c, method| {
+        c.error_if(!METHODS.contains(&method.as_str()), format!("{method:?} is not a supported HTTP method"));
+    });
+    for (field, list) in [("allowHeaders", &cors.allow_headers), ("exposeHeaders", &cors.expose_headers)] {
+        c.each(field, list, |c, name| c.result(if name == "*" { Ok(()) } else { header_name(name) }));
     }
     if let Some(age) = cors.max_age {
         c.field("maxAge", |c| {
             c.result(if age.is_zero() { Ok(()) } else { duration(age) });
-            c.error_if(
-                age.as_nanos() % 1_000_000_000 != 0,
-                "max_age duration is accurate only to seconds precision",
-            );
+            c.error_if(age.as_nanos() % 1_000_000_000 != 0, "max_age duration is accurate only to seconds precision");
         });
     }
 }
@@ -122,13 +99,7 @@ pub fn fault_abort(c: &mut Check, abort: Option<&FaultAbort>) {
     if let Some(status) = &abort.grpc_status {
         c.field("grpcStatus", |c| {
             let known = GRPC_STATUS.contains(&status.as_str());
-            c.error_if(
-                !known,
-                format!(
-                    "gRPC status {status:?} is not supported (one of {})",
-                    GRPC_STATUS.join(", ")
-                ),
-            );
+            c.error_if(!known, format!("gRPC status {status:?} is not supported (one of {})", GRPC_STATUS.join(", ")));
         });
     }
     c.error_if(
@@ -146,9 +117,7 @@ pub fn fault_delay(c: &mut Check, delay: Option<&FaultDelay>) {
     let Some(delay) = delay else { return };
     c.check("percent", percent(f64::from(delay.percent)));
     if delay.percent != 0 {
-        c.field("percent", |c| {
-            c.warn("using deprecated setting \"percent\", use \"percentage\" instead")
-        });
+        c.field("percent", |c| c.warn("using deprecated setting \"percent\", use \"percentage\" instead"));
     }
     percentage(c, "percentage", delay.percentage.as_ref());
     c.check("fixedDelay", optional_duration(delay.fixed_delay));
@@ -156,32 +125,21 @@ pub fn fault_delay(c: &mut Check, delay: Option<&FaultDelay>) {
         delay.exponential_delay.is_some(),
         "exponentialDelay: exponentially distributed delay is not supported (use fixedDelay)",
     );
-    c.error_if(
-        delay.fixed_delay.is_none() && delay.exponential_delay.is_none(),
-        "delay needs fixedDelay",
-    );
+    c.error_if(delay.fixed_delay.is_none() && delay.exponential_delay.is_none(), "delay needs fixedDelay");
 }
 
 /// A status a response may have.
 pub fn http_status(status: i32) -> Result<(), String> {
-    if (200..=600).contains(&status) {
-        Ok(())
-    } else {
-        Err(format!("HTTP status {status} is not in range 200-599"))
-    }
+    if (200..=600).contains(&status) { Ok(()) } else { Err(format!("HTTP status {status} is not in range 200-599")) }
 }
 
 /// Retry policy.
 pub fn retry(c: &mut Check, retry: Option<&HttpRetry>) {
     let Some(retry) = retry else { return };
     c.error_if(retry.attempts < 0, "attempts cannot be negative");
-    let configured = retry.per_try_timeout.is_some()
-        || !retry.retry_on.is_empty()
-        || retry.retry_remote_localities.is_some();
-    c.error_if(
-        retry.attempts == 0 && configured,
-        "http retry policy configured when attempts are set to 0 (disabled)",
-    );
+    let configured =
+        retry.per_try_timeout.is_some() || !retry.retry_on.is_empty() || retry.retry_remote_localities.is_some();
+    c.error_if(retry.attempts == 0 && configured, "http retry policy configured when attempts are set to 0 (disabled)");
     c.check("perTryTimeout", optional_duration(retry.per_try_timeout));
     c.check("backoff", optional_duration(retry.backoff));
     if retry.retry_on.is_empty() {
@@ -190,18 +148,12 @@ pub fn retry(c: &mut Check, retry: Option<&HttpRetry>) {
     c.field("retryOn", |c| {
         for policy in retry.retry_on.split(',') {
             if let Ok(status) = policy.parse::<i32>() {
-                c.error_if(
-                    !(100..600).contains(&status),
-                    format!("{policy:?} is not a valid HTTP status code"),
-                );
+                c.error_if(!(100..600).contains(&status), format!("{policy:?} is not a valid HTTP status code"));
             } else {
                 let known = RETRY_ON.contains(&policy);
                 c.error_if(
                     !known,
-                    format!(
-                        "{policy:?} is not a valid retryOn policy (one of {})",
-                        RETRY_ON.join(", ")
-                    ),
+                    format!("{policy:?} is not a valid retryOn policy (one of {})", RETRY_ON.join(", ")),
                 );
             }
         }
@@ -212,10 +164,7 @@ pub fn retry(c: &mut Check, retry: Option<&HttpRetry>) {
 pub fn rewrite(c: &mut Check, rewrite: Option<&HttpRewrite>) {
     let Some(rewrite) = rewrite else { return };
     let regex = rewrite.uri_regex_rewrite.as_ref();
-    c.error_if(
-        !rewrite.uri.is_empty() && regex.is_some(),
-        "rewrite may only contain one of uri or uriRegexRewrite",
-    );
+    c.error_if(!rewrite.uri.is_empty() && regex.is_some(), "rewrite may only contain one of uri or uriRegexRewrite");
     c.error_if(
         rewrite.uri.is_empty() && regex.is_none() && rewrite.authority.is_empty(),
         "rewrite must specify at least one of uri, uriRegexRewrite, authority",
@@ -241,10 +190,7 @@ pub fn redirect(c: &mut Check, redirect: Option<&HttpRedirect>) {
         && redirect.scheme.is_empty()
         && redirect.port.is_none()
         && redirect.derive_port.is_none();
-    c.error_if(
-        nothing,
-        "redirect must specify uri, prefixRewrite, authority, scheme, or port",
-    );
+    c.error_if(nothing, "redirect must specify uri, prefixRewrite, authority, scheme, or port");
     c.error_if(
         !redirect.uri.is_empty() && !redirect.prefix_rewrite.is_empty(),
         "redirect may only contain one of uri or prefixRewrite",
@@ -280,10 +226,7 @@ pub fn direct_response(c: &mut Check, response: Option<&HttpDirectResponse>) {
             }
         });
     }
-    c.check(
-        "status",
-        http_status(i32::try_from(response.status).unwrap_or(-1)),
-    );
+    c.check("status", http_status(i32::try_from(response.status).unwrap_or(-1)));
 }
 
 /// A percentage of requests.

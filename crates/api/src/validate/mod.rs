@@ -48,24 +48,17 @@ pub struct Check {
 impl Check {
     /// Starts at a path (`spec`, or empty).
     pub fn at(path: &str) -> Self {
-        Check {
-            path: path.to_owned(),
-            verdict: Verdict::default(),
-        }
+        Check { path: path.to_owned(), verdict: Verdict::default() }
     }
 
     /// A reason to refuse.
     pub fn error(&mut self, message: impl Into<String>) {
-        self.verdict
-            .errors
-            .push(Problem::new(self.path.clone(), message));
+        self.verdict.errors.push(Problem::new(self.path.clone(), message));
     }
 
     /// A reason to look again.
     pub fn warn(&mut self, message: impl Into<String>) {
-        self.verdict
-            .warnings
-            .push(Problem::new(self.path.clone(), message));
+        self.verdict.warnings.push(Problem::new(self.path.clone(), message));
     }
 
     /// Records the error of a leaf check.
@@ -123,8 +116,7 @@ pub fn validate(resource: &Resource) -> Verdict {
     let raw = resource.raw.get("spec").unwrap_or(&Value::Null);
     let mut check = Check::at("spec");
     let c = &mut check;
-    if meta.key.kind.is_istio() && resource.raw.get("spec").is_none() && needs_spec(&resource.body)
-    {
+    if meta.key.kind.is_istio() && resource.raw.get("spec").is_none() && needs_spec(&resource.body) {
         c.error("required");
     }
     match &resource.body {
@@ -137,9 +129,7 @@ pub fn validate(resource: &Resource) -> Verdict {
         Body::Sidecar(s) => sidecar::sidecar(c, s),
         Body::EnvoyFilter(s) => envoy_filter::envoy_filter(c, s),
         Body::ProxyConfig(s) => mesh::proxy_config_resource(c, s),
-        Body::AuthorizationPolicy(s) => {
-            security::authorization_policy(c, s, raw, &meta.annotations)
-        }
+        Body::AuthorizationPolicy(s) => security::authorization_policy(c, s, raw, &meta.annotations),
         Body::PeerAuthentication(s) => security::peer_authentication(c, s, raw),
         Body::RequestAuthentication(s) => security::request_authentication(c, s, &meta.annotations),
         Body::Telemetry(s) => telemetry::telemetry(c, s, raw),
@@ -158,8 +148,5 @@ pub fn validate(resource: &Resource) -> Verdict {
 
 /// Kinds whose CRD requires `spec`.
 fn needs_spec(body: &Body) -> bool {
-    matches!(
-        body,
-        Body::ServiceEntry(_) | Body::WorkloadEntry(_) | Body::WorkloadGroup(_)
-    )
+    matches!(body, Body::ServiceEntry(_) | Body::WorkloadEntry(_) | Body::WorkloadGroup(_))
 }

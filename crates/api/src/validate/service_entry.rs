@@ -6,12 +6,10 @@ use names::{Labels, PortProtocol, is_ip};
 
 use super::Check;
 use super::common::{
-    UNIX, export_to, fqdn, ip_subnet, labels, partial_wildcard, port, port_name,
-    strict_header_name, unix_address, wildcard_domain, workload_selector,
+    UNIX, export_to, fqdn, ip_subnet, labels, partial_wildcard, port, port_name, strict_header_name, unix_address,
+    wildcard_domain, workload_selector,
 };
-use crate::networking::{
-    Location, ReadinessProbe, Resolution, ServiceEntry, WorkloadEntry, WorkloadGroup,
-};
+use crate::networking::{Location, ReadinessProbe, Resolution, ServiceEntry, WorkloadEntry, WorkloadGroup};
 
 /// CRD bounds.
 const ENTRIES_MAX: usize = 256;
@@ -23,21 +21,9 @@ pub fn service_entry(c: &mut Check, se: &ServiceEntry, namespace: &str, meta_lab
         se.workload_selector.is_some() && !se.endpoints.is_empty(),
         "only one of WorkloadSelector or Endpoints can be set",
     );
-    c.error_if(
-        se.hosts.is_empty(),
-        "hosts: Required value: a service entry must have at least one host",
-    );
-    for (name, len) in [
-        ("hosts", se.hosts.len()),
-        ("addresses", se.addresses.len()),
-        ("ports", se.ports.len()),
-    ] {
-        c.field(name, |c| {
-            c.error_if(
-                len > ENTRIES_MAX,
-                format!("must have at most {ENTRIES_MAX} items"),
-            )
-        });
+    c.error_if(se.hosts.is_empty(), "hosts: Required value: a service entry must have at least one host");
+    for (name, len) in [("hosts", se.hosts.len()), ("addresses", se.addresses.len()), ("ports", se.ports.len())] {
+        c.field(name, |c| c.error_if(len > ENTRIES_MAX, format!("must have at most {ENTRIES_MAX} items")));
     }
     c.each("hosts", &se.hosts, |c, host| {
         if host == "*" {
@@ -100,9 +86,7 @@ fn endpoints(c: &mut Check, se: &ServiceEntry, ports: &BTreeSet<&str>) {
     match se.resolution {
         Resolution::None => {
             if se.workload_selector.is_some() {
-                c.field("workloadSelector", |c| {
-                    c.warn("has no effect when resolution is NONE (use STATIC)")
-                });
+                c.field("workloadSelector", |c| c.warn("has no effect when resolution is NONE (use STATIC)"));
             }
             c.error_if(!se.endpoints.is_empty(), "NONE mode cannot set endpoints");
         }
@@ -112,15 +96,17 @@ fn endpoints(c: &mut Check, se: &ServiceEntry, ports: &BTreeSet<&str>) {
                 unix |= e.address.starts_with(UNIX);
                 endpoint(c, e, Some(ports), false);
             });
-            c.error_if(
-                unix && se.ports.len() != 1,
-                "exactly 1 service port required for unix endpoints",
-            );
+            c.error_if(unix && se.ports.len() != 1, "exactly 1 service port required for unix endpoints");
         }
         Resolution::Dns | Resolution::DnsRoundRobin => {
             if se.endpoints.is_empty() && se.workload_selector.is_none() {
                 c.each("hosts", &se.hosts, |c, host| {
-                    let message = |e| format!("hosts must be FQDN if no endpoints are provided for resolution mode {}: {e}", se.resolution);
+                    let message = |e| {
+                        format!(
+                            "hosts must be FQDN if no endpoints are provided for resolution mode {}: {e}",
+                            se.resolution
+                        )
+                    };
                     c.result(fqdn(host).map_err(message));
                 });
             }
@@ -129,42 +115,30 @@ fn endpoints(c: &mut Check, se: &ServiceEntry, ports: &BTreeSet<&str>) {
                 "DNS_ROUND_ROBIN mode cannot have multiple endpoints",
             );
             c.each("endpoints", &se.endpoints, |c, e| {
-                c.error_if(
-                    e.address.starts_with(UNIX),
-                    "unix endpoints need resolution STATIC",
-                );
+                c.error_if(e.address.starts_with(UNIX), "unix endpoints need resolution STATIC");
                 endpoint(c, e, Some(ports), true);
             });
         }
         Resolution::DynamicDns => {
-            c.error_if(
-                !se.endpoints.is_empty(),
-                "endpoints must not be provided for resolution mode DYNAMIC_DNS",
-            );
+            c.error_if(!se.endpoints.is_empty(), "endpoints must not be provided for resolution mode DYNAMIC_DNS");
         }
     }
 }
 
 fn dynamic_dns(c: &mut Check, se: &ServiceEntry, meta_labels: &Labels) {
-    c.error_if(
-        !se.addresses.is_empty(),
-        "addresses must not be set for resolution mode DYNAMIC_DNS",
-    );
-    c.error_if(
-        se.workload_selector.is_some(),
-        "workloadSelector must not be set for resolution mode DYNAMIC_DNS",
-    );
+    c.error_if(!se.addresses.is_empty(), "addresses must not be set for resolution mode DYNAMIC_DNS");
+    c.error_if(se.workload_selector.is_some(), "workloadSelector must not be set for resolution mode DYNAMIC_DNS");
     c.each("hosts", &se.hosts, |c, host| {
-        c.error_if(
-            !host.starts_with("*."),
-            "hosts must be wildcards (*.example.com) for resolution mode DYNAMIC_DNS",
-        );
+        c.error_if(!host.starts_with("*."), "hosts must be wildcards (*.example.com) for resolution mode DYNAMIC_DNS");
     });
     c.each("ports", &se.ports, |c, p| {
         let protocol = PortProtocol::parse(&p.protocol);
         c.error_if(
             !protocol.is_http() && !protocol.is_tls(),
-            format!("protocol {:?} is not supported for resolution mode DYNAMIC_DNS (HTTP, HTTP2, GRPC, HTTPS or TLS)", p.protocol),
+            format!(
+                "protocol {:?} is not supported for resolution mode DYNAMIC_DNS (HTTP, HTTP2, GRPC, HTTPS or TLS)",
+                p.protocol
+            ),
         );
     });
     c.error_if(
@@ -176,31 +150,19 @@ fn dynamic_dns(c: &mut Check, se: &ServiceEntry, meta_labels: &Labels) {
 fn endpoint(c: &mut Check, e: &WorkloadEntry, ports: Option<&BTreeSet<&str>>, names_allowed: bool) {
     if let Some(path) = e.address.strip_prefix(UNIX) {
         c.check("address", unix_address(path));
-        c.error_if(
-            !e.ports.is_empty(),
-            format!("unix endpoint {} must not include ports", e.address),
-        );
+        c.error_if(!e.ports.is_empty(), format!("unix endpoint {} must not include ports", e.address));
     } else if e.address.is_empty() {
         if e.network.is_empty() {
             c.error("address is required");
         } else {
-            c.field("address", |c| c.warn("is unset with a network set: the endpoint is only reached through a gateway of that network"));
+            c.field("address", |c| {
+                c.warn("is unset with a network set: the endpoint is only reached through a gateway of that network")
+            });
         }
     } else if !is_ip(&e.address) {
-        let name = if names_allowed {
-            fqdn(&e.address)
-        } else {
-            Err(String::new())
-        };
-        let what = if names_allowed {
-            "valid FQDN or an IP address"
-        } else {
-            "valid IP address"
-        };
-        c.check(
-            "address",
-            name.map_err(|_| format!("endpoint address {:?} is not a {what}", e.address)),
-        );
+        let name = if names_allowed { fqdn(&e.address) } else { Err(String::new()) };
+        let what = if names_allowed { "valid FQDN or an IP address" } else { "valid IP address" };
+        c.check("address", name.map_err(|_| format!("endpoint address {:?} is not a {what}", e.address)));
     }
     for (name, number) in &e.ports {
         c.field(&format!("ports.{name}"), |c| {
@@ -258,34 +220,20 @@ pub fn probe(c: &mut Check, p: &ReadinessProbe) {
     if let Some(http) = &p.http_get {
         c.field("httpGet", |c| {
             c.check("port", checked(http.port));
-            let scheme = matches!(
-                http.scheme.as_str(),
-                "" | "HTTP" | "HTTPS" | "http" | "https"
-            );
-            c.error_if(
-                !scheme,
-                format!(
-                    "scheme must be one of [HTTP, HTTPS] (it is {:?})",
-                    http.scheme
-                ),
-            );
-            c.each("httpHeaders", &http.http_headers, |c, h| {
-                c.check("name", strict_header_name(&h.name))
-            });
+            let scheme = matches!(http.scheme.as_str(), "" | "HTTP" | "HTTPS" | "http" | "https");
+            c.error_if(!scheme, format!("scheme must be one of [HTTP, HTTPS] (it is {:?})", http.scheme));
+            c.each("httpHeaders", &http.http_headers, |c, h| c.check("name", strict_header_name(&h.name)));
         });
     }
     if let Some(tcp) = &p.tcp_socket {
         c.check("tcpSocket.port", checked(tcp.port));
     }
     if let Some(exec) = &p.exec {
-        c.field("exec", |c| {
-            c.error_if(exec.command.is_empty(), "command is required")
-        });
+        c.field("exec", |c| c.error_if(exec.command.is_empty(), "command is required"));
     }
     if let Some(grpc) = &p.grpc {
         c.check("grpc.port", checked(grpc.port));
     }
-    let none =
-        p.http_get.is_none() && p.tcp_socket.is_none() && p.exec.is_none() && p.grpc.is_none();
+    let none = p.http_get.is_none() && p.tcp_socket.is_none() && p.exec.is_none() && p.grpc.is_none();
     c.error_if(none, "a probe needs one of httpGet, tcpSocket, exec, grpc");
 }

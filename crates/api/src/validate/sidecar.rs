@@ -5,14 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use names::PortProtocol;
 
 use super::Check;
-use super::common::{
-    UNIX, fqdn, ip_address, namespaced_host, port, port_name, unix_address, workload_selector,
-};
+use super::common::{UNIX, fqdn, ip_address, namespaced_host, port, port_name, unix_address, workload_selector};
 use super::destination_rule::connection_pool;
 use super::gateway::server_tls;
 use crate::networking::{
-    CaptureMode, IstioEgressListener, IstioIngressListener, OutboundTrafficPolicy,
-    OutboundTrafficPolicyMode, ServerTls, ServerTlsMode, Sidecar, SidecarPort,
+    CaptureMode, IstioEgressListener, IstioIngressListener, OutboundTrafficPolicy, OutboundTrafficPolicyMode,
+    ServerTls, ServerTlsMode, Sidecar, SidecarPort,
 };
 
 const LOCAL: [&str; 5] = ["", "127.0.0.1", "0.0.0.0", "::1", "::"];
@@ -32,20 +30,13 @@ pub fn sidecar(c: &mut Check, s: &Sidecar) {
         let Some(p) = &i.port else {
             return c.error("sidecar: port is required for ingress listeners");
         };
-        c.error_if(
-            !ports.insert(p.number),
-            "sidecar: ports on IP bound listeners must be unique",
-        );
+        c.error_if(!ports.insert(p.number), "sidecar: ports on IP bound listeners must be unique");
         ingress(c, i, p);
     });
-    c.field("inboundConnectionPool", |c| {
-        connection_pool(c, s.inbound_connection_pool.as_ref())
-    });
+    c.field("inboundConnectionPool", |c| connection_pool(c, s.inbound_connection_pool.as_ref()));
     egress(c, s);
     if let Some(policy) = &s.outbound_traffic_policy {
-        c.field("outboundTrafficPolicy", |c| {
-            outbound_traffic_policy(c, policy)
-        });
+        c.field("outboundTrafficPolicy", |c| outbound_traffic_policy(c, policy));
     }
 }
 
@@ -59,16 +50,12 @@ fn ingress(c: &mut Check, i: &IstioIngressListener, p: &SidecarPort) {
     }
     let protocol = protocol(c, p);
     if p.target_port != 0 {
-        c.field("port.targetPort", |c| {
-            c.warn("is accepted and has no effect")
-        });
+        c.field("port.targetPort", |c| c.warn("is accepted and has no effect"));
     }
     if !i.default_endpoint.is_empty() {
         c.check("defaultEndpoint", default_endpoint(&i.default_endpoint));
     }
-    c.field("connectionPool", |c| {
-        connection_pool(c, i.connection_pool.as_ref())
-    });
+    c.field("connectionPool", |c| connection_pool(c, i.connection_pool.as_ref()));
     if let Some(tls) = &i.tls {
         c.field("tls", |c| ingress_tls(c, tls, protocol));
     }
@@ -77,9 +64,7 @@ fn ingress(c: &mut Check, i: &IstioIngressListener, p: &SidecarPort) {
 fn protocol(c: &mut Check, p: &SidecarPort) -> PortProtocol {
     let protocol = PortProtocol::parse(&p.protocol);
     let known = p.protocol.is_empty() || !protocol.is_unsupported();
-    c.field("port.protocol", |c| {
-        c.error_if(!known, format!("invalid protocol {:?}", p.protocol))
-    });
+    c.field("port.protocol", |c| c.error_if(!known, format!("invalid protocol {:?}", p.protocol)));
     protocol
 }
 
@@ -105,36 +90,18 @@ fn default_endpoint(endpoint: &str) -> Result<(), String> {
 }
 
 fn ingress_tls(c: &mut Check, tls: &ServerTls, protocol: PortProtocol) {
-    c.error_if(
-        !tls.subject_alt_names.is_empty(),
-        "sidecar: subjectAltNames is not supported in ingress tls",
-    );
-    c.error_if(
-        tls.https_redirect,
-        "sidecar: httpsRedirect is not supported",
-    );
+    c.error_if(!tls.subject_alt_names.is_empty(), "sidecar: subjectAltNames is not supported in ingress tls");
+    c.error_if(tls.https_redirect, "sidecar: httpsRedirect is not supported");
     c.error_if(
         !tls.credential_name.is_empty() || !tls.credential_names.is_empty(),
         "sidecar: credentialName is not supported (mount certificates and name their files)",
     );
+    c.error_if(!tls.tls_certificates.is_empty(), "sidecar: tlsCertificates is not supported");
     c.error_if(
-        !tls.tls_certificates.is_empty(),
-        "sidecar: tlsCertificates is not supported",
+        matches!(tls.mode, ServerTlsMode::IstioMutual | ServerTlsMode::AutoPassthrough),
+        format!("configuration is invalid: cannot set mode to {} in sidecar ingress tls", tls.mode),
     );
-    c.error_if(
-        matches!(
-            tls.mode,
-            ServerTlsMode::IstioMutual | ServerTlsMode::AutoPassthrough
-        ),
-        format!(
-            "configuration is invalid: cannot set mode to {} in sidecar ingress tls",
-            tls.mode
-        ),
-    );
-    c.error_if(
-        !protocol.is_tls(),
-        "server cannot have TLS settings for non HTTPS/TLS ports",
-    );
+    c.error_if(!protocol.is_tls(), "server cannot have TLS settings for non HTTPS/TLS ports");
     server_tls(c, Some(tls));
 }
 
@@ -148,7 +115,10 @@ fn egress(c: &mut Check, s: &Sidecar) {
         match &e.port {
             None => {
                 c.error_if(catch_all, "sidecar: egress can have only one listener with empty port");
-                c.error_if(!is_last, "sidecar: the egress listener with empty port should be the last listener in the list");
+                c.error_if(
+                    !is_last,
+                    "sidecar: the egress listener with empty port should be the last listener in the list",
+                );
                 catch_all = true;
             }
             Some(p) if p.number == 0 => {
@@ -184,10 +154,7 @@ fn egress_port(c: &mut Check, e: &IstioEgressListener, p: &SidecarPort) {
 }
 
 fn egress_hosts(c: &mut Check, hosts: &[String]) {
-    c.error_if(
-        hosts.is_empty(),
-        "sidecar: egress listener must contain at least one host",
-    );
+    c.error_if(hosts.is_empty(), "sidecar: egress listener must contain at least one host");
     let mut seen: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     c.each("hosts", hosts, |c, host| {
         c.result(namespaced_host(host, false));
@@ -196,15 +163,15 @@ fn egress_hosts(c: &mut Check, hosts: &[String]) {
             if names.contains("*") || !names.insert(name) {
                 c.warn(format!("duplicated egress host: {host}"));
             } else if name == "*" && names.len() > 1 {
-                c.warn(format!("duplicated egress host: {host} selects what other entries of the namespace already select"));
+                c.warn(format!(
+                    "duplicated egress host: {host} selects what other entries of the namespace already select"
+                ));
             }
         }
     });
     let everything = seen.get("*").is_some_and(|names| names.contains("*"));
     if everything && seen.keys().filter(|ns| !ns.starts_with('~')).count() > 1 {
-        c.field("hosts", |c| {
-            c.warn("`*/*` host select all resources, no other hosts can be added")
-        });
+        c.field("hosts", |c| c.warn("`*/*` host select all resources, no other hosts can be added"));
     }
 }
 

@@ -6,15 +6,13 @@ use serde_json::Value;
 
 use super::Check;
 use super::common::{
-    export_to, fqdn, header_name, header_value, ip_subnet, is_dns_label, labels, optional_duration,
-    partial_wildcard, port, regex, wildcard_domain, wildcard_domain_or_sni, within,
+    export_to, fqdn, header_name, header_value, ip_subnet, is_dns_label, labels, optional_duration, partial_wildcard,
+    port, regex, wildcard_domain, wildcard_domain_or_sni, within,
 };
-use super::http_route::{
-    cors_policy, direct_response, fault_injection, percentage, redirect, retry, rewrite,
-};
+use super::http_route::{cors_policy, direct_response, fault_injection, percentage, redirect, retry, rewrite};
 use crate::networking::{
-    Destination, HeaderOperations, Headers, HttpMatchRequest, HttpRoute, HttpRouteDestination,
-    RouteDestination, TcpRoute, TlsRoute, VirtualService,
+    Destination, HeaderOperations, Headers, HttpMatchRequest, HttpRoute, HttpRouteDestination, RouteDestination,
+    TcpRoute, TlsRoute, VirtualService,
 };
 use crate::scalar::StringMatch;
 use crate::shape::Shape;
@@ -32,16 +30,9 @@ pub enum Role {
 
 /// Validates the whole resource.
 pub fn virtual_service(c: &mut Check, vs: &VirtualService, namespace: &str) {
-    let role = if vs.hosts.is_empty() {
-        Role::Delegate
-    } else {
-        Role::Root
-    };
+    let role = if vs.hosts.is_empty() { Role::Delegate } else { Role::Root };
     if role == Role::Delegate {
-        c.error_if(
-            !vs.gateways.is_empty(),
-            "a virtual service without hosts (a delegate) must not name gateways",
-        );
+        c.error_if(!vs.gateways.is_empty(), "a virtual service without hosts (a delegate) must not name gateways");
         c.error_if(
             !vs.tls.is_empty() || !vs.tcp.is_empty(),
             "a virtual service without hosts (a delegate) may only hold http routes, no tls or tcp",
@@ -71,11 +62,7 @@ fn hosts(c: &mut Check, vs: &VirtualService, to_mesh: bool, to_gateway: bool) {
     let sni = !vs.tls.is_empty();
     let mut all_valid = true;
     c.each("hosts", &vs.hosts, |c, host| {
-        let result = if to_gateway {
-            wildcard_domain_or_sni(host, sni)
-        } else {
-            wildcard_domain(host)
-        };
+        let result = if to_gateway { wildcard_domain_or_sni(host, sni) } else { wildcard_domain(host) };
         match result {
             Err(message) if !names::is_ip(host) => {
                 all_valid = false;
@@ -83,9 +70,7 @@ fn hosts(c: &mut Check, vs: &VirtualService, to_mesh: bool, to_gateway: bool) {
             }
             Ok(()) if to_mesh && host == "*" => {
                 all_valid = false;
-                c.error(
-                    "wildcard host * is not allowed for virtual services bound to the mesh gateway",
-                );
+                c.error("wildcard host * is not allowed for virtual services bound to the mesh gateway");
             }
             _ => {}
         }
@@ -95,14 +80,8 @@ fn hosts(c: &mut Check, vs: &VirtualService, to_mesh: bool, to_gateway: bool) {
     }
     for (i, a) in vs.hosts.iter().enumerate() {
         for b in &vs.hosts[i + 1..] {
-            let (a, b) = (
-                names::Hostname::from(a.as_str()),
-                names::Hostname::from(b.as_str()),
-            );
-            c.error_if(
-                a.matches(&b),
-                format!("duplicate hosts in virtual service: {a} & {b}"),
-            );
+            let (a, b) = (names::Hostname::from(a.as_str()), names::Hostname::from(b.as_str()));
+            c.error_if(a.matches(&b), format!("duplicate hosts in virtual service: {a} & {b}"));
         }
     }
 }
@@ -132,7 +111,9 @@ fn no_claims(c: &mut Check, route: &HttpRoute) {
     c.each("match", &route.matches, |c, m| {
         for key in m.headers.keys().chain(m.without_headers.keys()) {
             if key.starts_with(CLAIM_PREFIX) {
-                c.error(format!("JWT claim based routing (key: {key}) is only supported for gateway, found no gateways"));
+                c.error(format!(
+                    "JWT claim based routing (key: {key}) is only supported for gateway, found no gateways"
+                ));
             }
         }
     });
@@ -149,27 +130,13 @@ pub fn http_route(c: &mut Check, route: &HttpRoute, role: Role) {
     }
     mirrors(c, route);
     c.field("redirect", |c| redirect(c, route.redirect.as_ref()));
-    if route
-        .redirect
-        .as_ref()
-        .is_some_and(|r| !r.prefix_rewrite.is_empty())
-    {
-        let needs_prefix = route
-            .matches
-            .iter()
-            .any(|m| matches!(m.uri, Some(StringMatch::Regex(_) | StringMatch::Exact(_))));
-        let regex_match = route
-            .matches
-            .iter()
-            .any(|m| matches!(m.uri, Some(StringMatch::Regex(_))));
-        c.error_if(
-            needs_prefix && regex_match,
-            "redirect.prefixRewrite needs uri prefix matches, found a regex match",
-        );
+    if route.redirect.as_ref().is_some_and(|r| !r.prefix_rewrite.is_empty()) {
+        let needs_prefix =
+            route.matches.iter().any(|m| matches!(m.uri, Some(StringMatch::Regex(_) | StringMatch::Exact(_))));
+        let regex_match = route.matches.iter().any(|m| matches!(m.uri, Some(StringMatch::Regex(_))));
+        c.error_if(needs_prefix && regex_match, "redirect.prefixRewrite needs uri prefix matches, found a regex match");
     }
-    c.field("directResponse", |c| {
-        direct_response(c, route.direct_response.as_ref())
-    });
+    c.field("directResponse", |c| direct_response(c, route.direct_response.as_ref()));
     c.field("retries", |c| retry(c, route.retries.as_ref()));
     c.field("rewrite", |c| rewrite(c, route.rewrite.as_ref()));
     authority_set_twice(c, route);
@@ -179,44 +146,23 @@ pub fn http_route(c: &mut Check, route: &HttpRoute, role: Role) {
 
 fn conflicts(c: &mut Check, route: &HttpRoute, role: Role) {
     if role == Role::Root && route.delegate.is_some() {
-        c.error_if(
-            !route.route.is_empty(),
-            "root HTTP route must not specify route (it has a delegate)",
-        );
-        c.error_if(
-            route.redirect.is_some(),
-            "root HTTP route must not specify redirect (it has a delegate)",
-        );
+        c.error_if(!route.route.is_empty(), "root HTTP route must not specify route (it has a delegate)");
+        c.error_if(route.redirect.is_some(), "root HTTP route must not specify redirect (it has a delegate)");
         c.error_if(
             route.direct_response.is_some(),
             "root HTTP route must not specify directResponse (it has a delegate)",
         );
         return;
     }
-    c.error_if(
-        role == Role::Delegate && route.delegate.is_some(),
-        "delegate HTTP route must not contain delegate",
-    );
+    c.error_if(role == Role::Delegate && route.delegate.is_some(), "delegate HTTP route must not contain delegate");
     let mut exclusive = |name: &str| {
-        c.error_if(
-            !route.route.is_empty(),
-            format!("HTTP route cannot contain both route and {name}"),
-        );
-        c.error_if(
-            route.fault.is_some(),
-            format!("HTTP route cannot contain both fault and {name}"),
-        );
-        c.error_if(
-            route.rewrite.is_some(),
-            format!("HTTP route rule cannot contain both rewrite and {name}"),
-        );
+        c.error_if(!route.route.is_empty(), format!("HTTP route cannot contain both route and {name}"));
+        c.error_if(route.fault.is_some(), format!("HTTP route cannot contain both fault and {name}"));
+        c.error_if(route.rewrite.is_some(), format!("HTTP route rule cannot contain both rewrite and {name}"));
     };
     if route.redirect.is_some() {
         exclusive("redirect");
-        c.error_if(
-            route.direct_response.is_some(),
-            "HTTP route cannot contain both redirect and directResponse",
-        );
+        c.error_if(route.direct_response.is_some(), "HTTP route cannot contain both redirect and directResponse");
     } else if route.direct_response.is_some() {
         exclusive("directResponse");
     } else if route.route.is_empty() && route.delegate.is_none() {
@@ -230,11 +176,7 @@ fn conflicts(c: &mut Check, route: &HttpRoute, role: Role) {
 
 /// Conditions of an HTTP rule.
 pub fn http_match(c: &mut Check, m: &HttpMatchRequest) {
-    for (field, value) in [
-        ("scheme", &m.scheme),
-        ("method", &m.method),
-        ("authority", &m.authority),
-    ] {
+    for (field, value) in [("scheme", &m.scheme), ("method", &m.method), ("authority", &m.authority)] {
         if let Some(value) = value {
             c.check(field, string_match(value, field));
         }
@@ -245,10 +187,7 @@ pub fn http_match(c: &mut Check, m: &HttpMatchRequest) {
         Some(value) => c.check("uri", string_match(value, "uri")),
         None => {}
     }
-    for (field, map) in [
-        ("headers", &m.headers),
-        ("withoutHeaders", &m.without_headers),
-    ] {
+    for (field, map) in [("headers", &m.headers), ("withoutHeaders", &m.without_headers)] {
         for (name, value) in map {
             c.field(&format!("{field}.{name}"), |c| {
                 if !name.starts_with(CLAIM_PREFIX) {
@@ -278,20 +217,14 @@ pub fn http_match(c: &mut Check, m: &HttpMatchRequest) {
         });
     }
     if m.ignore_uri_case && matches!(m.uri, Some(StringMatch::Regex(_))) {
-        c.field("ignoreUriCase", |c| {
-            c.warn("has no effect on a regex match (begin the expression with (?i))")
-        });
+        c.field("ignoreUriCase", |c| c.warn("has no effect on a regex match (begin the expression with (?i))"));
     }
 }
 
 fn string_match(m: &StringMatch, what: &str) -> Result<(), String> {
     match m {
-        StringMatch::Prefix(p) if p.is_empty() => {
-            Err(format!("{what}: prefix match cannot be empty"))
-        }
-        StringMatch::Regex(r) if r.is_empty() => {
-            Err(format!("{what}: regex match cannot be empty"))
-        }
+        StringMatch::Prefix(p) if p.is_empty() => Err(format!("{what}: prefix match cannot be empty")),
+        StringMatch::Regex(r) if r.is_empty() => Err(format!("{what}: regex match cannot be empty")),
         StringMatch::Regex(r) => regex(r),
         _ => Ok(()),
     }
@@ -324,41 +257,25 @@ fn operation_name(name: &str, authority_allowed: bool) -> Result<(), String> {
         return Err("header name cannot be empty".into());
     }
     if name.starts_with(':') && !(authority_allowed && name.eq_ignore_ascii_case(":authority")) {
-        return Err(format!(
-            "invalid header {name:?}: header cannot have a `:` prefix"
-        ));
+        return Err(format!("invalid header {name:?}: header cannot have a `:` prefix"));
     }
     header_name(name)
 }
 
 fn authority_set_twice(c: &mut Check, route: &HttpRoute) {
-    let is_authority =
-        |k: &String| k.eq_ignore_ascii_case("host") || k.eq_ignore_ascii_case(":authority");
+    let is_authority = |k: &String| k.eq_ignore_ascii_case("host") || k.eq_ignore_ascii_case(":authority");
     let set = |h: &Option<Headers>| -> bool {
-        h.as_ref()
-            .and_then(|h| h.request.as_ref())
-            .is_some_and(|r| r.set.keys().any(is_authority))
+        h.as_ref().and_then(|h| h.request.as_ref()).is_some_and(|r| r.set.keys().any(is_authority))
     };
     let mut times = usize::from(set(&route.headers));
-    times += usize::from(
-        route
-            .rewrite
-            .as_ref()
-            .is_some_and(|r| !r.authority.is_empty()),
-    );
-    c.error_if(
-        times > 1,
-        "the authority may be set by rewrite or by headers, not by both",
-    );
+    times += usize::from(route.rewrite.as_ref().is_some_and(|r| !r.authority.is_empty()));
+    c.error_if(times > 1, "the authority may be set by rewrite or by headers, not by both");
 }
 
 fn mirrors(c: &mut Check, route: &HttpRoute) {
     if let Some(value) = route.mirror_percent {
         c.field("mirrorPercent", |c| {
-            c.error_if(
-                value > 100,
-                format!("mirror_percent must have a max value of 100 (it has {value})"),
-            );
+            c.error_if(value > 100, format!("mirror_percent must have a max value of 100 (it has {value})"));
             c.warn("using deprecated setting \"mirrorPercent\", use \"mirrorPercentage\" instead");
         });
     }
@@ -410,9 +327,7 @@ pub fn route_destinations(c: &mut Check, routes: &[HttpRouteDestination]) {
 
 /// Destinations of a TLS or TCP rule.
 pub fn l4_destinations(c: &mut Check, routes: &[RouteDestination]) {
-    c.each("route", routes, |c, route| {
-        weighted(c, route.destination.as_ref(), route.weight)
-    });
+    c.each("route", routes, |c, route| weighted(c, route.destination.as_ref(), route.weight));
     total_weight(c, routes.iter().map(|r| r.weight));
 }
 
@@ -431,10 +346,7 @@ fn total_weight(c: &mut Check, weights: impl ExactSizeIterator<Item = i32>) {
 }
 
 fn tls_route(c: &mut Check, route: &TlsRoute, vs: &VirtualService) {
-    c.error_if(
-        route.matches.is_empty(),
-        "TLS route must have at least one match condition",
-    );
+    c.error_if(route.matches.is_empty(), "TLS route must have at least one match condition");
     c.each("match", &route.matches, |c, m| {
         c.error_if(m.sni_hosts.is_empty(), "TLS match must have at least one SNI host");
         c.each("sniHosts", &m.sni_hosts, |c, host| {
@@ -442,7 +354,12 @@ fn tls_route(c: &mut Check, route: &TlsRoute, vs: &VirtualService) {
                 return c.error(message);
             }
             c.result(partial_wildcard(host));
-            let message = || format!("SNI host {host:?} is not a compatible subset of any of the virtual service hosts: [{}]", vs.hosts.join(", "));
+            let message = || {
+                format!(
+                    "SNI host {host:?} is not a compatible subset of any of the virtual service hosts: [{}]",
+                    vs.hosts.join(", ")
+                )
+            };
             if !within(host, &vs.hosts) {
                 c.error(message());
             }
@@ -475,38 +392,22 @@ fn l4_match(
     gateways: &[String],
     source_namespace: &str,
 ) {
-    c.each("destinationSubnets", subnets, |c, subnet| {
-        c.result(ip_subnet(subnet))
-    });
+    c.each("destinationSubnets", subnets, |c, subnet| c.result(ip_subnet(subnet)));
     if number != 0 {
         c.check("port", port(number));
     }
     c.check("sourceLabels", labels(source_labels));
     gateway_names(c, gateways);
     if !source_namespace.is_empty() && !is_dns_label(source_namespace) {
-        c.error(format!(
-            "sourceNamespace match {source_namespace} is invalid"
-        ));
+        c.error(format!("sourceNamespace match {source_namespace} is invalid"));
     }
 }
 
 /// Warns about rules that can never be reached.
 fn unused_rules(c: &mut Check, vs: &VirtualService) {
-    let http = vs
-        .http
-        .iter()
-        .map(|r| r.matches.iter().map(Shape::write).collect())
-        .collect();
-    let tls = vs
-        .tls
-        .iter()
-        .map(|r| r.matches.iter().map(Shape::write).collect())
-        .collect();
-    let tcp = vs
-        .tcp
-        .iter()
-        .map(|r| r.matches.iter().map(Shape::write).collect())
-        .collect();
+    let http = vs.http.iter().map(|r| r.matches.iter().map(Shape::write).collect()).collect();
+    let tls = vs.tls.iter().map(|r| r.matches.iter().map(Shape::write).collect()).collect();
+    let tcp = vs.tcp.iter().map(|r| r.matches.iter().map(Shape::write).collect()).collect();
     for (name, rules) in [("http", http), ("tls", tls), ("tcp", tcp)] {
         let rules: Vec<Vec<Value>> = rules;
         let mut seen: HashMap<String, usize> = HashMap::new();
@@ -519,9 +420,7 @@ fn unused_rules(c: &mut Check, vs: &VirtualService) {
                     } else {
                         "a rule without matches comes before it"
                     };
-                    return c.warn(format!(
-                        "virtualService rule is not used ({reason}: {name}[{first}])"
-                    ));
+                    return c.warn(format!("virtualService rule is not used ({reason}: {name}[{first}])"));
                 }
                 if matches.is_empty() {
                     catch_all = Some(i);
@@ -533,9 +432,7 @@ fn unused_rules(c: &mut Check, vs: &VirtualService) {
                     if let Some(first) = seen.get(&text) {
                         duplicates += 1;
                         c.field(&format!("match[{j}]"), |c| {
-                            c.warn(format!(
-                                "is not used (duplicate of a match in {name}[{first}])"
-                            ))
+                            c.warn(format!("is not used (duplicate of a match in {name}[{first}])"))
                         });
                     } else {
                         seen.insert(text, i);

@@ -22,12 +22,7 @@ fn indent(n: usize, out: &mut String) {
     out.extend(std::iter::repeat_n(' ', n));
 }
 
-fn object(
-    map: &serde_json::Map<String, Value>,
-    level: usize,
-    first_inline: bool,
-    out: &mut String,
-) {
+fn object(map: &serde_json::Map<String, Value>, level: usize, first_inline: bool, out: &mut String) {
     let mut keys: Vec<&String> = map.keys().collect();
     keys.sort();
     for (i, key) in keys.into_iter().enumerate() {
@@ -106,14 +101,10 @@ fn string(s: &str, level: usize, out: &mut String) {
 fn fits_block(s: &str) -> bool {
     s.contains('\n')
         && !s.starts_with([' ', '\n', '\t'])
-        && s.chars().all(|c| {
-            c == '\n'
-                || (!c.is_control()
-                    && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{85}'))
-        })
+        && s.chars()
+            .all(|c| c == '\n' || (!c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{85}')))
         && !s.trim_end_matches('\n').is_empty()
-        && s.lines()
-            .all(|l| !l.trim_matches(' ').is_empty() || l.is_empty())
+        && s.lines().all(|l| !l.trim_matches(' ').is_empty() || l.is_empty())
 }
 
 fn block(s: &str, level: usize, out: &mut String) {
@@ -143,18 +134,12 @@ fn is_plain(s: &str) -> bool {
     let reads_as_string = super::plain(s) == Value::String(s.to_owned());
     let ambiguous = matches!(s, "y" | "Y" | "n" | "N" | "<<" | "=" | "-" | "?");
     let first_ok = first.is_alphanumeric()
-        || matches!(
-            first,
-            '/' | '_' | '.' | '$' | '(' | '~' | ';' | '+' | '^' | '<' | '\\'
-        )
-        || (matches!(first, '-' | ':' | '?')
-            && s[1..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-'));
+        || matches!(first, '/' | '_' | '.' | '$' | '(' | '~' | ';' | '+' | '^' | '<' | '\\')
+        || (matches!(first, '-' | ':' | '?') && s[1..].starts_with(|c: char| c.is_ascii_alphanumeric() || c == '-'));
     let inner_ok = !s.contains(": ") && !s.contains(" #") && !s.ends_with([':', ' ']);
-    let printable = s.chars().all(|c| {
-        !c.is_control()
-            && c != '\u{feff}'
-            && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{85}' | '\u{a0}')
-    });
+    let printable = s
+        .chars()
+        .all(|c| !c.is_control() && c != '\u{feff}' && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{85}' | '\u{a0}'));
     reads_as_string
         && !ambiguous
         && first_ok
@@ -167,27 +152,14 @@ fn is_plain(s: &str) -> bool {
 
 fn looks_like_a_date_or_number(s: &str) -> bool {
     let bytes = s.as_bytes();
-    let numeric = |b: &u8| {
-        b.is_ascii_digit()
-            || matches!(
-                b,
-                b'.' | b'-' | b'+' | b':' | b'_' | b'e' | b'E' | b'T' | b'Z'
-            )
-    };
-    bytes[0].is_ascii_digit()
-        && bytes.iter().all(numeric)
-        && !s.contains("..")
-        && s.matches('.').count() < 2
+    let numeric =
+        |b: &u8| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+' | b':' | b'_' | b'e' | b'E' | b'T' | b'Z');
+    bytes[0].is_ascii_digit() && bytes.iter().all(numeric) && !s.contains("..") && s.matches('.').count() < 2
 }
 
 fn quoted(s: &str, out: &mut String) {
     let needs_escapes = s.chars().any(|c| {
-        c.is_control()
-            || matches!(
-                c,
-                '\u{2028}' | '\u{2029}' | '\u{85}' | '\u{a0}' | '\u{feff}'
-            )
-            || (c as u32) > 0xffff
+        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{85}' | '\u{a0}' | '\u{feff}') || (c as u32) > 0xffff
     });
     if !needs_escapes {
         let _ = write!(out, "'{}'", s.replace('\'', "''"));
@@ -218,7 +190,8 @@ mod tests {
 
     #[test]
     fn form() {
-        let v = json!({"b": [{"x": 1, "a": "yes"}, "s", [1, 2]], "a": {}, "c": [], "d": "1", "e": "line\ntwo\n", "f": ""});
+        let v =
+            json!({"b": [{"x": 1, "a": "yes"}, "s", [1, 2]], "a": {}, "c": [], "d": "1", "e": "line\ntwo\n", "f": ""});
         let want = "a: {}\nb:\n- a: 'yes'\n  x: 1\n- s\n- - 1\n  - 2\nc: []\nd: '1'\ne: |\n  line\n  two\nf: ''\n";
         assert_eq!(to_yaml(&v), want);
     }

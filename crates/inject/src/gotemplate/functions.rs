@@ -22,30 +22,18 @@ fn compare(a: &Value, b: &Value) -> Option<Ordering> {
 }
 
 fn equal(a: &Value, b: &Value) -> bool {
-    compare(a, b).map_or_else(
-        || a == b || (a.is_null() && *b == json!("")),
-        |o| o == Ordering::Equal,
-    )
+    compare(a, b).map_or_else(|| a == b || (a.is_null() && *b == json!("")), |o| o == Ordering::Equal)
 }
 
 fn indent(width: usize, s: &str) -> String {
     let pad = " ".repeat(width.min(256));
-    s.split('\n')
-        .map(|l| format!("{pad}{l}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    s.split('\n').map(|l| format!("{pad}{l}")).collect::<Vec<_>>().join("\n")
 }
 
 fn number(v: &Value) -> Result<i64, String> {
     match v {
-        Value::Number(n) => n
-            .as_i64()
-            .or_else(|| n.as_f64().map(|f| f as i64))
-            .ok_or_else(|| "not a number".into()),
-        Value::String(s) => s
-            .trim()
-            .parse()
-            .map_err(|_| format!("{s:?} is not a number")),
+        Value::Number(n) => n.as_i64().or_else(|| n.as_f64().map(|f| f as i64)).ok_or_else(|| "not a number".into()),
+        Value::String(s) => s.trim().parse().map_err(|_| format!("{s:?} is not a number")),
         _ => Err(format!("{} is not a number", print(v))),
     }
 }
@@ -57,21 +45,10 @@ fn yaml(v: &Value) -> String {
 /// Calls a function by name.
 pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
     let arity = |n: usize| {
-        if args.len() == n {
-            Ok(())
-        } else {
-            Err(format!("{name} wants {n} arguments, got {}", args.len()))
-        }
+        if args.len() == n { Ok(()) } else { Err(format!("{name} wants {n} arguments, got {}", args.len())) }
     };
     let at_least = |n: usize| {
-        if args.len() >= n {
-            Ok(())
-        } else {
-            Err(format!(
-                "{name} wants at least {n} arguments, got {}",
-                args.len()
-            ))
-        }
+        if args.len() >= n { Ok(()) } else { Err(format!("{name} wants at least {n} arguments, got {}", args.len())) }
     };
     let s = |i: usize| args.get(i).map(text).unwrap_or_default();
     Ok(match name {
@@ -94,8 +71,7 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
         }
         "lt" | "le" | "gt" | "ge" => {
             arity(2)?;
-            let order =
-                compare(&args[0], &args[1]).ok_or_else(|| format!("{name}: incompatible types"))?;
+            let order = compare(&args[0], &args[1]).ok_or_else(|| format!("{name}: incompatible types"))?;
             match name {
                 "lt" => order.is_lt(),
                 "le" => order.is_le(),
@@ -117,9 +93,7 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
         }
         "index" => {
             at_least(1)?;
-            args[1..]
-                .iter()
-                .try_fold(args[0].clone(), |v, key| index(&v, key))?
+            args[1..].iter().try_fold(args[0].clone(), |v, key| index(&v, key))?
         }
         "print" => args.iter().map(print).collect::<String>().into(),
         "println" => format!("{}\n", args.iter().map(print).collect::<Vec<_>>().join(" ")).into(),
@@ -143,32 +117,16 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
         }
         "default" => {
             at_least(1)?;
-            if args.get(1).is_some_and(truth) {
-                args[1].clone()
-            } else {
-                args[0].clone()
-            }
+            if args.get(1).is_some_and(truth) { args[1].clone() } else { args[0].clone() }
         }
         "valueOrDefault" => {
             arity(2)?;
-            if truth(&args[0]) {
-                args[0].clone()
-            } else {
-                args[1].clone()
-            }
+            if truth(&args[0]) { args[0].clone() } else { args[1].clone() }
         }
-        "coalesce" => args
-            .iter()
-            .find(|v| truth(v))
-            .cloned()
-            .unwrap_or(Value::Null),
+        "coalesce" => args.iter().find(|v| truth(v)).cloned().unwrap_or(Value::Null),
         "ternary" => {
             arity(3)?;
-            if truth(&args[2]) {
-                args[0].clone()
-            } else {
-                args[1].clone()
-            }
+            if truth(&args[2]) { args[0].clone() } else { args[1].clone() }
         }
         "empty" => {
             arity(1)?;
@@ -176,34 +134,14 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
         }
         "join" => {
             arity(2)?;
-            args[1]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(text)
-                .collect::<Vec<_>>()
-                .join(&s(0))
-                .into()
+            args[1].as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(&s(0)).into()
         }
         "splitList" => {
             arity(2)?;
-            s(1).split(&s(0))
-                .map(Value::from)
-                .collect::<Vec<_>>()
-                .into()
+            s(1).split(&s(0)).map(Value::from).collect::<Vec<_>>().into()
         }
-        "quote" => args
-            .iter()
-            .map(|v| Value::from(text(v)).to_string())
-            .collect::<Vec<_>>()
-            .join(" ")
-            .into(),
-        "squote" => args
-            .iter()
-            .map(|v| format!("'{}'", text(v)))
-            .collect::<Vec<_>>()
-            .join(" ")
-            .into(),
+        "quote" => args.iter().map(|v| Value::from(text(v)).to_string()).collect::<Vec<_>>().join(" ").into(),
+        "squote" => args.iter().map(|v| format!("'{}'", text(v))).collect::<Vec<_>>().join(" ").into(),
         "upper" => s(0).to_uppercase().into(),
         "lower" | "toLower" => s(0).to_lowercase().into(),
         "trim" => s(0).trim().into(),
@@ -214,15 +152,11 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
         }
         "trimSuffix" => {
             arity(2)?;
-            s(1).strip_suffix(s(0).as_str())
-                .map_or(s(1), str::to_owned)
-                .into()
+            s(1).strip_suffix(s(0).as_str()).map_or(s(1), str::to_owned).into()
         }
         "trimPrefix" => {
             arity(2)?;
-            s(1).strip_prefix(s(0).as_str())
-                .map_or(s(1), str::to_owned)
-                .into()
+            s(1).strip_prefix(s(0).as_str()).map_or(s(1), str::to_owned).into()
         }
         "trunc" => {
             arity(2)?;
@@ -244,15 +178,9 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
         }
         "nindent" => {
             arity(2)?;
-            format!(
-                "\n{}",
-                indent(usize::try_from(number(&args[0])?).unwrap_or(0), &s(1))
-            )
-            .into()
+            format!("\n{}", indent(usize::try_from(number(&args[0])?).unwrap_or(0), &s(1))).into()
         }
-        "int" | "int64" => number(args.first().unwrap_or(&Value::Null))
-            .unwrap_or(0)
-            .into(),
+        "int" | "int64" => number(args.first().unwrap_or(&Value::Null)).unwrap_or(0).into(),
         "toString" => s(0).into(),
         "add" => args.iter().map(number).sum::<Result<i64, _>>()?.into(),
         "sub" => {
@@ -266,27 +194,17 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
         "fromYaml" => api::yaml::parse(&s(0)).map_err(|e| e.to_string())?,
         "toJSON" | "toJson" | "structToJSON" | "protoToJSON" => {
             arity(1)?;
-            if args[0].is_null() {
-                "".into()
-            } else {
-                args[0].to_string().into()
-            }
+            if args[0].is_null() { "".into() } else { args[0].to_string().into() }
         }
-        "fromJSON" | "fromJson" => {
-            serde_json::from_str(&s(0)).map_err(|e| format!("{name}: {e}"))?
-        }
+        "fromJSON" | "fromJson" => serde_json::from_str(&s(0)).map_err(|e| format!("{name}: {e}"))?,
         "toJsonMap" => {
             let mut merged = Map::new();
-            args.iter()
-                .filter_map(Value::as_object)
-                .for_each(|m| merged.extend(m.clone()));
+            args.iter().filter_map(Value::as_object).for_each(|m| merged.extend(m.clone()));
             Value::Object(merged).to_string().into()
         }
         "mergeMaps" => {
             let mut merged = Map::new();
-            args.iter()
-                .filter_map(Value::as_object)
-                .for_each(|m| merged.extend(m.clone()));
+            args.iter().filter_map(Value::as_object).for_each(|m| merged.extend(m.clone()));
             merged.into()
         }
         "omitNil" => {
@@ -307,36 +225,20 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
         }
         "annotation" => {
             arity(3)?;
-            let own = ["Annotations", "annotations"]
-                .iter()
-                .find_map(|f| args[0].get(f)?.get(s(1)));
+            let own = ["Annotations", "annotations"].iter().find_map(|f| args[0].get(f)?.get(s(1)));
             text(own.unwrap_or(&args[2])).into()
         }
         "directory" => {
             arity(1)?;
             s(0).rsplit_once('/')
-                .map_or(".".to_owned(), |(dir, _)| {
-                    if dir.is_empty() {
-                        "/".into()
-                    } else {
-                        dir.to_owned()
-                    }
-                })
+                .map_or(".".to_owned(), |(dir, _)| if dir.is_empty() { "/".into() } else { dir.to_owned() })
                 .into()
         }
         "includeInboundPorts" | "applicationPorts" => {
-            let containers = args
-                .first()
-                .and_then(Value::as_array)
-                .cloned()
-                .unwrap_or_default();
-            let ports = containers
-                .iter()
-                .flat_map(|c| c["ports"].as_array().cloned().unwrap_or_default());
-            let ports: Vec<String> = ports
-                .filter(|p| p["protocol"] != "UDP")
-                .map(|p| text(&p["containerPort"]))
-                .collect();
+            let containers = args.first().and_then(Value::as_array).cloned().unwrap_or_default();
+            let ports = containers.iter().flat_map(|c| c["ports"].as_array().cloned().unwrap_or_default());
+            let ports: Vec<String> =
+                ports.filter(|p| p["protocol"] != "UDP").map(|p| text(&p["containerPort"])).collect();
             ports.join(",").into()
         }
         "excludeInboundPort" => {
@@ -368,9 +270,7 @@ fn index(v: &Value, key: &Value) -> Outcome {
     match (v, key) {
         (Value::Array(items), Value::Number(n)) => {
             let i = n.as_u64().and_then(|n| usize::try_from(n).ok());
-            i.and_then(|i| items.get(i))
-                .cloned()
-                .ok_or_else(|| format!("index out of range: {n}"))
+            i.and_then(|i| items.get(i)).cloned().ok_or_else(|| format!("index out of range: {n}"))
         }
         (Value::Object(map), key) => Ok(map.get(&text(key)).cloned().unwrap_or_else(|| "".into())),
         (Value::Null, _) => Ok("".into()),
@@ -382,28 +282,13 @@ fn index(v: &Value, key: &Value) -> Outcome {
 pub fn omit_nil(v: &Value) -> Value {
     match v {
         Value::Object(map) => {
-            let kept = map
-                .iter()
-                .map(|(k, v)| (k.clone(), omit_nil(v)))
-                .filter(|(_, v)| !v.is_null());
+            let kept = map.iter().map(|(k, v)| (k.clone(), omit_nil(v))).filter(|(_, v)| !v.is_null());
             let kept: Map<String, Value> = kept.collect();
-            if kept.is_empty() {
-                Value::Null
-            } else {
-                Value::Object(kept)
-            }
+            if kept.is_empty() { Value::Null } else { Value::Object(kept) }
         }
         Value::Array(items) => {
-            let kept: Vec<Value> = items
-                .iter()
-                .map(omit_nil)
-                .filter(|v| !v.is_null())
-                .collect();
-            if kept.is_empty() {
-                Value::Null
-            } else {
-                Value::Array(kept)
-            }
+            let kept: Vec<Value> = items.iter().map(omit_nil).filter(|v| !v.is_null()).collect();
+            if kept.is_empty() { Value::Null } else { Value::Array(kept) }
         }
         other => other.clone(),
     }
@@ -418,16 +303,10 @@ fn printf(format: &str, args: &[Value]) -> String {
             out.push(c);
             continue;
         }
-        let verb = chars
-            .by_ref()
-            .find(|c| c.is_ascii_alphabetic() || *c == '%');
+        let verb = chars.by_ref().find(|c| c.is_ascii_alphabetic() || *c == '%');
         match verb {
             Some('%') => out.push('%'),
-            Some('q') => out.push_str(
-                &args
-                    .next()
-                    .map_or(String::new(), |v| Value::from(text(v)).to_string()),
-            ),
+            Some('q') => out.push_str(&args.next().map_or(String::new(), |v| Value::from(text(v)).to_string())),
             Some(_) => out.push_str(&args.next().map_or("%!(MISSING)".into(), print)),
             None => {}
         }

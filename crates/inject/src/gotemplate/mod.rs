@@ -50,77 +50,34 @@ mod tests {
             "ObjectMeta": {"Annotations": {"k": "v"}, "Labels": null},
             "ProxyConfig": {"tracing": {"tlsSettings": {"caCertificates": "/a/b.pem"}}, "proxyMetadata": {"A": "1", "B": "2"}},
         });
-        let check =
-            |text: &str, want: &str| assert_eq!(render(text, &data).as_deref(), Ok(want), "{text}");
+        let check = |text: &str, want: &str| assert_eq!(render(text, &data).as_deref(), Ok(want), "{text}");
         check("a{{ .Values.global.hub }}b", "ahb");
         check("{{- .Values.global.hub -}}  x", "hx");
-        check(
-            "{{ if eq .Values.global.hub `h` }}y{{ else }}n{{ end }}",
-            "y",
-        );
-        check(
-            "{{ if .Values.global.empty }}1{{ else if .Values.global.n }}2{{ else }}3{{ end }}",
-            "2",
-        );
-        check(
-            "{{ range $i, $c := .Spec.Containers }}{{ if $i }},{{ end }}{{ $c.Name }}{{ end }}",
-            "x,w",
-        );
-        check(
-            "{{ range .Values.global.list }}[{{ . }}]{{ end }}",
-            "[a][b]",
-        );
-        check(
-            "{{ range $k, $v := .ProxyConfig.ProxyMetadata }}{{ $k }}={{ $v }};{{ end }}",
-            "A=1;B=2;",
-        );
+        check("{{ if eq .Values.global.hub `h` }}y{{ else }}n{{ end }}", "y");
+        check("{{ if .Values.global.empty }}1{{ else if .Values.global.n }}2{{ else }}3{{ end }}", "2");
+        check("{{ range $i, $c := .Spec.Containers }}{{ if $i }},{{ end }}{{ $c.Name }}{{ end }}", "x,w");
+        check("{{ range .Values.global.list }}[{{ . }}]{{ end }}", "[a][b]");
+        check("{{ range $k, $v := .ProxyConfig.ProxyMetadata }}{{ $k }}={{ $v }};{{ end }}", "A=1;B=2;");
         check("{{ range .Values.none }}x{{ else }}none{{ end }}", "none");
         check("{{ with .ObjectMeta.Annotations }}{{ .k }}{{ end }}", "v");
-        check(
-            "{{ $x := 1 }}{{ if true }}{{ $x = 2 }}{{ end }}{{ $x }}",
-            "2",
-        );
-        check(
-            "{{ define \"t\" }}<{{ . }}>{{ end }}{{ template \"t\" .Values.global.hub }}",
-            "<h>",
-        );
-        check(
-            "{{ annotation .ObjectMeta `k` `d` }}{{ annotation .ObjectMeta `z` `d` }}",
-            "vd",
-        );
+        check("{{ $x := 1 }}{{ if true }}{{ $x = 2 }}{{ end }}{{ $x }}", "2");
+        check("{{ define \"t\" }}<{{ . }}>{{ end }}{{ template \"t\" .Values.global.hub }}", "<h>");
+        check("{{ annotation .ObjectMeta `k` `d` }}{{ annotation .ObjectMeta `z` `d` }}", "vd");
         check("{{ isset .ObjectMeta.Annotations `k` }}", "true");
         check("{{ valueOrDefault .Values.global.empty `d` }}", "d");
-        check(
-            "{{ .ProxyConfig.GetTracing.GetTlsSettings.GetCaCertificates | directory }}",
-            "/a",
-        );
-        check(
-            "{{ printf \"%s-%d\" .Values.global.hub 5 | quote }}",
-            "\"h-5\"",
-        );
+        check("{{ .ProxyConfig.GetTracing.GetTlsSettings.GetCaCertificates | directory }}", "/a");
+        check("{{ printf \"%s-%d\" .Values.global.hub 5 | quote }}", "\"h-5\"");
         check(
             "{{ toYaml .Spec.Containers | nindent 2 }}",
             "\n  - name: x\n    ports:\n    - containerPort: 80\n  - name: w",
         );
-        check(
-            "{{ index .Values.global.list 1 }}{{ len .Values.global.list }}",
-            "b2",
-        );
+        check("{{ index .Values.global.list 1 }}{{ len .Values.global.list }}", "b2");
         check("{{ and 1 0 }}{{ or \"\" \"z\" }}{{ not true }}", "0zfalse");
-        check(
-            "{{ default \"d\" .Values.global.empty }}{{ join \"-\" .Values.global.list }}",
-            "da-b",
-        );
+        check("{{ default \"d\" .Values.global.empty }}{{ join \"-\" .Values.global.list }}", "da-b");
         check("{{/* nothing */}}{{ \"a\\n\" | trim }}", "a");
         check("{{ $.Values.global.hub }}", "h");
-        check(
-            "{{ (index .Spec.Containers 0).Name | upper | trunc 1 }}",
-            "X",
-        );
-        check(
-            "{{ if and (eq 1 1) (ne `a` `b`) (gt 2 1) }}ok{{ end }}",
-            "ok",
-        );
+        check("{{ (index .Spec.Containers 0).Name | upper | trunc 1 }}", "X");
+        check("{{ if and (eq 1 1) (ne `a` `b`) (gt 2 1) }}ok{{ end }}", "ok");
     }
 
     #[test]
@@ -139,9 +96,7 @@ mod tests {
             assert!(render(bad, &json!({})).is_err(), "{bad}");
         }
         assert_eq!(
-            render("a\nb {{ nope }}", &json!({}))
-                .unwrap_err()
-                .to_string(),
+            render("a\nb {{ nope }}", &json!({})).unwrap_err().to_string(),
             "line 2: function \"nope\" is not known"
         );
     }

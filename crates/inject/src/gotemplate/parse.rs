@@ -16,36 +16,11 @@ pub(super) struct Template {
 #[derive(Debug)]
 pub(super) enum Node {
     Text(String),
-    Action {
-        line: u32,
-        declare: Option<(String, bool)>,
-        pipe: Pipe,
-    },
-    If {
-        line: u32,
-        branches: Vec<(Pipe, Vec<Node>)>,
-        otherwise: Vec<Node>,
-    },
-    With {
-        line: u32,
-        variable: Option<String>,
-        pipe: Pipe,
-        body: Vec<Node>,
-        otherwise: Vec<Node>,
-    },
-    Range {
-        line: u32,
-        key: Option<String>,
-        value: Option<String>,
-        pipe: Pipe,
-        body: Vec<Node>,
-        otherwise: Vec<Node>,
-    },
-    Call {
-        line: u32,
-        name: String,
-        argument: Option<Pipe>,
-    },
+    Action { line: u32, declare: Option<(String, bool)>, pipe: Pipe },
+    If { line: u32, branches: Vec<(Pipe, Vec<Node>)>, otherwise: Vec<Node> },
+    With { line: u32, variable: Option<String>, pipe: Pipe, body: Vec<Node>, otherwise: Vec<Node> },
+    Range { line: u32, key: Option<String>, value: Option<String>, pipe: Pipe, body: Vec<Node>, otherwise: Vec<Node> },
+    Call { line: u32, name: String, argument: Option<Pipe> },
 }
 
 /// Commands, each fed to the next.
@@ -82,10 +57,7 @@ enum Piece {
 
 pub(super) fn parse(text: &str) -> Result<Template, TemplateError> {
     let pieces = split(text)?;
-    let mut parser = Parser {
-        pieces: pieces.into_iter(),
-        template: Template::default(),
-    };
+    let mut parser = Parser { pieces: pieces.into_iter(), template: Template::default() };
     let (root, end) = parser.block(0)?;
     if let Some((line, word)) = end {
         return Err(error(line, format!("unexpected {{{{ {word} }}}}")));
@@ -95,10 +67,7 @@ pub(super) fn parse(text: &str) -> Result<Template, TemplateError> {
 }
 
 fn error(line: u32, message: impl Into<String>) -> TemplateError {
-    TemplateError {
-        line,
-        message: message.into(),
-    }
+    TemplateError { line, message: message.into() }
 }
 
 fn split(text: &str) -> Result<Vec<Piece>, TemplateError> {
@@ -106,19 +75,13 @@ fn split(text: &str) -> Result<Vec<Piece>, TemplateError> {
     let (mut rest, mut line, mut trim_next) = (text, 1u32, false);
     loop {
         let Some(start) = rest.find("{{") else {
-            out.push(Piece::Text(
-                if trim_next { rest.trim_start() } else { rest }.to_owned(),
-            ));
+            out.push(Piece::Text(if trim_next { rest.trim_start() } else { rest }.to_owned()));
             return Ok(out);
         };
         let before = &rest[..start];
         line += count_lines(before);
         let mut body = &rest[start + 2..];
-        let mut shown = if trim_next {
-            before.trim_start()
-        } else {
-            before
-        };
+        let mut shown = if trim_next { before.trim_start() } else { before };
         if body.starts_with('-') && body[1..].starts_with(char::is_whitespace) {
             shown = shown.trim_end();
             body = &body[1..];
@@ -155,11 +118,7 @@ fn action_end(body: &str) -> Option<usize> {
             quote @ (b'"' | b'`') => {
                 i += 1;
                 while i < bytes.len() && bytes[i] != quote {
-                    i += if bytes[i] == b'\\' && quote == b'"' {
-                        2
-                    } else {
-                        1
-                    };
+                    i += if bytes[i] == b'\\' && quote == b'"' { 2 } else { 1 };
                 }
                 i += 1;
             }
@@ -173,28 +132,21 @@ fn action_end(body: &str) -> Option<usize> {
 fn tokens(text: &str, line: u32) -> Result<Vec<Token>, TemplateError> {
     let mut out = Vec::new();
     let mut rest = text;
-    let word = |s: &str| {
-        s.find(|c: char| !c.is_alphanumeric() && c != '_')
-            .unwrap_or(s.len())
-    };
+    let word = |s: &str| s.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(s.len());
     while let Some(c) = rest.chars().next() {
         let len = match c {
             c if c.is_whitespace() => {
                 out.push(Token::Space);
-                rest.find(|c: char| !c.is_whitespace())
-                    .unwrap_or(rest.len())
+                rest.find(|c: char| !c.is_whitespace()).unwrap_or(rest.len())
             }
             '"' => {
                 let end = string_end(rest).ok_or_else(|| error(line, "unterminated string"))?;
-                let value = serde_json::from_str(&rest[..end])
-                    .map_err(|_| error(line, "invalid string"))?;
+                let value = serde_json::from_str(&rest[..end]).map_err(|_| error(line, "invalid string"))?;
                 out.push(Token::Literal(value));
                 end
             }
             '`' => {
-                let end = rest[1..]
-                    .find('`')
-                    .ok_or_else(|| error(line, "unterminated string"))?;
+                let end = rest[1..].find('`').ok_or_else(|| error(line, "unterminated string"))?;
                 out.push(Token::Literal(Value::from(&rest[1..end + 1])));
                 end + 2
             }
@@ -205,11 +157,7 @@ fn tokens(text: &str, line: u32) -> Result<Vec<Token>, TemplateError> {
             }
             '.' => {
                 let len = word(&rest[1..]);
-                out.push(if len == 0 {
-                    Token::Dot
-                } else {
-                    Token::Field(rest[1..1 + len].to_owned())
-                });
+                out.push(if len == 0 { Token::Dot } else { Token::Field(rest[1..1 + len].to_owned()) });
                 len + 1
             }
             ':' if rest.starts_with(":=") => {
@@ -224,14 +172,10 @@ fn tokens(text: &str, line: u32) -> Result<Vec<Token>, TemplateError> {
                 out.push(Token::Punct(c));
                 1
             }
-            c if c.is_ascii_digit()
-                || (c == '-' && rest[1..].starts_with(|d: char| d.is_ascii_digit())) =>
-            {
-                let len = 1 + rest[1..]
-                    .find(|c: char| !c.is_ascii_alphanumeric() && c != '.')
-                    .unwrap_or(rest.len() - 1);
-                let number = serde_json::from_str(&rest[..len])
-                    .map_err(|_| error(line, "invalid number"))?;
+            c if c.is_ascii_digit() || (c == '-' && rest[1..].starts_with(|d: char| d.is_ascii_digit())) => {
+                let len =
+                    1 + rest[1..].find(|c: char| !c.is_ascii_alphanumeric() && c != '.').unwrap_or(rest.len() - 1);
+                let number = serde_json::from_str(&rest[..len]).map_err(|_| error(line, "invalid number"))?;
                 out.push(Token::Literal(number));
                 len
             }
@@ -294,19 +238,12 @@ impl Parser {
             if depth > DEPTH_MAX {
                 return Err(error(line, "blocks are nested too deeply"));
             }
-            let mut cursor = Cursor {
-                tokens,
-                at: 0,
-                line,
-            };
+            let mut cursor = Cursor { tokens, at: 0, line };
             let keyword = match cursor.peek() {
                 Some(Token::Word(word)) => word.clone(),
                 _ => String::new(),
             };
-            if matches!(
-                keyword.as_str(),
-                "if" | "with" | "range" | "define" | "block" | "template" | "end" | "else"
-            ) {
+            if matches!(keyword.as_str(), "if" | "with" | "range" | "define" | "block" | "template" | "end" | "else") {
                 cursor.next();
             }
             match keyword.as_str() {
@@ -316,77 +253,36 @@ impl Parser {
                     let variable = cursor.declaration()?.map(|(name, _)| name);
                     let pipe = cursor.whole_pipe()?;
                     let (body, otherwise) = self.two_blocks(line, depth)?;
-                    nodes.push(Node::With {
-                        line,
-                        variable,
-                        pipe,
-                        body,
-                        otherwise,
-                    });
+                    nodes.push(Node::With { line, variable, pipe, body, otherwise });
                 }
                 "range" => {
                     let (key, value) = cursor.range_variables()?;
                     let pipe = cursor.whole_pipe()?;
                     let (body, otherwise) = self.two_blocks(line, depth)?;
-                    nodes.push(Node::Range {
-                        line,
-                        key,
-                        value,
-                        pipe,
-                        body,
-                        otherwise,
-                    });
+                    nodes.push(Node::Range { line, key, value, pipe, body, otherwise });
                 }
                 "define" | "block" => {
                     let name = cursor.string()?;
-                    let argument = if keyword == "block" {
-                        Some(cursor.whole_pipe()?)
-                    } else {
-                        None
-                    };
+                    let argument = if keyword == "block" { Some(cursor.whole_pipe()?) } else { None };
                     let (body, end) = self.block(depth + 1)?;
                     expect_end(line, end)?;
                     self.template.named.insert(name.clone(), body);
                     if argument.is_some() {
-                        nodes.push(Node::Call {
-                            line,
-                            name,
-                            argument,
-                        });
+                        nodes.push(Node::Call { line, name, argument });
                     }
                 }
                 "template" => {
                     let name = cursor.string()?;
-                    let argument = if cursor.peek().is_some() {
-                        Some(cursor.whole_pipe()?)
-                    } else {
-                        None
-                    };
-                    nodes.push(Node::Call {
-                        line,
-                        name,
-                        argument,
-                    });
+                    let argument = if cursor.peek().is_some() { Some(cursor.whole_pipe()?) } else { None };
+                    nodes.push(Node::Call { line, name, argument });
                 }
                 _ => {
                     let declare = cursor.declaration()?;
-                    nodes.push(Node::Action {
-                        line,
-                        declare,
-                        pipe: cursor.whole_pipe()?,
-                    });
+                    nodes.push(Node::Action { line, declare, pipe: cursor.whole_pipe()? });
                 }
             }
         }
-        Ok((
-            nodes,
-            None,
-            Cursor {
-                tokens: Vec::new(),
-                at: 0,
-                line: 0,
-            },
-        ))
+        Ok((nodes, None, Cursor { tokens: Vec::new(), at: 0, line: 0 }))
     }
 
     fn conditional(&mut self, mut cursor: Cursor, depth: usize) -> Result<Node, TemplateError> {
@@ -405,29 +301,17 @@ impl Parser {
                     }
                     let (otherwise, end) = self.block(depth + 1)?;
                     expect_end(line, end)?;
-                    return Ok(Node::If {
-                        line,
-                        branches,
-                        otherwise,
-                    });
+                    return Ok(Node::If { line, branches, otherwise });
                 }
                 end => {
                     expect_end(line, end)?;
-                    return Ok(Node::If {
-                        line,
-                        branches,
-                        otherwise: Vec::new(),
-                    });
+                    return Ok(Node::If { line, branches, otherwise: Vec::new() });
                 }
             }
         }
     }
 
-    fn two_blocks(
-        &mut self,
-        line: u32,
-        depth: usize,
-    ) -> Result<(Vec<Node>, Vec<Node>), TemplateError> {
+    fn two_blocks(&mut self, line: u32, depth: usize) -> Result<(Vec<Node>, Vec<Node>), TemplateError> {
         let (body, end) = self.block(depth + 1)?;
         if end.as_ref().is_some_and(|(_, word)| word == "else") {
             let (otherwise, end) = self.block(depth + 1)?;
@@ -570,10 +454,6 @@ impl Cursor {
             fields.push(name.clone());
             self.at += 1;
         }
-        Ok(if fields.is_empty() {
-            base
-        } else {
-            Term::Fields(Box::new(base), fields)
-        })
+        Ok(if fields.is_empty() { base } else { Term::Fields(Box::new(base), fields) })
     }
 }

@@ -10,20 +10,14 @@ use crate::PROXY;
 use crate::templates::Context;
 
 const ENV: &str = "ISTIO_KUBE_APP_PROBERS";
-const PROBES: [(&str, &str); 3] = [
-    ("readinessProbe", "readyz"),
-    ("livenessProbe", "livez"),
-    ("startupProbe", "startupz"),
-];
+const PROBES: [(&str, &str); 3] =
+    [("readinessProbe", "readyz"), ("livenessProbe", "livez"), ("startupProbe", "startupz")];
 const HOOKS: [(&str, &str); 2] = [("postStart", "poststartz"), ("preStop", "prestopz")];
 
 /// Points HTTP, TCP and gRPC probes of applications at the agent, when asked for.
 pub fn rewrite(c: &Context<'_>, pod: &mut Value) {
     let annotations = super::annotations(pod);
-    let wanted = match annotations
-        .get("sidecar.istio.io/rewriteAppHTTPProbers")
-        .map(String::as_str)
-    {
+    let wanted = match annotations.get("sidecar.istio.io/rewriteAppHTTPProbers").map(String::as_str) {
         Some("true") => true,
         Some("false") => false,
         _ => c.flag("/sidecarInjectorWebhook/rewriteAppHTTPProbe"),
@@ -45,9 +39,7 @@ pub fn rewrite(c: &Context<'_>, pod: &mut Value) {
 }
 
 fn previous(original: &Value) -> Option<BTreeMap<String, Value>> {
-    let containers = list(original, "containers")
-        .iter()
-        .chain(list(original, "initContainers"));
+    let containers = list(original, "containers").iter().chain(list(original, "initContainers"));
     let proxy = containers.into_iter().find(|c| c["name"] == PROXY)?;
     let env = proxy["env"].as_array()?.iter().find(|e| e["name"] == ENV)?;
     serde_json::from_str(env["value"].as_str()?).ok()
@@ -62,10 +54,7 @@ fn agent_path(container: &str, suffix: &str, hook: bool) -> String {
 pub fn restore(pod: &mut Value) {
     let Some(before) = previous(pod) else { return };
     for_each_probe(pod, |_, _, _, _, probe| {
-        let path = probe["httpGet"]["path"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+        let path = probe["httpGet"]["path"].as_str().unwrap_or_default().to_owned();
         if let (Some(map), Some(Value::Object(old))) = (probe.as_object_mut(), before.get(&path)) {
             map.shift_remove("httpGet");
             for (k, v) in old {
@@ -89,10 +78,7 @@ pub fn dump(pod: &Value, status_port: u16) -> BTreeMap<String, Value> {
 }
 
 /// Calls `f(container, path suffix, is a lifecycle hook, named ports, probe)` for each probe of an application.
-fn for_each_probe(
-    pod: &mut Value,
-    mut f: impl FnMut(&str, &str, bool, &BTreeMap<String, Value>, &mut Value),
-) {
+fn for_each_probe(pod: &mut Value, mut f: impl FnMut(&str, &str, bool, &BTreeMap<String, Value>, &mut Value)) {
     let ports: BTreeMap<String, Value> = list(pod, "containers")
         .iter()
         .chain(list(pod, "initContainers"))

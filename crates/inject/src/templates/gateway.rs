@@ -22,10 +22,7 @@ pub fn render(c: &Context<'_>) -> Value {
     }
     let mut annotations = Map::new();
     annotations.insert("istio.io/rev".into(), c.injector.revision.as_str().into());
-    for name in [
-        "kubectl.kubernetes.io/default-logs-container",
-        "kubectl.kubernetes.io/default-container",
-    ] {
+    for name in ["kubectl.kubernetes.io/default-logs-container", "kubectl.kubernetes.io/default-container"] {
         if !c.annotations.contains_key(name) {
             annotations.insert(name.into(), PROXY.into());
         }

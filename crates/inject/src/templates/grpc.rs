@@ -8,23 +8,11 @@ use crate::PROXY;
 /// The patch.
 pub fn render(c: &Context<'_>) -> Value {
     let pair = |name: &str, value: &str| json!({"name": name, "value": value});
-    let mut env = vec![
-        pair("ISTIO_META_GENERATOR", "grpc"),
-        pair("OUTPUT_CERTS", "/var/lib/istio/data"),
-    ];
-    env.extend(
-        c.environment(false)
-            .into_iter()
-            .filter(|e| e["name"] != "ISTIO_META_INTERCEPTION_MODE"),
-    );
-    env.extend([
-        pair("ISTIO_META_DNS_CAPTURE", "false"),
-        pair("DISABLE_ENVOY", "true"),
-    ]);
+    let mut env = vec![pair("ISTIO_META_GENERATOR", "grpc"), pair("OUTPUT_CERTS", "/var/lib/istio/data")];
+    env.extend(c.environment(false).into_iter().filter(|e| e["name"] != "ISTIO_META_INTERCEPTION_MODE"));
+    env.extend([pair("ISTIO_META_DNS_CAPTURE", "false"), pair("DISABLE_ENVOY", "true")]);
     let renamed = |items: Vec<Value>, drop: &[&str]| -> Vec<Value> {
-        let kept = items
-            .into_iter()
-            .filter(|i| !drop.iter().any(|d| i["name"] == *d));
+        let kept = items.into_iter().filter(|i| !drop.iter().any(|d| i["name"] == *d));
         kept.map(|mut i| {
             if i["name"] == "istio-envoy" {
                 i["name"] = "istio-xds".into();
@@ -66,10 +54,7 @@ pub fn render(c: &Context<'_>) -> Value {
         }));
     }
     let mut annotations = super::sidecar::common_annotations(c);
-    annotations.insert(
-        "sidecar.istio.io/rewriteAppHTTPProbers".into(),
-        "false".into(),
-    );
+    annotations.insert("sidecar.istio.io/rewriteAppHTTPProbers".into(), "false".into());
     json!({
         "metadata": {"annotations": annotations, "labels": c.canonical_labels()},
         "spec": {"containers": containers, "volumes": renamed(c.volumes(false), &["credential-socket"])},

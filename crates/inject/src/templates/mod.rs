@@ -35,10 +35,7 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// A value of the installation, by JSON pointer; `null` when absent.
     pub fn value(&self, pointer: &str) -> &'a Value {
-        self.injector
-            .values
-            .pointer(pointer)
-            .unwrap_or(&Value::Null)
+        self.injector.values.pointer(pointer).unwrap_or(&Value::Null)
     }
 
     /// The same, as text (`15020`, `true`, `proxyv2`; empty when absent).
@@ -57,54 +54,34 @@ impl<'a> Context<'a> {
 
     /// An annotation, or else the value.
     pub fn annotation(&self, name: &str, pointer: &str) -> String {
-        self.annotations
-            .get(name)
-            .cloned()
-            .unwrap_or_else(|| self.text(pointer))
+        self.annotations.get(name).cloned().unwrap_or_else(|| self.text(pointer))
     }
 
     /// Port of the agent's status server, as text; `0` turns it off.
     pub fn status_port(&self) -> String {
         let said = self.annotation("status.sidecar.istio.io/port", "/global/proxy/statusPort");
-        if said.is_empty() {
-            self.proxy_config.status_port.to_string()
-        } else {
-            said
-        }
+        if said.is_empty() { self.proxy_config.status_port.to_string() } else { said }
     }
 
     /// `REDIRECT`, `TPROXY` or `NONE`.
     pub fn interception_mode(&self) -> String {
-        let own = self
-            .annotations
-            .get("sidecar.istio.io/interceptionMode")
-            .cloned();
+        let own = self.annotations.get("sidecar.istio.io/interceptionMode").cloned();
         own.unwrap_or_else(|| self.proxy_config.interception_mode.to_string())
     }
 
     /// Whether the application waits for the proxy.
     pub fn hold_application(&self) -> bool {
         let mesh = self.flag("/global/proxy/holdApplicationUntilProxyStarts");
-        self.proxy_config
-            .hold_application_until_proxy_starts
-            .unwrap_or(mesh)
+        self.proxy_config.hold_application_until_proxy_starts.unwrap_or(mesh)
     }
 
     /// Containers of the pod that are the application's.
     pub fn app_containers(&self) -> impl Iterator<Item = &'a Value> {
-        self.pod["spec"]["containers"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter(|c| c["name"] != PROXY)
+        self.pod["spec"]["containers"].as_array().into_iter().flatten().filter(|c| c["name"] != PROXY)
     }
 
     fn namespace(&self) -> &str {
-        if self.owner.namespace.is_empty() {
-            "default"
-        } else {
-            &self.owner.namespace
-        }
+        if self.owner.namespace.is_empty() { "default" } else { &self.owner.namespace }
     }
 
     /// The proxy's image: annotation, proxy configuration's image type, values.
@@ -113,25 +90,12 @@ impl<'a> Context<'a> {
         if image.contains('/') {
             return image;
         }
-        let kind = match self
-            .proxy_config
-            .image
-            .as_ref()
-            .map(|i| i.image_type.as_str())
-        {
+        let kind = match self.proxy_config.image.as_ref().map(|i| i.image_type.as_str()) {
             Some(kind) if !kind.is_empty() => kind.to_owned(),
             _ => self.text("/global/variant"),
         };
-        let image = if image.is_empty() {
-            "proxyv2".to_owned()
-        } else {
-            image
-        };
-        format!(
-            "{}/{image}:{}",
-            self.text("/global/hub"),
-            typed_tag(&self.text("/global/tag"), &kind)
-        )
+        let image = if image.is_empty() { "proxyv2".to_owned() } else { image };
+        format!("{}/{image}:{}", self.text("/global/hub"), typed_tag(&self.text("/global/tag"), &kind))
     }
 
     /// The image of the container that sets rules.
@@ -142,11 +106,7 @@ impl<'a> Context<'a> {
             Some(own) if own.contains('/') => own.clone(),
             _ if image.contains('/') => image,
             _ if image.is_empty() || image == "proxyv2" => self.proxy_image(),
-            _ => format!(
-                "{}/{image}:{}",
-                self.text("/global/hub"),
-                self.text("/global/tag")
-            ),
+            _ => format!("{}/{image}:{}", self.text("/global/hub"), self.text("/global/tag")),
         }
     }
 
@@ -182,18 +142,12 @@ impl<'a> Context<'a> {
     /// The agent's command line.
     pub fn agent_args(&self, role: &str) -> Vec<String> {
         let mut args: Vec<String> = ["proxy", role, "--domain"].map(str::to_owned).to_vec();
-        args.push(format!(
-            "$(POD_NAMESPACE).svc.{}",
-            self.text("/global/proxy/clusterDomain")
-        ));
+        args.push(format!("$(POD_NAMESPACE).svc.{}", self.text("/global/proxy/clusterDomain")));
         args.push(format!(
             "--proxyLogLevel={}",
             self.annotation("sidecar.istio.io/logLevel", "/global/proxy/logLevel")
         ));
-        let component = self.annotation(
-            "sidecar.istio.io/componentLogLevel",
-            "/global/proxy/componentLogLevel",
-        );
+        let component = self.annotation("sidecar.istio.io/componentLogLevel", "/global/proxy/componentLogLevel");
         args.push(format!("--proxyComponentLogLevel={component}"));
         args.push(format!(
             "--log_output_level={}",
@@ -219,10 +173,7 @@ impl<'a> Context<'a> {
         let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
         let limit = |name: &str, resource: &str| json!({"name": name, "valueFrom": {"resourceFieldRef": {"resource": resource, "divisor": "1"}}});
         let mut env = vec![
-            pair(
-                "PILOT_CERT_PROVIDER",
-                self.text("/global/pilotCertProvider"),
-            ),
+            pair("PILOT_CERT_PROVIDER", self.text("/global/pilotCertProvider")),
             pair("CA_ADDR", self.ca_address()),
             field("POD_NAME", "metadata.name"),
             field("POD_NAMESPACE", "metadata.namespace"),
@@ -233,15 +184,9 @@ impl<'a> Context<'a> {
         if cpu_limit {
             env.push(limit("ISTIO_CPU_LIMIT", "limits.cpu"));
         }
-        env.push(pair(
-            "PROXY_CONFIG",
-            format!("{}\n", clean_proxy_config(self.proxy_config)),
-        ));
+        env.push(pair("PROXY_CONFIG", format!("{}\n", clean_proxy_config(self.proxy_config))));
         env.push(pair("ISTIO_META_POD_PORTS", self.pod_ports()));
-        let names: Vec<&str> = self
-            .app_containers()
-            .filter_map(|c| c["name"].as_str())
-            .collect();
+        let names: Vec<&str> = self.app_containers().filter_map(|c| c["name"].as_str()).collect();
         env.push(pair("ISTIO_META_APP_CONTAINERS", names.join(",")));
         if cpu_limit {
             env.push(limit("GOMEMLIMIT", "limits.memory"));
@@ -254,60 +199,27 @@ impl<'a> Context<'a> {
             }
         }
         let cluster = self.text("/global/multiCluster/clusterName");
-        env.push(pair(
-            "ISTIO_META_CLUSTER_ID",
-            if cluster.is_empty() {
-                "Kubernetes".into()
-            } else {
-                cluster
-            },
-        ));
+        env.push(pair("ISTIO_META_CLUSTER_ID", if cluster.is_empty() { "Kubernetes".into() } else { cluster }));
         env.push(field("ISTIO_META_NODE_NAME", "spec.nodeName"));
-        env.push(pair(
-            "ISTIO_META_INTERCEPTION_MODE",
-            self.interception_mode(),
-        ));
+        env.push(pair("ISTIO_META_INTERCEPTION_MODE", self.interception_mode()));
         if !self.owner.name.is_empty() {
-            let label = self
-                .labels
-                .get("service.istio.io/workload-name")
-                .filter(|l| !l.is_empty());
-            env.push(pair(
-                "ISTIO_META_WORKLOAD_NAME",
-                label.unwrap_or(&self.owner.name).clone(),
-            ));
+            let label = self.labels.get("service.istio.io/workload-name").filter(|l| !l.is_empty());
+            env.push(pair("ISTIO_META_WORKLOAD_NAME", label.unwrap_or(&self.owner.name).clone()));
             if !self.owner.api_version.is_empty() {
                 let plural = format!("{}s", self.owner.kind.to_ascii_lowercase());
                 let (api, ns, name) = (&self.owner.api_version, self.namespace(), &self.owner.name);
-                env.push(pair(
-                    "ISTIO_META_OWNER",
-                    format!("kubernetes://apis/{api}/namespaces/{ns}/{plural}/{name}"),
-                ));
+                env.push(pair("ISTIO_META_OWNER", format!("kubernetes://apis/{api}/namespaces/{ns}/{plural}/{name}")));
             }
         }
-        if self
-            .annotations
-            .contains_key("sidecar.istio.io/bootstrapOverride")
-        {
-            env.push(pair(
-                "ISTIO_BOOTSTRAP_OVERRIDE",
-                "/etc/istio/custom-bootstrap/custom_bootstrap.json".into(),
-            ));
+        if self.annotations.contains_key("sidecar.istio.io/bootstrapOverride") {
+            env.push(pair("ISTIO_BOOTSTRAP_OVERRIDE", "/etc/istio/custom-bootstrap/custom_bootstrap.json".into()));
         }
         let trust_domain = &self.injector.mesh.trust_domain;
-        let mesh_id = [
-            self.text("/global/meshID"),
-            self.proxy_config.mesh_id.clone(),
-            trust_domain.clone(),
-        ];
+        let mesh_id = [self.text("/global/meshID"), self.proxy_config.mesh_id.clone(), trust_domain.clone()];
         if let Some(id) = mesh_id.into_iter().find(|id| !id.is_empty()) {
             env.push(pair("ISTIO_META_MESH_ID", id));
         }
-        let domain = if trust_domain.is_empty() {
-            "cluster.local"
-        } else {
-            trust_domain
-        };
+        let domain = if trust_domain.is_empty() { "cluster.local" } else { trust_domain };
         env.push(pair("TRUST_DOMAIN", domain.into()));
         for (name, value) in &self.proxy_config.proxy_metadata {
             env.push(pair(name, value.clone()));
@@ -321,32 +233,18 @@ impl<'a> Context<'a> {
             return said;
         }
         let revision = self.text("/revision");
-        let suffix = if revision.is_empty() || revision == "default" {
-            String::new()
-        } else {
-            format!("-{revision}")
-        };
-        format!(
-            "istiod{suffix}.{}.svc:15012",
-            self.text("/global/istioNamespace")
-        )
+        let suffix = if revision.is_empty() || revision == "default" { String::new() } else { format!("-{revision}") };
+        format!("istiod{suffix}.{}.svc:15012", self.text("/global/istioNamespace"))
     }
 
     fn pod_ports(&self) -> String {
-        let ports = self.pod["spec"]["containers"]
-            .as_array()
-            .into_iter()
-            .flatten();
+        let ports = self.pod["spec"]["containers"].as_array().into_iter().flatten();
         let ports: Vec<String> = ports
             .flat_map(|c| c["ports"].as_array().into_iter().flatten())
             .filter(|p| p["protocol"] != "UDP" && p["protocol"] != "SCTP")
             .map(Value::to_string)
             .collect();
-        if ports.is_empty() {
-            "[\n]".into()
-        } else {
-            format!("[\n    {}\n]", ports.join("\n    ,"))
-        }
+        if ports.is_empty() { "[\n]".into() } else { format!("[\n    {}\n]", ports.join("\n    ,")) }
     }
 
     /// Readiness of the proxy; absent when the status port is off.
@@ -356,9 +254,7 @@ impl<'a> Context<'a> {
         }
         let number = |name: &str, pointer: &str| {
             let name = format!("readiness.status.sidecar.istio.io/{name}");
-            self.annotation(&name, pointer)
-                .parse::<i64>()
-                .unwrap_or_default()
+            self.annotation(&name, pointer).parse::<i64>().unwrap_or_default()
         };
         let mut probe = json!({
             "httpGet": {"path": "/healthz/ready", "port": 15021},
@@ -366,10 +262,7 @@ impl<'a> Context<'a> {
             "timeoutSeconds": 3,
             "failureThreshold": number("failureThreshold", "/global/proxy/readinessFailureThreshold"),
         });
-        let delay = number(
-            "initialDelaySeconds",
-            "/global/proxy/readinessInitialDelaySeconds",
-        );
+        let delay = number("initialDelaySeconds", "/global/proxy/readinessInitialDelaySeconds");
         if delay != 0 {
             probe["initialDelaySeconds"] = delay.into();
         }
@@ -383,10 +276,7 @@ impl<'a> Context<'a> {
         let mut mounts = vec![
             mount("/var/run/secrets/workload-spiffe-uds", "workload-socket"),
             mount("/var/run/secrets/credential-uds", "credential-socket"),
-            mount(
-                "/var/run/secrets/workload-spiffe-credentials",
-                "workload-certs",
-            ),
+            mount("/var/run/secrets/workload-spiffe-credentials", "workload-certs"),
         ];
         if istiod {
             mounts.push(mount("/var/run/secrets/istio", "istiod-ca-cert"));
@@ -395,20 +285,13 @@ impl<'a> Context<'a> {
             }
         }
         mounts.push(mount("/var/lib/istio/data", "istio-data"));
-        if self
-            .annotations
-            .contains_key("sidecar.istio.io/bootstrapOverride")
-        {
-            mounts.push(mount(
-                "/etc/istio/custom-bootstrap",
-                "custom-bootstrap-volume",
-            ));
+        if self.annotations.contains_key("sidecar.istio.io/bootstrapOverride") {
+            mounts.push(mount("/etc/istio/custom-bootstrap", "custom-bootstrap-volume"));
         }
         mounts.push(mount("/etc/istio/proxy", "istio-envoy"));
         mounts.push(mount("/var/run/secrets/tokens", "istio-token"));
         if self.flag("/global/mountMtlsCerts") {
-            mounts
-                .push(json!({"mountPath": "/etc/certs/", "name": "istio-certs", "readOnly": true}));
+            mounts.push(json!({"mountPath": "/etc/certs/", "name": "istio-certs", "readOnly": true}));
         }
         mounts.push(mount("/etc/istio/pod", "istio-podinfo"));
         for (name, value) in self.annotation_object("sidecar.istio.io/userVolumeMount") {
@@ -438,19 +321,17 @@ impl<'a> Context<'a> {
             }}]}}),
         ]);
         if self.text("/global/pilotCertProvider") == "istiod" {
-            volumes.push(
-                json!({"name": "istiod-ca-cert", "configMap": {"name": "istio-ca-root-cert"}}),
-            );
+            volumes.push(json!({"name": "istiod-ca-cert", "configMap": {"name": "istio-ca-root-cert"}}));
             if crl {
                 volumes.push(json!({"name": "istio-ca-crl", "configMap": {"name": "istio-ca-crl", "optional": true}}));
             }
         }
         if self.flag("/global/mountMtlsCerts") {
-            let account = self.pod["spec"]["serviceAccountName"]
-                .as_str()
-                .filter(|s| !s.is_empty())
-                .unwrap_or("default");
-            volumes.push(json!({"name": "istio-certs", "secret": {"optional": true, "secretName": format!("istio.{account}")}}));
+            let account =
+                self.pod["spec"]["serviceAccountName"].as_str().filter(|s| !s.is_empty()).unwrap_or("default");
+            volumes.push(
+                json!({"name": "istio-certs", "secret": {"optional": true, "secretName": format!("istio.{account}")}}),
+            );
         }
         for (name, value) in self.annotation_object("sidecar.istio.io/userVolume") {
             let mut volume = value;
@@ -470,44 +351,19 @@ impl<'a> Context<'a> {
 
     /// Labels that telemetry groups by.
     pub fn canonical_labels(&self) -> Map<String, Value> {
-        let first = |keys: &[&str]| {
-            keys.iter()
-                .find_map(|k| self.labels.get(*k).filter(|v| !v.is_empty()))
-        };
-        let name = first(&[
-            "service.istio.io/canonical-name",
-            "app.kubernetes.io/name",
-            "app",
-        ]);
-        let name = name
-            .unwrap_or(&self.owner.name)
-            .chars()
-            .take(63)
-            .collect::<String>();
-        let revision = first(&[
-            "service.istio.io/canonical-revision",
-            "app.kubernetes.io/version",
-            "version",
-        ]);
+        let first = |keys: &[&str]| keys.iter().find_map(|k| self.labels.get(*k).filter(|v| !v.is_empty()));
+        let name = first(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+        let name = name.unwrap_or(&self.owner.name).chars().take(63).collect::<String>();
+        let revision = first(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
         let mut out = Map::new();
-        out.insert(
-            "service.istio.io/canonical-name".into(),
-            name.trim_end_matches('-').into(),
-        );
-        out.insert(
-            "service.istio.io/canonical-revision".into(),
-            revision.map_or("latest", String::as_str).into(),
-        );
+        out.insert("service.istio.io/canonical-name".into(), name.trim_end_matches('-').into());
+        out.insert("service.istio.io/canonical-revision".into(), revision.map_or("latest", String::as_str).into());
         out
     }
 
     /// Pull secrets of the installation.
     pub fn image_pull_secrets(&self) -> Vec<Value> {
-        let names = self
-            .value("/global/imagePullSecrets")
-            .as_array()
-            .into_iter()
-            .flatten();
+        let names = self.value("/global/imagePullSecrets").as_array().into_iter().flatten();
         names.map(|name| json!({ "name": name })).collect()
     }
 
@@ -541,10 +397,7 @@ impl<'a> Context<'a> {
 
 /// `tag-distroless` for an image type, with an earlier type removed.
 fn typed_tag(tag: &str, kind: &str) -> String {
-    let base = ["-distroless", "-debug"]
-        .iter()
-        .find_map(|s| tag.strip_suffix(s))
-        .unwrap_or(tag);
+    let base = ["-distroless", "-debug"].iter().find_map(|s| tag.strip_suffix(s)).unwrap_or(tag);
     match kind {
         "" => tag.to_owned(),
         "default" => base.to_owned(),
@@ -569,11 +422,7 @@ fn without_nulls(v: &Value) -> Value {
 pub fn clean_proxy_config(config: &ProxyConfig) -> Value {
     let defaults = ProxyConfig::istio_default().write();
     match config.write() {
-        Value::Object(map) => Value::Object(
-            map.into_iter()
-                .filter(|(k, v)| defaults.get(k) != Some(v))
-                .collect(),
-        ),
+        Value::Object(map) => Value::Object(map.into_iter().filter(|(k, v)| defaults.get(k) != Some(v)).collect()),
         other => other,
     }
 }

@@ -19,28 +19,20 @@ pub fn render(c: &Context<'_>) -> Value {
     } else {
         containers.push(proxy);
     }
-    let mut spec =
-        json!({"initContainers": init, "containers": containers, "volumes": c.volumes(true)});
+    let mut spec = json!({"initContainers": init, "containers": containers, "volumes": c.volumes(true)});
     let secrets = c.image_pull_secrets();
     if !secrets.is_empty() {
         spec["imagePullSecrets"] = secrets.into();
     }
-    if c.value("/global/proxy/seccompProfile")
-        .as_object()
-        .is_some_and(|m| !m.is_empty())
-    {
-        spec["securityContext"] =
-            json!({"seccompProfile": c.value("/global/proxy/seccompProfile")});
+    if c.value("/global/proxy/seccompProfile").as_object().is_some_and(|m| !m.is_empty()) {
+        spec["securityContext"] = json!({"seccompProfile": c.value("/global/proxy/seccompProfile")});
     }
     json!({"metadata": {"annotations": annotations(c), "labels": labels(c)}, "spec": spec})
 }
 
 fn labels(c: &Context<'_>) -> Map<String, Value> {
     let mut out = c.canonical_labels();
-    let mode = c
-        .labels
-        .get("security.istio.io/tlsMode")
-        .map_or("istio", String::as_str);
+    let mode = c.labels.get("security.istio.io/tlsMode").map_or("istio", String::as_str);
     out.insert("security.istio.io/tlsMode".into(), mode.into());
     out
 }
@@ -50,10 +42,7 @@ pub(super) fn common_annotations(c: &Context<'_>) -> Map<String, Value> {
     let mut out = Map::new();
     out.insert("istio.io/rev".into(), c.injector.revision.as_str().into());
     if let Some(first) = c.app_containers().next().and_then(|c| c["name"].as_str()) {
-        for name in [
-            "kubectl.kubernetes.io/default-logs-container",
-            "kubectl.kubernetes.io/default-container",
-        ] {
+        for name in ["kubectl.kubernetes.io/default-logs-container", "kubectl.kubernetes.io/default-container"] {
             if !c.annotations.contains_key(name) {
                 out.insert(name.into(), first.into());
             }
@@ -69,14 +58,8 @@ fn annotations(c: &Context<'_>) -> Map<String, Value> {
     };
     if c.flag("/pilot/cni/enabled") {
         if c.text("/pilot/cni/provider") == "multus" {
-            let own = c
-                .annotations
-                .get("k8s.v1.cni.cncf.io/networks")
-                .map_or("", String::as_str);
-            put(
-                "k8s.v1.cni.cncf.io/networks",
-                append_multus_network(own, "default/istio-cni"),
-            );
+            let own = c.annotations.get("k8s.v1.cni.cncf.io/networks").map_or("", String::as_str);
+            put("k8s.v1.cni.cncf.io/networks", append_multus_network(own, "default/istio-cni"));
         }
         put("sidecar.istio.io/interceptionMode", c.interception_mode());
         for (name, pointer) in [
@@ -92,10 +75,7 @@ fn annotations(c: &Context<'_>) -> Map<String, Value> {
                 put(&name, value);
             }
         }
-        put(
-            "traffic.sidecar.istio.io/excludeInboundPorts",
-            excluded_inbound(c),
-        );
+        put("traffic.sidecar.istio.io/excludeInboundPorts", excluded_inbound(c));
     }
     out
 }
@@ -108,14 +88,8 @@ pub fn append_multus_network(existing: &str, network: &str) -> String {
     }
     if let Some(end) = existing.rfind(']') {
         return match serde_json::from_str::<Vec<Map<String, Value>>>(existing) {
-            Ok(list)
-                if list
-                    .iter()
-                    .all(|n| n.get("name").is_none_or(|n| n != network)) =>
-            {
-                let entry = json!({ "name": network })
-                    .to_string()
-                    .replace("\":\"", "\": \"");
+            Ok(list) if list.iter().all(|n| n.get("name").is_none_or(|n| n != network)) => {
+                let entry = json!({ "name": network }).to_string().replace("\":\"", "\": \"");
                 format!("{}, {entry}{}", &existing[..end], &existing[end..])
             }
             _ => existing.to_owned(),
@@ -130,10 +104,7 @@ pub fn append_multus_network(existing: &str, network: &str) -> String {
 /// Ports never captured: the user's and the status port.
 fn excluded_inbound(c: &Context<'_>) -> String {
     let status = c.status_port();
-    let own = c.annotation(
-        "traffic.sidecar.istio.io/excludeInboundPorts",
-        "/global/proxy/excludeInboundPorts",
-    );
+    let own = c.annotation("traffic.sidecar.istio.io/excludeInboundPorts", "/global/proxy/excludeInboundPorts");
     let has = own.split(',').any(|p| p.trim() == status);
     match (status.trim(), own.as_str()) {
         ("" | "0", _) => own,
@@ -150,33 +121,19 @@ fn rules(c: &Context<'_>) -> Value {
     let mut flag = |name: &str, value: String| args.extend([name.to_owned(), value]);
     args_head(&mut flag, c);
     for (name, annotation, pointer) in [
-        (
-            "-q",
-            "traffic.sidecar.istio.io/includeOutboundPorts",
-            "/global/proxy/includeOutboundPorts",
-        ),
-        (
-            "-o",
-            "traffic.sidecar.istio.io/excludeOutboundPorts",
-            "/global/proxy/excludeOutboundPorts",
-        ),
+        ("-q", "traffic.sidecar.istio.io/includeOutboundPorts", "/global/proxy/includeOutboundPorts"),
+        ("-o", "traffic.sidecar.istio.io/excludeOutboundPorts", "/global/proxy/excludeOutboundPorts"),
     ] {
         let value = c.annotation(annotation, pointer);
         if c.annotations.contains_key(annotation) || !value.is_empty() {
             flag(name, value);
         }
     }
-    let reroute = [
-        "istio.io/reroute-virtual-interfaces",
-        "traffic.sidecar.istio.io/kubevirtInterfaces",
-    ];
+    let reroute = ["istio.io/reroute-virtual-interfaces", "traffic.sidecar.istio.io/kubevirtInterfaces"];
     if let Some(value) = reroute.iter().find_map(|n| c.annotations.get(*n)) {
         flag("-k", value.clone());
     }
-    if let Some(value) = c
-        .annotations
-        .get("traffic.sidecar.istio.io/excludeInterfaces")
-    {
+    if let Some(value) = c.annotations.get("traffic.sidecar.istio.io/excludeInterfaces") {
         flag("-c", value.clone());
     }
     args.insert(0, "istio-iptables".into());
@@ -194,10 +151,7 @@ fn rules(c: &Context<'_>) -> Value {
         args.push("--native-nftables".into());
     }
     if cni {
-        args.extend([
-            "--run-validation".to_owned(),
-            "--skip-rule-apply".to_owned(),
-        ]);
+        args.extend(["--run-validation".to_owned(), "--skip-rule-apply".to_owned()]);
     }
     let mut out = json!({
         "name": if cni { VALIDATION } else { INIT },
@@ -207,12 +161,7 @@ fn rules(c: &Context<'_>) -> Value {
         "securityContext": rules_security(c, cni),
     });
     c.pull_policy(&mut out);
-    let env: Vec<Value> = c
-        .proxy_config
-        .proxy_metadata
-        .iter()
-        .map(|(k, v)| json!({"name": k, "value": v}))
-        .collect();
+    let env: Vec<Value> = c.proxy_config.proxy_metadata.iter().map(|(k, v)| json!({"name": k, "value": v})).collect();
     if !env.is_empty() {
         out["env"] = env.into();
     }
@@ -224,36 +173,11 @@ fn args_head(flag: &mut impl FnMut(&str, String), c: &Context<'_>) {
     flag("-z", "15006".into());
     flag("-u", c.injector.proxy_user.0.to_string());
     flag("-m", c.interception_mode());
-    flag(
-        "-i",
-        c.annotation(
-            "traffic.sidecar.istio.io/includeOutboundIPRanges",
-            "/global/proxy/includeIPRanges",
-        ),
-    );
-    flag(
-        "-x",
-        c.annotation(
-            "traffic.sidecar.istio.io/excludeOutboundIPRanges",
-            "/global/proxy/excludeIPRanges",
-        ),
-    );
-    flag(
-        "-b",
-        c.annotation(
-            "traffic.sidecar.istio.io/includeInboundPorts",
-            "/global/proxy/includeInboundPorts",
-        ),
-    );
+    flag("-i", c.annotation("traffic.sidecar.istio.io/includeOutboundIPRanges", "/global/proxy/includeIPRanges"));
+    flag("-x", c.annotation("traffic.sidecar.istio.io/excludeOutboundIPRanges", "/global/proxy/excludeIPRanges"));
+    flag("-b", c.annotation("traffic.sidecar.istio.io/includeInboundPorts", "/global/proxy/includeInboundPorts"));
     let excluded = excluded_inbound(c);
-    flag(
-        "-d",
-        if excluded.is_empty() {
-            "15090,15021".into()
-        } else {
-            format!("15090,15021,{excluded}")
-        },
-    );
+    flag("-d", if excluded.is_empty() { "15090,15021".into() } else { format!("15090,15021,{excluded}") });
 }
 
 fn rules_security(c: &Context<'_>, cni: bool) -> Value {
@@ -309,18 +233,14 @@ fn lifecycle(c: &Context<'_>) -> Option<Value> {
         let command = ["pilot-agent", "request", port.as_str(), "POST", "drain"].map(str::to_owned);
         return Some(json!({"preStop": exec(&command)}));
     }
-    c.hold_application()
-        .then(|| json!({"postStart": exec(&["pilot-agent", "wait"].map(str::to_owned))}))
+    c.hold_application().then(|| json!({"postStart": exec(&["pilot-agent", "wait"].map(str::to_owned))}))
 }
 
 fn proxy_security(c: &Context<'_>) -> Value {
     let (uid, gid) = c.injector.proxy_user;
     let privileged = c.flag("/global/proxy/privileged");
     let tproxy = c.interception_mode() == "TPROXY";
-    let bind = c.annotation(
-        "sidecar.istio.io/capNetBindService",
-        "/global/proxy/capNetBindService",
-    ) == "true";
+    let bind = c.annotation("sidecar.istio.io/capNetBindService", "/global/proxy/capNetBindService") == "true";
     let mut add = Vec::new();
     add.extend(tproxy.then_some("NET_ADMIN"));
     add.extend(bind.then_some("NET_BIND_SERVICE"));

@@ -47,20 +47,13 @@ pub fn to_json(type_name: &str, bytes: &[u8], options: Options) -> Result<Value,
 /// Reads `value` as `T`.
 pub fn decode_json<T: Message + Name + Default>(value: &Value) -> Result<T, JsonError> {
     let bytes = from_json(&T::full_name(), value)?;
-    T::decode(&*bytes).map_err(|e| JsonError {
-        path: String::new(),
-        reason: e.to_string(),
-    })
+    T::decode(&*bytes).map_err(|e| JsonError { path: String::new(), reason: e.to_string() })
 }
 
 /// Prints `message` with [`Options::default`]: proto field names, as Envoy's admin does.
 pub fn encode_json<T: Message + Name>(message: &T) -> Value {
-    to_json(
-        &T::full_name(),
-        &message.encode_to_vec(),
-        Options::default(),
-    )
-    .expect("a message's own encoding is well formed")
+    to_json(&T::full_name(), &message.encode_to_vec(), Options::default())
+        .expect("a message's own encoding is well formed")
 }
 
 #[cfg(test)]

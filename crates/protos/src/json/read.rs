@@ -31,10 +31,7 @@ impl Path<'_> {
     }
 
     fn fail<T>(&self, reason: impl Into<String>) -> Result<T, JsonError> {
-        Err(JsonError {
-            path: self.spell(),
-            reason: reason.into(),
-        })
+        Err(JsonError { path: self.spell(), reason: reason.into() })
     }
 }
 
@@ -56,20 +53,10 @@ fn body(ty: MessageType, value: &Value, path: &Path, out: &mut Vec<u8>) -> Done 
     }
     match ty.full_name() {
         "google.protobuf.Any" => any(value, path, out),
-        "google.protobuf.Duration" => time(
-            value,
-            path,
-            out,
-            wkt::parse_duration,
-            "a duration such as \"1.5s\"",
-        ),
-        "google.protobuf.Timestamp" => time(
-            value,
-            path,
-            out,
-            wkt::parse_timestamp,
-            "a time such as \"2026-01-31T12:00:00Z\"",
-        ),
+        "google.protobuf.Duration" => time(value, path, out, wkt::parse_duration, "a duration such as \"1.5s\""),
+        "google.protobuf.Timestamp" => {
+            time(value, path, out, wkt::parse_timestamp, "a time such as \"2026-01-31T12:00:00Z\"")
+        }
         "google.protobuf.FieldMask" => field_mask(value, path, out),
         "google.protobuf.Struct" | "google.protobuf.ListValue" | "google.protobuf.Value" => {
             dynamic(ty, value, path, out)
@@ -80,11 +67,7 @@ fn body(ty: MessageType, value: &Value, path: &Path, out: &mut Vec<u8>) -> Done 
         }
         _ => match value {
             Value::Object(map) => fields(ty, map.iter(), path, out),
-            other => path.fail(format!(
-                "expected an object ({}), got {}",
-                ty.full_name(),
-                kind_of(other)
-            )),
+            other => path.fail(format!("expected an object ({}), got {}", ty.full_name(), kind_of(other))),
         },
     }
 }
@@ -116,11 +99,7 @@ fn fields<'a>(
     for (key, value) in entries {
         let here = Path::Key(path, key);
         let Some(field) = ty.field_by_name(key) else {
-            return here.fail(format!(
-                "unknown field of {}{}",
-                ty.full_name(),
-                nearest(ty, key)
-            ));
+            return here.fail(format!("unknown field of {}{}", ty.full_name(), nearest(ty, key)));
         };
         if value.is_null() && !takes_null(field) {
             continue;
@@ -162,35 +141,24 @@ fn field_value(field: Field, value: &Value, path: &Path, out: &mut Vec<u8>) -> D
     let Value::Array(items) = value else {
         return path.fail(format!("expected a list, got {}", kind_of(value)));
     };
-    let packed = !field.is_unpacked()
-        && !matches!(field.kind(), Kind::String | Kind::Bytes | Kind::Message(_));
+    let packed = !field.is_unpacked() && !matches!(field.kind(), Kind::String | Kind::Bytes | Kind::Message(_));
     if packed && !items.is_empty() {
         encode_key(field.number(), WireType::LengthDelimited, out);
-        return delimited(out, |out| {
-            each(items, path, |v, p| scalar(field, v, p, out).map(|_| ()))
-        });
+        return delimited(out, |out| each(items, path, |v, p| scalar(field, v, p, out).map(|_| ())));
     }
     each(items, path, |v, p| single(field, v, p, out))
 }
 
 fn each(items: &[Value], path: &Path, mut f: impl FnMut(&Value, &Path) -> Done) -> Done {
-    items
-        .iter()
-        .enumerate()
-        .try_for_each(|(i, v)| f(v, &Path::Index(path, i)))
+    items.iter().enumerate().try_for_each(|(i, v)| f(v, &Path::Index(path, i)))
 }
 
 fn map(field: Field, value: &Value, path: &Path, out: &mut Vec<u8>) -> Done {
-    let Kind::Message(entry) = field.kind() else {
-        unreachable!("map fields hold entry messages")
-    };
+    let Kind::Message(entry) = field.kind() else { unreachable!("map fields hold entry messages") };
     let Value::Object(object) = value else {
         return path.fail(format!("expected an object, got {}", kind_of(value)));
     };
-    let (key_field, value_field) = (
-        entry.field_by_number(1).expect("key"),
-        entry.field_by_number(2).expect("value"),
-    );
+    let (key_field, value_field) = (entry.field_by_number(1).expect("key"), entry.field_by_number(2).expect("value"));
     let mut sorted: Vec<_> = object.iter().collect();
     sorted.sort_by_key(|(k, _)| *k);
     for (key, item) in sorted {
@@ -253,12 +221,7 @@ fn delimited(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> Done) -> Don
 }
 
 /// Writes an untagged scalar and says how it is encoded.
-fn scalar(
-    field: Field,
-    value: &Value,
-    path: &Path,
-    out: &mut Vec<u8>,
-) -> Result<WireType, JsonError> {
+fn scalar(field: Field, value: &Value, path: &Path, out: &mut Vec<u8>) -> Result<WireType, JsonError> {
     let varint = |n: u64, out: &mut Vec<u8>| {
         encode_varint(n, out);
         Ok(WireType::Varint)
@@ -269,36 +232,18 @@ fn scalar(
             Value::Bool(b) => varint(u64::from(*b), out),
             other => path.fail(format!("expected true or false, got {}", kind_of(other))),
         },
-        Kind::Int32 => varint(
-            integer(value, path, i32::MIN.into(), i32::MAX.into())? as i64 as u64,
-            out,
-        ),
-        Kind::Int64 => varint(
-            integer(value, path, i64::MIN.into(), i64::MAX.into())? as i64 as u64,
-            out,
-        ),
+        Kind::Int32 => varint(integer(value, path, i32::MIN.into(), i32::MAX.into())? as i64 as u64, out),
+        Kind::Int64 => varint(integer(value, path, i64::MIN.into(), i64::MAX.into())? as i64 as u64, out),
         Kind::Uint32 => varint(integer(value, path, 0, u32::MAX.into())? as u64, out),
         Kind::Uint64 => varint(integer(value, path, 0, u64::MAX.into())? as u64, out),
-        Kind::Sint32 => varint(
-            zigzag(integer(value, path, i32::MIN.into(), i32::MAX.into())? as i64),
-            out,
-        ),
-        Kind::Sint64 => varint(
-            zigzag(integer(value, path, i64::MIN.into(), i64::MAX.into())? as i64),
-            out,
-        ),
+        Kind::Sint32 => varint(zigzag(integer(value, path, i32::MIN.into(), i32::MAX.into())? as i64), out),
+        Kind::Sint64 => varint(zigzag(integer(value, path, i64::MIN.into(), i64::MAX.into())? as i64), out),
         Kind::Enum(e) => varint(enumeration(e, value, path)? as i64 as u64, out),
         Kind::Fixed32 => fixed32(integer(value, path, 0, u32::MAX.into())? as u32, out),
-        Kind::Sfixed32 => fixed32(
-            integer(value, path, i32::MIN.into(), i32::MAX.into())? as i32 as u32,
-            out,
-        ),
+        Kind::Sfixed32 => fixed32(integer(value, path, i32::MIN.into(), i32::MAX.into())? as i32 as u32, out),
         Kind::Float => fixed32((float(value, path)? as f32).to_bits(), out),
         Kind::Fixed64 => fixed64(integer(value, path, 0, u64::MAX.into())? as u64, out),
-        Kind::Sfixed64 => fixed64(
-            integer(value, path, i64::MIN.into(), i64::MAX.into())? as i64 as u64,
-            out,
-        ),
+        Kind::Sfixed64 => fixed64(integer(value, path, i64::MIN.into(), i64::MAX.into())? as i64 as u64, out),
         Kind::Double => fixed64(float(value, path)?.to_bits(), out),
         Kind::String => match value {
             Value::String(s) => bytes(s.as_bytes(), out),
@@ -333,30 +278,22 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
     use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
     const CONFIG: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let alphabet = if text.contains(['-', '_']) {
-        &URL_SAFE
-    } else {
-        &STANDARD
-    };
+    let alphabet = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
     GeneralPurpose::new(alphabet, CONFIG).decode(text).ok()
 }
 
 fn integer(value: &Value, path: &Path, min: i128, max: i128) -> Result<i128, JsonError> {
     let parsed = match value {
         Value::Number(n) => number_as_integer(n),
-        Value::String(s) => s.parse::<i128>().ok().or_else(|| {
-            s.parse::<f64>()
-                .ok()
-                .filter(|f| f.fract() == 0.0 && f.abs() < 1e18)
-                .map(|f| f as i128)
-        }),
+        Value::String(s) => s
+            .parse::<i128>()
+            .ok()
+            .or_else(|| s.parse::<f64>().ok().filter(|f| f.fract() == 0.0 && f.abs() < 1e18).map(|f| f as i128)),
         _ => return path.fail(format!("expected an integer, got {}", kind_of(value))),
     };
     match parsed {
         Some(n) if (min..=max).contains(&n) => Ok(n),
-        _ => path.fail(format!(
-            "expected an integer from {min} to {max}, got {value}"
-        )),
+        _ => path.fail(format!("expected an integer from {min} to {max}, got {value}")),
     }
 }
 
@@ -364,11 +301,7 @@ fn number_as_integer(n: &serde_json::Number) -> Option<i128> {
     n.as_i64()
         .map(i128::from)
         .or_else(|| n.as_u64().map(i128::from))
-        .or_else(|| {
-            n.as_f64()
-                .filter(|f| f.fract() == 0.0 && f.abs() < 1e18)
-                .map(|f| f as i128)
-        })
+        .or_else(|| n.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 1e18).map(|f| f as i128))
 }
 
 fn float(value: &Value, path: &Path) -> Result<f64, JsonError> {
@@ -380,10 +313,7 @@ fn float(value: &Value, path: &Path) -> Result<f64, JsonError> {
         Value::String(s) => s.parse().ok().filter(|f: &f64| f.is_finite()),
         _ => None,
     };
-    parsed.map_or_else(
-        || path.fail(format!("expected a number, got {}", kind_of(value))),
-        Ok,
-    )
+    parsed.map_or_else(|| path.fail(format!("expected a number, got {}", kind_of(value))), Ok)
 }
 
 fn enumeration(e: EnumType, value: &Value, path: &Path) -> Result<i32, JsonError> {
@@ -394,27 +324,16 @@ fn enumeration(e: EnumType, value: &Value, path: &Path) -> Result<i32, JsonError
             Some((number, _)) => Ok(number),
             None => {
                 let known: Vec<_> = e.values().map(|(_, name)| name).collect();
-                path.fail(format!(
-                    "{s:?} is not a value of {}; known: {}",
-                    e.full_name(),
-                    known.join(", ")
-                ))
+                path.fail(format!("{s:?} is not a value of {}; known: {}", e.full_name(), known.join(", ")))
             }
         },
-        other => path.fail(format!(
-            "expected the name of a {} value, got {}",
-            e.full_name(),
-            kind_of(other)
-        )),
+        other => path.fail(format!("expected the name of a {} value, got {}", e.full_name(), kind_of(other))),
     }
 }
 
 fn any(value: &Value, path: &Path, out: &mut Vec<u8>) -> Done {
     let Value::Object(object) = value else {
-        return path.fail(format!(
-            "expected an object with \"@type\", got {}",
-            kind_of(value)
-        ));
+        return path.fail(format!("expected an object with \"@type\", got {}", kind_of(value)));
     };
     if object.is_empty() {
         return Ok(());
@@ -451,13 +370,7 @@ pub(super) fn has_special_json(ty: MessageType) -> bool {
         )
 }
 
-fn time(
-    value: &Value,
-    path: &Path,
-    out: &mut Vec<u8>,
-    parse: fn(&str) -> Option<(i64, i32)>,
-    want: &str,
-) -> Done {
+fn time(value: &Value, path: &Path, out: &mut Vec<u8>, parse: fn(&str) -> Option<(i64, i32)>, want: &str) -> Done {
     let Some((seconds, nanos)) = value.as_str().and_then(parse) else {
         return path.fail(format!("expected {want}, got {value}"));
     };
@@ -493,9 +406,7 @@ fn dynamic(ty: MessageType, value: &Value, path: &Path, out: &mut Vec<u8>) -> Do
     let field = |n| ty.field_by_number(n).expect("fields of struct.proto");
     match (ty.full_name(), value) {
         ("google.protobuf.Struct", Value::Object(_)) => map(field(1), value, path, out),
-        ("google.protobuf.ListValue", Value::Array(items)) => {
-            each(items, path, |v, p| single(field(1), v, p, out))
-        }
+        ("google.protobuf.ListValue", Value::Array(items)) => each(items, path, |v, p| single(field(1), v, p, out)),
         ("google.protobuf.Value", Value::Null) => single(field(1), &Value::from(0), path, out),
         ("google.protobuf.Value", Value::Number(_)) => single(field(2), value, path, out),
         ("google.protobuf.Value", Value::String(_)) => single(field(3), value, path, out),
@@ -523,10 +434,7 @@ fn nearest(ty: MessageType, key: &str) -> String {
     let wanted = plain(key);
     let close = |name: &str| {
         let name = plain(name);
-        name == wanted
-            || (wanted.len() > 3 && (name.starts_with(&wanted) || wanted.starts_with(&name)))
+        name == wanted || (wanted.len() > 3 && (name.starts_with(&wanted) || wanted.starts_with(&name)))
     };
-    ty.fields()
-        .find(|f| close(f.name()))
-        .map_or_else(String::new, |f| format!("; did you mean {:?}?", f.name()))
+    ty.fields().find(|f| close(f.name())).map_or_else(String::new, |f| format!("; did you mean {:?}?", f.name()))
 }

@@ -18,37 +18,20 @@ pub fn parse_duration(text: &str) -> Option<(i64, i32)> {
     }
     let seconds: i64 = whole.parse().ok().filter(|s| *s <= DURATION_SECONDS_MAX)?;
     let nanos = parse_nanos(fraction, body.contains('.'))?;
-    Some(if negative {
-        (-seconds, -nanos)
-    } else {
-        (seconds, nanos)
-    })
+    Some(if negative { (-seconds, -nanos) } else { (seconds, nanos) })
 }
 
 fn parse_nanos(fraction: &str, dotted: bool) -> Option<i32> {
-    if fraction.len() > 9
-        || (dotted && fraction.is_empty())
-        || !fraction.bytes().all(|b| b.is_ascii_digit())
-    {
+    if fraction.len() > 9 || (dotted && fraction.is_empty()) || !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
-    Some(
-        fraction
-            .bytes()
-            .chain(std::iter::repeat(b'0'))
-            .take(9)
-            .fold(0, |n, b| n * 10 + i32::from(b - b'0')),
-    )
+    Some(fraction.bytes().chain(std::iter::repeat(b'0')).take(9).fold(0, |n, b| n * 10 + i32::from(b - b'0')))
 }
 
 /// Prints a duration as `15s` or `0.250s`: 0, 3, 6 or 9 fraction digits.
 pub fn print_duration(seconds: i64, nanos: i32) -> String {
     let sign = if seconds < 0 || nanos < 0 { "-" } else { "" };
-    format!(
-        "{sign}{}{}s",
-        seconds.unsigned_abs(),
-        fraction(nanos.unsigned_abs())
-    )
+    format!("{sign}{}{}s", seconds.unsigned_abs(), fraction(nanos.unsigned_abs()))
 }
 
 fn fraction(nanos: u32) -> String {
@@ -63,39 +46,22 @@ fn fraction(nanos: u32) -> String {
 /// Parses an RFC 3339 time into seconds since 1970 and nanoseconds.
 pub fn parse_timestamp(text: &str) -> Option<(i64, i32)> {
     let b = text.as_bytes();
-    if b.len() < 20
-        || b[4] != b'-'
-        || b[7] != b'-'
-        || !matches!(b[10], b'T' | b't')
-        || b[13] != b':'
-        || b[16] != b':'
-    {
+    if b.len() < 20 || b[4] != b'-' || b[7] != b'-' || !matches!(b[10], b'T' | b't') || b[13] != b':' || b[16] != b':' {
         return None;
     }
     let number = |from: usize, to: usize| -> Option<i64> {
         let digits = text.get(from..to)?;
-        digits
-            .bytes()
-            .all(|b| b.is_ascii_digit())
-            .then(|| digits.parse().ok())?
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
     };
     let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
     let (hour, minute, second) = (number(11, 13)?, number(14, 16)?, number(17, 19)?);
-    if !(1..=12).contains(&month)
-        || !(1..=31).contains(&day)
-        || hour > 23
-        || minute > 59
-        || second > 59
-    {
+    if !(1..=12).contains(&month) || !(1..=31).contains(&day) || hour > 23 || minute > 59 || second > 59 {
         return None;
     }
     let rest = text.get(19..)?;
     let zone_at = rest.find(['Z', 'z', '+', '-'])?;
     let (fraction, zone) = rest.split_at(zone_at);
-    let nanos = parse_nanos(
-        fraction.strip_prefix('.').unwrap_or(""),
-        fraction.starts_with('.'),
-    )?;
+    let nanos = parse_nanos(fraction.strip_prefix('.').unwrap_or(""), fraction.starts_with('.'))?;
     let offset = match zone.as_bytes() {
         [b'Z' | b'z'] => 0,
         [sign, _, _, b':', _, _] => {
@@ -105,11 +71,8 @@ pub fn parse_timestamp(text: &str) -> Option<(i64, i32)> {
         }
         _ => return None,
     };
-    let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second
-        - offset * 60;
-    TIMESTAMP_SECONDS
-        .contains(&seconds)
-        .then_some((seconds, nanos))
+    let seconds = days_from_civil(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset * 60;
+    TIMESTAMP_SECONDS.contains(&seconds).then_some((seconds, nanos))
 }
 
 /// Prints a timestamp in UTC with 0, 3, 6 or 9 fraction digits.
@@ -117,10 +80,7 @@ pub fn print_timestamp(seconds: i64, nanos: i32) -> String {
     let (days, rest) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let (year, month, day) = civil_from_days(days);
     let (h, m, s) = (rest / 3_600, rest / 60 % 60, rest % 60);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}{}Z",
-        fraction(nanos.unsigned_abs())
-    )
+    format!("{year:04}-{month:02}-{day:02}T{h:02}:{m:02}:{s:02}{}Z", fraction(nanos.unsigned_abs()))
 }
 
 /// Days since 1970-01-01 of a proleptic Gregorian date (Howard Hinnant's algorithm).
@@ -139,9 +99,5 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
     let mp = (5 * doy + 2) / 153;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (
-        yoe + era * 400 + i64::from(month <= 2),
-        month,
-        doy - (153 * mp + 2) / 5 + 1,
-    )
+    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
 }

@@ -21,10 +21,7 @@ pub(super) fn message(type_name: &str, bytes: &[u8], options: Options) -> Result
 }
 
 fn fail(reason: impl Into<String>) -> JsonError {
-    JsonError {
-        path: String::new(),
-        reason: reason.into(),
-    }
+    JsonError { path: String::new(), reason: reason.into() }
 }
 
 /// A value as it stands on the wire.
@@ -45,29 +42,21 @@ fn next<'a>(input: &mut &'a [u8]) -> Result<Option<(u32, Raw<'a>)>, JsonError> {
     let number = u32::try_from(key >> 3).map_err(|_| fail("field number out of range"))?;
     let raw = match key & 7 {
         0 => Raw::Varint(varint(input)?),
-        1 => Raw::Fixed64(u64::from_le_bytes(
-            take(input, 8)?.try_into().expect("eight bytes"),
-        )),
+        1 => Raw::Fixed64(u64::from_le_bytes(take(input, 8)?.try_into().expect("eight bytes"))),
         2 => {
             let len = usize::try_from(varint(input)?).map_err(|_| fail("length out of range"))?;
             Raw::Bytes(take(input, len)?)
         }
-        5 => Raw::Fixed32(u32::from_le_bytes(
-            take(input, 4)?.try_into().expect("four bytes"),
-        )),
+        5 => Raw::Fixed32(u32::from_le_bytes(take(input, 4)?.try_into().expect("four bytes"))),
         other => {
-            return Err(fail(format!(
-                "wire type {other} of field {number} is not supported"
-            )));
+            return Err(fail(format!("wire type {other} of field {number} is not supported")));
         }
     };
     Ok(Some((number, raw)))
 }
 
 fn take<'a>(input: &mut &'a [u8], len: usize) -> Result<&'a [u8], JsonError> {
-    let (head, tail) = input
-        .split_at_checked(len)
-        .ok_or_else(|| fail("message ends early"))?;
+    let (head, tail) = input.split_at_checked(len).ok_or_else(|| fail("message ends early"))?;
     *input = tail;
     Ok(head)
 }
@@ -97,22 +86,18 @@ impl Writer {
         }
         let value = match ty.full_name() {
             "google.protobuf.Any" => self.any(bytes),
-            "google.protobuf.Duration" => {
-                two_numbers(bytes).map(|(s, n)| wkt::print_duration(s, n).into())
-            }
-            "google.protobuf.Timestamp" => {
-                two_numbers(bytes).map(|(s, n)| wkt::print_timestamp(s, n).into())
-            }
+            "google.protobuf.Duration" => two_numbers(bytes).map(|(s, n)| wkt::print_duration(s, n).into()),
+            "google.protobuf.Timestamp" => two_numbers(bytes).map(|(s, n)| wkt::print_timestamp(s, n).into()),
             "google.protobuf.FieldMask" => field_mask(bytes),
-            "google.protobuf.Struct" => self
-                .fields(ty, bytes)
-                .map(|mut m| m.remove("fields").unwrap_or_else(|| Map::new().into())),
-            "google.protobuf.ListValue" => self
-                .fields(ty, bytes)
-                .map(|mut m| m.remove("values").unwrap_or_else(|| Value::Array(vec![]))),
-            "google.protobuf.Value" => self
-                .fields(ty, bytes)
-                .map(|m| m.into_iter().next().map_or(Value::Null, |(_, v)| v)),
+            "google.protobuf.Struct" => {
+                self.fields(ty, bytes).map(|mut m| m.remove("fields").unwrap_or_else(|| Map::new().into()))
+            }
+            "google.protobuf.ListValue" => {
+                self.fields(ty, bytes).map(|mut m| m.remove("values").unwrap_or_else(|| Value::Array(vec![])))
+            }
+            "google.protobuf.Value" => {
+                self.fields(ty, bytes).map(|m| m.into_iter().next().map_or(Value::Null, |(_, v)| v))
+            }
             name if is_wrapper(name) => self.wrapper(ty, bytes),
             _ => self.fields(ty, bytes).map(Value::Object),
         };
@@ -148,16 +133,9 @@ impl Writer {
         // Declaration order, as Envoy prints.
         found.sort_by_key(|(f, _)| *f);
         let name = |f: Field| {
-            if self.options.camel_case {
-                f.json_name()
-            } else {
-                f.name()
-            }
+            if self.options.camel_case { f.json_name() } else { f.name() }
         };
-        Ok(found
-            .into_iter()
-            .map(|(f, v)| (name(f).to_owned(), v))
-            .collect())
+        Ok(found.into_iter().map(|(f, v)| (name(f).to_owned(), v)).collect())
     }
 
     fn add(&mut self, field: Field, raw: Raw, slot: &mut Value) -> Result<(), JsonError> {
@@ -167,9 +145,7 @@ impl Writer {
                 map.insert(key, value);
             }
             Value::Array(list) if field.is_repeated() => match (field.kind(), raw) {
-                (Kind::Message(_) | Kind::String | Kind::Bytes, _) => {
-                    list.push(self.value(field, raw)?)
-                }
+                (Kind::Message(_) | Kind::String | Kind::Bytes, _) => list.push(self.value(field, raw)?),
                 (_, Raw::Bytes(packed)) => unpack(field, packed, |raw| {
                     list.push(self.value(field, raw)?);
                     Ok(())
@@ -185,10 +161,8 @@ impl Writer {
         let (Kind::Message(entry), Raw::Bytes(mut input)) = (field.kind(), raw) else {
             return Err(fail(format!("{} is not a map entry", field.name())));
         };
-        let (key_field, value_field) = (
-            entry.field_by_number(1).expect("key"),
-            entry.field_by_number(2).expect("value"),
-        );
+        let (key_field, value_field) =
+            (entry.field_by_number(1).expect("key"), entry.field_by_number(2).expect("value"));
         let (mut key, mut value) = (String::new(), None);
         while let Some((number, raw)) = next(&mut input)? {
             match number {
@@ -214,21 +188,13 @@ impl Writer {
         Ok(match (field.kind(), raw) {
             (Kind::Message(m), Raw::Bytes(b)) => self.message(m, b)?,
             (Kind::String, Raw::Bytes(b)) => String::from_utf8_lossy(b).into(),
-            (Kind::Bytes, Raw::Bytes(b)) => {
-                base64::engine::general_purpose::STANDARD.encode(b).into()
-            }
+            (Kind::Bytes, Raw::Bytes(b)) => base64::engine::general_purpose::STANDARD.encode(b).into(),
             (Kind::Bool, Raw::Varint(n)) => (n != 0).into(),
-            (Kind::Enum(e), Raw::Varint(n))
-                if e.full_name() == "google.protobuf.NullValue" && n == 0 =>
-            {
-                Value::Null
-            }
-            (Kind::Enum(e), Raw::Varint(n)) => {
-                match e.values().find(|(number, _)| *number == n as i32) {
-                    Some((_, name)) => name.into(),
-                    None => (n as i32).into(),
-                }
-            }
+            (Kind::Enum(e), Raw::Varint(n)) if e.full_name() == "google.protobuf.NullValue" && n == 0 => Value::Null,
+            (Kind::Enum(e), Raw::Varint(n)) => match e.values().find(|(number, _)| *number == n as i32) {
+                Some((_, name)) => name.into(),
+                None => (n as i32).into(),
+            },
             (Kind::Int32, Raw::Varint(n)) => (n as i32).into(),
             (Kind::Uint32, Raw::Varint(n)) => (n as u32).into(),
             (Kind::Int64, Raw::Varint(n)) => (n as i64).to_string().into(),
@@ -269,14 +235,7 @@ impl Writer {
         match known.map(|ty| (has_special_json(ty), self.message(ty, payload))) {
             Some((false, Ok(Value::Object(fields)))) => out.extend(fields),
             Some((true, Ok(value))) => drop(out.insert("value".into(), value)),
-            _ => drop(
-                out.insert(
-                    "value".into(),
-                    base64::engine::general_purpose::STANDARD
-                        .encode(payload)
-                        .into(),
-                ),
-            ),
+            _ => drop(out.insert("value".into(), base64::engine::general_purpose::STANDARD.encode(payload).into())),
         }
         Ok(out.into())
     }
@@ -289,12 +248,12 @@ fn unpack(
 ) -> Result<(), JsonError> {
     while !packed.is_empty() {
         each(match field.kind() {
-            Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => Raw::Fixed64(u64::from_le_bytes(
-                take(&mut packed, 8)?.try_into().expect("eight bytes"),
-            )),
-            Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => Raw::Fixed32(u32::from_le_bytes(
-                take(&mut packed, 4)?.try_into().expect("four bytes"),
-            )),
+            Kind::Double | Kind::Fixed64 | Kind::Sfixed64 => {
+                Raw::Fixed64(u64::from_le_bytes(take(&mut packed, 8)?.try_into().expect("eight bytes")))
+            }
+            Kind::Float | Kind::Fixed32 | Kind::Sfixed32 => {
+                Raw::Fixed32(u32::from_le_bytes(take(&mut packed, 4)?.try_into().expect("four bytes")))
+            }
             _ => Raw::Varint(varint(&mut packed)?),
         })?;
     }
@@ -326,10 +285,7 @@ fn default_of(kind: Kind) -> Value {
         Kind::Bool => false.into(),
         Kind::String | Kind::Bytes => "".into(),
         Kind::Int64 | Kind::Uint64 | Kind::Fixed64 | Kind::Sfixed64 | Kind::Sint64 => "0".into(),
-        Kind::Enum(e) => e
-            .values()
-            .next()
-            .map_or(Value::Null, |(_, name)| name.into()),
+        Kind::Enum(e) => e.values().next().map_or(Value::Null, |(_, name)| name.into()),
         _ => 0.into(),
     }
 }
@@ -362,11 +318,7 @@ fn camel(snake: &str) -> String {
     for c in snake.chars() {
         match c {
             '_' => up = true,
-            c => out.push(if std::mem::take(&mut up) {
-                c.to_ascii_uppercase()
-            } else {
-                c
-            }),
+            c => out.push(if std::mem::take(&mut up) { c.to_ascii_uppercase() } else { c }),
         }
     }
     out

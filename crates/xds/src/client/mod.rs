@@ -17,8 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use protos::envoy::config::core::v3::Node;
 use protos::envoy::service::discovery::v3 as discovery;
 
-pub use subscription::{Rejection, Resource, Update};
 use subscription::Subscription;
+pub use subscription::{Rejection, Resource, Update};
 
 /// Most bytes of error detail in one NACK: it must fit logs and the peer's limits (gRPC messages default to 4 MiB).
 pub const ERROR_DETAIL_BYTES_MAX: usize = 16 * 1024;

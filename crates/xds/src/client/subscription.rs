@@ -74,7 +74,11 @@ fn open(body: prost_types::Any, version: &str) -> Resource {
     if protos::type_name(&body.type_url) == "envoy.service.discovery.v3.Resource"
         && let Ok(envelope) = protos::unpack::<discovery::Resource>(&body)
     {
-        return Resource { name: envelope.name, version: version.to_owned(), body: envelope.resource.unwrap_or_default() };
+        return Resource {
+            name: envelope.name,
+            version: version.to_owned(),
+            body: envelope.resource.unwrap_or_default(),
+        };
     }
     Resource { name: first_string(&body.value).unwrap_or_default(), version: version.to_owned(), body }
 }
@@ -136,7 +140,8 @@ impl Subscription {
     }
 
     pub(super) fn from_sotw(&self, response: discovery::DiscoveryResponse) -> Update {
-        let resources: Vec<Resource> = response.resources.into_iter().map(|r| open(r, &response.version_info)).collect();
+        let resources: Vec<Resource> =
+            response.resources.into_iter().map(|r| open(r, &response.version_info)).collect();
         // Only a wildcard response is the whole state; of named types absence says nothing.
         let removed = if self.wildcard {
             let present: BTreeSet<&str> = resources.iter().map(|r| r.name.as_str()).collect();
@@ -144,7 +149,13 @@ impl Subscription {
         } else {
             Vec::new()
         };
-        Update { type_url: response.type_url, version: response.version_info, nonce: response.nonce, resources, removed }
+        Update {
+            type_url: response.type_url,
+            version: response.version_info,
+            nonce: response.nonce,
+            resources,
+            removed,
+        }
     }
 
     pub(super) fn settle(&mut self, protocol: Protocol, update: &Update, verdict: Result<(), Rejection>) {
@@ -203,7 +214,11 @@ impl Subscription {
                 request.error_detail = error.map(|message| Status { code: INTERNAL, message, ..Default::default() });
             }
             if self.wildcard != self.told_wildcard {
-                let list = if self.wildcard { &mut request.resource_names_subscribe } else { &mut request.resource_names_unsubscribe };
+                let list = if self.wildcard {
+                    &mut request.resource_names_subscribe
+                } else {
+                    &mut request.resource_names_unsubscribe
+                };
                 list.push("*".into());
             }
             request.resource_names_subscribe.extend(self.names.difference(&self.told).cloned());

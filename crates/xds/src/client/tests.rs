@@ -36,7 +36,11 @@ fn response(type_url: &str, nonce: &str, list: &[(&str, &str)], removed: &[&str]
         nonce: nonce.into(),
         resources: list
             .iter()
-            .map(|(name, version)| discovery::Resource { name: (*name).into(), version: (*version).into(), ..Default::default() })
+            .map(|(name, version)| discovery::Resource {
+                name: (*name).into(),
+                version: (*version).into(),
+                ..Default::default()
+            })
             .collect(),
         removed_resources: removed.iter().map(|n| (*n).to_owned()).collect(),
         ..Default::default()
@@ -72,13 +76,19 @@ fn delta_order_ack_and_resume() {
 
     client.set_names(EDS, false, names(&["b", "c"]));
     let change = delta(&mut client).expect("names");
-    assert_eq!((change.resource_names_subscribe, change.resource_names_unsubscribe), (vec!["c".to_owned()], vec!["a".to_owned()]));
+    assert_eq!(
+        (change.resource_names_subscribe, change.resource_names_unsubscribe),
+        (vec!["c".to_owned()], vec!["a".to_owned()])
+    );
 
     client.reconnect();
     let again = delta(&mut client).expect("CDS");
     let held: BTreeMap<String, String> = [("a".into(), "v2".into()), ("b".into(), "v1".into())].into();
     assert_eq!((again.initial_resource_versions, again.node.is_some()), (held, true));
-    assert_eq!(delta(&mut client).map(|r| (r.type_url, r.resource_names_subscribe)), Some((EDS.into(), vec!["b".into(), "c".into()])));
+    assert_eq!(
+        delta(&mut client).map(|r| (r.type_url, r.resource_names_subscribe)),
+        Some((EDS.into(), vec!["b".into(), "c".into()]))
+    );
     assert!(client.on_delta(response("type.googleapis.com/other", "9", &[], &[])).is_none());
 }
 
@@ -89,7 +99,9 @@ fn sotw_versions_and_removal() {
     let first = sotw(&mut client).expect("first");
     assert_eq!((first.version_info.as_str(), first.response_nonce.as_str()), ("", ""));
     let resources = |list: &[&str]| {
-        list.iter().map(|n| protos::any(&Cluster { name: (*n).into(), alt_stat_name: "x".into(), ..Default::default() })).collect::<Vec<_>>()
+        list.iter()
+            .map(|n| protos::any(&Cluster { name: (*n).into(), alt_stat_name: "x".into(), ..Default::default() }))
+            .collect::<Vec<_>>()
     };
     let push = |version: &str, nonce: &str, list: &[&str]| discovery::DiscoveryResponse {
         type_url: CDS.into(),
@@ -107,7 +119,10 @@ fn sotw_versions_and_removal() {
     assert_eq!(update.removed, ["a"]);
     client.settle(&update, Err(Rejection { detail: "no".into(), names: names(&["b"]) }));
     let nack = sotw(&mut client).expect("NACK");
-    assert_eq!((nack.version_info.as_str(), nack.response_nonce.as_str(), nack.error_detail.is_some()), ("1", "n2", true));
+    assert_eq!(
+        (nack.version_info.as_str(), nack.response_nonce.as_str(), nack.error_detail.is_some()),
+        ("1", "n2", true)
+    );
     client.reconnect();
     let again = sotw(&mut client).expect("again");
     assert_eq!((again.version_info.as_str(), again.response_nonce.as_str()), ("1", ""));
@@ -164,7 +179,11 @@ fn converge(protocol: Protocol, script: &[(u8, u8)]) {
     };
     let mut stream = server::Stream::new(dialect());
     // One round: everything the client wants to say, then at most `pushes` responses.
-    let mut round = |client: &mut Client, stream: &mut server::Stream, world: &World, have: &mut BTreeMap<Kind, BTreeMap<String, Vec<u8>>>, pushes: usize| {
+    let mut round = |client: &mut Client,
+                     stream: &mut server::Stream,
+                     world: &World,
+                     have: &mut BTreeMap<Kind, BTreeMap<String, Vec<u8>>>,
+                     pushes: usize| {
         now += Duration::from_millis(500);
         let mut pushed = 0;
         loop {

@@ -62,12 +62,7 @@ impl Kind {
     pub fn is_wildcard_by_default(self) -> bool {
         !matches!(
             self,
-            Kind::Endpoint
-                | Kind::Route
-                | Kind::VirtualHost
-                | Kind::Secret
-                | Kind::Extension
-                | Kind::Health
+            Kind::Endpoint | Kind::Route | Kind::VirtualHost | Kind::Secret | Kind::Extension | Kind::Health
         )
     }
 

@@ -19,11 +19,7 @@ pub struct Resource {
 impl Resource {
     /// Wraps encoded bytes and hashes them.
     pub fn new(name: impl Into<Arc<str>>, value: Vec<u8>) -> Arc<Self> {
-        Arc::new(Resource {
-            name: name.into(),
-            version: xxh64(&value, 0),
-            value,
-        })
+        Arc::new(Resource { name: name.into(), version: xxh64(&value, 0), value })
     }
 }
 
@@ -125,10 +121,7 @@ impl ResourceSet {
 
     /// `self` together with those of `old` that `self` lacks and `keep` selects.
     pub fn with_kept(&self, old: &ResourceSet, keep: impl Fn(&str) -> bool) -> ResourceSet {
-        let kept = old
-            .list
-            .iter()
-            .filter(|r| self.get(&r.name).is_none() && keep(&r.name));
+        let kept = old.list.iter().filter(|r| self.get(&r.name).is_none() && keep(&r.name));
         ResourceSet::new(self.list.iter().chain(kept).cloned().collect())
     }
 }

@@ -87,10 +87,7 @@ impl Push {
     }
 
     fn any(&self, resource: &Resource) -> Any {
-        Any {
-            type_url: self.kind.type_url().to_owned(),
-            value: resource.value.clone(),
-        }
+        Any { type_url: self.kind.type_url().to_owned(), value: resource.value.clone() }
     }
 
     /// The response of a delta stream.
@@ -160,16 +157,10 @@ impl Stream {
     }
 
     /// Takes a request of a delta stream.
-    pub fn on_delta(
-        &mut self,
-        request: &discovery::DeltaDiscoveryRequest,
-    ) -> Result<Event, Refused> {
+    pub fn on_delta(&mut self, request: &discovery::DeltaDiscoveryRequest) -> Result<Event, Refused> {
         let kind = parse_kind(&request.type_url)?;
         let first = !self.subs.contains_key(&kind);
-        let sub = self
-            .subs
-            .entry(kind)
-            .or_insert_with(|| Subscription::new(kind));
+        let sub = self.subs.entry(kind).or_insert_with(|| Subscription::new(kind));
         let names = &request.resource_names_subscribe;
         if first {
             sub.resume_versions(&request.initial_resource_versions)?;
@@ -189,15 +180,9 @@ impl Stream {
                 *since = self.next_nonce;
             }
         }
-        let subscribed =
-            first || !names.is_empty() || !request.resource_names_unsubscribe.is_empty();
+        let subscribed = first || !names.is_empty() || !request.resource_names_unsubscribe.is_empty();
         let error = request.error_detail.as_ref().map(|e| e.message.as_str());
-        let mut event = Event {
-            kind,
-            answer: None,
-            subscribed,
-            expired_nonce: false,
-        };
+        let mut event = Event { kind, answer: None, subscribed, expired_nonce: false };
         if !request.response_nonce.is_empty() {
             self.answer(&mut event, &request.response_nonce, error);
         }
@@ -208,17 +193,9 @@ impl Stream {
     pub fn on_sotw(&mut self, request: &discovery::DiscoveryRequest) -> Result<Event, Refused> {
         let kind = parse_kind(&request.type_url)?;
         let first = !self.subs.contains_key(&kind);
-        let sub = self
-            .subs
-            .entry(kind)
-            .or_insert_with(|| Subscription::new(kind));
+        let sub = self.subs.entry(kind).or_insert_with(|| Subscription::new(kind));
         let nonce = request.response_nonce.as_str();
-        let mut event = Event {
-            kind,
-            answer: None,
-            subscribed: false,
-            expired_nonce: false,
-        };
+        let mut event = Event { kind, answer: None, subscribed: false, expired_nonce: false };
         if !first && !nonce.is_empty() && !sub.is_latest(nonce) {
             sub.answer(nonce, None);
             event.expired_nonce = true;
@@ -231,20 +208,11 @@ impl Stream {
             self.resumed = true;
         }
         let asked: BTreeSet<&str> = request.resource_names.iter().map(String::as_str).collect();
-        let wildcard = asked.contains(WILDCARD)
-            || asked.is_empty() && (sub.wildcard || first && kind.is_wildcard_by_default());
-        let gone: Vec<_> = sub
-            .names
-            .iter()
-            .filter(|n| !asked.contains(&***n))
-            .cloned()
-            .collect();
-        let new: Vec<_> = asked
-            .iter()
-            .filter(|n| **n != WILDCARD && (again || !sub.names.contains(**n)))
-            .collect();
-        event.subscribed =
-            first || again || wildcard != sub.wildcard || !gone.is_empty() || !new.is_empty();
+        let wildcard =
+            asked.contains(WILDCARD) || asked.is_empty() && (sub.wildcard || first && kind.is_wildcard_by_default());
+        let gone: Vec<_> = sub.names.iter().filter(|n| !asked.contains(&***n)).cloned().collect();
+        let new: Vec<_> = asked.iter().filter(|n| **n != WILDCARD && (again || !sub.names.contains(**n))).collect();
+        event.subscribed = first || again || wildcard != sub.wildcard || !gone.is_empty() || !new.is_empty();
         sub.stale |= event.subscribed;
         sub.wildcard = wildcard;
         for name in gone {
@@ -297,11 +265,7 @@ impl Stream {
     /// The next type that needs a new target, in push order.
     pub fn wants(&self) -> Option<Want<'_>> {
         let sub = self.subs.values().find(|s| s.stale)?;
-        Some(Want {
-            kind: sub.kind,
-            wildcard: sub.wildcard,
-            names: &sub.names,
-        })
+        Some(Want { kind: sub.kind, wildcard: sub.wildcard, names: &sub.names })
     }
 
     /// Gives the set the client should have of `kind`. It may hold more than was asked for.
@@ -335,44 +299,24 @@ impl Stream {
         }
         let kept = self.defer_removals(kind, &mut changes, now);
         let sub = self.subs.get_mut(&kind)?;
-        if changes.changed.is_empty()
-            && changes.removed.is_empty()
-            && !sub.fresh
-            && !kept.is_empty()
-        {
+        if changes.changed.is_empty() && changes.removed.is_empty() && !sub.fresh && !kept.is_empty() {
             return None;
         }
-        let base = if kept.is_empty() {
-            target
-        } else {
-            Arc::new(target.with_kept(&sub.base, |n| kept.contains(n)))
-        };
+        let base = if kept.is_empty() { target } else { Arc::new(target.with_kept(&sub.base, |n| kept.contains(n))) };
         let version = version_string(base.version_of(|n| sub.wants(n)));
         let nonce = format!("{:x}", self.next_nonce);
         self.next_nonce += 1;
-        let names = changes
-            .changed
-            .iter()
-            .map(|r| &r.name)
-            .chain(&changes.removed)
-            .cloned()
-            .collect();
+        let names = changes.changed.iter().map(|r| &r.name).chain(&changes.removed).cloned().collect();
         let mut resources = changes.changed;
         let warm: Vec<_> = match kind {
-            Kind::Cluster => resources
-                .iter()
-                .filter(|r| is_eds_cluster(&r.value))
-                .map(|r| Arc::clone(&r.name))
-                .collect(),
+            Kind::Cluster => {
+                resources.iter().filter(|r| is_eds_cluster(&r.value)).map(|r| Arc::clone(&r.name)).collect()
+            }
             _ => Vec::new(),
         };
         let full = self.protocol == Protocol::Sotw && kind.is_full_state();
         if full {
-            resources = base
-                .iter()
-                .filter(|r| sub.wants(&r.name))
-                .cloned()
-                .collect();
+            resources = base.iter().filter(|r| sub.wants(&r.name)).cloned().collect();
         }
         if kind == Kind::Endpoint {
             // Endpoints the client never had: listeners wait for it to take them.
@@ -383,23 +327,12 @@ impl Stream {
         sub.settle(base);
         sub.sent(nonce.clone(), version.clone(), names, full, now);
         self.warm(warm);
-        Some(Push {
-            kind,
-            nonce,
-            version,
-            resources,
-            removed: changes.removed,
-        })
+        Some(Push { kind, nonce, version, resources, removed: changes.removed })
     }
 
     /// Removals that must wait are taken out of `changes` and returned: a cluster while listeners and routes
     /// may still refer to it, endpoints while their cluster waits.
-    fn defer_removals(
-        &self,
-        kind: Kind,
-        changes: &mut Changes,
-        now: Duration,
-    ) -> BTreeSet<Arc<str>> {
+    fn defer_removals(&self, kind: Kind, changes: &mut Changes, now: Duration) -> BTreeSet<Arc<str>> {
         let mut kept = BTreeSet::new();
         if changes.removed.is_empty() {
             return kept;
@@ -435,16 +368,12 @@ impl Stream {
             endpoints.forced.extend(known.cloned());
         }
         let since = self.next_nonce;
-        self.warming
-            .extend(clusters.into_iter().map(|n| (n, since)));
+        self.warming.extend(clusters.into_iter().map(|n| (n, since)));
     }
 
     /// May a listener or route leave, as far as the clusters it may refer to are concerned?
     fn gate_open(&self, kind: Kind, now: Duration) -> bool {
-        if !matches!(
-            kind,
-            Kind::Listener | Kind::Route | Kind::ScopedRoute | Kind::VirtualHost
-        ) {
+        if !matches!(kind, Kind::Listener | Kind::Route | Kind::ScopedRoute | Kind::VirtualHost) {
             return true;
         }
         let Some(clusters) = self.subs.get(&Kind::Cluster) else {
@@ -470,14 +399,7 @@ impl Stream {
             Some(sub) => !sub.is_refused() && sub.is_settled(self.protocol),
             None => self.is_introduced(now) || matches!(k, Kind::ScopedRoute | Kind::VirtualHost),
         };
-        [
-            Kind::Listener,
-            Kind::Route,
-            Kind::ScopedRoute,
-            Kind::VirtualHost,
-        ]
-        .iter()
-        .all(settled)
+        [Kind::Listener, Kind::Route, Kind::ScopedRoute, Kind::VirtualHost].iter().all(settled)
     }
 
     /// A client that came back has had the time to name all that it has.
@@ -493,10 +415,7 @@ impl Stream {
         let waits = |c: &&Subscription| c.in_flight.is_some() || !self.warming.is_empty();
         let sent_at = self.subs.get(&Kind::Endpoint).map_or(Duration::ZERO, |e| e.sent_at);
         let warm = clusters.filter(waits).map(|c| c.sent_at.max(sent_at));
-        let times = [introduced, warm]
-            .into_iter()
-            .flatten()
-            .map(|at| at + WARMING_MAX);
+        let times = [introduced, warm].into_iter().flatten().map(|at| at + WARMING_MAX);
         times.filter(|at| *at > self.polled).min()
     }
 
@@ -513,10 +432,7 @@ impl Stream {
 
     /// The record of every type asked for, in push order.
     pub fn status(&self) -> Vec<TypeStatus> {
-        self.subs
-            .values()
-            .map(|s| s.status(self.protocol))
-            .collect()
+        self.subs.values().map(|s| s.status(self.protocol)).collect()
     }
 
     /// What the client was last sent of a type, for debugging: all of it, names it wants only.
@@ -524,15 +440,10 @@ impl Stream {
         let Some(sub) = self.subs.get(&kind) else {
             return Vec::new();
         };
-        sub.base
-            .iter()
-            .filter(|r| sub.wants(&r.name))
-            .cloned()
-            .collect()
+        sub.base.iter().filter(|r| sub.wants(&r.name)).cloned().collect()
     }
 }
 
 fn parse_kind(type_url: &str) -> Result<Kind, Refused> {
-    Kind::from_type_url(type_url)
-        .ok_or_else(|| Refused::UnknownType(type_url.chars().take(256).collect()))
+    Kind::from_type_url(type_url).ok_or_else(|| Refused::UnknownType(type_url.chars().take(256).collect()))
 }

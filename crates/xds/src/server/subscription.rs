@@ -87,14 +87,8 @@ impl Subscription {
         }
         self.fresh = had.is_empty();
         let placeholder = |(name, version): (&String, &String)| {
-            let version = u64::from_str_radix(version, 16)
-                .ok()
-                .filter(|v| version_string(*v) == *version);
-            Arc::new(Resource {
-                name: name.as_str().into(),
-                version: version.unwrap_or(0),
-                value: Vec::new(),
-            })
+            let version = u64::from_str_radix(version, 16).ok().filter(|v| version_string(*v) == *version);
+            Arc::new(Resource { name: name.as_str().into(), version: version.unwrap_or(0), value: Vec::new() })
         };
         self.base = Arc::new(had.iter().map(placeholder).collect());
         Ok(())
@@ -154,8 +148,7 @@ impl Subscription {
                 // A client takes the good resources of a refused response. Envoy and our proxy name the bad ones.
                 let named = |n: &&Arc<str>| reason.contains(&***n);
                 let all = !answered.names.iter().any(|n| named(&n));
-                self.refused
-                    .extend(answered.names.iter().filter(|n| all || named(n)).cloned());
+                self.refused.extend(answered.names.iter().filter(|n| all || named(n)).cloned());
             }
             None => {
                 self.acks += 1;
@@ -176,9 +169,7 @@ impl Subscription {
 
     /// The client holds on to an older version of something it still wants and that still exists.
     pub fn is_refused(&self) -> bool {
-        self.refused
-            .iter()
-            .any(|n| self.wants(n) && self.base.get(n).is_some())
+        self.refused.iter().any(|n| self.wants(n) && self.base.get(n).is_some())
     }
 
     pub fn is_latest(&self, nonce: &str) -> bool {
@@ -192,20 +183,12 @@ impl Subscription {
         if Arc::ptr_eq(target, &self.base) && self.forced.is_empty() && !self.fresh {
             return None;
         }
-        if self
-            .resume
-            .as_ref()
-            .is_some_and(|v| *v == version_string(target.version_of(|n| self.wants(n))))
-        {
+        if self.resume.as_ref().is_some_and(|v| *v == version_string(target.version_of(|n| self.wants(n)))) {
             return None;
         }
         let mut changes = target.changes_since(&self.base);
-        changes
-            .changed
-            .retain(|r| self.wants(&r.name) && !self.forced.contains(&r.name));
-        changes
-            .removed
-            .retain(|n| self.wants(n) && !self.forced.contains(n));
+        changes.changed.retain(|r| self.wants(&r.name) && !self.forced.contains(&r.name));
+        changes.removed.retain(|n| self.wants(n) && !self.forced.contains(n));
         for name in &self.forced {
             match target.get(name) {
                 Some(resource) => changes.changed.push(Arc::clone(resource)),
@@ -228,14 +211,7 @@ impl Subscription {
         self.forced.clear();
     }
 
-    pub fn sent(
-        &mut self,
-        nonce: String,
-        version: String,
-        names: Vec<Arc<str>>,
-        full: bool,
-        now: Duration,
-    ) {
+    pub fn sent(&mut self, nonce: String, version: String, names: Vec<Arc<str>>, full: bool, now: Duration) {
         self.nonce_sent.clone_from(&nonce);
         self.version = version;
         self.sent_at = now;

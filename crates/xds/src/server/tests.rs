@@ -31,45 +31,27 @@ struct World {
 impl World {
     fn random(rng: &mut Rng, bad: bool) -> World {
         let mut world = World::default();
-        let clusters: Vec<String> = (0..8)
-            .filter(|_| rng.chance(60))
-            .map(|i| format!("c{i}"))
-            .collect();
+        let clusters: Vec<String> = (0..8).filter(|_| rng.chance(60)).map(|i| format!("c{i}")).collect();
         let mut put = |kind, name: String, text: String, rng: &mut Rng| {
-            let text = if bad && rng.chance(7) {
-                format!("{text} bad")
-            } else {
-                text
-            };
+            let text = if bad && rng.chance(7) { format!("{text} bad") } else { text };
             world.texts.entry(kind).or_default().insert(name, text);
         };
         let some = |rng: &mut Rng| -> String {
-            let picked: Vec<_> = clusters
-                .iter()
-                .filter(|_| rng.chance(40))
-                .map(String::as_str)
-                .collect();
+            let picked: Vec<_> = clusters.iter().filter(|_| rng.chance(40)).map(String::as_str).collect();
             picked.join(" ")
         };
         for c in &clusters {
             put(Kind::Cluster, c.clone(), format!("v{}", rng.below(3)), rng);
             put(Kind::Endpoint, c.clone(), format!("e{}", rng.below(3)), rng);
         }
-        let routes: Vec<String> = (0..4)
-            .filter(|_| rng.chance(60))
-            .map(|i| format!("r{i}"))
-            .collect();
+        let routes: Vec<String> = (0..4).filter(|_| rng.chance(60)).map(|i| format!("r{i}")).collect();
         for r in &routes {
             let text = some(rng);
             put(Kind::Route, r.clone(), text, rng);
         }
         for i in 0..4 {
             if rng.chance(60) {
-                let route = if routes.is_empty() {
-                    String::new()
-                } else {
-                    routes[rng.below(routes.len())].clone()
-                };
+                let route = if routes.is_empty() { String::new() } else { routes[rng.below(routes.len())].clone() };
                 let text = format!("{route} {}", some(rng));
                 put(Kind::Listener, format!("l{i}"), text, rng);
             }
@@ -79,25 +61,18 @@ impl World {
 
     fn set(&self, kind: Kind, want: impl Fn(&str) -> bool) -> ResourceSet {
         let texts = self.texts.get(&kind).into_iter().flatten();
-        texts
-            .filter(|(n, _)| want(n))
-            .map(|(n, t)| Resource::new(n.as_str(), encode(kind, n, t)))
-            .collect()
+        texts.filter(|(n, _)| want(n)).map(|(n, t)| Resource::new(n.as_str(), encode(kind, n, t))).collect()
     }
 
     fn without_bad(&self, kind: Kind) -> BTreeMap<String, String> {
         let texts = self.texts.get(&kind).into_iter().flatten();
-        texts
-            .filter(|(_, t)| !t.contains("bad"))
-            .map(|(n, t)| (n.clone(), t.clone()))
-            .collect()
+        texts.filter(|(_, t)| !t.contains("bad")).map(|(n, t)| (n.clone(), t.clone())).collect()
     }
 }
 
 /// Every kind is encoded as a cluster, so that the text can be read back; only clusters say `EDS`.
 fn encode(kind: Kind, name: &str, text: &str) -> Vec<u8> {
-    let discovery =
-        (kind == Kind::Cluster).then_some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32));
+    let discovery = (kind == Kind::Cluster).then_some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32));
     let cluster = Cluster {
         name: name.to_owned(),
         alt_stat_name: text.to_owned(),
@@ -129,11 +104,7 @@ impl Client {
     }
 
     fn names(&self, kind: Kind) -> BTreeSet<String> {
-        self.has
-            .get(&kind)
-            .into_iter()
-            .flat_map(|m| m.keys().cloned())
-            .collect()
+        self.has.get(&kind).into_iter().flat_map(|m| m.keys().cloned()).collect()
     }
 
     /// What the client must be subscribed to, given what it has.
@@ -141,18 +112,8 @@ impl Client {
         match kind {
             Kind::Endpoint => self.names(Kind::Cluster),
             Kind::Route => {
-                let listeners = self
-                    .has
-                    .get(&Kind::Listener)
-                    .into_iter()
-                    .flat_map(|m| m.values());
-                listeners
-                    .flat_map(|(t, _)| {
-                        t.split(' ')
-                            .filter(|w| w.starts_with('r'))
-                            .map(str::to_owned)
-                    })
-                    .collect()
+                let listeners = self.has.get(&Kind::Listener).into_iter().flat_map(|m| m.values());
+                listeners.flat_map(|(t, _)| t.split(' ').filter(|w| w.starts_with('r')).map(str::to_owned)).collect()
             }
             _ => BTreeSet::new(),
         }
@@ -177,24 +138,18 @@ impl Client {
             }
             if matches!(kind, Kind::Listener | Kind::Route) {
                 for cluster in text.split(' ').filter(|w| w.starts_with('c')) {
-                    let known = self.text(Kind::Cluster, cluster).is_some()
-                        && self.text(Kind::Endpoint, cluster).is_some();
+                    let known =
+                        self.text(Kind::Cluster, cluster).is_some() && self.text(Kind::Endpoint, cluster).is_some();
                     assert!(
                         known || self.refused.contains(cluster),
                         "{kind} {name} refers to {cluster}, which the client lacks"
                     );
                 }
             }
-            self.has
-                .entry(kind)
-                .or_default()
-                .insert(name, (text, version));
+            self.has.entry(kind).or_default().insert(name, (text, version));
         }
-        let gone: Vec<String> = if full {
-            self.names(kind).difference(&listed).cloned().collect()
-        } else {
-            removed.to_vec()
-        };
+        let gone: Vec<String> =
+            if full { self.names(kind).difference(&listed).cloned().collect() } else { removed.to_vec() };
         for name in gone {
             if kind == Kind::Cluster && !self.unprotected {
                 for user in [Kind::Listener, Kind::Route] {
@@ -210,11 +165,7 @@ impl Client {
             }
             self.has.entry(kind).or_default().remove(&name);
         }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(errors.join(", "))
-        }
+        if errors.is_empty() { Ok(()) } else { Err(errors.join(", ")) }
     }
 }
 
@@ -289,12 +240,7 @@ impl Sim {
                 Protocol::Sotw => ToServer::Sotw(discovery::DiscoveryRequest {
                     type_url: kind.type_url().into(),
                     resource_names: names,
-                    version_info: self
-                        .client
-                        .sotw_version
-                        .get(&kind)
-                        .cloned()
-                        .unwrap_or_default(),
+                    version_info: self.client.sotw_version.get(&kind).cloned().unwrap_or_default(),
                     ..Default::default()
                 }),
             });
@@ -306,9 +252,7 @@ impl Sim {
             let (kind, wildcard, names) = (want.kind, want.wildcard, want.names.clone());
             // Sometimes more than asked for, as a shared set may be.
             let generous = self.rng.chance(30);
-            let set = self
-                .world
-                .set(kind, |n| wildcard || generous || names.contains(n));
+            let set = self.world.set(kind, |n| wildcard || generous || names.contains(n));
             self.server.set_target(kind, Arc::new(set));
         }
         let quiet = self.up.is_empty() && self.down.is_empty();
@@ -375,21 +319,13 @@ impl Sim {
         // What was unsubscribed while the response was on its way is ignored.
         let subscribed = self.subscribed.get(&kind).cloned().unwrap_or_default();
         let wanted = |name: &str| kind.is_wildcard_by_default() || subscribed.contains(name);
-        let resources = push
-            .to_delta()
-            .resources
-            .iter()
-            .filter(|r| wanted(&r.name))
-            .map(read)
-            .collect();
+        let resources = push.to_delta().resources.iter().filter(|r| wanted(&r.name)).map(read).collect();
         let removed: Vec<String> = push.removed.iter().map(|n| n.to_string()).collect();
         let full = self.protocol == Protocol::Sotw && kind.is_full_state();
         let result = self.client.apply(kind, resources, &removed, full);
         self.nonces.insert(kind, push.nonce.clone());
-        let error_detail = result.as_ref().err().map(|e| protos::google::rpc::Status {
-            message: e.clone(),
-            ..Default::default()
-        });
+        let error_detail =
+            result.as_ref().err().map(|e| protos::google::rpc::Status { message: e.clone(), ..Default::default() });
         if result.is_ok() {
             self.client.sotw_version.insert(kind, push.version.clone());
         }
@@ -417,10 +353,7 @@ impl Sim {
     fn subscribe_more(&mut self) {
         for kind in [Kind::Endpoint, Kind::Route] {
             let wanted = self.client.interest(kind);
-            let had = self
-                .subscribed
-                .insert(kind, wanted.clone())
-                .unwrap_or_default();
+            let had = self.subscribed.insert(kind, wanted.clone()).unwrap_or_default();
             if wanted == had {
                 continue;
             }
@@ -488,8 +421,7 @@ impl Sim {
                 expect.retain(|n, _| interest.contains(n));
             }
             let has = self.client.has.get(&kind).into_iter().flatten();
-            let mut has: BTreeMap<String, String> =
-                has.map(|(n, (t, _))| (n.clone(), t.clone())).collect();
+            let mut has: BTreeMap<String, String> = has.map(|(n, (t, _))| (n.clone(), t.clone())).collect();
             if kind == Kind::Route && self.protocol == Protocol::Sotw {
                 // State of the world cannot say that a route is gone.
                 has.retain(|n, _| expect.contains_key(n));
@@ -547,12 +479,7 @@ fn sotw_world() {
 fn discovery_type_is_read_off_the_wire() {
     assert!(is_eds_cluster(&encode(Kind::Cluster, "c", "t")));
     assert!(!is_eds_cluster(&encode(Kind::Listener, "c", "t")));
-    for bad in [
-        &b"\xff"[..],
-        b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",
-        b"\x0b",
-        b"\x10",
-    ] {
+    for bad in [&b"\xff"[..], b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", b"\x0b", b"\x10"] {
         assert!(!is_eds_cluster(bad));
     }
 }

@@ -12,11 +12,7 @@ pub fn check(text: &str) -> Result<(), String> {
     let mut p = Parser { text, at: 0 };
     p.ternary(0)?;
     p.space();
-    if p.at == text.len() {
-        Ok(())
-    } else {
-        Err(p.unexpected())
-    }
+    if p.at == text.len() { Ok(()) } else { Err(p.unexpected()) }
 }
 
 struct Parser<'a> {
@@ -36,10 +32,7 @@ impl Parser<'_> {
 
     fn unexpected(&self) -> String {
         match self.rest().chars().next() {
-            Some(c) => format!(
-                "invalid CEL expression {:?}: unexpected {c:?} at {}",
-                self.text, self.at
-            ),
+            Some(c) => format!("invalid CEL expression {:?}: unexpected {c:?} at {}", self.text, self.at),
             None => format!("invalid CEL expression {:?}: it ends too early", self.text),
         }
     }
@@ -54,11 +47,7 @@ impl Parser<'_> {
     }
 
     fn want(&mut self, token: &str) -> Result<(), String> {
-        if self.eat(token) {
-            Ok(())
-        } else {
-            Err(self.unexpected())
-        }
+        if self.eat(token) { Ok(()) } else { Err(self.unexpected()) }
     }
 
     fn ternary(&mut self, depth: usize) -> Result<(), String> {
@@ -76,9 +65,7 @@ impl Parser<'_> {
 
     /// Precedence does not matter to syntax.
     fn binary(&mut self, depth: usize) -> Result<(), String> {
-        const OPERATORS: [&str; 13] = [
-            "||", "&&", "==", "!=", "<=", ">=", "<", ">", "+", "-", "*", "/", "%",
-        ];
+        const OPERATORS: [&str; 13] = ["||", "&&", "==", "!=", "<=", ">=", "<", ">", "+", "-", "*", "/", "%"];
         loop {
             self.unary(depth)?;
             if OPERATORS.iter().any(|op| self.eat(op)) {
@@ -154,9 +141,7 @@ impl Parser<'_> {
         }
         self.space();
         let rest = self.rest();
-        let prefix = rest
-            .find(['"', '\''])
-            .filter(|n| *n <= 2 && rest[..*n].chars().all(|c| "rRbB".contains(c)));
+        let prefix = rest.find(['"', '\'']).filter(|n| *n <= 2 && rest[..*n].chars().all(|c| "rRbB".contains(c)));
         if let Some(prefix) = prefix {
             self.at += prefix;
             return self.string(prefix > 0);
@@ -172,11 +157,7 @@ impl Parser<'_> {
 
     fn string(&mut self, raw: bool) -> Result<(), String> {
         let rest = self.rest();
-        let quote = if rest.starts_with("\"\"\"") || rest.starts_with("'''") {
-            &rest[..3]
-        } else {
-            &rest[..1]
-        };
+        let quote = if rest.starts_with("\"\"\"") || rest.starts_with("'''") { &rest[..3] } else { &rest[..1] };
         let mut at = quote.len();
         while at < rest.len() {
             if rest[at..].starts_with(quote) {

@@ -3,34 +3,20 @@
 use super::*;
 
 fn ask(kind: Kind) -> discovery::DeltaDiscoveryRequest {
-    discovery::DeltaDiscoveryRequest {
-        type_url: kind.type_url().into(),
-        ..Default::default()
-    }
+    discovery::DeltaDiscoveryRequest { type_url: kind.type_url().into(), ..Default::default() }
 }
 
 fn subscribe(kind: Kind, names: &[&str]) -> discovery::DeltaDiscoveryRequest {
     let resource_names_subscribe = names.iter().map(|n| n.to_string()).collect();
-    discovery::DeltaDiscoveryRequest {
-        resource_names_subscribe,
-        ..ask(kind)
-    }
+    discovery::DeltaDiscoveryRequest { resource_names_subscribe, ..ask(kind) }
 }
 
 fn set(kind: Kind, resources: &[(&str, &str)]) -> Arc<ResourceSet> {
-    Arc::new(
-        resources
-            .iter()
-            .map(|(n, t)| Resource::new(*n, encode(kind, n, t)))
-            .collect(),
-    )
+    Arc::new(resources.iter().map(|(n, t)| Resource::new(*n, encode(kind, n, t))).collect())
 }
 
 fn ack(stream: &mut Stream, push: &Push) -> Event {
-    let request = discovery::DeltaDiscoveryRequest {
-        response_nonce: push.nonce.clone(),
-        ..ask(push.kind)
-    };
+    let request = discovery::DeltaDiscoveryRequest { response_nonce: push.nonce.clone(), ..ask(push.kind) };
     stream.on_delta(&request).unwrap()
 }
 
@@ -54,15 +40,10 @@ fn a_fresh_client_gets_an_answer_even_if_there_is_nothing() {
 #[test]
 fn a_name_that_does_not_exist_is_reported_as_removed() {
     let mut stream = Stream::new(Protocol::Delta);
-    stream
-        .on_delta(&subscribe(Kind::Route, &["80", "81"]))
-        .unwrap();
+    stream.on_delta(&subscribe(Kind::Route, &["80", "81"])).unwrap();
     stream.set_target(Kind::Route, set(Kind::Route, &[("80", "")]));
     let push = stream.poll(Duration::ZERO).unwrap();
-    assert_eq!(
-        (names(&push), push.removed.clone()),
-        (vec!["80"], vec!["81".into()])
-    );
+    assert_eq!((names(&push), push.removed.clone()), (vec!["80"], vec!["81".into()]));
 }
 
 #[test]
@@ -71,18 +52,12 @@ fn one_response_per_type_is_in_flight_and_changes_merge() {
     stream.on_delta(&ask(Kind::NameTable)).unwrap();
     stream.set_target(Kind::NameTable, set(Kind::NameTable, &[("a", "1")]));
     let first = stream.poll(Duration::ZERO).unwrap();
-    stream.set_target(
-        Kind::NameTable,
-        set(Kind::NameTable, &[("a", "2"), ("b", "1")]),
-    );
+    stream.set_target(Kind::NameTable, set(Kind::NameTable, &[("a", "2"), ("b", "1")]));
     assert!(stream.poll(Duration::ZERO).is_none());
     stream.set_target(Kind::NameTable, set(Kind::NameTable, &[("b", "2")]));
     ack(&mut stream, &first);
     let second = stream.poll(Duration::ZERO).unwrap();
-    assert_eq!(
-        (names(&second), second.removed.clone()),
-        (vec!["b"], vec!["a".into()])
-    );
+    assert_eq!((names(&second), second.removed.clone()), (vec!["b"], vec!["a".into()]));
 }
 
 #[test]
@@ -102,19 +77,9 @@ fn a_refusal_is_recorded_and_not_answered_until_something_changes() {
     stream.on_delta(&ask(Kind::Cluster)).unwrap();
     stream.set_target(Kind::Cluster, set(Kind::Cluster, &[("a", "1"), ("b", "1")]));
     let push = stream.poll(Duration::ZERO).unwrap();
-    let error_detail = Some(protos::google::rpc::Status {
-        message: "b: no".into(),
-        ..Default::default()
-    });
-    let nack = discovery::DeltaDiscoveryRequest {
-        response_nonce: push.nonce,
-        error_detail,
-        ..ask(Kind::Cluster)
-    };
-    assert_eq!(
-        stream.on_delta(&nack).unwrap().answer,
-        Some(Err("b: no".into()))
-    );
+    let error_detail = Some(protos::google::rpc::Status { message: "b: no".into(), ..Default::default() });
+    let nack = discovery::DeltaDiscoveryRequest { response_nonce: push.nonce, error_detail, ..ask(Kind::Cluster) };
+    assert_eq!(stream.on_delta(&nack).unwrap().answer, Some(Err("b: no".into())));
     assert!(stream.poll(Duration::ZERO).is_none());
     assert_eq!(stream.status()[0].state, SyncState::Error);
     stream.set_target(Kind::Cluster, set(Kind::Cluster, &[("a", "1"), ("b", "2")]));
@@ -131,13 +96,8 @@ fn endpoints_of_a_changed_cluster_are_sent_again() {
     stream.set_target(Kind::Cluster, set(Kind::Cluster, &[("a", "1"), ("b", "1")]));
     let clusters = stream.poll(Duration::ZERO).unwrap();
     ack(&mut stream, &clusters);
-    stream
-        .on_delta(&subscribe(Kind::Endpoint, &["a", "b"]))
-        .unwrap();
-    stream.set_target(
-        Kind::Endpoint,
-        set(Kind::Endpoint, &[("a", "e"), ("b", "e")]),
-    );
+    stream.on_delta(&subscribe(Kind::Endpoint, &["a", "b"])).unwrap();
+    stream.set_target(Kind::Endpoint, set(Kind::Endpoint, &[("a", "e"), ("b", "e")]));
     let endpoints = stream.poll(Duration::ZERO).unwrap();
     ack(&mut stream, &endpoints);
     stream.set_target(Kind::Cluster, set(Kind::Cluster, &[("a", "2"), ("b", "1")]));
@@ -165,54 +125,25 @@ fn a_client_without_endpoints_waits_no_longer_than_the_bound() {
 fn a_client_that_comes_back_gets_only_what_differs() {
     let target = set(Kind::Cluster, &[("a", "1"), ("b", "2"), ("n", "1")]);
     let version = |n: &str| version_string(target.get(n).unwrap().version);
-    let had = [
-        ("a", version("a")),
-        ("b", "0000000000000001".into()),
-        ("c", "not ours".into()),
-    ];
+    let had = [("a", version("a")), ("b", "0000000000000001".into()), ("c", "not ours".into())];
     let initial_resource_versions = had.into_iter().map(|(n, v)| (n.to_owned(), v)).collect();
     let mut stream = Stream::new(Protocol::Delta);
-    stream
-        .on_delta(&discovery::DeltaDiscoveryRequest {
-            initial_resource_versions,
-            ..ask(Kind::Cluster)
-        })
-        .unwrap();
+    stream.on_delta(&discovery::DeltaDiscoveryRequest { initial_resource_versions, ..ask(Kind::Cluster) }).unwrap();
     stream.set_target(Kind::Cluster, Arc::clone(&target));
     let push = stream.poll(Duration::ZERO).unwrap();
     assert_eq!((names(&push), push.removed.len()), (vec!["b", "n"], 0));
     ack(&mut stream, &push);
-    assert!(
-        stream.poll(Duration::ZERO).is_none(),
-        "a listener not named yet may refer to c"
-    );
+    assert!(stream.poll(Duration::ZERO).is_none(), "a listener not named yet may refer to c");
     let push = stream.poll(stream.deadline().unwrap()).unwrap();
-    assert_eq!(
-        (names(&push), push.removed.clone()),
-        (vec![], vec!["c".into()])
-    );
+    assert_eq!((names(&push), push.removed.clone()), (vec![], vec!["c".into()]));
 }
 
 #[test]
 fn too_many_names_and_unknown_types_end_the_stream() {
     let mut stream = Stream::new(Protocol::Delta);
-    let names = (0..=crate::server::subscription::NAMES_MAX)
-        .map(|i| i.to_string())
-        .collect();
-    let request = discovery::DeltaDiscoveryRequest {
-        resource_names_subscribe: names,
-        ..ask(Kind::Route)
-    };
-    assert_eq!(
-        stream.on_delta(&request),
-        Err(Refused::TooManyNames { kind: Kind::Route })
-    );
-    let request = discovery::DeltaDiscoveryRequest {
-        type_url: "x/y".into(),
-        ..Default::default()
-    };
-    assert_eq!(
-        stream.on_delta(&request),
-        Err(Refused::UnknownType("x/y".into()))
-    );
+    let names = (0..=crate::server::subscription::NAMES_MAX).map(|i| i.to_string()).collect();
+    let request = discovery::DeltaDiscoveryRequest { resource_names_subscribe: names, ..ask(Kind::Route) };
+    assert_eq!(stream.on_delta(&request), Err(Refused::TooManyNames { kind: Kind::Route }));
+    let request = discovery::DeltaDiscoveryRequest { type_url: "x/y".into(), ..Default::default() };
+    assert_eq!(stream.on_delta(&request), Err(Refused::UnknownType("x/y".into())));
 }
