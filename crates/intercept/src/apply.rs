@@ -52,32 +52,16 @@ pub enum ApplyError {
 ///
 /// # Errors
 /// See [`ApplyError`]; nothing is left half applied within one table.
-pub fn apply(
-    config: &Config,
-    backend: &Backend,
-    cleanup: bool,
-    force: bool,
-) -> Result<(), ApplyError> {
+pub fn apply(config: &Config, backend: &Backend, cleanup: bool, force: bool) -> Result<(), ApplyError> {
     match backend {
         Backend::Nftables => {
-            let script = if cleanup {
-                nftables::cleanup()
-            } else {
-                nftables::render(config)
-            };
+            let script = if cleanup { nftables::cleanup() } else { nftables::render(config) };
             nft::run(&script)?;
         }
         Backend::Iptables(variant) => {
             let rules = iptables::render(config);
-            for family in [Family::V4, Family::V6]
-                .into_iter()
-                .take(if config.ipv6 { 2 } else { 1 })
-            {
-                Tool {
-                    family,
-                    variant: variant.as_deref(),
-                }
-                .bring(&rules, cleanup, force)?;
+            for family in [Family::V4, Family::V6].into_iter().take(if config.ipv6 { 2 } else { 1 }) {
+                Tool { family, variant: variant.as_deref() }.bring(&rules, cleanup, force)?;
             }
         }
     }
@@ -93,50 +77,22 @@ fn addresses_and_routes(config: &Config) -> Result<(), ApplyError> {
     if !tproxy && !config.ipv6 {
         return Ok(());
     }
-    let mut netlink = Netlink::open().map_err(|source| ApplyError::Netlink {
-        what: "netlink",
-        source,
-    })?;
-    let lo = netlink.index("lo").map_err(|source| ApplyError::Netlink {
-        what: "interface lo",
-        source,
-    })?;
+    let mut netlink = Netlink::open().map_err(|source| ApplyError::Netlink { what: "netlink", source })?;
+    let lo = netlink.index("lo").map_err(|source| ApplyError::Netlink { what: "interface lo", source })?;
     if config.ipv6 {
         let address = iptables::PASSTHROUGH_V6.parse().expect("a literal prefix");
-        netlink
-            .address(lo, address)
-            .map_err(|source| ApplyError::Netlink {
-                what: "address ::6/128",
-                source,
-            })?;
+        netlink.address(lo, address).map_err(|source| ApplyError::Netlink { what: "address ::6/128", source })?;
     }
     if tproxy {
-        let families: &[(bool, &str)] = if config.ipv6 {
-            &[(false, "0.0.0.0/0"), (true, "::/0")]
-        } else {
-            &[(false, "0.0.0.0/0")]
-        };
+        let families: &[(bool, &str)] =
+            if config.ipv6 { &[(false, "0.0.0.0/0"), (true, "::/0")] } else { &[(false, "0.0.0.0/0")] };
         for (ipv6, everything) in families {
             let to = everything.parse().expect("a literal prefix");
-            let route = Route {
-                to,
-                via: None,
-                interface: lo,
-                table: config.tproxy_route_table,
-                local: true,
-            };
-            netlink
-                .route(&route)
-                .map_err(|source| ApplyError::Netlink {
-                    what: "TPROXY route",
-                    source,
-                })?;
+            let route = Route { to, via: None, interface: lo, table: config.tproxy_route_table, local: true };
+            netlink.route(&route).map_err(|source| ApplyError::Netlink { what: "TPROXY route", source })?;
             netlink
                 .mark_rule(*ipv6, config.tproxy_mark, config.tproxy_route_table)
-                .map_err(|source| ApplyError::Netlink {
-                    what: "TPROXY policy rule",
-                    source,
-                })?;
+                .map_err(|source| ApplyError::Netlink { what: "TPROXY policy rule", source })?;
         }
     }
     Ok(())
@@ -164,27 +120,15 @@ impl Tool<'_> {
         format!("{base}{variant}{suffix}")
     }
 
-    fn run(
-        &self,
-        suffix: &str,
-        arguments: &[String],
-        input: Option<&str>,
-    ) -> Result<String, ApplyError> {
+    fn run(&self, suffix: &str, arguments: &[String], input: Option<&str>) -> Result<String, ApplyError> {
         let program = self.program(suffix);
         let missing = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => ApplyError::Missing(program.clone()),
-            _ => ApplyError::Refused {
-                program: program.clone(),
-                reason: error.to_string(),
-            },
+            _ => ApplyError::Refused { program: program.clone(), reason: error.to_string() },
         };
         let mut child = Command::new(&program)
             .args(arguments)
-            .stdin(if input.is_some() {
-                Stdio::piped()
-            } else {
-                Stdio::null()
-            })
+            .stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() })
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -209,10 +153,7 @@ impl Tool<'_> {
             let chain = line.split(' ').nth(1).unwrap_or_default();
             chain.starts_with("ISTIO_") || line.contains("-j ISTIO_")
         });
-        present == expected.count()
-            && rules
-                .iter()
-                .all(|rule| self.run("", &rule.command("-C"), None).is_ok())
+        present == expected.count() && rules.iter().all(|rule| self.run("", &rule.command("-C"), None).is_ok())
     }
 
     fn bring(&self, rules: &Rules, cleanup: bool, force: bool) -> Result<(), ApplyError> {
@@ -231,11 +172,6 @@ impl Tool<'_> {
         if cleanup || rules_of_family.is_empty() {
             return Ok(());
         }
-        self.run(
-            "-restore",
-            &["--noflush".to_owned()],
-            Some(&rules.restore(self.family)),
-        )
-        .map(|_| ())
+        self.run("-restore", &["--noflush".to_owned()], Some(&rules.restore(self.family))).map(|_| ())
     }
 }

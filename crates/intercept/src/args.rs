@@ -25,51 +25,19 @@ use crate::{iptables, nftables, probe};
 )]
 pub struct Args {
     /// Port that outbound TCP is redirected to
-    #[arg(
-        short = 'p',
-        long = "envoy-port",
-        env = "ENVOY_PORT",
-        default_value = "15001",
-        value_name = "PORT"
-    )]
+    #[arg(short = 'p', long = "envoy-port", env = "ENVOY_PORT", default_value = "15001", value_name = "PORT")]
     envoy_port: u16,
     /// Port that inbound TCP is redirected to
-    #[arg(
-        short = 'z',
-        long,
-        env = "INBOUND_CAPTURE_PORT",
-        default_value = "15006",
-        value_name = "PORT"
-    )]
+    #[arg(short = 'z', long, env = "INBOUND_CAPTURE_PORT", default_value = "15006", value_name = "PORT")]
     inbound_capture_port: u16,
     /// HBONE port, never redirected
-    #[arg(
-        short = 'e',
-        long,
-        env = "INBOUND_TUNNEL_PORT",
-        default_value = "15008",
-        value_name = "PORT"
-    )]
+    #[arg(short = 'e', long, env = "INBOUND_TUNNEL_PORT", default_value = "15008", value_name = "PORT")]
     inbound_tunnel_port: u16,
     /// Users whose traffic is not redirected: the proxy's (default 1337)
-    #[arg(
-        short = 'u',
-        long,
-        env = "PROXY_UID",
-        default_value = "",
-        hide_default_value = true,
-        value_name = "UID,.."
-    )]
+    #[arg(short = 'u', long, env = "PROXY_UID", default_value = "", hide_default_value = true, value_name = "UID,..")]
     proxy_uid: String,
     /// Groups whose traffic is not redirected (default: as -u)
-    #[arg(
-        short = 'g',
-        long,
-        env = "PROXY_GID",
-        default_value = "",
-        hide_default_value = true,
-        value_name = "GID,.."
-    )]
+    #[arg(short = 'g', long, env = "PROXY_GID", default_value = "", hide_default_value = true, value_name = "GID,..")]
     proxy_gid: String,
     /// REDIRECT, TPROXY or NONE
     #[arg(
@@ -162,30 +130,13 @@ pub struct Args {
     )]
     kube_virt_interfaces: String,
     /// Mark of captured packets in TPROXY mode
-    #[arg(
-        short = 't',
-        long,
-        env = "ISTIO_INBOUND_TPROXY_MARK",
-        default_value = "1337",
-        value_name = "MARK"
-    )]
+    #[arg(short = 't', long, env = "ISTIO_INBOUND_TPROXY_MARK", default_value = "1337", value_name = "MARK")]
     istio_inbound_tproxy_mark: u32,
     /// Routing table for marked packets in TPROXY mode
-    #[arg(
-        short = 'r',
-        long,
-        env = "ISTIO_INBOUND_TPROXY_ROUTE_TABLE",
-        default_value = "133",
-        value_name = "TABLE"
-    )]
+    #[arg(short = 'r', long, env = "ISTIO_INBOUND_TPROXY_ROUTE_TABLE", default_value = "133", value_name = "TABLE")]
     istio_inbound_tproxy_route_table: u32,
     /// Groups whose outbound traffic is redirected; '*' for all
-    #[arg(
-        long,
-        env = "ISTIO_OUTBOUND_OWNER_GROUPS",
-        default_value = "*",
-        value_name = "GID,.."
-    )]
+    #[arg(long, env = "ISTIO_OUTBOUND_OWNER_GROUPS", default_value = "*", value_name = "GID,..")]
     istio_outbound_owner_groups: String,
     /// Groups whose outbound traffic is left alone
     #[arg(
@@ -197,12 +148,7 @@ pub struct Args {
     )]
     istio_outbound_owner_groups_exclude: String,
     /// What counts as loopback in IPv4
-    #[arg(
-        long,
-        env = "HOST_IPV4_LOOPBACK_CIDR",
-        default_value = "127.0.0.1/32",
-        value_name = "CIDR"
-    )]
+    #[arg(long, env = "HOST_IPV4_LOOPBACK_CIDR", default_value = "127.0.0.1/32", value_name = "CIDR")]
     host_ipv4_loopback_cidr: String,
     /// Print what would be done
     #[arg(short = 'n', long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true)]
@@ -232,12 +178,7 @@ pub struct Args {
     #[arg(long, env = "ISTIO_DUAL_STACK", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true)]
     dual_stack: bool,
     /// Network namespace to work in, as a path
-    #[arg(
-        long,
-        default_value = "",
-        hide_default_value = true,
-        value_name = "PATH"
-    )]
+    #[arg(long, default_value = "", hide_default_value = true, value_name = "PATH")]
     network_namespace: String,
     /// Accepted for the CNI plugin; changes nothing here
     #[arg(long, action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true)]
@@ -255,35 +196,19 @@ pub struct Args {
     #[arg(long, env = "NATIVE_NFTABLES", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true)]
     native_nftables: bool,
     /// Use this variant of iptables: nft or legacy
-    #[arg(
-        long,
-        env = "FORCE_IPTABLES_BINARY",
-        default_value = "",
-        hide_default_value = true,
-        value_name = "VARIANT"
-    )]
+    #[arg(long, env = "FORCE_IPTABLES_BINARY", default_value = "", hide_default_value = true, value_name = "VARIANT")]
     force_iptables_binary: String,
     /// Accepted for istio-iptables' sake: the version is not needed
     #[arg(long, default_value = "", hide = true)]
     iptables_version: String,
     /// Accepted for istio-iptables' sake (log levels)
-    #[arg(
-        long = "log_output_level",
-        alias = "log-output-level",
-        default_value = "",
-        hide = true
-    )]
+    #[arg(long = "log_output_level", alias = "log-output-level", default_value = "", hide = true)]
     log_output_level: String,
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let (digits, unit) = text.split_at(
-        text.find(|c: char| !c.is_ascii_digit() && c != '.')
-            .unwrap_or(text.len()),
-    );
-    let number: f64 = digits
-        .parse()
-        .map_err(|_| format!("{text:?} is not a duration such as 5s"))?;
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let number: f64 = digits.parse().map_err(|_| format!("{text:?} is not a duration such as 5s"))?;
     match unit {
         "ms" => Ok(Duration::from_secs_f64(number / 1000.0)),
         "s" | "" => Ok(Duration::from_secs_f64(number)),
@@ -307,25 +232,14 @@ impl Args {
     /// # Errors
     /// A flag that does not fit, in words.
     pub fn resolve(&self) -> Result<Invocation, String> {
-        let uid = if self.proxy_uid.is_empty() {
-            "1337"
-        } else {
-            &self.proxy_uid
-        };
+        let uid = if self.proxy_uid.is_empty() { "1337" } else { &self.proxy_uid };
         let mut config = Config {
             proxy_port: self.envoy_port,
             inbound_capture_port: self.inbound_capture_port,
             inbound_tunnel_port: self.inbound_tunnel_port,
             proxy_uid: uid.to_owned(),
-            proxy_gid: if self.proxy_gid.is_empty() {
-                uid.to_owned()
-            } else {
-                self.proxy_gid.clone()
-            },
-            mode: self
-                .mode
-                .parse()
-                .map_err(|error: crate::InvalidConfig| error.to_string())?,
+            proxy_gid: if self.proxy_gid.is_empty() { uid.to_owned() } else { self.proxy_gid.clone() },
+            mode: self.mode.parse().map_err(|error: crate::InvalidConfig| error.to_string())?,
             tproxy_mark: self.istio_inbound_tproxy_mark,
             tproxy_route_table: self.istio_inbound_tproxy_route_table,
             inbound_ports_include: self.istio_inbound_ports.clone(),
@@ -342,22 +256,16 @@ impl Args {
             capture_all_dns: self.capture_all_dns,
             drop_invalid: self.drop_invalid,
             loopback_v4: self.host_ipv4_loopback_cidr.clone(),
-            ipv6: self.dual_stack
-                || has_ipv6(&fs::read_to_string("/proc/net/if_inet6").unwrap_or_default()),
+            ipv6: self.dual_stack || has_ipv6(&fs::read_to_string("/proc/net/if_inet6").unwrap_or_default()),
             ..Config::default()
         };
         if self.redirect_dns && !self.capture_all_dns {
-            let text = fs::read_to_string("/etc/resolv.conf")
-                .map_err(|error| format!("/etc/resolv.conf: {error}"))?;
+            let text = fs::read_to_string("/etc/resolv.conf").map_err(|error| format!("/etc/resolv.conf: {error}"))?;
             (config.dns_servers_v4, config.dns_servers_v6) = name_servers(&text);
         }
         config.validate().map_err(|error| error.to_string())?;
         let variant = Some(self.force_iptables_binary.clone()).filter(|name| !name.is_empty());
-        let backend = if self.native_nftables {
-            Backend::Nftables
-        } else {
-            Backend::Iptables(variant)
-        };
+        let backend = if self.native_nftables { Backend::Nftables } else { Backend::Iptables(variant) };
         Ok(Invocation { config, backend })
     }
 }
@@ -387,11 +295,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
         }
     };
     match run(&args) {
@@ -406,16 +310,12 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 fn run(args: &Args) -> Result<ExitCode, String> {
     if !args.network_namespace.is_empty() {
         let path = PathBuf::from(&args.network_namespace);
-        let file = File::open(&path)
-            .map_err(|error| format!("--network-namespace {}: {error}", path.display()))?;
+        let file = File::open(&path).map_err(|error| format!("--network-namespace {}: {error}", path.display()))?;
         nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
             .map_err(|error| format!("--network-namespace {}: {error}", path.display()))?;
     }
     let Invocation { config, backend } = args.resolve()?;
-    for (flag, list) in [
-        ("-i", &config.outbound_ranges_include),
-        ("-x", &config.outbound_ranges_exclude),
-    ] {
+    for (flag, list) in [("-i", &config.outbound_ranges_include), ("-x", &config.outbound_ranges_exclude)] {
         for item in Ranges::split(list).2 {
             eprintln!("istio-iptables: {flag}: {item:?} is not a CIDR range and is ignored");
         }
@@ -430,8 +330,7 @@ fn run(args: &Args) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     if !args.skip_rule_apply {
-        apply(&config, &backend, args.cleanup_only, args.force_apply)
-            .map_err(|error| error.to_string())?;
+        apply(&config, &backend, args.cleanup_only, args.force_apply).map_err(|error| error.to_string())?;
     }
     if args.run_validation && !args.cleanup_only {
         return validate(args, &config);
@@ -455,53 +354,25 @@ fn describe(config: &Config, backend: &Backend, cleanup: bool) -> String {
 
 /// Probes as the proxy's user: only its connections to the own pod are captured on the way out.
 fn validate(args: &Args, config: &Config) -> Result<ExitCode, String> {
-    let uid = config
-        .proxy_uid
-        .split(',')
-        .next()
-        .and_then(|uid| uid.parse::<u32>().ok())
-        .unwrap_or(1337);
+    let uid = config.proxy_uid.split(',').next().and_then(|uid| uid.parse::<u32>().ok()).unwrap_or(1337);
     if nix::unistd::geteuid().is_root() {
         use std::os::unix::process::CommandExt;
         let status = std::process::Command::new("/proc/self/exe")
             .arg0("istio-iptables")
-            .args([
-                "--skip-rule-apply",
-                "--run-validation",
-                "--proxy-uid",
-                &uid.to_string(),
-            ])
-            .args([
-                "--inbound-capture-port",
-                &config.inbound_capture_port.to_string(),
-            ])
-            .args([
-                "--iptables-probe-port",
-                &args.iptables_probe_port.to_string(),
-            ])
-            .args([
-                "--probe-timeout",
-                &format!("{}ms", args.probe_timeout.as_millis()),
-            ])
+            .args(["--skip-rule-apply", "--run-validation", "--proxy-uid", &uid.to_string()])
+            .args(["--inbound-capture-port", &config.inbound_capture_port.to_string()])
+            .args(["--iptables-probe-port", &args.iptables_probe_port.to_string()])
+            .args(["--probe-timeout", &format!("{}ms", args.probe_timeout.as_millis())])
             .uid(uid)
             .gid(uid)
             .status()
             .map_err(|error| format!("validation as user {uid}: {error}"))?;
-        return Ok(status
-            .code()
-            .and_then(|code| u8::try_from(code).ok())
-            .map_or(ExitCode::FAILURE, ExitCode::from));
+        return Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from));
     }
-    match probe::run(
-        config.inbound_capture_port,
-        args.iptables_probe_port,
-        args.probe_timeout,
-    ) {
+    match probe::run(config.inbound_capture_port, args.iptables_probe_port, args.probe_timeout) {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
-            eprintln!(
-                "istio-iptables: validation failed, the workload's traffic is not captured: {error}"
-            );
+            eprintln!("istio-iptables: validation failed, the workload's traffic is not captured: {error}");
             Ok(ExitCode::from(probe::EXIT_CODE))
         }
     }
@@ -545,25 +416,16 @@ mod tests {
         assert!(parse(&["--dry-run"]).dry_run);
         assert!(parse(&["-n"]).dry_run);
         assert!(!parse(&["--redirect-dns=false"]).redirect_dns);
-        assert_eq!(
-            parse(&["--probe-timeout", "1500ms"]).probe_timeout,
-            Duration::from_millis(1500)
-        );
+        assert_eq!(parse(&["--probe-timeout", "1500ms"]).probe_timeout, Duration::from_millis(1500));
     }
 
     #[test]
     fn environment_of_the_pod_is_read() {
-        assert!(has_ipv6(
-            "20010db8000000000000000000000001 02 40 00 80 eth0\n"
-        ));
+        assert!(has_ipv6("20010db8000000000000000000000001 02 40 00 80 eth0\n"));
         assert!(!has_ipv6(
             "fe800000000000000000000000000001 02 40 20 80 eth0\n00000000000000000000000000000001 01 80 10 80 lo\n"
         ));
-        let (v4, v6) =
-            name_servers("search x\nnameserver 10.96.0.10\nnameserver fd00::a\nnameserver bogus\n");
-        assert_eq!(
-            (v4, v6),
-            (vec!["10.96.0.10".to_owned()], vec!["fd00::a".to_owned()])
-        );
+        let (v4, v6) = name_servers("search x\nnameserver 10.96.0.10\nnameserver fd00::a\nnameserver bogus\n");
+        assert_eq!((v4, v6), (vec!["10.96.0.10".to_owned()], vec!["fd00::a".to_owned()]));
     }
 }

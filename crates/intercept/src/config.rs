@@ -125,9 +125,7 @@ pub enum InvalidConfig {
     #[error("istio-inbound-interception-mode: {0:?} is none of REDIRECT, TPROXY, NONE")]
     Mode(String),
     /// `-x '*'` would exclude everything.
-    #[error(
-        "istio-service-exclude-cidr: \"*\" is not a range; leave -i empty to capture nothing outbound"
-    )]
+    #[error("istio-service-exclude-cidr: \"*\" is not a range; leave -i empty to capture nothing outbound")]
     ExcludeWildcard,
     /// Too many groups.
     #[error(
@@ -178,9 +176,7 @@ impl Config {
     /// Whether DNS is really captured: it needs servers, or `capture_all_dns`.
     pub fn dns_captured(&self) -> bool {
         self.redirect_dns
-            && (self.capture_all_dns
-                || !self.dns_servers_v4.is_empty()
-                || !self.dns_servers_v6.is_empty())
+            && (self.capture_all_dns || !self.dns_servers_v4.is_empty() || !self.dns_servers_v6.is_empty())
     }
 
     /// Checks what the renderers rely on.
@@ -203,26 +199,16 @@ impl Config {
         for (field, value) in self.ports() {
             for item in split_list(value).filter(|item| *item != "*") {
                 let (from, to) = item.split_once(':').unwrap_or((item, item));
-                if !from.parse::<u16>().is_ok_and(|p| p > 0)
-                    || !to.parse::<u16>().is_ok_and(|p| p > 0)
-                {
-                    return Err(InvalidConfig::Port {
-                        field,
-                        value: item.to_owned(),
-                    });
+                if !from.parse::<u16>().is_ok_and(|p| p > 0) || !to.parse::<u16>().is_ok_and(|p| p > 0) {
+                    return Err(InvalidConfig::Port { field, value: item.to_owned() });
                 }
             }
         }
         for (field, value) in self.words() {
-            let fine = |c: char| {
-                c.is_ascii_alphanumeric()
-                    || matches!(c, ',' | '*' | '.' | '-' | '_' | '@' | '+' | ' ')
-            };
+            let fine =
+                |c: char| c.is_ascii_alphanumeric() || matches!(c, ',' | '*' | '.' | '-' | '_' | '@' | '+' | ' ');
             if !value.chars().all(fine) || value.starts_with('-') {
-                return Err(InvalidConfig::Character {
-                    field,
-                    value: value.to_owned(),
-                });
+                return Err(InvalidConfig::Character { field, value: value.to_owned() });
             }
         }
         Ok(())
@@ -233,10 +219,7 @@ impl Config {
             ("istio-inbound-ports", &self.inbound_ports_include),
             ("istio-local-exclude-ports", &self.inbound_ports_exclude),
             ("istio-outbound-ports", &self.outbound_ports_include),
-            (
-                "istio-local-outbound-ports-exclude",
-                &self.outbound_ports_exclude,
-            ),
+            ("istio-local-outbound-ports-exclude", &self.outbound_ports_exclude),
         ]
     }
 
@@ -245,10 +228,7 @@ impl Config {
             ("proxy-uid", &self.proxy_uid),
             ("proxy-gid", &self.proxy_gid),
             ("ISTIO_OUTBOUND_OWNER_GROUPS", &self.owner_groups_include),
-            (
-                "ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE",
-                &self.owner_groups_exclude,
-            ),
+            ("ISTIO_OUTBOUND_OWNER_GROUPS_EXCLUDE", &self.owner_groups_exclude),
             ("istio-exclude-interfaces", &self.exclude_interfaces),
             ("kube-virt-interfaces", &self.reroute_interfaces),
         ]
@@ -276,40 +256,19 @@ mod tests {
     fn validation() {
         check(|_| {}, Ok(()));
         check(|c| c.loopback_v4 = "127.0.0.1/8".into(), Ok(()));
-        check(
-            |c| c.loopback_v4 = "128.0.0.1/32".into(),
-            Err("host-ipv4-loopback-cidr"),
-        );
-        check(
-            |c| c.loopback_v4 = "::1/128".into(),
-            Err("host-ipv4-loopback-cidr"),
-        );
-        check(
-            |c| c.outbound_ranges_exclude = "*".into(),
-            Err("istio-service-exclude-cidr"),
-        );
-        check(
-            |c| c.inbound_ports_include = "80,x".into(),
-            Err("istio-inbound-ports: \"x\""),
-        );
+        check(|c| c.loopback_v4 = "128.0.0.1/32".into(), Err("host-ipv4-loopback-cidr"));
+        check(|c| c.loopback_v4 = "::1/128".into(), Err("host-ipv4-loopback-cidr"));
+        check(|c| c.outbound_ranges_exclude = "*".into(), Err("istio-service-exclude-cidr"));
+        check(|c| c.inbound_ports_include = "80,x".into(), Err("istio-inbound-ports: \"x\""));
         check(|c| c.inbound_ports_include = "80,443,".into(), Ok(()));
-        check(
-            |c| c.exclude_interfaces = "eth0\n-A OUTPUT -j DROP".into(),
-            Err("istio-exclude-interfaces"),
-        );
-        check(
-            |c| c.owner_groups_include = vec!["1"; 65].join(","),
-            Err("cannot exceed 64, got 65"),
-        );
+        check(|c| c.exclude_interfaces = "eth0\n-A OUTPUT -j DROP".into(), Err("istio-exclude-interfaces"));
+        check(|c| c.owner_groups_include = vec!["1"; 65].join(","), Err("cannot exceed 64, got 65"));
         check(|c| c.owner_groups_include = vec!["1"; 64].join(","), Ok(()));
     }
 
     #[test]
     fn dns_needs_a_server() {
-        let mut config = Config {
-            redirect_dns: true,
-            ..Config::default()
-        };
+        let mut config = Config { redirect_dns: true, ..Config::default() };
         assert!(!config.dns_captured());
         config.dns_servers_v6.push("::1".into());
         assert!(config.dns_captured());

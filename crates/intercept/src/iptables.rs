@@ -51,9 +51,7 @@ impl Rule {
     /// The rule as arguments after a verb such as `-C` or `-D`.
     pub fn command(&self, verb: &str) -> Vec<String> {
         let head = ["-t", self.table, verb, self.chain].into_iter();
-        head.chain(self.spec.split(' '))
-            .map(str::to_owned)
-            .collect()
+        head.chain(self.spec.split(' ')).map(str::to_owned).collect()
     }
 }
 
@@ -70,21 +68,9 @@ fn is_ours(chain: &str) -> bool {
 }
 
 impl Rules {
-    fn push(
-        &mut self,
-        families: &[Family],
-        table: &'static str,
-        chain: &'static str,
-        insert: Option<u32>,
-        spec: &str,
-    ) {
+    fn push(&mut self, families: &[Family], table: &'static str, chain: &'static str, insert: Option<u32>, spec: &str) {
         for family in families {
-            let rule = Rule {
-                table,
-                chain,
-                insert,
-                spec: spec.to_owned(),
-            };
+            let rule = Rule { table, chain, insert, spec: spec.to_owned() };
             match family {
                 Family::V4 => self.v4.push(rule),
                 Family::V6 => self.v6.push(rule),
@@ -123,18 +109,13 @@ impl Rules {
 
     /// Tables in the order in which they are written: by name.
     fn tables(rules: &[Rule]) -> impl Iterator<Item = &'static str> {
-        ["mangle", "nat", "raw"]
-            .into_iter()
-            .filter(|table| rules.iter().any(|rule| rule.table == *table))
+        ["mangle", "nat", "raw"].into_iter().filter(|table| rules.iter().any(|rule| rule.table == *table))
     }
 
     /// Our chains of `table`, in order of first use.
     pub fn chains<'a>(rules: &'a [Rule], table: &'a str) -> Vec<&'static str> {
         let mut chains: Vec<&'static str> = Vec::new();
-        for rule in rules
-            .iter()
-            .filter(|rule| rule.table == table && is_ours(rule.chain))
-        {
+        for rule in rules.iter().filter(|rule| rule.table == table && is_ours(rule.chain)) {
             if !chains.contains(&rule.chain) {
                 chains.push(rule.chain);
             }
@@ -163,11 +144,8 @@ impl Rules {
     /// The `iptables` invocations that remove everything [`restore`](Self::restore) adds: jumps from built-in chains, then chains.
     pub fn cleanup(&self, family: Family) -> Vec<Vec<String>> {
         let rules = self.of(family);
-        let mut commands: Vec<Vec<String>> = rules
-            .iter()
-            .filter(|rule| !is_ours(rule.chain))
-            .map(|rule| rule.command("-D"))
-            .collect();
+        let mut commands: Vec<Vec<String>> =
+            rules.iter().filter(|rule| !is_ours(rule.chain)).map(|rule| rule.command("-D")).collect();
         for verb in ["-F", "-X"] {
             for table in Self::tables(rules) {
                 for chain in Self::chains(rules, table) {
@@ -205,101 +183,39 @@ pub fn render(config: &Config) -> Rules {
     let (v4_exclude, v6_exclude, _) = Ranges::split(&config.outbound_ranges_exclude);
     interfaces(config, &mut rules);
     if config.drop_invalid {
-        rules.add(
-            "mangle",
-            "PREROUTING",
-            "-m conntrack --ctstate INVALID -j ISTIO_DROP",
-        );
+        rules.add("mangle", "PREROUTING", "-m conntrack --ctstate INVALID -j ISTIO_DROP");
         rules.add("mangle", "ISTIO_DROP", "-j DROP");
     }
-    rules.add(
-        "nat",
-        "ISTIO_INBOUND",
-        &format!("-p tcp --dport {} -j RETURN", config.inbound_tunnel_port),
-    );
-    rules.add(
-        "nat",
-        "ISTIO_REDIRECT",
-        &format!("-p tcp -j REDIRECT --to-ports {}", config.proxy_port),
-    );
-    rules.add(
-        "nat",
-        "ISTIO_IN_REDIRECT",
-        &format!(
-            "-p tcp -j REDIRECT --to-ports {}",
-            config.inbound_capture_port
-        ),
-    );
+    rules.add("nat", "ISTIO_INBOUND", &format!("-p tcp --dport {} -j RETURN", config.inbound_tunnel_port));
+    rules.add("nat", "ISTIO_REDIRECT", &format!("-p tcp -j REDIRECT --to-ports {}", config.proxy_port));
+    rules.add("nat", "ISTIO_IN_REDIRECT", &format!("-p tcp -j REDIRECT --to-ports {}", config.inbound_capture_port));
     inbound(config, &mut rules);
 
     rules.add("nat", "OUTPUT", "-j ISTIO_OUTPUT");
     for port in split_list(&config.outbound_ports_exclude) {
-        rules.add(
-            "nat",
-            "ISTIO_OUTPUT",
-            &format!("-p tcp --dport {port} -j RETURN"),
-        );
-        rules.add(
-            "nat",
-            "ISTIO_OUTPUT",
-            &format!("-p udp --dport {port} -j RETURN"),
-        );
+        rules.add("nat", "ISTIO_OUTPUT", &format!("-p tcp --dport {port} -j RETURN"));
+        rules.add("nat", "ISTIO_OUTPUT", &format!("-p udp --dport {port} -j RETURN"));
     }
-    rules.add_each(
-        PASSTHROUGH_V4,
-        PASSTHROUGH_V6,
-        "nat",
-        "ISTIO_OUTPUT",
-        |ip| format!("-o lo -s {ip} -j RETURN"),
-    );
+    rules.add_each(PASSTHROUGH_V4, PASSTHROUGH_V6, "nat", "ISTIO_OUTPUT", |ip| format!("-o lo -s {ip} -j RETURN"));
     let loopback_wanted = v4_include.has_loopback() || v6_include.has_loopback();
     for uid in split_list(&config.proxy_uid) {
-        own_traffic(
-            config,
-            &mut rules,
-            "--uid-owner",
-            uid,
-            loopback_wanted,
-            config.dns_captured(),
-        );
+        own_traffic(config, &mut rules, "--uid-owner", uid, loopback_wanted, config.dns_captured());
     }
     for gid in split_list(&config.proxy_gid) {
-        own_traffic(
-            config,
-            &mut rules,
-            "--gid-owner",
-            gid,
-            loopback_wanted,
-            false,
-        );
+        own_traffic(config, &mut rules, "--gid-owner", gid, loopback_wanted, false);
     }
     owner_groups(config, &mut rules);
     if config.dns_captured() {
         dns(config, &mut rules);
     }
-    rules.add_each(
-        &config.loopback_v4,
-        LOOPBACK_V6,
-        "nat",
-        "ISTIO_OUTPUT",
-        |ip| format!("-d {ip} -j RETURN"),
-    );
+    rules.add_each(&config.loopback_v4, LOOPBACK_V6, "nat", "ISTIO_OUTPUT", |ip| format!("-d {ip} -j RETURN"));
     for (family, ranges) in [(Family::V4, &v4_exclude), (Family::V6, &v6_exclude)] {
         for cidr in &ranges.cidrs {
-            rules.add_in(
-                family,
-                "nat",
-                "ISTIO_OUTPUT",
-                &format!("-d {cidr} -j RETURN"),
-            );
+            rules.add_in(family, "nat", "ISTIO_OUTPUT", &format!("-d {cidr} -j RETURN"));
         }
     }
     for port in split_list(&config.outbound_ports_include) {
-        rules.add(
-            "nat",
-            "ISTIO_OUTPUT",
-            &format!("-p tcp --dport {port} -j ISTIO_REDIRECT"),
-        );
+        rules.add("nat", "ISTIO_OUTPUT", &format!("-p tcp --dport {port} -j ISTIO_REDIRECT"));
     }
     outbound(config, &mut rules, Family::V4, &v4_include);
     outbound(config, &mut rules, Family::V6, &v6_include);
@@ -311,11 +227,7 @@ pub fn render(config: &Config) -> Rules {
 
 /// Leaves excluded interfaces alone, and virtual machines' interfaces until [`outbound`] says otherwise.
 fn interfaces(config: &Config, rules: &mut Rules) {
-    let tables: &[&'static str] = if config.mode == Mode::Tproxy {
-        &["nat", "mangle"]
-    } else {
-        &["nat"]
-    };
+    let tables: &[&'static str] = if config.mode == Mode::Tproxy { &["nat", "mangle"] } else { &["nat"] };
     for table in tables {
         for interface in split_list(&config.exclude_interfaces) {
             rules.add(table, "PREROUTING", &format!("-i {interface} -j RETURN"));
@@ -324,13 +236,7 @@ fn interfaces(config: &Config, rules: &mut Rules) {
     }
     for interface in split_list(&config.reroute_interfaces) {
         let both = [Family::V4, Family::V6];
-        rules.push(
-            &both,
-            "nat",
-            "PREROUTING",
-            Some(1),
-            &format!("-i {interface} -j RETURN"),
-        );
+        rules.push(&both, "nat", "PREROUTING", Some(1), &format!("-i {interface} -j RETURN"));
     }
 }
 
@@ -343,51 +249,26 @@ fn inbound(config: &Config, rules: &mut Rules) {
     let table = if tproxy { "mangle" } else { "nat" };
     if tproxy {
         let mark = config.tproxy_mark;
-        rules.add(
-            "mangle",
-            "ISTIO_DIVERT",
-            &format!("-j MARK --set-mark {mark}"),
-        );
+        rules.add("mangle", "ISTIO_DIVERT", &format!("-j MARK --set-mark {mark}"));
         rules.add("mangle", "ISTIO_DIVERT", "-j ACCEPT");
-        rules.add_each(
-            &config.loopback_v4,
-            LOOPBACK_V6,
-            "mangle",
-            "ISTIO_TPROXY",
-            |ip| {
-                let port = config.inbound_capture_port;
-                format!(
-                    "! -d {ip} -p tcp -j TPROXY --tproxy-mark {mark}/0xffffffff --on-port {port}"
-                )
-            },
-        );
+        rules.add_each(&config.loopback_v4, LOOPBACK_V6, "mangle", "ISTIO_TPROXY", |ip| {
+            let port = config.inbound_capture_port;
+            format!("! -d {ip} -p tcp -j TPROXY --tproxy-mark {mark}/0xffffffff --on-port {port}")
+        });
     }
     rules.add(table, "PREROUTING", "-p tcp -j ISTIO_INBOUND");
     let capture = |rules: &mut Rules, dport: &str| {
         if tproxy {
-            let established =
-                format!("-p tcp{dport} -m conntrack --ctstate RELATED,ESTABLISHED -j ISTIO_DIVERT");
+            let established = format!("-p tcp{dport} -m conntrack --ctstate RELATED,ESTABLISHED -j ISTIO_DIVERT");
             rules.add("mangle", "ISTIO_INBOUND", &established);
-            rules.add(
-                "mangle",
-                "ISTIO_INBOUND",
-                &format!("-p tcp{dport} -j ISTIO_TPROXY"),
-            );
+            rules.add("mangle", "ISTIO_INBOUND", &format!("-p tcp{dport} -j ISTIO_TPROXY"));
         } else {
-            rules.add(
-                "nat",
-                "ISTIO_INBOUND",
-                &format!("-p tcp{dport} -j ISTIO_IN_REDIRECT"),
-            );
+            rules.add("nat", "ISTIO_INBOUND", &format!("-p tcp{dport} -j ISTIO_IN_REDIRECT"));
         }
     };
     if config.inbound_ports_include == "*" {
         for port in split_list(&config.inbound_ports_exclude) {
-            rules.add(
-                table,
-                "ISTIO_INBOUND",
-                &format!("-p tcp --dport {port} -j RETURN"),
-            );
+            rules.add(table, "ISTIO_INBOUND", &format!("-p tcp --dport {port} -j RETURN"));
         }
         capture(rules, "");
     } else {
@@ -399,63 +280,29 @@ fn inbound(config: &Config, rules: &mut Rules) {
 
 /// The proxy's own traffic, by user or group: back into the inbound listener when it calls its own pod by a
 /// service address, otherwise never captured (no loops). `spare_dns` keeps TCP DNS out of the first rule.
-fn own_traffic(
-    config: &Config,
-    rules: &mut Rules,
-    owner: &str,
-    id: &str,
-    loopback_wanted: bool,
-    spare_dns: bool,
-) {
+fn own_traffic(config: &Config, rules: &mut Rules, owner: &str, id: &str, loopback_wanted: bool, spare_dns: bool) {
     let tunnel = config.inbound_tunnel_port;
-    let ports = if spare_dns {
-        format!("-m multiport ! --dports 53,{tunnel}")
-    } else {
-        format!("! --dport {tunnel}")
-    };
-    rules.add_each(
-        &config.loopback_v4,
-        LOOPBACK_V6,
-        "nat",
-        "ISTIO_OUTPUT",
-        |ip| format!("-o lo ! -d {ip} -p tcp {ports} -m owner {owner} {id} -j ISTIO_IN_REDIRECT"),
-    );
+    let ports = if spare_dns { format!("-m multiport ! --dports 53,{tunnel}") } else { format!("! --dport {tunnel}") };
+    rules.add_each(&config.loopback_v4, LOOPBACK_V6, "nat", "ISTIO_OUTPUT", |ip| {
+        format!("-o lo ! -d {ip} -p tcp {ports} -m owner {owner} {id} -j ISTIO_IN_REDIRECT")
+    });
     if !loopback_wanted {
         // An application that talks to its own pod address stays on loopback; DNS on loopback may still be captured.
-        let not_dns = if config.dns_captured() {
-            " -p tcp ! --dport 53"
-        } else {
-            ""
-        };
-        rules.add(
-            "nat",
-            "ISTIO_OUTPUT",
-            &format!("-o lo{not_dns} -m owner ! {owner} {id} -j RETURN"),
-        );
+        let not_dns = if config.dns_captured() { " -p tcp ! --dport 53" } else { "" };
+        rules.add("nat", "ISTIO_OUTPUT", &format!("-o lo{not_dns} -m owner ! {owner} {id} -j RETURN"));
     }
-    rules.add(
-        "nat",
-        "ISTIO_OUTPUT",
-        &format!("-m owner {owner} {id} -j RETURN"),
-    );
+    rules.add("nat", "ISTIO_OUTPUT", &format!("-m owner {owner} {id} -j RETURN"));
 }
 
 fn owner_groups(config: &Config, rules: &mut Rules) {
     match config.owner_groups() {
         OwnerGroups::AllBut(groups) => {
             for group in groups {
-                rules.add(
-                    "nat",
-                    "ISTIO_OUTPUT",
-                    &format!("-m owner --gid-owner {group} -j RETURN"),
-                );
+                rules.add("nat", "ISTIO_OUTPUT", &format!("-m owner --gid-owner {group} -j RETURN"));
             }
         }
         OwnerGroups::Only(groups) => {
-            let none: String = groups
-                .iter()
-                .map(|group| format!("-m owner ! --gid-owner {group} "))
-                .collect();
+            let none: String = groups.iter().map(|group| format!("-m owner ! --gid-owner {group} ")).collect();
             rules.add("nat", "ISTIO_OUTPUT", &format!("{none}-j RETURN"));
         }
     }
@@ -464,13 +311,7 @@ fn owner_groups(config: &Config, rules: &mut Rules) {
 fn outbound(config: &Config, rules: &mut Rules, family: Family, include: &Ranges) {
     let insert = |rules: &mut Rules, to: &str| {
         for interface in split_list(&config.reroute_interfaces) {
-            rules.push(
-                &[family],
-                "nat",
-                "PREROUTING",
-                Some(1),
-                &format!("-i {interface}{to} -j ISTIO_REDIRECT"),
-            );
+            rules.push(&[family], "nat", "PREROUTING", Some(1), &format!("-i {interface}{to} -j ISTIO_REDIRECT"));
         }
     };
     if include.wildcard {
@@ -479,12 +320,7 @@ fn outbound(config: &Config, rules: &mut Rules, family: Family, include: &Ranges
     }
     for cidr in &include.cidrs {
         insert(rules, &format!(" -d {cidr}"));
-        rules.add_in(
-            family,
-            "nat",
-            "ISTIO_OUTPUT",
-            &format!("-d {cidr} -j ISTIO_REDIRECT"),
-        );
+        rules.add_in(family, "nat", "ISTIO_OUTPUT", &format!("-d {cidr} -j ISTIO_REDIRECT"));
     }
 }
 
@@ -492,10 +328,7 @@ fn outbound(config: &Config, rules: &mut Rules, family: Family, include: &Ranges
 /// the same five-tuple otherwise.
 fn dns(config: &Config, rules: &mut Rules) {
     let all = config.capture_all_dns;
-    let servers = [
-        (Family::V4, &config.dns_servers_v4, 32),
-        (Family::V6, &config.dns_servers_v6, 128),
-    ];
+    let servers = [(Family::V4, &config.dns_servers_v4, 32), (Family::V6, &config.dns_servers_v6, 128)];
     rules.add("raw", "OUTPUT", "-j ISTIO_OUTPUT_DNS");
     for (family, servers, _) in servers {
         if all || !servers.is_empty() {
@@ -510,9 +343,7 @@ fn dns(config: &Config, rules: &mut Rules) {
         }
         for (family, servers, bits) in servers {
             for server in servers {
-                let spec = format!(
-                    "-p {protocol} --dport 53 -d {server}/{bits} -j REDIRECT {to} {DNS_PORT}"
-                );
+                let spec = format!("-p {protocol} --dport 53 -d {server}/{bits} -j REDIRECT {to} {DNS_PORT}");
                 rules.add_in(family, "nat", "ISTIO_OUTPUT_DNS", &spec);
             }
         }
@@ -521,11 +352,7 @@ fn dns(config: &Config, rules: &mut Rules) {
         .map(|uid| ("--uid-owner", uid))
         .chain(split_list(&config.proxy_gid).map(|gid| ("--gid-owner", gid)));
     for (owner, id) in owners {
-        rules.add(
-            "raw",
-            "ISTIO_OUTPUT_DNS",
-            &format!("-p udp --dport 53 -m owner {owner} {id} -j CT --zone 1"),
-        );
+        rules.add("raw", "ISTIO_OUTPUT_DNS", &format!("-p udp --dport 53 -m owner {owner} {id} -j CT --zone 1"));
         rules.add(
             "raw",
             "ISTIO_OUTPUT_DNS",
@@ -534,11 +361,7 @@ fn dns(config: &Config, rules: &mut Rules) {
     }
     if all {
         rules.add("raw", "PREROUTING", "-j ISTIO_INBOUND");
-        rules.add(
-            "raw",
-            "ISTIO_OUTPUT_DNS",
-            "-p udp --dport 53 -j CT --zone 2",
-        );
+        rules.add("raw", "ISTIO_OUTPUT_DNS", "-p udp --dport 53 -j CT --zone 2");
         rules.add("raw", "ISTIO_INBOUND", "-p udp --sport 53 -j CT --zone 1");
         return;
     }
@@ -558,59 +381,21 @@ fn dns(config: &Config, rules: &mut Rules) {
 /// Marks that carry a TPROXY connection's identity from packet to connection and back.
 fn tproxy_marks(config: &Config, rules: &mut Rules) {
     let mark = config.tproxy_mark;
-    rules.add(
-        "mangle",
-        "PREROUTING",
-        &format!("-p tcp -m mark --mark {mark} -j CONNMARK --save-mark"),
-    );
-    rules.add(
-        "mangle",
-        "OUTPUT",
-        &format!("-p tcp -o lo -m mark --mark {mark} -j RETURN"),
-    );
+    rules.add("mangle", "PREROUTING", &format!("-p tcp -m mark --mark {mark} -j CONNMARK --save-mark"));
+    rules.add("mangle", "OUTPUT", &format!("-p tcp -o lo -m mark --mark {mark} -j RETURN"));
     let owners = split_list(&config.proxy_uid)
         .map(|uid| ("--uid-owner", uid))
         .chain(split_list(&config.proxy_gid).map(|gid| ("--gid-owner", gid)));
     for (owner, id) in owners {
         rules.add_each(&config.loopback_v4, LOOPBACK_V6, "mangle", "OUTPUT", |ip| {
-            format!(
-                "! -d {ip} -p tcp -o lo -m owner {owner} {id} -j MARK --set-mark {OUTBOUND_MARK}"
-            )
+            format!("! -d {ip} -p tcp -o lo -m owner {owner} {id} -j MARK --set-mark {OUTBOUND_MARK}")
         });
     }
-    rules.add(
-        "mangle",
-        "OUTPUT",
-        &format!("-p tcp -m connmark --mark {mark} -j CONNMARK --restore-mark"),
-    );
+    rules.add("mangle", "OUTPUT", &format!("-p tcp -m connmark --mark {mark} -j CONNMARK --restore-mark"));
     let both = [Family::V4, Family::V6];
     let (table, chain) = ("mangle", "ISTIO_INBOUND");
-    rules.push(
-        &both,
-        table,
-        chain,
-        Some(1),
-        &format!("-p tcp -m mark --mark {mark} -j RETURN"),
-    );
-    rules.push(
-        &[Family::V4],
-        table,
-        chain,
-        Some(2),
-        &format!("-p tcp -s {PASSTHROUGH_V4} -i lo -j RETURN"),
-    );
-    rules.push(
-        &[Family::V6],
-        table,
-        chain,
-        Some(2),
-        &format!("-p tcp -s {PASSTHROUGH_V6} -i lo -j RETURN"),
-    );
-    rules.push(
-        &both,
-        table,
-        chain,
-        Some(3),
-        &format!("-p tcp -i lo -m mark ! --mark {OUTBOUND_MARK} -j RETURN"),
-    );
+    rules.push(&both, table, chain, Some(1), &format!("-p tcp -m mark --mark {mark} -j RETURN"));
+    rules.push(&[Family::V4], table, chain, Some(2), &format!("-p tcp -s {PASSTHROUGH_V4} -i lo -j RETURN"));
+    rules.push(&[Family::V6], table, chain, Some(2), &format!("-p tcp -s {PASSTHROUGH_V6} -i lo -j RETURN"));
+    rules.push(&both, table, chain, Some(3), &format!("-p tcp -i lo -m mark ! --mark {OUTBOUND_MARK} -j RETURN"));
 }

@@ -50,8 +50,7 @@ impl Message {
 
     /// Appends an attribute.
     pub(crate) fn attr(&mut self, kind: u16, data: &[u8]) -> &mut Self {
-        let length =
-            u16::try_from(data.len() + 4).expect("attributes are built here and stay small");
+        let length = u16::try_from(data.len() + 4).expect("attributes are built here and stay small");
         self.bytes.extend(length.to_ne_bytes());
         self.bytes.extend(kind.to_ne_bytes());
         self.bytes.extend(data);
@@ -68,16 +67,14 @@ impl Message {
         let start = self.bytes.len();
         self.attr(kind, &[]);
         fill(self);
-        let length = u16::try_from(self.bytes.len() - start)
-            .expect("attributes are built here and stay small");
+        let length = u16::try_from(self.bytes.len() - start).expect("attributes are built here and stay small");
         self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
         self
     }
 
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.pad();
-        let length =
-            u32::try_from(self.bytes.len()).expect("requests are built here and stay small");
+        let length = u32::try_from(self.bytes.len()).expect("requests are built here and stay small");
         self.bytes[..4].copy_from_slice(&length.to_ne_bytes());
         self.bytes
     }
@@ -85,11 +82,7 @@ impl Message {
 
 /// Opens a netlink socket of `protocol` in the calling thread's network namespace.
 pub(crate) fn open(protocol: i32) -> io::Result<Socket> {
-    Socket::new(
-        Domain::from(AF_NETLINK),
-        Type::RAW.cloexec(),
-        Some(Protocol::from(protocol)),
-    )
+    Socket::new(Domain::from(AF_NETLINK), Type::RAW.cloexec(), Some(Protocol::from(protocol)))
 }
 
 /// The error code of an acknowledgement, if `reply` begins with one.
@@ -126,20 +119,12 @@ impl Netlink {
     /// # Errors
     /// As `socket(2)`.
     pub fn open() -> io::Result<Self> {
-        Ok(Self {
-            socket: open(NETLINK_ROUTE)?,
-            sequence: 0,
-        })
+        Ok(Self { socket: open(NETLINK_ROUTE)?, sequence: 0 })
     }
 
     fn message(&mut self, kind: u16, flags: u16, header: &[u8]) -> Message {
         self.sequence += 1;
-        Message::new(
-            kind,
-            flags | NLM_F_REQUEST | NLM_F_ACK,
-            self.sequence,
-            header,
-        )
+        Message::new(kind, flags | NLM_F_REQUEST | NLM_F_ACK, self.sequence, header)
     }
 
     fn send(&mut self, message: Message) -> io::Result<()> {
@@ -149,10 +134,7 @@ impl Netlink {
         match acknowledgement(&reply[..length]) {
             Some(0) => Ok(()),
             Some(code) => Err(io::Error::from_raw_os_error(-code)),
-            None => Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "netlink: no acknowledgement",
-            )),
+            None => Err(io::Error::new(io::ErrorKind::InvalidData, "netlink: no acknowledgement")),
         }
     }
 
@@ -184,12 +166,7 @@ impl Netlink {
     ///
     /// # Errors
     /// `EEXIST` if a name or index is taken, `EOPNOTSUPP` if the kernel has no veth.
-    pub fn veth(
-        &mut self,
-        here: (&str, u32),
-        there: (&str, u32),
-        namespace: BorrowedFd<'_>,
-    ) -> io::Result<()> {
+    pub fn veth(&mut self, here: (&str, u32), there: (&str, u32), namespace: BorrowedFd<'_>) -> io::Result<()> {
         const IFLA_IFNAME: u16 = 3;
         const IFLA_LINKINFO: u16 = 18;
         const IFLA_NET_NS_FD: u16 = 28;
@@ -201,17 +178,14 @@ impl Netlink {
             header
         };
         let mut message = self.message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &header(here.1));
-        message
-            .attr(IFLA_IFNAME, &c_string(here.0))
-            .nest(IFLA_LINKINFO, |info| {
-                info.attr(1, b"veth\0").nest(2, |data| {
-                    data.nest(1, |pair| {
-                        pair.bytes.extend(header(there.1));
-                        pair.attr(IFLA_IFNAME, &c_string(there.0))
-                            .attr_u32(IFLA_NET_NS_FD, namespace);
-                    });
+        message.attr(IFLA_IFNAME, &c_string(here.0)).nest(IFLA_LINKINFO, |info| {
+            info.attr(1, b"veth\0").nest(2, |data| {
+                data.nest(1, |pair| {
+                    pair.bytes.extend(header(there.1));
+                    pair.attr(IFLA_IFNAME, &c_string(there.0)).attr_u32(IFLA_NET_NS_FD, namespace);
                 });
             });
+        });
         self.send(message)
     }
 
@@ -251,21 +225,8 @@ impl Netlink {
             (false, None) => (253, 1),
             (false, Some(_)) => (0, 1),
         };
-        let flags = if route.via.is_some() {
-            RTNH_F_ONLINK
-        } else {
-            0
-        };
-        let mut header = vec![
-            family(route.to.addr()),
-            route.to.prefix_len(),
-            0,
-            0,
-            0,
-            4,
-            scope,
-            kind,
-        ];
+        let flags = if route.via.is_some() { RTNH_F_ONLINK } else { 0 };
+        let mut header = vec![family(route.to.addr()), route.to.prefix_len(), 0, 0, 0, 4, scope, kind];
         header.extend(flags.to_ne_bytes());
         let mut message = self.message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &header);
         if route.to.prefix_len() > 0 {
@@ -274,9 +235,7 @@ impl Netlink {
         if let Some(via) = route.via {
             message.attr(5, &octets(via));
         }
-        message
-            .attr_u32(4, route.interface)
-            .attr_u32(15, route.table);
+        message.attr_u32(4, route.interface).attr_u32(15, route.table);
         ignore_exists(self.send(message))
     }
 
@@ -285,20 +244,7 @@ impl Netlink {
     /// # Errors
     /// As the kernel says.
     pub fn mark_rule(&mut self, ipv6: bool, mark: u32, table: u32) -> io::Result<()> {
-        let header = [
-            if ipv6 { AF_INET6 } else { AF_INET },
-            0,
-            0,
-            0,
-            0,
-            0,
-            0,
-            1,
-            0,
-            0,
-            0,
-            0,
-        ];
+        let header = [if ipv6 { AF_INET6 } else { AF_INET }, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
         // The kernel takes the same rule twice under two priorities, so an earlier one goes first.
         for (kind, flags) in [(RTM_DELRULE, 0), (RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL)] {
             let mut message = self.message(kind, flags, &header);

@@ -80,41 +80,25 @@ pub fn run(script: &str) -> Result<(), NftError> {
         let acknowledge = if at + 1 == last { NLM_F_ACK } else { 0 };
         let family_header = [NFPROTO_INET, 0, 0, 0];
         let kind = SUBSYSTEM << 8 | line.kind;
-        let mut message = Message::new(
-            kind,
-            NLM_F_REQUEST | line.flags | acknowledge,
-            sequence,
-            &family_header,
-        );
+        let mut message = Message::new(kind, NLM_F_REQUEST | line.flags | acknowledge, sequence, &family_header);
         message.bytes.extend(&line.attributes);
         bytes.extend(message.finish());
     }
     let last = u32::try_from(last).expect("as above");
     bytes.extend(batch_edge(BATCH_END, last + 1));
     let refused = |sequence: u32, source: io::Error| {
-        let text = lines
-            .get((sequence as usize).wrapping_sub(1))
-            .map_or("the transaction", |line| &line.text)
-            .to_owned();
+        let text =
+            lines.get((sequence as usize).wrapping_sub(1)).map_or("the transaction", |line| &line.text).to_owned();
         NftError::Refused { text, source }
     };
-    (&socket)
-        .write_all(&bytes)
-        .map_err(|source| refused(0, source))?;
+    (&socket).write_all(&bytes).map_err(|source| refused(0, source))?;
     let mut reply = vec![0; 1 << 16];
     loop {
-        let length = (&socket)
-            .read(&mut reply)
-            .map_err(|source| refused(0, source))?;
+        let length = (&socket).read(&mut reply).map_err(|source| refused(0, source))?;
         let mut rest = &reply[..length];
         while let Some(size) = rest.get(..4) {
             let size = u32::from_ne_bytes(size.try_into().expect("four bytes")) as usize;
-            let sequence = u32::from_ne_bytes(
-                rest.get(8..12)
-                    .unwrap_or(&[0; 4])
-                    .try_into()
-                    .expect("four bytes"),
-            );
+            let sequence = u32::from_ne_bytes(rest.get(8..12).unwrap_or(&[0; 4]).try_into().expect("four bytes"));
             match netlink::acknowledgement(rest) {
                 Some(0) if sequence == last => return Ok(()),
                 Some(0) | None => {}
@@ -154,11 +138,7 @@ fn compile(script: &str) -> Result<Vec<Line>, NftError> {
         if words.is_empty() || words[0].starts_with('#') {
             continue;
         }
-        let bad = |word: &str| NftError::Syntax {
-            line: at + 1,
-            word: word.to_owned(),
-            text: text.to_owned(),
-        };
+        let bad = |word: &str| NftError::Syntax { line: at + 1, word: word.to_owned(), text: text.to_owned() };
         out.line(text, &words).map_err(|word| bad(&word))?;
     }
     let mut lines = out.head;
@@ -182,22 +162,11 @@ impl Script {
                 base_chain(&mut message, hook)?;
                 self.push(NEW_CHAIN, NLM_F_CREATE, message, text);
             }
-            [
-                "insert",
-                "rule",
-                "inet",
-                table,
-                chain,
-                "index",
-                index,
-                rule @ ..,
-            ] => {
+            ["insert", "rule", "inet", table, chain, "index", index, rule @ ..] => {
                 let index = index.parse().map_err(|_| (*index).to_owned())?;
                 self.rule(table, chain, Some(index), rule, text)?;
             }
-            ["add", "rule", "inet", table, chain, rule @ ..] => {
-                self.rule(table, chain, None, rule, text)?
-            }
+            ["add", "rule", "inet", table, chain, rule @ ..] => self.rule(table, chain, None, rule, text)?,
             [first, ..] => return Err((*first).to_owned()),
             [] => {}
         }
@@ -211,12 +180,7 @@ impl Script {
     }
 
     fn push(&mut self, kind: u16, flags: u16, message: Message, text: &str) {
-        self.head.push(Line {
-            kind,
-            flags,
-            attributes: message.bytes,
-            text: text.to_owned(),
-        });
+        self.head.push(Line { kind, flags, attributes: message.bytes, text: text.to_owned() });
     }
 
     fn rule(
@@ -230,14 +194,7 @@ impl Script {
         let mut message = attributes();
         message.attr(1, &c_string(table)).attr(2, &c_string(chain));
         let mut result = Ok(());
-        message.nest(4, |list| {
-            result = Expressions {
-                list,
-                protocol: None,
-                network: None,
-            }
-            .all(words)
-        });
+        message.nest(4, |list| result = Expressions { list, protocol: None, network: None }.all(words));
         result?;
         let line = Line {
             kind: NEW_RULE,
@@ -246,14 +203,10 @@ impl Script {
             text: text.to_owned(),
         };
         let key = (table.to_owned(), chain.to_owned());
-        let chain = self
-            .chains
-            .iter()
-            .position(|known| *known == key)
-            .unwrap_or_else(|| {
-                self.chains.push(key);
-                self.chains.len() - 1
-            });
+        let chain = self.chains.iter().position(|known| *known == key).unwrap_or_else(|| {
+            self.chains.push(key);
+            self.chains.len() - 1
+        });
         let rules = self.rules.entry(chain).or_default();
         let at = index.unwrap_or(rules.len()).min(rules.len());
         rules.insert(at, line);
@@ -274,17 +227,7 @@ fn c_string(text: &str) -> Vec<u8> {
 fn base_chain(message: &mut Message, hook: &[&str]) -> Result<(), String> {
     let (kind, hook, priority) = match hook {
         [] => return Ok(()),
-        [
-            "{",
-            "type",
-            kind,
-            "hook",
-            hook,
-            "priority",
-            priority,
-            ";",
-            "}",
-        ] => (kind, hook, priority),
+        ["{", "type", kind, "hook", hook, "priority", priority, ";", "}"] => (kind, hook, priority),
         _ => return Err(hook.join(" ")),
     };
     let number: u32 = match *hook {
@@ -297,8 +240,7 @@ fn base_chain(message: &mut Message, hook: &[&str]) -> Result<(), String> {
     };
     let priority: i32 = priority.parse().map_err(|_| (*priority).to_owned())?;
     message.nest(4, |nest| {
-        nest.attr(1, &number.to_be_bytes())
-            .attr(2, &priority.to_be_bytes());
+        nest.attr(1, &number.to_be_bytes()).attr(2, &priority.to_be_bytes());
     });
     message.attr(7, &c_string(kind));
     Ok(())
@@ -344,22 +286,11 @@ impl Expressions<'_> {
             }
             ["iifname", name, rest @ ..] => self.interface(6, name, rest),
             ["oifname", name, rest @ ..] => self.interface(7, name, rest),
-            [ip @ ("ip" | "ip6"), side @ ("saddr" | "daddr"), rest @ ..] => {
-                self.address(ip, side, rest)
-            }
-            [
-                protocol @ ("tcp" | "udp"),
-                side @ ("sport" | "dport"),
-                rest @ ..,
-            ] => self.port(protocol, side, rest),
-            ["meta", owner @ ("skuid" | "skgid"), rest @ ..]
-            | [owner @ ("skuid" | "skgid"), rest @ ..] => {
+            [ip @ ("ip" | "ip6"), side @ ("saddr" | "daddr"), rest @ ..] => self.address(ip, side, rest),
+            [protocol @ ("tcp" | "udp"), side @ ("sport" | "dport"), rest @ ..] => self.port(protocol, side, rest),
+            ["meta", owner @ ("skuid" | "skgid"), rest @ ..] | [owner @ ("skuid" | "skgid"), rest @ ..] => {
                 let (op, value, rest) = operand(rest)?;
-                let id = if *owner == "skuid" {
-                    user(value)?
-                } else {
-                    group(value)?
-                };
+                let id = if *owner == "skuid" { user(value)? } else { group(value)? };
                 self.meta(if *owner == "skuid" { 10 } else { 11 });
                 self.compare(op, &id.to_ne_bytes());
                 Ok(rest)
@@ -401,8 +332,7 @@ impl Expressions<'_> {
             ["numgen", "random", "mod", modulus, "==", value, rest @ ..] => {
                 let (modulus, value) = (number(modulus)?, number(value)?);
                 self.expression("numgen", |data| {
-                    data.attr(1, &REGISTER.to_be_bytes())
-                        .attr(2, &modulus.to_be_bytes());
+                    data.attr(1, &REGISTER.to_be_bytes()).attr(2, &modulus.to_be_bytes());
                     data.attr(3, &1_u32.to_be_bytes());
                 });
                 self.compare(Op::Equal, &value.to_ne_bytes());
@@ -431,28 +361,20 @@ impl Expressions<'_> {
                 Ok(rest)
             }
             ["tproxy", ip @ ("ip" | "ip6"), "to", port, rest @ ..] => {
-                let family = u32::from(if *ip == "ip" {
-                    NFPROTO_IPV4
-                } else {
-                    NFPROTO_IPV6
-                });
+                let family = u32::from(if *ip == "ip" { NFPROTO_IPV4 } else { NFPROTO_IPV6 });
                 self.immediate(REGISTER, &colon_port(port)?.to_be_bytes());
                 self.expression("tproxy", |data| {
-                    data.attr(1, &family.to_be_bytes())
-                        .attr(3, &REGISTER.to_be_bytes());
+                    data.attr(1, &family.to_be_bytes()).attr(3, &REGISTER.to_be_bytes());
                 });
                 Ok(rest)
             }
             ["dnat", "ip", "to", target, rest @ ..] => {
-                let target: std::net::SocketAddrV4 =
-                    target.parse().map_err(|_| (*target).to_owned())?;
+                let target: std::net::SocketAddrV4 = target.parse().map_err(|_| (*target).to_owned())?;
                 self.immediate(REGISTER, &target.ip().octets());
                 self.immediate(REGISTER_2, &target.port().to_be_bytes());
                 self.expression("nat", |data| {
-                    data.attr(1, &1_u32.to_be_bytes())
-                        .attr(2, &u32::from(NFPROTO_IPV4).to_be_bytes());
-                    data.attr(3, &REGISTER.to_be_bytes())
-                        .attr(5, &REGISTER_2.to_be_bytes());
+                    data.attr(1, &1_u32.to_be_bytes()).attr(2, &u32::from(NFPROTO_IPV4).to_be_bytes());
+                    data.attr(3, &REGISTER.to_be_bytes()).attr(5, &REGISTER_2.to_be_bytes());
                 });
                 Ok(rest)
             }
@@ -465,12 +387,7 @@ impl Expressions<'_> {
         }
     }
 
-    fn verdict<'w>(
-        &mut self,
-        code: i32,
-        chain: Option<&str>,
-        rest: &'w [&'w str],
-    ) -> Result<&'w [&'w str], String> {
+    fn verdict<'w>(&mut self, code: i32, chain: Option<&str>, rest: &'w [&'w str]) -> Result<&'w [&'w str], String> {
         self.expression("immediate", |data| {
             data.attr(1, &0_u32.to_be_bytes()).nest(2, |value| {
                 value.nest(2, |verdict| {
@@ -486,39 +403,33 @@ impl Expressions<'_> {
 
     fn meta(&mut self, key: u32) {
         self.expression("meta", |data| {
-            data.attr(1, &REGISTER.to_be_bytes())
-                .attr(2, &key.to_be_bytes());
+            data.attr(1, &REGISTER.to_be_bytes()).attr(2, &key.to_be_bytes());
         });
     }
 
     fn meta_set(&mut self, key: u32) {
         self.expression("meta", |data| {
-            data.attr(2, &key.to_be_bytes())
-                .attr(3, &REGISTER.to_be_bytes());
+            data.attr(2, &key.to_be_bytes()).attr(3, &REGISTER.to_be_bytes());
         });
     }
 
     fn ct(&mut self, key: u32) {
         self.expression("ct", |data| {
-            data.attr(1, &REGISTER.to_be_bytes())
-                .attr(2, &key.to_be_bytes());
+            data.attr(1, &REGISTER.to_be_bytes()).attr(2, &key.to_be_bytes());
         });
     }
 
     fn ct_set(&mut self, key: u32) {
         self.expression("ct", |data| {
-            data.attr(2, &key.to_be_bytes())
-                .attr(4, &REGISTER.to_be_bytes());
+            data.attr(2, &key.to_be_bytes()).attr(4, &REGISTER.to_be_bytes());
         });
     }
 
     fn compare(&mut self, op: Op, value: &[u8]) {
         self.expression("cmp", |data| {
-            data.attr(1, &REGISTER.to_be_bytes())
-                .attr(2, &(op as u32).to_be_bytes())
-                .nest(3, |nest| {
-                    nest.attr(1, value);
-                });
+            data.attr(1, &REGISTER.to_be_bytes()).attr(2, &(op as u32).to_be_bytes()).nest(3, |nest| {
+                nest.attr(1, value);
+            });
         });
     }
 
@@ -533,9 +444,7 @@ impl Expressions<'_> {
     fn mask(&mut self, mask: &[u8]) {
         let length = u32::try_from(mask.len()).expect("at most sixteen");
         self.expression("bitwise", |data| {
-            data.attr(1, &REGISTER.to_be_bytes())
-                .attr(2, &REGISTER.to_be_bytes())
-                .attr(3, &length.to_be_bytes());
+            data.attr(1, &REGISTER.to_be_bytes()).attr(2, &REGISTER.to_be_bytes()).attr(3, &length.to_be_bytes());
             data.nest(4, |nest| {
                 nest.attr(1, mask);
             });
@@ -547,10 +456,8 @@ impl Expressions<'_> {
 
     fn payload(&mut self, base: u32, offset: u32, length: u32) {
         self.expression("payload", |data| {
-            data.attr(1, &REGISTER.to_be_bytes())
-                .attr(2, &base.to_be_bytes());
-            data.attr(3, &offset.to_be_bytes())
-                .attr(4, &length.to_be_bytes());
+            data.attr(1, &REGISTER.to_be_bytes()).attr(2, &base.to_be_bytes());
+            data.attr(3, &offset.to_be_bytes()).attr(4, &length.to_be_bytes());
         });
     }
 
@@ -562,49 +469,27 @@ impl Expressions<'_> {
         }
     }
 
-    fn interface<'w>(
-        &mut self,
-        key: u32,
-        name: &str,
-        rest: &'w [&'w str],
-    ) -> Result<&'w [&'w str], String> {
+    fn interface<'w>(&mut self, key: u32, name: &str, rest: &'w [&'w str]) -> Result<&'w [&'w str], String> {
         let mut padded = [0_u8; 16];
-        padded
-            .get_mut(..name.len())
-            .ok_or(name)?
-            .copy_from_slice(name.as_bytes());
+        padded.get_mut(..name.len()).ok_or(name)?.copy_from_slice(name.as_bytes());
         self.meta(key);
         self.compare(Op::Equal, &padded);
         Ok(rest)
     }
 
-    fn address<'w>(
-        &mut self,
-        ip: &str,
-        side: &str,
-        rest: &'w [&'w str],
-    ) -> Result<&'w [&'w str], String> {
+    fn address<'w>(&mut self, ip: &str, side: &str, rest: &'w [&'w str]) -> Result<&'w [&'w str], String> {
         let (op, value, rest) = operand(rest)?;
         let net: ipnet::IpNet = match value.parse() {
             Ok(net) => net,
-            Err(_) => value
-                .parse::<std::net::IpAddr>()
-                .map_err(|_| value.to_owned())?
-                .into(),
+            Err(_) => value.parse::<std::net::IpAddr>().map_err(|_| value.to_owned())?.into(),
         };
         let (family, offset, bytes, mask) = match (ip, net) {
-            ("ip", ipnet::IpNet::V4(net)) => (
-                NFPROTO_IPV4,
-                12,
-                net.network().octets().to_vec(),
-                net.netmask().octets().to_vec(),
-            ),
-            ("ip6", ipnet::IpNet::V6(net)) => (
-                NFPROTO_IPV6,
-                8,
-                net.network().octets().to_vec(),
-                net.netmask().octets().to_vec(),
-            ),
+            ("ip", ipnet::IpNet::V4(net)) => {
+                (NFPROTO_IPV4, 12, net.network().octets().to_vec(), net.netmask().octets().to_vec())
+            }
+            ("ip6", ipnet::IpNet::V6(net)) => {
+                (NFPROTO_IPV6, 8, net.network().octets().to_vec(), net.netmask().octets().to_vec())
+            }
             _ => return Err(value.to_owned()),
         };
         if self.network != Some(family) {
@@ -613,11 +498,7 @@ impl Expressions<'_> {
             self.network = Some(family);
         }
         let length = u32::try_from(bytes.len()).expect("four or sixteen");
-        let offset = if side == "saddr" {
-            offset
-        } else {
-            offset + length
-        };
+        let offset = if side == "saddr" { offset } else { offset + length };
         self.payload(1, offset, length);
         if mask.iter().any(|byte| *byte != 0xff) {
             self.mask(&mask);
@@ -626,12 +507,7 @@ impl Expressions<'_> {
         Ok(rest)
     }
 
-    fn port<'w>(
-        &mut self,
-        protocol: &str,
-        side: &str,
-        rest: &'w [&'w str],
-    ) -> Result<&'w [&'w str], String> {
+    fn port<'w>(&mut self, protocol: &str, side: &str, rest: &'w [&'w str]) -> Result<&'w [&'w str], String> {
         let (op, value, rest) = operand(rest)?;
         self.l4_protocol(protocol_number(protocol)?);
         self.payload(2, if side == "sport" { 0 } else { 2 }, 2);
@@ -682,9 +558,7 @@ fn number(text: &str) -> Result<u32, String> {
 }
 
 fn colon_port(text: &str) -> Result<u16, String> {
-    text.strip_prefix(':')
-        .and_then(|port| port.parse().ok())
-        .ok_or_else(|| text.to_owned())
+    text.strip_prefix(':').and_then(|port| port.parse().ok()).ok_or_else(|| text.to_owned())
 }
 
 fn protocol_number(text: &str) -> Result<u8, String> {
@@ -700,8 +574,7 @@ fn user(text: &str) -> Result<u32, String> {
         return Ok(id);
     }
     let user = nix::unistd::User::from_name(text).ok().flatten();
-    user.map(|user| user.uid.as_raw())
-        .ok_or_else(|| text.to_owned())
+    user.map(|user| user.uid.as_raw()).ok_or_else(|| text.to_owned())
 }
 
 fn group(text: &str) -> Result<u32, String> {
@@ -709,9 +582,7 @@ fn group(text: &str) -> Result<u32, String> {
         return Ok(id);
     }
     let group = nix::unistd::Group::from_name(text).ok().flatten();
-    group
-        .map(|group| group.gid.as_raw())
-        .ok_or_else(|| text.to_owned())
+    group.map(|group| group.gid.as_raw()).ok_or_else(|| text.to_owned())
 }
 
 #[cfg(test)]
@@ -736,16 +607,12 @@ mod tests {
             ..Config::default()
         };
         let script = nftables::render(&config) + &nftables::cleanup();
-        assert_eq!(
-            compile(&script).expect("compiles").len(),
-            script.lines().count()
-        );
+        assert_eq!(compile(&script).expect("compiles").len(), script.lines().count());
     }
 
     #[test]
     fn foreign_words_are_refused_with_their_line() {
-        let error = compile("add table inet t\nadd rule inet t c quota 5 bytes")
-            .expect_err("not in the subset");
+        let error = compile("add table inet t\nadd rule inet t c quota 5 bytes").expect_err("not in the subset");
         assert_eq!(
             error.to_string(),
             "nftables: line 2: cannot compile \"quota\" in \"add rule inet t c quota 5 bytes\""
@@ -757,11 +624,7 @@ mod tests {
     #[test]
     fn inserts_are_ordered_here() {
         let script = "add rule inet t c accept\ninsert rule inet t c index 0 drop\ninsert rule inet t c index 7 return";
-        let order: Vec<String> = compile(script)
-            .expect("compiles")
-            .into_iter()
-            .map(|line| line.text)
-            .collect();
+        let order: Vec<String> = compile(script).expect("compiles").into_iter().map(|line| line.text).collect();
         assert_eq!(order[0], "insert rule inet t c index 0 drop");
         assert_eq!(order[2], "insert rule inet t c index 7 return");
     }

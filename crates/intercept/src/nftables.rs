@@ -27,10 +27,7 @@ impl Table {
     fn chains(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Nat => &[
-                (
-                    "prerouting",
-                    " { type nat hook prerouting priority -100 ; }",
-                ),
+                ("prerouting", " { type nat hook prerouting priority -100 ; }"),
                 ("output", " { type nat hook output priority -100 ; }"),
                 ("istio-inbound", ""),
                 ("istio-redirect", ""),
@@ -39,10 +36,7 @@ impl Table {
                 ("istio-output-dns", ""),
             ],
             Self::Mangle => &[
-                (
-                    "prerouting",
-                    " { type filter hook prerouting priority -150 ; }",
-                ),
+                ("prerouting", " { type filter hook prerouting priority -150 ; }"),
                 ("output", " { type route hook output priority -150 ; }"),
                 ("istio-divert", ""),
                 ("istio-tproxy", ""),
@@ -50,10 +44,7 @@ impl Table {
                 ("istio-drop", ""),
             ],
             Self::Raw => &[
-                (
-                    "prerouting",
-                    " { type filter hook prerouting priority -300 ; }",
-                ),
+                ("prerouting", " { type filter hook prerouting priority -300 ; }"),
                 ("output", " { type filter hook output priority -300 ; }"),
                 ("istio-inbound", ""),
                 ("istio-output-dns", ""),
@@ -86,21 +77,9 @@ impl Rules {
         }
     }
 
-    fn put(
-        &mut self,
-        table: Table,
-        chain: &'static str,
-        index: Option<u32>,
-        matches: &str,
-        verdict: &str,
-    ) {
+    fn put(&mut self, table: Table, chain: &'static str, index: Option<u32>, matches: &str, verdict: &str) {
         let space = if matches.is_empty() { "" } else { " " };
-        self.rules.push(Rule {
-            table,
-            chain,
-            index,
-            text: format!("{matches}{space}counter {verdict}"),
-        });
+        self.rules.push(Rule { table, chain, index, text: format!("{matches}{space}counter {verdict}") });
     }
 
     /// One transaction: only tables and chains that hold rules are made. Inserting behind the last rule is an append,
@@ -108,11 +87,7 @@ impl Rules {
     fn script(&self) -> String {
         let mut out = String::new();
         for table in [Table::Nat, Table::Mangle, Table::Raw] {
-            let rules: Vec<&Rule> = self
-                .rules
-                .iter()
-                .filter(|rule| rule.table == table)
-                .collect();
+            let rules: Vec<&Rule> = self.rules.iter().filter(|rule| rule.table == table).collect();
             if rules.is_empty() {
                 continue;
             }
@@ -124,15 +99,9 @@ impl Rules {
                 }
             }
             for (at, rule) in rules.iter().enumerate() {
-                let before = rules[..at]
-                    .iter()
-                    .filter(|earlier| earlier.chain == rule.chain)
-                    .count();
+                let before = rules[..at].iter().filter(|earlier| earlier.chain == rule.chain).count();
                 match rule.index.filter(|index| (*index as usize) < before) {
-                    Some(index) => out.push_str(&format!(
-                        "insert rule inet {name} {} index {index} ",
-                        rule.chain
-                    )),
+                    Some(index) => out.push_str(&format!("insert rule inet {name} {} index {index} ", rule.chain)),
                     None => out.push_str(&format!("add rule inet {name} {} ", rule.chain)),
                 }
                 out.push_str(&rule.text);
@@ -145,10 +114,7 @@ impl Rules {
 
 /// The script that removes our tables, present or not.
 pub fn cleanup() -> String {
-    TABLES
-        .iter()
-        .map(|table| format!("add table inet {table}\ndelete table inet {table}\n"))
-        .collect()
+    TABLES.iter().map(|table| format!("add table inet {table}\ndelete table inet {table}\n")).collect()
 }
 
 /// Renders `config`, which must have passed [`Config::validate`]. Empty for [`Mode::None`].
@@ -156,82 +122,32 @@ pub fn render(config: &Config) -> String {
     if config.mode == Mode::None {
         return String::new();
     }
-    let mut rules = Rules {
-        rules: Vec::new(),
-        ipv6: config.ipv6,
-    };
+    let mut rules = Rules { rules: Vec::new(), ipv6: config.ipv6 };
     let (v4_include, v6_include, _) = Ranges::split(&config.outbound_ranges_include);
     let (v4_exclude, v6_exclude, _) = Ranges::split(&config.outbound_ranges_exclude);
     let loopback = &config.loopback_v4;
     interfaces(config, &mut rules);
     if config.drop_invalid {
-        rules.add(
-            Table::Mangle,
-            "prerouting",
-            "meta l4proto tcp ct state invalid",
-            "jump istio-drop",
-        );
+        rules.add(Table::Mangle, "prerouting", "meta l4proto tcp ct state invalid", "jump istio-drop");
         rules.add(Table::Mangle, "istio-drop", "", "drop");
     }
     let tunnel = config.inbound_tunnel_port;
-    rules.add(
-        Table::Nat,
-        "istio-inbound",
-        &format!("meta l4proto tcp tcp dport {tunnel}"),
-        "return",
-    );
-    rules.add(
-        Table::Nat,
-        "istio-redirect",
-        "meta l4proto tcp",
-        &format!("redirect to :{}", config.proxy_port),
-    );
+    rules.add(Table::Nat, "istio-inbound", &format!("meta l4proto tcp tcp dport {tunnel}"), "return");
+    rules.add(Table::Nat, "istio-redirect", "meta l4proto tcp", &format!("redirect to :{}", config.proxy_port));
     let inbound_port = format!("redirect to :{}", config.inbound_capture_port);
-    rules.add(
-        Table::Nat,
-        "istio-in-redirect",
-        "meta l4proto tcp",
-        &inbound_port,
-    );
+    rules.add(Table::Nat, "istio-in-redirect", "meta l4proto tcp", &inbound_port);
     inbound(config, &mut rules);
 
     rules.add(Table::Nat, "output", "", "jump istio-output");
     for port in split_list(&config.outbound_ports_exclude) {
-        rules.add(
-            Table::Nat,
-            "istio-output",
-            &format!("tcp dport {port}"),
-            "return",
-        );
-        rules.add(
-            Table::Nat,
-            "istio-output",
-            &format!("udp dport {port}"),
-            "return",
-        );
+        rules.add(Table::Nat, "istio-output", &format!("tcp dport {port}"), "return");
+        rules.add(Table::Nat, "istio-output", &format!("udp dport {port}"), "return");
     }
-    rules.add(
-        Table::Nat,
-        "istio-output",
-        &format!("oifname lo ip saddr {PASSTHROUGH_V4}"),
-        "return",
-    );
-    rules.add6(
-        Table::Nat,
-        "istio-output",
-        &format!("oifname lo ip6 saddr {PASSTHROUGH_V6}"),
-        "return",
-    );
+    rules.add(Table::Nat, "istio-output", &format!("oifname lo ip saddr {PASSTHROUGH_V4}"), "return");
+    rules.add6(Table::Nat, "istio-output", &format!("oifname lo ip6 saddr {PASSTHROUGH_V6}"), "return");
     let loopback_wanted = v4_include.has_loopback() || v6_include.has_loopback();
     for uid in split_list(&config.proxy_uid) {
-        own_traffic(
-            config,
-            &mut rules,
-            "skuid",
-            uid,
-            loopback_wanted,
-            config.dns_captured(),
-        );
+        own_traffic(config, &mut rules, "skuid", uid, loopback_wanted, config.dns_captured());
     }
     for gid in split_list(&config.proxy_gid) {
         own_traffic(config, &mut rules, "skgid", gid, loopback_wanted, false);
@@ -239,60 +155,27 @@ pub fn render(config: &Config) -> String {
     match config.owner_groups() {
         OwnerGroups::AllBut(groups) => {
             for group in groups {
-                rules.add(
-                    Table::Nat,
-                    "istio-output",
-                    &format!("skgid {group}"),
-                    "return",
-                );
+                rules.add(Table::Nat, "istio-output", &format!("skgid {group}"), "return");
             }
         }
         OwnerGroups::Only(groups) => {
-            let none: Vec<String> = groups
-                .iter()
-                .map(|group| format!("skgid != {group}"))
-                .collect();
+            let none: Vec<String> = groups.iter().map(|group| format!("skgid != {group}")).collect();
             rules.add(Table::Nat, "istio-output", &none.join(" "), "return");
         }
     }
     if config.dns_captured() {
         dns(config, &mut rules);
     }
-    rules.add(
-        Table::Nat,
-        "istio-output",
-        &format!("ip daddr {loopback}"),
-        "return",
-    );
-    rules.add6(
-        Table::Nat,
-        "istio-output",
-        &format!("ip6 daddr {LOOPBACK_V6}"),
-        "return",
-    );
+    rules.add(Table::Nat, "istio-output", &format!("ip daddr {loopback}"), "return");
+    rules.add6(Table::Nat, "istio-output", &format!("ip6 daddr {LOOPBACK_V6}"), "return");
     for cidr in &v4_exclude.cidrs {
-        rules.add(
-            Table::Nat,
-            "istio-output",
-            &format!("ip daddr {cidr}"),
-            "return",
-        );
+        rules.add(Table::Nat, "istio-output", &format!("ip daddr {cidr}"), "return");
     }
     for cidr in &v6_exclude.cidrs {
-        rules.add6(
-            Table::Nat,
-            "istio-output",
-            &format!("ip6 daddr {cidr}"),
-            "return",
-        );
+        rules.add6(Table::Nat, "istio-output", &format!("ip6 daddr {cidr}"), "return");
     }
     for port in split_list(&config.outbound_ports_include) {
-        rules.add(
-            Table::Nat,
-            "istio-output",
-            &format!("tcp dport {port}"),
-            "jump istio-redirect",
-        );
+        rules.add(Table::Nat, "istio-output", &format!("tcp dport {port}"), "jump istio-redirect");
     }
     outbound(config, &mut rules, &v4_include, &v6_include);
     if config.mode == Mode::Tproxy {
@@ -302,30 +185,15 @@ pub fn render(config: &Config) -> String {
 }
 
 fn interfaces(config: &Config, rules: &mut Rules) {
-    let tables: &[Table] = if config.mode == Mode::Tproxy {
-        &[Table::Nat, Table::Mangle]
-    } else {
-        &[Table::Nat]
-    };
+    let tables: &[Table] = if config.mode == Mode::Tproxy { &[Table::Nat, Table::Mangle] } else { &[Table::Nat] };
     for table in tables {
         for interface in split_list(&config.exclude_interfaces) {
-            rules.add(
-                *table,
-                "prerouting",
-                &format!("iifname {interface}"),
-                "return",
-            );
+            rules.add(*table, "prerouting", &format!("iifname {interface}"), "return");
             rules.add(*table, "output", &format!("oifname {interface}"), "return");
         }
     }
     for interface in split_list(&config.reroute_interfaces) {
-        rules.put(
-            Table::Nat,
-            "prerouting",
-            Some(0),
-            &format!("iifname {interface}"),
-            "return",
-        );
+        rules.put(Table::Nat, "prerouting", Some(0), &format!("iifname {interface}"), "return");
     }
 }
 
@@ -336,69 +204,28 @@ fn inbound(config: &Config, rules: &mut Rules) {
     let tproxy = config.mode == Mode::Tproxy;
     let table = if tproxy { Table::Mangle } else { Table::Nat };
     if tproxy {
-        let (mark, port, loopback) = (
-            config.tproxy_mark,
-            config.inbound_capture_port,
-            &config.loopback_v4,
-        );
-        rules.add(
-            Table::Mangle,
-            "istio-divert",
-            "",
-            &format!("meta mark set {mark}"),
-        );
+        let (mark, port, loopback) = (config.tproxy_mark, config.inbound_capture_port, &config.loopback_v4);
+        rules.add(Table::Mangle, "istio-divert", "", &format!("meta mark set {mark}"));
         rules.add(Table::Mangle, "istio-divert", "", "accept");
         let divert = |ip: &str, not: &str| {
-            format!(
-                "meta l4proto tcp {ip} daddr != {not} tproxy {ip} to :{port} meta mark set {mark}"
-            )
+            format!("meta l4proto tcp {ip} daddr != {not} tproxy {ip} to :{port} meta mark set {mark}")
         };
-        rules.add(
-            Table::Mangle,
-            "istio-tproxy",
-            &divert("ip", loopback),
-            "accept",
-        );
-        rules.add6(
-            Table::Mangle,
-            "istio-tproxy",
-            &divert("ip6", LOOPBACK_V6),
-            "accept",
-        );
+        rules.add(Table::Mangle, "istio-tproxy", &divert("ip", loopback), "accept");
+        rules.add6(Table::Mangle, "istio-tproxy", &divert("ip6", LOOPBACK_V6), "accept");
     }
-    rules.add(
-        table,
-        "prerouting",
-        "meta l4proto tcp",
-        "jump istio-inbound",
-    );
+    rules.add(table, "prerouting", "meta l4proto tcp", "jump istio-inbound");
     let capture = |rules: &mut Rules, dport: &str| {
         if tproxy {
             let established = format!("meta l4proto tcp ct state related,established{dport}");
             rules.add(table, "istio-inbound", &established, "jump istio-divert");
-            rules.add(
-                table,
-                "istio-inbound",
-                &format!("meta l4proto tcp{dport}"),
-                "jump istio-tproxy",
-            );
+            rules.add(table, "istio-inbound", &format!("meta l4proto tcp{dport}"), "jump istio-tproxy");
         } else {
-            rules.add(
-                table,
-                "istio-inbound",
-                &format!("meta l4proto tcp{dport}"),
-                "jump istio-in-redirect",
-            );
+            rules.add(table, "istio-inbound", &format!("meta l4proto tcp{dport}"), "jump istio-in-redirect");
         }
     };
     if config.inbound_ports_include == "*" {
         for port in split_list(&config.inbound_ports_exclude) {
-            rules.add(
-                table,
-                "istio-inbound",
-                &format!("meta l4proto tcp tcp dport {port}"),
-                "return",
-            );
+            rules.add(table, "istio-inbound", &format!("meta l4proto tcp tcp dport {port}"), "return");
         }
         capture(rules, "");
     } else {
@@ -408,54 +235,19 @@ fn inbound(config: &Config, rules: &mut Rules) {
     }
 }
 
-fn own_traffic(
-    config: &Config,
-    rules: &mut Rules,
-    owner: &str,
-    id: &str,
-    loopback_wanted: bool,
-    spare_dns: bool,
-) {
+fn own_traffic(config: &Config, rules: &mut Rules, owner: &str, id: &str, loopback_wanted: bool, spare_dns: bool) {
     let (tunnel, loopback) = (config.inbound_tunnel_port, &config.loopback_v4);
-    let ports = if spare_dns {
-        format!("{{ 53, {tunnel} }}")
-    } else {
-        tunnel.to_string()
-    };
+    let ports = if spare_dns { format!("{{ 53, {tunnel} }}") } else { tunnel.to_string() };
     let to_self = |ip: &str, not: &str| {
         format!("oifname lo meta l4proto tcp {ip} daddr != {not} tcp dport != {ports} {owner} {id}")
     };
-    rules.add(
-        Table::Nat,
-        "istio-output",
-        &to_self("ip", loopback),
-        "jump istio-in-redirect",
-    );
-    rules.add6(
-        Table::Nat,
-        "istio-output",
-        &to_self("ip6", LOOPBACK_V6),
-        "jump istio-in-redirect",
-    );
+    rules.add(Table::Nat, "istio-output", &to_self("ip", loopback), "jump istio-in-redirect");
+    rules.add6(Table::Nat, "istio-output", &to_self("ip6", LOOPBACK_V6), "jump istio-in-redirect");
     if !loopback_wanted {
-        let not_dns = if config.dns_captured() {
-            " meta l4proto tcp tcp dport != 53"
-        } else {
-            ""
-        };
-        rules.add(
-            Table::Nat,
-            "istio-output",
-            &format!("oifname lo{not_dns} {owner} != {id}"),
-            "return",
-        );
+        let not_dns = if config.dns_captured() { " meta l4proto tcp tcp dport != 53" } else { "" };
+        rules.add(Table::Nat, "istio-output", &format!("oifname lo{not_dns} {owner} != {id}"), "return");
     }
-    rules.add(
-        Table::Nat,
-        "istio-output",
-        &format!("{owner} {id}"),
-        "return",
-    );
+    rules.add(Table::Nat, "istio-output", &format!("{owner} {id}"), "return");
 }
 
 fn outbound(config: &Config, rules: &mut Rules, v4: &Ranges, v6: &Ranges) {
@@ -464,13 +256,7 @@ fn outbound(config: &Config, rules: &mut Rules, v4: &Ranges, v6: &Ranges) {
     if v4.wildcard || v6.wildcard {
         rules.add(Table::Nat, "istio-output", "", redirect);
         for interface in &interfaces {
-            rules.put(
-                Table::Nat,
-                "prerouting",
-                Some(0),
-                &format!("iifname {interface}"),
-                redirect,
-            );
+            rules.put(Table::Nat, "prerouting", Some(0), &format!("iifname {interface}"), redirect);
         }
     }
     for (ip, ranges) in [("ip", v4), ("ip6", v6)] {
@@ -482,26 +268,15 @@ fn outbound(config: &Config, rules: &mut Rules, v4: &Ranges, v6: &Ranges) {
                 let from = format!("iifname {interface} {ip} daddr {cidr}");
                 rules.put(Table::Nat, "prerouting", Some(0), &from, redirect);
             }
-            rules.add(
-                Table::Nat,
-                "istio-output",
-                &format!("{ip} daddr {cidr}"),
-                redirect,
-            );
+            rules.add(Table::Nat, "istio-output", &format!("{ip} daddr {cidr}"), redirect);
         }
     }
 }
 
 fn dns(config: &Config, rules: &mut Rules) {
     let all = config.capture_all_dns;
-    let v4 = config
-        .dns_servers_v4
-        .iter()
-        .map(|server| ("ip", format!("{server}/32")));
-    let v6 = config
-        .dns_servers_v6
-        .iter()
-        .map(|server| ("ip6", format!("{server}/128")));
+    let v4 = config.dns_servers_v4.iter().map(|server| ("ip", format!("{server}/32")));
+    let v6 = config.dns_servers_v6.iter().map(|server| ("ip6", format!("{server}/128")));
     let servers: Vec<(&str, String)> = v4.chain(v6.filter(|_| config.ipv6)).collect();
     let redirect = format!("redirect to :{DNS_PORT}");
     rules.add(Table::Raw, "output", "", "jump istio-output-dns");
@@ -509,12 +284,7 @@ fn dns(config: &Config, rules: &mut Rules) {
         rules.add(Table::Nat, "istio-output", "", "jump istio-output-dns");
     }
     if all {
-        rules.add(
-            Table::Nat,
-            "istio-output-dns",
-            "meta l4proto tcp tcp dport 53",
-            &redirect,
-        );
+        rules.add(Table::Nat, "istio-output-dns", "meta l4proto tcp tcp dport 53", &redirect);
         rules.add(Table::Nat, "istio-output-dns", "udp dport 53", &redirect);
     } else {
         for protocol in ["tcp", "udp"] {
@@ -528,108 +298,42 @@ fn dns(config: &Config, rules: &mut Rules) {
         .map(|uid| ("skuid", uid))
         .chain(split_list(&config.proxy_gid).map(|gid| ("skgid", gid)));
     for (owner, id) in owners {
-        rules.add(
-            Table::Raw,
-            "istio-output-dns",
-            &format!("udp dport 53 meta {owner} {id}"),
-            "ct zone set 1",
-        );
-        rules.add(
-            Table::Raw,
-            "istio-output-dns",
-            &format!("udp sport {DNS_PORT} meta {owner} {id}"),
-            "ct zone set 2",
-        );
+        rules.add(Table::Raw, "istio-output-dns", &format!("udp dport 53 meta {owner} {id}"), "ct zone set 1");
+        rules.add(Table::Raw, "istio-output-dns", &format!("udp sport {DNS_PORT} meta {owner} {id}"), "ct zone set 2");
     }
     rules.add(Table::Raw, "prerouting", "", "jump istio-inbound");
     if all {
-        rules.add(
-            Table::Raw,
-            "istio-output-dns",
-            "udp dport 53",
-            "ct zone set 2",
-        );
+        rules.add(Table::Raw, "istio-output-dns", "udp dport 53", "ct zone set 2");
         rules.add(Table::Raw, "istio-inbound", "udp sport 53", "ct zone set 1");
         return;
     }
     for (ip, server) in &servers {
-        rules.add(
-            Table::Raw,
-            "istio-output-dns",
-            &format!("udp dport 53 {ip} daddr {server}"),
-            "ct zone set 2",
-        );
-        rules.add(
-            Table::Raw,
-            "istio-inbound",
-            &format!("udp sport 53 {ip} saddr {server}"),
-            "ct zone set 1",
-        );
+        rules.add(Table::Raw, "istio-output-dns", &format!("udp dport 53 {ip} daddr {server}"), "ct zone set 2");
+        rules.add(Table::Raw, "istio-inbound", &format!("udp sport 53 {ip} saddr {server}"), "ct zone set 1");
     }
 }
 
 fn tproxy_marks(config: &Config, rules: &mut Rules) {
     let (mark, loopback) = (config.tproxy_mark, &config.loopback_v4);
     let mangle = Table::Mangle;
-    rules.add(
-        mangle,
-        "prerouting",
-        &format!("meta l4proto tcp mark {mark}"),
-        "ct mark set mark",
-    );
-    rules.add(
-        mangle,
-        "output",
-        &format!("oifname lo meta l4proto tcp mark {mark}"),
-        "return",
-    );
+    rules.add(mangle, "prerouting", &format!("meta l4proto tcp mark {mark}"), "ct mark set mark");
+    rules.add(mangle, "output", &format!("oifname lo meta l4proto tcp mark {mark}"), "return");
     let owners = split_list(&config.proxy_uid)
         .map(|uid| ("skuid", uid))
         .chain(split_list(&config.proxy_gid).map(|gid| ("skgid", gid)));
     for (owner, id) in owners {
         let set = format!("meta mark set {OUTBOUND_MARK}");
-        let own = |ip: &str, not: &str| {
-            format!("oifname lo meta l4proto tcp {ip} daddr != {not} {owner} {id}")
-        };
+        let own = |ip: &str, not: &str| format!("oifname lo meta l4proto tcp {ip} daddr != {not} {owner} {id}");
         rules.add(mangle, "output", &own("ip", loopback), &set);
         rules.add6(mangle, "output", &own("ip6", LOOPBACK_V6), &set);
     }
-    rules.add(
-        mangle,
-        "output",
-        &format!("meta l4proto tcp ct mark {mark}"),
-        "meta mark set ct mark",
-    );
+    rules.add(mangle, "output", &format!("meta l4proto tcp ct mark {mark}"), "meta mark set ct mark");
     let chain = "istio-inbound";
-    rules.put(
-        mangle,
-        chain,
-        Some(0),
-        &format!("meta l4proto tcp mark {mark}"),
-        "return",
-    );
+    rules.put(mangle, chain, Some(0), &format!("meta l4proto tcp mark {mark}"), "return");
     let lo = "iifname lo meta l4proto tcp";
-    rules.put(
-        mangle,
-        chain,
-        Some(1),
-        &format!("{lo} ip saddr {PASSTHROUGH_V4}"),
-        "return",
-    );
+    rules.put(mangle, chain, Some(1), &format!("{lo} ip saddr {PASSTHROUGH_V4}"), "return");
     if config.ipv6 {
-        rules.put(
-            mangle,
-            chain,
-            Some(1),
-            &format!("{lo} ip6 saddr {PASSTHROUGH_V6}"),
-            "return",
-        );
+        rules.put(mangle, chain, Some(1), &format!("{lo} ip6 saddr {PASSTHROUGH_V6}"), "return");
     }
-    rules.put(
-        mangle,
-        chain,
-        Some(2),
-        &format!("{lo} mark != {OUTBOUND_MARK}"),
-        "return",
-    );
+    rules.put(mangle, chain, Some(2), &format!("{lo} mark != {OUTBOUND_MARK}"), "return");
 }

@@ -23,12 +23,8 @@ pub(crate) fn run(capture_port: u16, probe_port: u16, timeout: Duration) -> io::
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, capture_port))?;
     listener.set_nonblocking(true)?;
     let target = SocketAddr::new(own_address()?, probe_port);
-    let _client = TcpStream::connect_timeout(&target, timeout).map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("connection to {target} was not captured: {error}"),
-        )
-    })?;
+    let _client = TcpStream::connect_timeout(&target, timeout)
+        .map_err(|error| io::Error::new(error.kind(), format!("connection to {target} was not captured: {error}")))?;
     let deadline = Instant::now() + timeout;
     loop {
         match listener.accept() {
@@ -38,13 +34,9 @@ pub(crate) fn run(capture_port: u16, probe_port: u16, timeout: Duration) -> io::
                 if port == probe_port {
                     return Ok(());
                 }
-                return Err(io::Error::other(format!(
-                    "captured connection was for port {port}, not {probe_port}"
-                )));
+                return Err(io::Error::other(format!("captured connection was for port {port}, not {probe_port}")));
             }
-            Err(error)
-                if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
                 std::thread::sleep(Duration::from_millis(5));
             }
             Err(error) => return Err(error),

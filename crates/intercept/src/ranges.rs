@@ -4,9 +4,7 @@ use ipnet::IpNet;
 
 /// Splits a comma-separated list, dropping empty items (`"6000,7000,"` has two).
 pub fn split_list(list: &str) -> impl Iterator<Item = &str> {
-    list.split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty())
+    list.split(',').map(str::trim).filter(|item| !item.is_empty())
 }
 
 /// One family's share of an IP range list.
@@ -53,10 +51,7 @@ mod tests {
     #[test]
     fn families_are_separated_and_garbage_is_reported() {
         let (v4, v6, ignored) = Ranges::split("127.1.2.3/32,2001:db8::/32, nonsense,10.0.0.1/8,");
-        assert_eq!(
-            v4.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["127.1.2.3/32", "10.0.0.1/8"]
-        );
+        assert_eq!(v4.cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["127.1.2.3/32", "10.0.0.1/8"]);
         assert_eq!(v6.cidrs.len(), 1);
         assert!(v4.has_loopback() && !v6.has_loopback());
         assert_eq!(ignored, ["nonsense"]);

@@ -8,30 +8,16 @@ use intercept::{Config, iptables, nftables};
 use serde_json::Value;
 
 fn data() -> Option<PathBuf> {
-    let root = std::env::var_os("PROA_CONFORMANCE").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance"),
-        PathBuf::from,
-    );
+    let root = std::env::var_os("PROA_CONFORMANCE")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance"), PathBuf::from);
     let folder = root.join("interception");
     folder.is_dir().then_some(folder)
 }
 
 fn set(config: &mut Config, key: &str, value: &Value) -> Result<(), String> {
     let text = || value.as_str().unwrap_or_default().to_owned();
-    let list = || {
-        value
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect()
-    };
-    let number = || {
-        text()
-            .parse()
-            .map_err(|_| format!("{key}: {value} is no number"))
-    };
+    let list = || value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+    let number = || text().parse().map_err(|_| format!("{key}: {value} is no number"));
     let flag = value.as_bool().unwrap_or_default();
     match key {
         "PROXY_PORT" => config.proxy_port = number()?,
@@ -74,13 +60,9 @@ fn case(folder: &Path, kind: &str, base: &Value, case: &Value) -> Result<bool, S
         }
     }
     config.validate().map_err(|error| error.to_string())?;
-    let golden = case["golden"]
-        .as_str()
-        .and_then(|path| path.rsplit('/').next())
-        .ok_or("case without golden")?;
+    let golden = case["golden"].as_str().and_then(|path| path.rsplit('/').next()).ok_or("case without golden")?;
     let path = folder.join(kind).join(golden);
-    let expect =
-        fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let expect = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let got = match kind {
         "iptables" => iptables::render(&config).trace(config.ipv6),
         _ => nftables::render(&config),
@@ -88,12 +70,7 @@ fn case(folder: &Path, kind: &str, base: &Value, case: &Value) -> Result<bool, S
     if got.trim() != expect.trim() {
         let (got, expect) = (got.trim().lines(), expect.trim().lines());
         let differ = got.clone().zip(expect.clone()).find(|(a, b)| a != b);
-        eprintln!(
-            "{kind} {}: {differ:?}; {} lines, expected {}",
-            case["name"],
-            got.count(),
-            expect.count()
-        );
+        eprintln!("{kind} {}: {differ:?}; {} lines, expected {}", case["name"], got.count(), expect.count());
         return Ok(false);
     }
     Ok(true)
@@ -122,8 +99,6 @@ fn conformance_interception() {
             }
         }
     }
-    println!(
-        r#"{{"area":"interception","passed":{passed},"failed":{failed},"allowed":0,"not_served":{not_served}}}"#
-    );
+    println!(r#"{{"area":"interception","passed":{passed},"failed":{failed},"allowed":0,"not_served":{not_served}}}"#);
     assert_eq!(failed, 0, "traces differ");
 }
