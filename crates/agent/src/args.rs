@@ -152,11 +152,7 @@ pub fn parse(mut args: Vec<OsString>) -> Parsed {
         Ok(cli) => Parsed::Run(cli.command),
         Err(error) => {
             let _ = error.print();
-            Parsed::Exit(if error.use_stderr() {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            })
+            Parsed::Exit(if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
     }
 }

@@ -63,12 +63,7 @@ pub(crate) fn socket_address(text: &str) -> Option<Value> {
 
 /// The whole bootstrap.
 pub fn bootstrap(inputs: &Inputs<'_>) -> Value {
-    let Inputs {
-        node,
-        config,
-        ipv6_only,
-        ..
-    } = inputs;
+    let Inputs { node, config, ipv6_only, .. } = inputs;
     let localhost = if *ipv6_only { "::1" } else { "127.0.0.1" };
     let admin = config.port("/proxyAdminPort", 15000);
     let mut out = json!({
@@ -134,11 +129,7 @@ pub fn bootstrap(inputs: &Inputs<'_>) -> Value {
 
 fn node_json(node: &Node) -> Value {
     let mut locality = Map::new();
-    for (name, value) in ["region", "zone", "sub_zone"]
-        .into_iter()
-        .zip(&node.locality)
-        .filter(|(_, v)| !v.is_empty())
-    {
+    for (name, value) in ["region", "zone", "sub_zone"].into_iter().zip(&node.locality).filter(|(_, v)| !v.is_empty()) {
         locality.insert(name.to_owned(), value.as_str().into());
     }
     json!({"id": node.id, "cluster": node.cluster, "locality": locality, "metadata": node.metadata})
@@ -152,10 +143,9 @@ fn runtime(config: &ProxyConfig) -> Value {
         "envoy.reloadable_features.fixed_heap_use_allocated": true,
         "re2.max_program_size.error_level": "32768",
     });
-    if let (Some(layer), Some(values)) = (
-        layer.as_object_mut(),
-        config.get("/runtimeValues").and_then(Value::as_object),
-    ) {
+    if let (Some(layer), Some(values)) =
+        (layer.as_object_mut(), config.get("/runtimeValues").and_then(Value::as_object))
+    {
         for (name, value) in values {
             // An empty value takes a default away.
             if value.as_str() == Some("") {
@@ -186,10 +176,7 @@ fn dynamic_resources(node: &Node) -> Value {
 /// Metadata first, then the runtime value, then no limit.
 fn connections_max(node: &Node, config: &ProxyConfig) -> u64 {
     let parse = |v: &Value| v.as_u64().or_else(|| v.as_str()?.parse().ok());
-    let meta = node
-        .metadata
-        .get("GLOBAL_DOWNSTREAM_MAX_CONNECTIONS")
-        .and_then(parse);
+    let meta = node.metadata.get("GLOBAL_DOWNSTREAM_MAX_CONNECTIONS").and_then(parse);
     let values = config.get("/runtimeValues").and_then(Value::as_object);
     let runtime = || parse(values?.get("overload.global_downstream_max_connections")?);
     meta.or_else(runtime).unwrap_or(CONNECTIONS_UNLIMITED)
@@ -198,28 +185,14 @@ fn connections_max(node: &Node, config: &ProxyConfig) -> u64 {
 /// Flush and eviction interval from the annotations; an eviction that is no multiple of the flush is dropped, as
 /// Envoy would refuse it.
 fn intervals(node: &Node) -> (Option<String>, Option<String>) {
-    let annotation = |name: &str| {
-        node.metadata
-            .get("ANNOTATIONS")?
-            .get(name)?
-            .as_str()
-            .map(str::to_owned)
-    };
+    let annotation = |name: &str| node.metadata.get("ANNOTATIONS")?.get(name)?.as_str().map(str::to_owned);
     let seconds = |text: &str| api::Duration::parse(text).map(|d| d.to_std().as_secs_f64());
     let flush = annotation(FLUSH).filter(|t| seconds(t).is_some());
-    let per = flush
-        .as_deref()
-        .and_then(seconds)
-        .unwrap_or(FLUSH_DEFAULT_S);
-    let eviction = annotation(EVICTION)
-        .filter(|t| seconds(t).is_some_and(|s| s > 0.0 && (s / per).fract() == 0.0));
+    let per = flush.as_deref().and_then(seconds).unwrap_or(FLUSH_DEFAULT_S);
+    let eviction = annotation(EVICTION).filter(|t| seconds(t).is_some_and(|s| s > 0.0 && (s / per).fract() == 0.0));
     (flush, eviction)
 }
 
 pub(crate) fn text(node: &Node, key: &str) -> Option<String> {
-    node.metadata
-        .get(key)?
-        .as_str()
-        .filter(|s| !s.is_empty())
-        .map(str::to_owned)
+    node.metadata.get(key)?.as_str().filter(|s| !s.is_empty()).map(str::to_owned)
 }

@@ -97,26 +97,16 @@ async fn fetch(control: &Arc<Control>, options: &Options) -> anyhow::Result<Work
     let key = PrivateKey::generate(options.key)?;
     let csr = create_csr(&key, "", std::slice::from_ref(&options.identity))?;
     let validity_duration = i64::try_from(options.ttl.as_secs()).unwrap_or(i64::MAX);
-    let mut request = Request::new(IstioCertificateRequest {
-        csr,
-        validity_duration,
-        metadata: None,
-    });
+    let mut request = Request::new(IstioCertificateRequest { csr, validity_duration, metadata: None });
     if let Some(token) = control.authorization() {
         request.metadata_mut().insert("authorization", token);
     }
     request.set_timeout(Duration::from_secs(10));
-    let answer = IstioCertificateServiceClient::new(control.channel())
-        .create_certificate(request)
-        .await;
-    let mut parts = answer
-        .map_err(|s| anyhow::anyhow!("{}: {}", s.code(), full_message(&s)))?
-        .into_inner()
-        .cert_chain;
+    let answer = IstioCertificateServiceClient::new(control.channel()).create_certificate(request).await;
+    let mut parts = answer.map_err(|s| anyhow::anyhow!("{}: {}", s.code(), full_message(&s)))?.into_inner().cert_chain;
     // The last part is the root, as Istio's agent takes it.
     let roots = parts.pop().context("the CA's answer is empty")?;
-    let chain = Bundle::from_pem(parts.concat().as_bytes())
-        .context("the CA's answer has no certificate")?;
+    let chain = Bundle::from_pem(parts.concat().as_bytes()).context("the CA's answer has no certificate")?;
     Ok(Workload { key, chain, roots })
 }
 

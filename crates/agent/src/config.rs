@@ -61,9 +61,7 @@ impl ProxyConfig {
         for (name, value) in over {
             let name = camel(name);
             match (base.get_mut(&name), value) {
-                (Some(Value::Object(old)), Value::Object(new))
-                    if MERGED.contains(&name.as_str()) =>
-                {
+                (Some(Value::Object(old)), Value::Object(new)) if MERGED.contains(&name.as_str()) => {
                     old.extend(new.iter().map(|(k, v)| (k.clone(), v.clone())));
                 }
                 _ => drop(base.insert(name, value.clone())),
@@ -90,9 +88,7 @@ impl ProxyConfig {
 
     /// A text field, empty when absent.
     pub fn text(&self, pointer: &str) -> &str {
-        self.get(pointer)
-            .and_then(Value::as_str)
-            .unwrap_or_default()
+        self.get(pointer).and_then(Value::as_str).unwrap_or_default()
     }
 
     /// A number field; protobuf writes large ones as text.
@@ -103,10 +99,7 @@ impl ProxyConfig {
 
     /// A port field.
     pub fn port(&self, pointer: &str, default: u16) -> u16 {
-        self.number(pointer)
-            .and_then(|n| u16::try_from(n).ok())
-            .filter(|p| *p != 0)
-            .unwrap_or(default)
+        self.number(pointer).and_then(|n| u16::try_from(n).ok()).filter(|p| *p != 0).unwrap_or(default)
     }
 
     /// A duration field.
@@ -117,9 +110,7 @@ impl ProxyConfig {
     /// Environment that the configuration sets for the agent.
     pub fn proxy_metadata(&self) -> impl Iterator<Item = (&str, &str)> {
         let map = self.get("/proxyMetadata").and_then(Value::as_object);
-        map.into_iter()
-            .flatten()
-            .filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)))
+        map.into_iter().flatten().filter_map(|(k, v)| Some((k.as_str(), v.as_str()?)))
     }
 }
 
@@ -127,17 +118,11 @@ fn parse(source_name: &'static str, text: &str) -> Result<Value, ConfigError> {
     if text.trim().is_empty() {
         return Ok(Value::Object(Map::new()));
     }
-    let value = api::yaml::parse(text).map_err(|e| ConfigError {
-        source_name,
-        reason: e.to_string(),
-    })?;
+    let value = api::yaml::parse(text).map_err(|e| ConfigError { source_name, reason: e.to_string() })?;
     match value {
         Value::Object(_) => Ok(value),
         Value::Null => Ok(Value::Object(Map::new())),
-        _ => Err(ConfigError {
-            source_name,
-            reason: "not a map of fields".into(),
-        }),
+        _ => Err(ConfigError { source_name, reason: "not a map of fields".into() }),
     }
 }
 
@@ -164,18 +149,15 @@ mod tests {
 
     #[test]
     fn later_sources_win_field_by_field() {
-        let mesh = "defaultConfig:\n  discoveryAddress: file:123\n  proxyMetadata:\n    SOME: setting\n  extraStatTags: [a]\n";
+        let mesh =
+            "defaultConfig:\n  discoveryAddress: file:123\n  proxyMetadata:\n    SOME: setting\n  extraStatTags: [a]\n";
         let env = "discoveryAddress: environment:123\nproxyMetadata:\n  OTHER: option\n";
-        let annotation =
-            "discovery_address: annotation:123\ndrainDuration: 5s\nextraStatTags: [b]\n";
+        let annotation = "discovery_address: annotation:123\ndrainDuration: 5s\nextraStatTags: [b]\n";
         let config = ProxyConfig::merged(mesh, env, annotation).unwrap();
         assert_eq!(config.text("/discoveryAddress"), "annotation:123");
         assert_eq!(config.text("/drainDuration"), "5s");
         assert_eq!(config.get("/extraStatTags"), Some(&json!(["b"])));
-        assert_eq!(
-            config.get("/proxyMetadata"),
-            Some(&json!({"SOME": "setting", "OTHER": "option"}))
-        );
+        assert_eq!(config.get("/proxyMetadata"), Some(&json!({"SOME": "setting", "OTHER": "option"})));
         assert_eq!(config.port("/statusPort", 1), 15020);
     }
 

@@ -23,16 +23,10 @@ use crate::certificate::Workload;
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Where trust anchors are looked for, in Istio's order.
-const ROOTS: &[&str] = &[
-    "/etc/certs/root-cert.pem",
-    "./var/run/secrets/istio/root-cert.pem",
-    "/var/run/secrets/istio/root-cert.pem",
-];
+const ROOTS: &[&str] =
+    &["/etc/certs/root-cert.pem", "./var/run/secrets/istio/root-cert.pem", "/var/run/secrets/istio/root-cert.pem"];
 /// Where the service-account token is.
-const TOKENS: &[&str] = &[
-    "./var/run/secrets/tokens/istio-token",
-    "/var/run/secrets/tokens/istio-token",
-];
+const TOKENS: &[&str] = &["./var/run/secrets/tokens/istio-token", "/var/run/secrets/tokens/istio-token"];
 
 /// The control plane as this agent reaches it.
 #[derive(Debug)]
@@ -51,17 +45,14 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 impl Control {
     /// `address` is `host:port`; port 15010 is spoken to without TLS.
     pub fn new(address: &str, roots: Option<PathBuf>) -> anyhow::Result<Arc<Self>> {
-        let (host, port) = address
-            .rsplit_once(':')
-            .with_context(|| format!("{address:?}: not of the form host:port"))?;
+        let (host, port) =
+            address.rsplit_once(':').with_context(|| format!("{address:?}: not of the form host:port"))?;
         let first = |paths: &[&str]| paths.iter().map(PathBuf::from).find(|p| p.exists());
         Ok(Arc::new(Control {
             address: address.to_owned(),
             host: host.trim_matches(['[', ']']).to_owned(),
             tls: port != "15010",
-            roots: roots
-                .or_else(|| first(ROOTS))
-                .unwrap_or_else(|| ROOTS[ROOTS.len() - 1].into()),
+            roots: roots.or_else(|| first(ROOTS)).unwrap_or_else(|| ROOTS[ROOTS.len() - 1].into()),
             token: first(TOKENS),
             workload: RwLock::new(None),
         }))
@@ -90,13 +81,7 @@ impl Control {
             .initial_stream_window_size(4 << 20)
             .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
                 let control = Arc::clone(&control);
-                async move {
-                    control
-                        .connect()
-                        .await
-                        .map(TokioIo::new)
-                        .map_err(io::Error::other)
-                }
+                async move { control.connect().await.map(TokioIo::new).map_err(io::Error::other) }
             }))
     }
 
@@ -116,43 +101,30 @@ impl Control {
     async fn connect_now(&self) -> anyhow::Result<Box<dyn Io>> {
         // The system's resolver, in a thread: it knows search domains and /etc/hosts.
         let address = self.address.clone();
-        let addresses =
-            tokio::task::spawn_blocking(move || address.to_socket_addrs().map(Vec::from_iter))
-                .await?;
+        let addresses = tokio::task::spawn_blocking(move || address.to_socket_addrs().map(Vec::from_iter)).await?;
         let addresses = addresses.with_context(|| format!("resolving {}", self.address))?;
-        let stream = TcpStream::connect(&*addresses)
-            .await
-            .with_context(|| format!("connecting to {}", self.address))?;
+        let stream =
+            TcpStream::connect(&*addresses).await.with_context(|| format!("connecting to {}", self.address))?;
         stream.set_nodelay(true)?;
         if !self.tls {
             return Ok(Box::new(stream));
         }
-        let name = ServerName::try_from(self.host.clone())
-            .with_context(|| format!("{:?} is no server name", self.host))?;
-        let stream = TlsConnector::from(self.tls_config()?)
-            .connect(name, stream)
-            .await;
-        Ok(Box::new(stream.with_context(|| {
-            format!("TLS handshake with {}", self.address)
-        })?))
+        let name =
+            ServerName::try_from(self.host.clone()).with_context(|| format!("{:?} is no server name", self.host))?;
+        let stream = TlsConnector::from(self.tls_config()?).connect(name, stream).await;
+        Ok(Box::new(stream.with_context(|| format!("TLS handshake with {}", self.address))?))
     }
 
     fn tls_config(&self) -> anyhow::Result<Arc<ClientConfig>> {
-        let text = std::fs::read(&self.roots)
-            .with_context(|| format!("trust anchor {}", self.roots.display()))?;
+        let text = std::fs::read(&self.roots).with_context(|| format!("trust anchor {}", self.roots.display()))?;
         let mut store = RootCertStore::empty();
         for root in pki::pem::certificates(&text)? {
             store.add(root)?;
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder =
-            ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let builder = builder.with_root_certificates(store);
-        let workload = self
-            .workload
-            .read()
-            .unwrap_or_else(|e| e.into_inner())
-            .clone();
+        let workload = self.workload.read().unwrap_or_else(|e| e.into_inner()).clone();
         let mut config = match workload {
             Some(w) => builder.with_client_auth_cert(w.chain.certs.clone(), w.key.to_der())?,
             None => builder.with_no_client_auth(),

@@ -49,28 +49,16 @@ struct Proxy {
 }
 
 /// Starts answering.
-pub async fn serve(
-    options: Options,
-    table: watch::Receiver<Arc<NameTable>>,
-) -> std::io::Result<()> {
+pub async fn serve(options: Options, table: watch::Receiver<Arc<NameTable>>) -> std::io::Result<()> {
     let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let upstreams = nameservers(&resolv);
     let addresses: Vec<_> = tokio::net::lookup_host(&options.listen).await?.collect();
-    let proxy = Arc::new(Proxy {
-        options,
-        table,
-        upstreams,
-        queries: Arc::new(Semaphore::new(QUERIES_MAX)),
-    });
+    let proxy = Arc::new(Proxy { options, table, upstreams, queries: Arc::new(Semaphore::new(QUERIES_MAX)) });
     let mut bound = 0;
     let mut last = None;
     for address in addresses {
-        let sockets = async {
-            Ok::<_, std::io::Error>((
-                UdpSocket::bind(address).await?,
-                TcpListener::bind(address).await?,
-            ))
-        };
+        let sockets =
+            async { Ok::<_, std::io::Error>((UdpSocket::bind(address).await?, TcpListener::bind(address).await?)) };
         match sockets.await {
             Ok((udp, tcp)) => {
                 bound += 1;
@@ -92,13 +80,7 @@ pub async fn serve(
 
 /// `nameserver` lines of a resolv.conf.
 fn nameservers(resolv: &str) -> Vec<SocketAddr> {
-    let servers = resolv.lines().filter_map(|l| {
-        l.trim()
-            .strip_prefix("nameserver")?
-            .trim()
-            .parse::<IpAddr>()
-            .ok()
-    });
+    let servers = resolv.lines().filter_map(|l| l.trim().strip_prefix("nameserver")?.trim().parse::<IpAddr>().ok());
     servers.map(|ip| SocketAddr::new(ip, 53)).collect()
 }
 
@@ -146,9 +128,7 @@ async fn serve_tcp_client(proxy: &Proxy, mut stream: TcpStream) -> std::io::Resu
             return Ok(());
         };
         let len = u16::try_from(answer.len()).map_err(std::io::Error::other)?;
-        stream
-            .write_all(&[&len.to_be_bytes(), &answer[..]].concat())
-            .await?;
+        stream.write_all(&[&len.to_be_bytes(), &answer[..]].concat()).await?;
     }
 }
 
@@ -161,11 +141,7 @@ impl Proxy {
         }
         let table = self.table.borrow().clone();
         if let Some(found) = lookup(&table, &query, &self.options) {
-            let limit = if tcp {
-                usize::from(u16::MAX)
-            } else {
-                udp_limit(&query)
-            };
+            let limit = if tcp { usize::from(u16::MAX) } else { udp_limit(&query) };
             return fit(found, limit);
         }
         if let Some(answer) = self.forward(bytes, tcp).await {
@@ -178,13 +154,7 @@ impl Proxy {
     async fn forward(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
         let mut failed = None;
         for upstream in &self.upstreams {
-            let asked = async {
-                if tcp {
-                    ask_tcp(*upstream, query).await
-                } else {
-                    ask_udp(*upstream, query).await
-                }
-            };
+            let asked = async { if tcp { ask_tcp(*upstream, query).await } else { ask_udp(*upstream, query).await } };
             match tokio::time::timeout(self.options.forward_timeout, asked).await {
                 Ok(Ok(answer)) => {
                     // RCODE is the low half of the fourth byte.
@@ -202,11 +172,7 @@ impl Proxy {
 }
 
 async fn ask_udp(upstream: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
-    let any: SocketAddr = if upstream.is_ipv4() {
-        ([0, 0, 0, 0], 0).into()
-    } else {
-        ([0u16; 8], 0).into()
-    };
+    let any: SocketAddr = if upstream.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any).await?;
     socket.connect(upstream).await?;
     socket.send(query).await?;
@@ -224,9 +190,7 @@ async fn ask_udp(upstream: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>>
 async fn ask_tcp(upstream: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(upstream).await?;
     let len = u16::try_from(query.len()).map_err(std::io::Error::other)?;
-    stream
-        .write_all(&[&len.to_be_bytes(), query].concat())
-        .await?;
+    stream.write_all(&[&len.to_be_bytes(), query].concat()).await?;
     let len = stream.read_u16().await?;
     let mut answer = vec![0; usize::from(len)];
     stream.read_exact(&mut answer).await?;
@@ -234,9 +198,10 @@ async fn ask_tcp(upstream: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>>
 }
 
 fn udp_limit(query: &Message) -> usize {
-    query.edns.as_ref().map_or(UDP_ANSWER_DEFAULT, |e| {
-        usize::from(e.max_payload()).clamp(UDP_ANSWER_DEFAULT, UDP_BYTES_MAX)
-    })
+    query
+        .edns
+        .as_ref()
+        .map_or(UDP_ANSWER_DEFAULT, |e| usize::from(e.max_payload()).clamp(UDP_ANSWER_DEFAULT, UDP_BYTES_MAX))
 }
 
 /// Encodes; what does not fit is cut and marked, so that the client comes back over TCP.
@@ -280,9 +245,7 @@ fn lookup(table: &NameTable, query: &Message, options: &Options) -> Option<Messa
             (IpAddr::V6(ip), RecordType::AAAA) => RData::AAAA(rdata::AAAA(ip)),
             _ => continue,
         };
-        message
-            .answers
-            .push(Record::from_rdata(question.name().clone(), TTL_S, data));
+        message.answers.push(Record::from_rdata(question.name().clone(), TTL_S, data));
     }
     Some(message)
 }
@@ -292,34 +255,23 @@ fn lookup(table: &NameTable, query: &Message, options: &Options) -> Option<Messa
 fn resolve(table: &NameTable, host: &str, options: &Options) -> Option<Vec<IpAddr>> {
     let parse = |name: &str| {
         let info = table.table.get(name)?;
-        Some(
-            info.ips
-                .iter()
-                .filter_map(|ip| ip.parse().ok())
-                .collect::<Vec<IpAddr>>(),
-        )
+        Some(info.ips.iter().filter_map(|ip| ip.parse().ok()).collect::<Vec<IpAddr>>())
     };
     let wildcards = |name: &str| {
         // `*.example.com` covers all names below it, the longest suffix first.
-        name.match_indices('.')
-            .find_map(|(at, _)| parse(&format!("*{}", &name[at..])))
+        name.match_indices('.').find_map(|(at, _)| parse(&format!("*{}", &name[at..])))
     };
     let find = |name: &str| parse(name).or_else(|| wildcards(name));
     find(host)
         .or_else(|| {
             // What the search list of the pod appended to an outside name is taken off again.
-            let (namespace_domain, rest) = (
-                options.domain.as_str(),
-                options.domain.split_once('.').map_or("", |(_, r)| r),
-            );
+            let (namespace_domain, rest) =
+                (options.domain.as_str(), options.domain.split_once('.').map_or("", |(_, r)| r));
             let cluster = rest.split_once('.').map_or("", |(_, r)| r);
-            [namespace_domain, rest, cluster]
-                .iter()
-                .filter(|s| !s.is_empty())
-                .find_map(|suffix| {
-                    let outer = host.strip_suffix(suffix)?.strip_suffix('.')?;
-                    outer.contains('.').then(|| find(outer)).flatten()
-                })
+            [namespace_domain, rest, cluster].iter().filter(|s| !s.is_empty()).find_map(|suffix| {
+                let outer = host.strip_suffix(suffix)?.strip_suffix('.')?;
+                outer.contains('.').then(|| find(outer)).flatten()
+            })
         })
         .or_else(|| {
             // Kubernetes' short forms of its own services, when the client does not use the search list.
@@ -352,13 +304,7 @@ mod tests {
     fn table() -> NameTable {
         let entry = |name: &str, ips: &[&str]| {
             let ips = ips.iter().map(|s| s.to_string()).collect();
-            (
-                name.to_owned(),
-                NameInfo {
-                    ips,
-                    ..Default::default()
-                },
-            )
+            (name.to_owned(), NameInfo { ips, ..Default::default() })
         };
         NameTable {
             table: [
@@ -373,24 +319,15 @@ mod tests {
 
     fn ask(name: &str, kind: RecordType) -> Message {
         let mut message = Message::new(7, MessageType::Query, OpCode::Query);
-        message
-            .queries
-            .push(Query::query(Name::from_ascii(name).unwrap(), kind));
+        message.queries.push(Query::query(Name::from_ascii(name).unwrap(), kind));
         message
     }
 
     fn check(name: &str, kind: RecordType, expect: Option<&[&str]>) {
         let found = lookup(&table(), &ask(name, kind), &options());
-        let ips = found.map(|m| {
-            m.answers
-                .iter()
-                .map(|r| r.data.to_string())
-                .collect::<Vec<_>>()
-        });
+        let ips = found.map(|m| m.answers.iter().map(|r| r.data.to_string()).collect::<Vec<_>>());
         assert_eq!(
-            ips.as_deref()
-                .map(|v| v.iter().map(String::as_str).collect::<Vec<_>>())
-                .as_deref(),
+            ips.as_deref().map(|v| v.iter().map(String::as_str).collect::<Vec<_>>()).as_deref(),
             expect,
             "{name}"
         );
@@ -398,35 +335,15 @@ mod tests {
 
     #[test]
     fn names_of_the_table_are_answered() {
-        check(
-            "httpbin.samples.svc.cluster.local.",
-            RecordType::A,
-            Some(&["10.96.0.7"]),
-        );
-        check(
-            "HTTPBIN.samples.svc.cluster.local",
-            RecordType::A,
-            Some(&["10.96.0.7"]),
-        );
-        check(
-            "httpbin.samples.svc.cluster.local",
-            RecordType::AAAA,
-            Some(&[]),
-        );
+        check("httpbin.samples.svc.cluster.local.", RecordType::A, Some(&["10.96.0.7"]));
+        check("HTTPBIN.samples.svc.cluster.local", RecordType::A, Some(&["10.96.0.7"]));
+        check("httpbin.samples.svc.cluster.local", RecordType::AAAA, Some(&[]));
         check("httpbin", RecordType::A, Some(&["10.96.0.7"]));
         check("httpbin.samples", RecordType::A, Some(&["10.96.0.7"]));
         check("api.example.com", RecordType::A, Some(&["240.240.0.1"]));
         check("api.example.com", RecordType::AAAA, Some(&["2001:2::1"]));
-        check(
-            "api.example.com.samples.svc.cluster.local",
-            RecordType::A,
-            Some(&["240.240.0.1"]),
-        );
-        check(
-            "a.b.wild.example.com",
-            RecordType::A,
-            Some(&["240.240.0.2"]),
-        );
+        check("api.example.com.samples.svc.cluster.local", RecordType::A, Some(&["240.240.0.1"]));
+        check("a.b.wild.example.com", RecordType::A, Some(&["240.240.0.2"]));
     }
 
     #[test]
@@ -440,13 +357,7 @@ mod tests {
     fn a_long_answer_is_cut_for_udp() {
         let ips: Vec<String> = (0..100).map(|i| format!("10.0.0.{i}")).collect();
         let mut table = table();
-        table.table.insert(
-            "many.example.com".into(),
-            NameInfo {
-                ips,
-                ..Default::default()
-            },
-        );
+        table.table.insert("many.example.com".into(), NameInfo { ips, ..Default::default() });
         let message = lookup(&table, &ask("many.example.com", RecordType::A), &options()).unwrap();
         let cut = Message::from_vec(&fit(message.clone(), 512).unwrap()).unwrap();
         assert!(cut.metadata.truncation && cut.answers.is_empty());
@@ -456,15 +367,7 @@ mod tests {
 
     #[test]
     fn resolvers_are_read() {
-        let found = nameservers(
-            "# x\nnameserver 10.96.0.10\nsearch a b\nnameserver fd00::a\nnameserver nonsense\n",
-        );
-        assert_eq!(
-            found,
-            [
-                "10.96.0.10:53".parse().unwrap(),
-                "[fd00::a]:53".parse().unwrap()
-            ]
-        );
+        let found = nameservers("# x\nnameserver 10.96.0.10\nsearch a b\nnameserver fd00::a\nnameserver nonsense\n");
+        assert_eq!(found, ["10.96.0.10:53".parse().unwrap(), "[fd00::a]:53".parse().unwrap()]);
     }
 }

@@ -47,32 +47,23 @@ impl Options {
     /// Envoy's command line.
     pub fn args(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec!["-c".into(), self.config.clone().into()];
-        let mut flag =
-            |name: &str, value: String| args.extend([OsString::from(name), value.into()]);
+        let mut flag = |name: &str, value: String| args.extend([OsString::from(name), value.into()]);
         flag("--restart-epoch", "0".into());
         flag("--drain-time-s", self.drain.as_secs().max(1).to_string());
         flag("--drain-strategy", "immediate".into());
         flag(
             "--parent-shutdown-time-s",
-            self.parent_shutdown
-                .max(self.drain + Duration::from_secs(1))
-                .as_secs()
-                .to_string(),
+            self.parent_shutdown.max(self.drain + Duration::from_secs(1)).as_secs().to_string(),
         );
         flag("--local-address-ip-version", self.ip_version.into());
         flag("--service-cluster", self.cluster.clone());
         flag("--service-node", self.node.clone());
         flag("--file-flush-interval-msec", "1000".into());
         // Istio's form holds both: "warning,misc:error".
-        let (level, components) = self
-            .log_level
-            .split_once(',')
-            .unwrap_or((&self.log_level, ""));
+        let (level, components) = self.log_level.split_once(',').unwrap_or((&self.log_level, ""));
         flag("-l", level.to_owned());
-        let components: Vec<_> = [components, &self.component_log_level]
-            .into_iter()
-            .filter(|c| !c.is_empty())
-            .collect();
+        let components: Vec<_> =
+            [components, &self.component_log_level].into_iter().filter(|c| !c.is_empty()).collect();
         if !components.is_empty() {
             flag("--component-log-level", components.join(","));
         }
@@ -88,17 +79,12 @@ impl Options {
         let mut command = Command::new(&self.binary);
         command.args(self.args()).kill_on_drop(true);
         tracing::info!(target: "default", "Envoy command: {:?}", self.args());
-        command
-            .spawn()
-            .with_context(|| format!("starting {}", self.binary.display()))
+        command.spawn().with_context(|| format!("starting {}", self.binary.display()))
     }
 }
 
 /// Keeps the proxy running until `stop` says to drain; then waits for it. Returns its exit code.
-pub async fn supervise(
-    options: &Options,
-    mut stop: impl AsyncFnMut() -> Drain,
-) -> anyhow::Result<u8> {
+pub async fn supervise(options: &Options, mut stop: impl AsyncFnMut() -> Drain) -> anyhow::Result<u8> {
     let mut wait = RESTART_MIN;
     let mut restarts = 0;
     loop {
@@ -140,11 +126,7 @@ async fn end(mut child: Child, drain: Drain) -> anyhow::Result<u8> {
     }
     match tokio::time::timeout(drain.patience, child.wait()).await {
         // Asked to go, it went: that is success, as for Istio's agent.
-        Ok(status) => Ok(if status?.code().is_some_and(|c| c != 0) {
-            code(child.wait().await?)
-        } else {
-            0
-        }),
+        Ok(status) => Ok(if status?.code().is_some_and(|c| c != 0) { code(child.wait().await?) } else { 0 }),
         Err(_) => {
             tracing::warn!(target: "default", "the proxy did not end within {:?}, killing it", drain.patience);
             child.kill().await?;
@@ -160,10 +142,7 @@ fn terminate(pid: i32) {
 }
 
 fn code(status: ExitStatus) -> u8 {
-    status
-        .code()
-        .and_then(|c| u8::try_from(c).ok())
-        .unwrap_or(255)
+    status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(255)
 }
 
 #[cfg(test)]
@@ -187,11 +166,7 @@ mod tests {
 
     #[test]
     fn arguments_are_envoys() {
-        let line = options("envoy")
-            .args()
-            .join(&OsString::from(" "))
-            .into_string()
-            .unwrap();
+        let line = options("envoy").args().join(&OsString::from(" ")).into_string().unwrap();
         for part in [
             "-c /etc/istio/proxy/envoy-rev0.json --restart-epoch 0 --drain-time-s 45",
             "--parent-shutdown-time-s 60 --local-address-ip-version v4",
@@ -207,9 +182,7 @@ mod tests {
         // `true` ignores its arguments and ends well; a missing program is an error that names it.
         let never = async || std::future::pending::<Drain>().await;
         assert_eq!(supervise(&options("true"), never).await.unwrap(), 0);
-        let error = supervise(&options("/no/such/envoy"), never)
-            .await
-            .unwrap_err();
+        let error = supervise(&options("/no/such/envoy"), never).await.unwrap_err();
         assert!(error.to_string().contains("/no/such/envoy"));
     }
 }

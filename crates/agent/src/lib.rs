@@ -2,7 +2,8 @@
 //!
 //! `proa agent proxy sidecar` reads who it is ([`node`], [`config`]), writes Envoy's bootstrap
 //! ([`bootstrap`]), keeps a workload certificate ([`certificate`]), serves it ([`sds`]), carries xDS to the
-//! control plane ([`relay`]), answers probes ([`status`]) and DNS ([`dns`]), and runs the proxy ([`envoy`]).
+//! control plane ([`relay`]), answers probes ([`status`]) and DNS ([`dns`]), and runs the proxy: our own in this
+//! process ([`own`]) or another program ([`envoy`]).
 
 mod args;
 pub mod bootstrap;
@@ -12,6 +13,7 @@ mod control;
 pub mod dns;
 mod envoy;
 pub mod node;
+mod own;
 mod relay;
 mod request;
 mod run;

@@ -69,9 +69,7 @@ pub fn node(id: &str, facts: &Facts, config: &ProxyConfig) -> Node {
     for (name, value) in &facts.env {
         if let Some(name) = name.strip_prefix(META_JSON) {
             match serde_json::from_str(value) {
-                Ok(Value::Object(fields)) if name.is_empty() || !TYPED.contains(&name) => {
-                    meta.extend(fields)
-                }
+                Ok(Value::Object(fields)) if name.is_empty() || !TYPED.contains(&name) => meta.extend(fields),
                 Ok(other) => drop(meta.insert(name.to_owned(), other)),
                 Err(_) => drop(meta.insert(name.to_owned(), value.as_str().into())),
             }
@@ -100,8 +98,7 @@ pub fn node(id: &str, facts: &Facts, config: &ProxyConfig) -> Node {
         meta.insert("ANNOTATIONS".into(), annotations.into());
     }
     let mut put = |name: &str, value: Value| {
-        let empty = value.as_str().is_some_and(str::is_empty)
-            || value.as_array().is_some_and(Vec::is_empty);
+        let empty = value.as_str().is_some_and(str::is_empty) || value.as_array().is_some_and(Vec::is_empty);
         if !empty {
             meta.insert(name.to_owned(), value);
         }
@@ -116,35 +113,21 @@ pub fn node(id: &str, facts: &Facts, config: &ProxyConfig) -> Node {
     put("ENVOY_STATUS_PORT", facts.status_port.into());
     put("OUTLIER_LOG_PATH", facts.outlier_log_path.as_str().into());
     put("PILOT_SAN", json!(facts.pilot_sans));
-    put(
-        "WORKLOAD_IDENTITY_SOCKET_FILE",
-        facts.identity_socket.as_str().into(),
-    );
+    put("WORKLOAD_IDENTITY_SOCKET_FILE", facts.identity_socket.as_str().into());
     let mut proxy_config = config.json().clone();
     // Protobuf's JSON leaves zero values out; this is the one a user writes.
     if proxy_config["controlPlaneAuthPolicy"] == "NONE" {
-        proxy_config
-            .as_object_mut()
-            .and_then(|c| c.shift_remove("controlPlaneAuthPolicy"));
+        proxy_config.as_object_mut().and_then(|c| c.shift_remove("controlPlaneAuthPolicy"));
     }
     put("PROXY_CONFIG", proxy_config);
     if !meta.contains_key("ISTIO_VERSION") {
         meta.insert("ISTIO_VERSION".into(), crate::VERSION.into());
     }
-    let locality = meta
-        .get("LABELS")
-        .and_then(|l| l.get("istio-locality"))
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+    let locality = meta.get("LABELS").and_then(|l| l.get("istio-locality")).and_then(Value::as_str).unwrap_or_default();
     let mut parts = locality.split(['/', '.']).map(str::to_owned);
     let locality = std::array::from_fn(|_| parts.next().unwrap_or_default());
     meta.sort_keys();
-    Node {
-        id: id.to_owned(),
-        cluster: config.text("/serviceCluster").to_owned(),
-        locality,
-        metadata: meta,
-    }
+    Node { id: id.to_owned(), cluster: config.text("/serviceCluster").to_owned(), locality, metadata: meta }
 }
 
 fn dedup(ips: &[String]) -> Vec<&str> {
@@ -161,8 +144,7 @@ fn dedup(ips: &[String]) -> Vec<&str> {
 pub fn downward_map(text: &str) -> BTreeMap<String, String> {
     let entry = |line: &str| {
         let (key, value) = line.split_once('=')?;
-        let value = serde_json::from_str::<String>(value)
-            .unwrap_or_else(|_| value.trim_matches('"').to_owned());
+        let value = serde_json::from_str::<String>(value).unwrap_or_else(|_| value.trim_matches('"').to_owned());
         Some((key.to_owned(), value))
     };
     text.lines().filter_map(entry).collect()
@@ -180,11 +162,7 @@ impl Node {
             id: self.id.clone(),
             cluster: self.cluster.clone(),
             metadata,
-            locality: (!region.is_empty()).then_some(core::Locality {
-                region,
-                zone,
-                sub_zone,
-            }),
+            locality: (!region.is_empty()).then_some(core::Locality { region, zone, sub_zone }),
             ..Default::default()
         }
     }
@@ -198,10 +176,7 @@ mod tests {
     fn metadata_comes_from_all_sources() {
         let env = [
             ("ISTIO_META_CLUSTER_ID", "Kubernetes"),
-            (
-                "ISTIO_METAJSON_LABELS",
-                r#"{"LABELS":{"app":"a","version":"v1"}}"#,
-            ),
+            ("ISTIO_METAJSON_LABELS", r#"{"LABELS":{"app":"a","version":"v1"}}"#),
             ("POD_NAME", "sleep-1"),
             ("POD_NAMESPACE", "samples"),
             ("HOME", "/"),
@@ -209,32 +184,18 @@ mod tests {
         let facts = Facts {
             env: env.map(|(k, v)| (k.into(), v.into())).into(),
             labels: downward_map("app=\"sleep\"\nistio-locality=\"r.z.s\"\n"),
-            annotations: downward_map(
-                "a=\"x \\\"y\\\"\"\nkubectl.kubernetes.io/last-applied-configuration=\"{}\"",
-            ),
-            ips: ["10.0.0.1", "10.0.0.2", "10.0.0.1"]
-                .map(String::from)
-                .into(),
+            annotations: downward_map("a=\"x \\\"y\\\"\"\nkubectl.kubernetes.io/last-applied-configuration=\"{}\""),
+            ips: ["10.0.0.1", "10.0.0.2", "10.0.0.1"].map(String::from).into(),
             prometheus_port: 15090,
             status_port: 15021,
             ..Facts::default()
         };
-        let node = node(
-            "sidecar~10.0.0.1~sleep-1.samples~samples.svc.cluster.local",
-            &facts,
-            &ProxyConfig::defaults(),
-        );
+        let node = node("sidecar~10.0.0.1~sleep-1.samples~samples.svc.cluster.local", &facts, &ProxyConfig::defaults());
         let meta = &node.metadata;
         assert_eq!(meta["CLUSTER_ID"], "Kubernetes");
-        assert_eq!(
-            meta["LABELS"],
-            json!({"app": "sleep", "version": "v1", "istio-locality": "r.z.s"})
-        );
+        assert_eq!(meta["LABELS"], json!({"app": "sleep", "version": "v1", "istio-locality": "r.z.s"}));
         assert_eq!(meta["ANNOTATIONS"], json!({"a": "x \"y\""}));
-        assert_eq!(
-            (&meta["NAME"], &meta["INSTANCE_IPS"]),
-            (&json!("sleep-1"), &json!("10.0.0.1,10.0.0.2"))
-        );
+        assert_eq!((&meta["NAME"], &meta["INSTANCE_IPS"]), (&json!("sleep-1"), &json!("10.0.0.1,10.0.0.2")));
         assert!(!meta.contains_key("HOME") && !meta.contains_key("PILOT_SAN"));
         assert_eq!(node.locality, ["r", "z", "s"]);
         let proto = node.to_proto();

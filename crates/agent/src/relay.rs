@@ -41,14 +41,10 @@ pub struct Learned {
 pub fn serve(socket: &Path, control: Arc<Control>, learned: Learned) -> std::io::Result<()> {
     let listener = crate::unix::bind(socket)?;
     let relay = Relay { control, learned };
-    let service =
-        AggregatedDiscoveryServiceServer::new(relay).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    let service = AggregatedDiscoveryServiceServer::new(relay).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(async move {
-        if let Err(error) = server
-            .serve_with_incoming(UnixListenerStream::new(listener))
-            .await
-        {
+        if let Err(error) = server.serve_with_incoming(UnixListenerStream::new(listener)).await {
             tracing::error!(target: "xdsproxy", "xDS relay: {error}");
         }
     });
@@ -97,21 +93,14 @@ impl Wire for Delta {
     fn names_response(response: &Self::Response) -> Option<(String, String, Option<NameTable>)> {
         (response.type_url == Kind::NameTable.type_url()).then(|| {
             let value = response.resources.first().and_then(|r| r.resource.as_ref());
-            (
-                response.nonce.clone(),
-                String::new(),
-                value.and_then(|v| table(&v.value)),
-            )
+            (response.nonce.clone(), String::new(), value.and_then(|v| table(&v.value)))
         })
     }
     async fn open(
         client: &mut Client,
         request: Request<ReceiverStream<Self::Request>>,
     ) -> Result<Streaming<Self::Response>, Status> {
-        Ok(client
-            .delta_aggregated_resources(request)
-            .await?
-            .into_inner())
+        Ok(client.delta_aggregated_resources(request).await?.into_inner())
     }
 }
 
@@ -136,10 +125,7 @@ impl Wire for Sotw {
         client: &mut Client,
         request: Request<ReceiverStream<Self::Request>>,
     ) -> Result<Streaming<Self::Response>, Status> {
-        Ok(client
-            .stream_aggregated_resources(request)
-            .await?
-            .into_inner())
+        Ok(client.stream_aggregated_resources(request).await?.into_inner())
     }
 }
 
@@ -151,9 +137,7 @@ impl Relay {
             if let Err(status) = carry::<W>(inbound, &down, &control, &learned).await {
                 tracing::warn!(target: "xdsproxy", "connection to control plane: {}: {}", status.code(), full_message(&status));
                 // The proxy keeps what it has and comes back with its own back-off.
-                let _ = down
-                    .send(Err(Status::unavailable(full_message(&status))))
-                    .await;
+                let _ = down.send(Err(Status::unavailable(full_message(&status)))).await;
             }
         });
         Response::new(Box::pin(ReceiverStream::new(receiver)))
@@ -173,9 +157,7 @@ async fn carry<W: Wire>(
     let gone = || Status::unavailable("control plane closed the stream");
     up.send(first).await.map_err(|_| gone())?;
     if learned.want_names {
-        up.send(W::names_request("", ""))
-            .await
-            .map_err(|_| gone())?;
+        up.send(W::names_request("", "")).await.map_err(|_| gone())?;
     }
     let mut request = Request::new(ReceiverStream::new(requests));
     if let Some(token) = control.authorization() {

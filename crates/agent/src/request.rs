@@ -22,17 +22,8 @@ pub struct Answer {
 
 /// Sends one request to `host:port` and reads until the connection closes. HTTP/1.1, because Envoy's admin port
 /// refuses 1.0.
-pub fn http(
-    address: &str,
-    method: &str,
-    path: &str,
-    headers: &str,
-    timeout: Duration,
-) -> anyhow::Result<Answer> {
-    let resolved: Vec<_> = address
-        .to_socket_addrs()
-        .with_context(|| format!("resolving {address}"))?
-        .collect();
+pub fn http(address: &str, method: &str, path: &str, headers: &str, timeout: Duration) -> anyhow::Result<Answer> {
+    let resolved: Vec<_> = address.to_socket_addrs().with_context(|| format!("resolving {address}"))?.collect();
     let mut last = None;
     for address in resolved {
         match TcpStream::connect_timeout(&address, timeout) {
@@ -62,25 +53,12 @@ fn exchange(
     )?;
     let mut bytes = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
-    let end = bytes
-        .windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .context("no HTTP answer")?;
+    let end = bytes.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP answer")?;
     let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|s| s.parse().ok())
-        .context("no HTTP status")?;
+    let status = head.split(' ').nth(1).and_then(|s| s.parse().ok()).context("no HTTP status")?;
     let body = bytes.split_off(end + 4);
-    let chunked = head
-        .lines()
-        .any(|l| l.starts_with("transfer-encoding:") && l.contains("chunked"));
-    let body = if chunked {
-        unchunk(&body).context("broken chunked answer")?
-    } else {
-        body
-    };
+    let chunked = head.lines().any(|l| l.starts_with("transfer-encoding:") && l.contains("chunked"));
+    let body = if chunked { unchunk(&body).context("broken chunked answer")? } else { body };
     Ok(Answer { status, body })
 }
 
@@ -89,11 +67,7 @@ fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::with_capacity(rest.len());
     loop {
         let end = rest.windows(2).position(|w| w == b"\r\n")?;
-        let size = std::str::from_utf8(&rest[..end])
-            .ok()?
-            .split(';')
-            .next()?
-            .trim();
+        let size = std::str::from_utf8(&rest[..end]).ok()?.split(';').next()?.trim();
         let size = usize::from_str_radix(size, 16).ok()?;
         rest = &rest[end + 2..];
         if size == 0 {
@@ -106,14 +80,9 @@ fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
 
 /// `request METHOD PATH`: prints the proxy's admin answer.
 pub fn request(args: &Request) -> anyhow::Result<()> {
-    let path = if args.path.starts_with('/') {
-        args.path.clone()
-    } else {
-        format!("/{}", args.path)
-    };
+    let path = if args.path.starts_with('/') { args.path.clone() } else { format!("/{}", args.path) };
     let address = format!("localhost:{}", args.debug_port);
-    let answer = http(&address, &args.method, &path, "", Duration::from_secs(60))
-        .context("command failed")?;
+    let answer = http(&address, &args.method, &path, "", Duration::from_secs(60)).context("command failed")?;
     std::io::stdout().write_all(&answer.body)?;
     if answer.status != 200 {
         bail!("received unsuccessful status code {}", answer.status);
@@ -123,16 +92,9 @@ pub fn request(args: &Request) -> anyhow::Result<()> {
 
 /// `wait`: returns when the URL answers 200.
 pub fn wait(args: &Wait) -> anyhow::Result<()> {
-    let rest = args
-        .url
-        .strip_prefix("http://")
-        .with_context(|| format!("{}: not an http:// URL", args.url))?;
+    let rest = args.url.strip_prefix("http://").with_context(|| format!("{}: not an http:// URL", args.url))?;
     let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-    let address = if host.contains(':') {
-        host.to_owned()
-    } else {
-        format!("{host}:80")
-    };
+    let address = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
     let deadline = Instant::now() + Duration::from_secs(args.timeout_seconds);
     let timeout = Duration::from_millis(args.request_timeout_millis.max(1));
     loop {
@@ -158,11 +120,7 @@ mod tests {
     #[test]
     fn chunks_are_joined() {
         let check = |text: &str, expect: Option<&str>| {
-            assert_eq!(
-                unchunk(text.as_bytes()).as_deref(),
-                expect.map(str::as_bytes),
-                "{text:?}"
-            );
+            assert_eq!(unchunk(text.as_bytes()).as_deref(), expect.map(str::as_bytes), "{text:?}");
         };
         check("5\r\nhello\r\n1;x=y\r\n!\r\n0\r\n\r\n", Some("hello!"));
         check("0\r\n\r\n", Some(""));

@@ -26,7 +26,7 @@ use crate::envoy::{self, Drain};
 use crate::node::{self, Facts, Node};
 use crate::relay::{self, Learned};
 use crate::status::{self, Status};
-use crate::{dns, request, sds};
+use crate::{dns, own, request, sds};
 
 /// The secret server's socket, below the working directory, as Istio's.
 const SDS_DIR: &str = "./var/run/secrets/workload-spiffe-uds";
@@ -47,9 +47,7 @@ impl Env {
         self.0.get(name).map(String::as_str).unwrap_or_default()
     }
     fn or<'a>(&'a self, name: &str, default: &'a str) -> &'a str {
-        Some(self.text(name))
-            .filter(|v| !v.is_empty())
-            .unwrap_or(default)
+        Some(self.text(name)).filter(|v| !v.is_empty()).unwrap_or(default)
     }
     fn flag(&self, name: &str) -> bool {
         matches!(self.text(name), "true" | "1" | "t" | "T" | "TRUE" | "True")
@@ -58,11 +56,7 @@ impl Env {
         api::Duration::parse(self.text(name)).map_or(default, api::Duration::to_std)
     }
     fn number(&self, name: &str, default: f64) -> f64 {
-        self.text(name)
-            .parse()
-            .ok()
-            .filter(|n: &f64| n.is_finite())
-            .unwrap_or(default)
+        self.text(name).parse().ok().filter(|n: &f64| n.is_finite()).unwrap_or(default)
     }
 }
 
@@ -73,9 +67,7 @@ pub fn proxy(args: args::Proxy) -> anyhow::Result<ExitCode> {
         json: args.log.log_as_json,
         stdout: true,
     });
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(serve(args))?;
     runtime.shutdown_background();
     Ok(ExitCode::from(code))
@@ -87,18 +79,10 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
     let pod = Path::new(POD_DIR);
     let labels = node::downward_map(&read(&pod.join("labels")));
     let annotations = node::downward_map(&read(&pod.join("annotations")));
-    let mut env = Env(std::env::vars_os()
-        .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
-        .collect());
-    let annotation = annotations
-        .get("proxy.istio.io/config")
-        .map(String::as_str)
-        .unwrap_or_default();
-    let mut config = ProxyConfig::merged(
-        &read(&args.mesh_config),
-        env.text("PROXY_CONFIG"),
-        annotation,
-    )?;
+    let mut env =
+        Env(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect());
+    let annotation = annotations.get("proxy.istio.io/config").map(String::as_str).unwrap_or_default();
+    let mut config = ProxyConfig::merged(&read(&args.mesh_config), env.text("PROXY_CONFIG"), annotation)?;
     if let Some(cluster) = &args.service_cluster {
         config.set("serviceCluster", cluster.as_str());
     }
@@ -113,36 +97,22 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
     tracing::info!(target: "default", "Proxy role: id={} type={}", node.id, args.role);
     let address = config.text("/discoveryAddress").to_owned();
     tracing::info!(target: "default", "Effective config: {}", config.json());
-    let roots = Some(env.or("XDS_ROOT_CA", env.text("CA_ROOT_CA")))
-        .filter(|p| !p.is_empty())
-        .map(PathBuf::from);
+    let roots = Some(env.or("XDS_ROOT_CA", env.text("CA_ROOT_CA"))).filter(|p| !p.is_empty()).map(PathBuf::from);
     let control = Control::new(&address, roots.clone())?;
     let ca_address = env.or("CA_ADDR", &address);
-    let ca = if ca_address == address {
-        Arc::clone(&control)
-    } else {
-        Control::new(ca_address, roots)?
-    };
+    let ca = if ca_address == address { Arc::clone(&control) } else { Control::new(ca_address, roots)? };
     tracing::info!(target: "default", "CA Endpoint {ca_address}, provider Citadel, trust anchor {}", ca.roots().display());
 
     let current = certificate::keep(ca, certificate_options(&env));
     keep_control_identified(&control, current.clone());
     let sds_socket = Path::new(SDS_DIR).join(env.or("WORKLOAD_IDENTITY_SOCKET_FILE", "socket"));
-    sds::serve(&sds_socket, current.clone())
-        .with_context(|| format!("SDS socket {}", sds_socket.display()))?;
+    sds::serve(&sds_socket, current.clone()).with_context(|| format!("SDS socket {}", sds_socket.display()))?;
     let config_dir = PathBuf::from(config.text("/configPath"));
     let xds_socket = config_dir.join("XDS");
     let (names, table) = watch::channel(Arc::new(NameTable::default()));
     let dns_capture = env.flag("ISTIO_META_DNS_CAPTURE");
-    relay::serve(
-        &xds_socket,
-        Arc::clone(&control),
-        Learned {
-            names,
-            want_names: dns_capture,
-        },
-    )
-    .with_context(|| format!("xDS socket {}", xds_socket.display()))?;
+    relay::serve(&xds_socket, Arc::clone(&control), Learned { names, want_names: dns_capture })
+        .with_context(|| format!("xDS socket {}", xds_socket.display()))?;
     if dns_capture {
         let options = dns::Options {
             namespace: env.text("POD_NAMESPACE").to_owned(),
@@ -163,19 +133,12 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
         ipv6_only,
         dual_stack: env.flag("ISTIO_DUAL_STACK"),
     };
-    let file = write_bootstrap(
-        &config_dir,
-        &bootstrap::bootstrap(&inputs),
-        &args.template_file,
-    )?;
+    let file = write_bootstrap(&config_dir, &bootstrap::bootstrap(&inputs), &args.template_file)?;
     let status = serve_status(&env, &config, current, started).await?;
     tracing::info!(target: "default", "Agent started in {:?}", started.elapsed());
 
-    let Some(binary) = args.proxy_binary.clone() else {
-        bail!("no proxy to run: give --proxy-binary PATH");
-    };
     let options = envoy::Options {
-        binary,
+        binary: args.proxy_binary.clone().unwrap_or_default(),
         config: file,
         node: node.id.clone(),
         cluster: node.cluster.clone(),
@@ -186,16 +149,13 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
         component_log_level: args.proxy_component_log_level.clone(),
         concurrency: concurrency(&args, &config),
     };
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let drain = DrainOptions {
         duration: config.duration("/terminationDrainDuration", Duration::from_secs(5)),
         on_zero: env.flag("EXIT_ON_ZERO_ACTIVE_CONNECTIONS"),
         minimum: env.duration("MINIMUM_DRAIN_DURATION", Duration::from_secs(5)),
     };
-    envoy::supervise(&options, async || {
+    let stop = async || {
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
@@ -204,8 +164,14 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
         }
         drained(&status, drain).await;
         Drain { patience: END_MAX }
-    })
-    .await
+    };
+    if args.proxy_binary.is_some() {
+        return envoy::supervise(&options, stop).await;
+    }
+    let proxy = own::start(&options).await?;
+    // The status server was there before the proxy.
+    let _ = status.proxy.set(proxy.clone());
+    own::supervise(&proxy, stop).await
 }
 
 fn domain(args: &args::Proxy, env: &Env) -> String {
@@ -229,31 +195,17 @@ fn make_node(
         other => bail!("Invalid proxy type: {other:?} (sidecar and router are served)"),
     };
     let (pod, namespace) = (env.text("POD_NAME"), env.text("POD_NAMESPACE"));
-    let mut ips: Vec<String> = env
-        .text("INSTANCE_IP")
-        .split(',')
-        .filter(|s| !s.is_empty())
-        .map(str::to_owned)
-        .collect();
+    let mut ips: Vec<String> =
+        env.text("INSTANCE_IP").split(',').filter(|s| !s.is_empty()).map(str::to_owned).collect();
     if ips.is_empty() {
         ips = local_addresses();
     }
     let ip = ips.first().cloned().unwrap_or_else(|| "127.0.0.1".into());
-    ip.parse::<IpAddr>()
-        .with_context(|| format!("INSTANCE_IP {ip:?}"))?;
-    let id = NodeId {
-        node_type,
-        ip,
-        id: format!("{pod}.{namespace}"),
-        domain: domain(args, env),
-    }
-    .to_string();
+    ip.parse::<IpAddr>().with_context(|| format!("INSTANCE_IP {ip:?}"))?;
+    let id = NodeId { node_type, ip, id: format!("{pod}.{namespace}"), domain: domain(args, env) }.to_string();
     if config.text("/serviceCluster") == "istio-proxy" && args.service_cluster.is_none() {
         // Istio: the app or workload name, qualified by the namespace.
-        let name = labels
-            .get("app")
-            .map(String::as_str)
-            .filter(|n| !n.is_empty());
+        let name = labels.get("app").map(String::as_str).filter(|n| !n.is_empty());
         let name = name.unwrap_or_else(|| env.or("ISTIO_META_WORKLOAD_NAME", "istio-proxy"));
         if !namespace.is_empty() {
             config.set("serviceCluster", format!("{name}.{namespace}"));
@@ -268,22 +220,13 @@ fn make_node(
         annotations,
         ips,
         outlier_log_path: args.outlier_log_path.clone(),
-        prometheus_port: env
-            .or("ENVOY_PROMETHEUS_PORT", "15090")
-            .parse()
-            .context("ENVOY_PROMETHEUS_PORT")?,
-        status_port: env
-            .or("ENVOY_STATUS_PORT", "15021")
-            .parse()
-            .context("ENVOY_STATUS_PORT")?,
+        prometheus_port: env.or("ENVOY_PROMETHEUS_PORT", "15090").parse().context("ENVOY_PROMETHEUS_PORT")?,
+        status_port: env.or("ENVOY_STATUS_PORT", "15021").parse().context("ENVOY_STATUS_PORT")?,
         ..Facts::default()
     };
     if args.proxy_binary.is_none() {
         // Our own proxy has Istio's filters; a foreign one must say so itself.
-        facts
-            .env
-            .entry("ISTIO_META_PROA_CAPABILITIES".into())
-            .or_insert_with(|| "all".into());
+        facts.env.entry("ISTIO_META_PROA_CAPABILITIES".into()).or_insert_with(|| "all".into());
     }
     Ok(node::node(&id, &facts, config))
 }
@@ -309,10 +252,7 @@ fn certificate_options(env: &Env) -> certificate::Options {
     certificate::Options {
         identity: identity.to_string(),
         ttl: env.duration("SECRET_TTL", DAY),
-        key: match (
-            env.text("ECC_SIGNATURE_ALGORITHM"),
-            env.text("WORKLOAD_RSA_KEY_SIZE"),
-        ) {
+        key: match (env.text("ECC_SIGNATURE_ALGORITHM"), env.text("WORKLOAD_RSA_KEY_SIZE")) {
             ("ECDSA", _) if curve == "P384" => KeyAlgorithm::EcdsaP384,
             ("", "2048") => KeyAlgorithm::Rsa2048,
             _ => KeyAlgorithm::EcdsaP256,
@@ -321,9 +261,7 @@ fn certificate_options(env: &Env) -> certificate::Options {
             grace: env.number("SECRET_GRACE_PERIOD_RATIO", pki::ROTATION_GRACE),
             jitter: env.number("SECRET_GRACE_PERIOD_RATIO_JITTER", pki::ROTATION_JITTER),
         },
-        output: Some(env.text("OUTPUT_CERTS"))
-            .filter(|d| !d.is_empty())
-            .map(PathBuf::from),
+        output: Some(env.text("OUTPUT_CERTS")).filter(|d| !d.is_empty()).map(PathBuf::from),
     }
 }
 
@@ -344,10 +282,7 @@ fn write_bootstrap(dir: &Path, bootstrap: &Value, template: &str) -> anyhow::Res
     let mut bootstrap = bootstrap.clone();
     if !template.is_empty() {
         let text = std::fs::read_to_string(template).with_context(|| template.to_owned())?;
-        merge(
-            &mut bootstrap,
-            api::yaml::parse(&text).with_context(|| template.to_owned())?,
-        );
+        merge(&mut bootstrap, api::yaml::parse(&text).with_context(|| template.to_owned())?);
     }
     let path = dir.join("envoy-rev0.json");
     std::fs::create_dir_all(dir)
@@ -369,11 +304,8 @@ fn merge(base: &mut Value, over: Value) {
 
 /// Worker threads: flag or configuration, else the number of processors; 0 means that too.
 fn concurrency(args: &args::Proxy, config: &ProxyConfig) -> u32 {
-    let said = args
-        .concurrency
-        .or_else(|| u32::try_from(config.number("/concurrency")?).ok());
-    said.filter(|n| *n > 0)
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() as u32))
+    let said = args.concurrency.or_else(|| u32::try_from(config.number("/concurrency")?).ok());
+    said.filter(|n| *n > 0).unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() as u32))
 }
 
 async fn serve_status(
@@ -386,20 +318,14 @@ async fn serve_status(
         "" => HashMap::new(),
         text => serde_json::from_str(text).context("ISTIO_KUBE_APP_PROBERS")?,
     };
-    let scrape = serde_json::from_str::<Value>(env.text("ISTIO_PROMETHEUS_ANNOTATIONS"))
-        .ok()
-        .and_then(|v| {
-            let port = v["port"]
-                .as_str()
-                .and_then(|p| p.parse().ok())
-                .or_else(|| v["port"].as_u64().and_then(|p| u16::try_from(p).ok()));
-            let path = v["path"]
-                .as_str()
-                .filter(|p| !p.is_empty())
-                .unwrap_or("/metrics");
-            (v["scrape"] == "true" || v["scrape"] == true)
-                .then(|| (port.unwrap_or(80), path.to_owned()))
-        });
+    let scrape = serde_json::from_str::<Value>(env.text("ISTIO_PROMETHEUS_ANNOTATIONS")).ok().and_then(|v| {
+        let port = v["port"]
+            .as_str()
+            .and_then(|p| p.parse().ok())
+            .or_else(|| v["port"].as_u64().and_then(|p| u16::try_from(p).ok()));
+        let path = v["path"].as_str().filter(|p| !p.is_empty()).unwrap_or("/metrics");
+        (v["scrape"] == "true" || v["scrape"] == true).then(|| (port.unwrap_or(80), path.to_owned()))
+    });
     let status = Arc::new(Status {
         admin: format!("127.0.0.1:{}", config.port("/proxyAdminPort", 15000)),
         probes,
@@ -411,16 +337,16 @@ async fn serve_status(
         started,
         startup_ms: AtomicU64::new(0),
         certificate: Some(current),
+        proxy: Default::default(),
     });
     let port = config.port("/statusPort", 15020);
     let listener = match tokio::net::TcpListener::bind(("::", port)).await {
         Ok(listener) => listener,
-        Err(_) => tokio::net::TcpListener::bind(("0.0.0.0", port))
-            .await
-            .with_context(|| format!("status port {port}"))?,
+        Err(_) => {
+            tokio::net::TcpListener::bind(("0.0.0.0", port)).await.with_context(|| format!("status port {port}"))?
+        }
     };
-    let app = status::router(Arc::clone(&status))
-        .into_make_service_with_connect_info::<std::net::SocketAddr>();
+    let app = status::router(Arc::clone(&status)).into_make_service_with_connect_info::<std::net::SocketAddr>();
     tokio::spawn(async move { axum::serve(listener, app).await });
     tracing::info!(target: "default", "Opening status port {port}");
     Ok(status)
@@ -438,15 +364,10 @@ async fn drained(status: &Arc<Status>, options: DrainOptions) {
     status.draining.store(true, Ordering::Release);
     let ask = |method: &'static str, path: &'static str| {
         let admin = status.admin.clone();
-        tokio::task::spawn_blocking(move || {
-            request::http(&admin, method, path, "", Duration::from_secs(2))
-        })
+        tokio::task::spawn_blocking(move || request::http(&admin, method, path, "", Duration::from_secs(2)))
     };
     tracing::info!(target: "default", "Agent draining Proxy for termination");
-    if !matches!(
-        ask("POST", "/drain_listeners?inboundonly&graceful").await,
-        Ok(Ok(_))
-    ) {
+    if !matches!(ask("POST", "/drain_listeners?inboundonly&graceful").await, Ok(Ok(_))) {
         tracing::warn!(target: "default", "the proxy's admin port does not answer, no graceful drain");
         return;
     }
@@ -490,13 +411,9 @@ mod tests {
         let template = dir.path().join("t.yaml");
         std::fs::write(&template, "admin:\n  profile_path: /x\n").unwrap();
         let base = json!({"admin": {"profile_path": "/y", "port": 1}, "node": {}});
-        let file =
-            write_bootstrap(&dir.path().join("proxy"), &base, template.to_str().unwrap()).unwrap();
+        let file = write_bootstrap(&dir.path().join("proxy"), &base, template.to_str().unwrap()).unwrap();
         let written: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
-        assert_eq!(
-            written,
-            json!({"admin": {"profile_path": "/x", "port": 1}, "node": {}})
-        );
+        assert_eq!(written, json!({"admin": {"profile_path": "/x", "port": 1}, "node": {}}));
     }
 
     #[test]

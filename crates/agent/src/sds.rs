@@ -36,10 +36,7 @@ pub fn serve(socket: &Path, current: Current) -> std::io::Result<()> {
     let service = SecretDiscoveryServiceServer::new(Secrets { current });
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(async move {
-        if let Err(error) = server
-            .serve_with_incoming(UnixListenerStream::new(listener))
-            .await
-        {
+        if let Err(error) = server.serve_with_incoming(UnixListenerStream::new(listener)).await {
             tracing::error!(target: "sds", "SDS server: {error}");
         }
     });
@@ -49,12 +46,8 @@ pub fn serve(socket: &Path, current: Current) -> std::io::Result<()> {
 
 /// Makes the named secret; `None`: it is not there (yet).
 pub fn secret(name: &str, workload: Option<&Workload>) -> Option<Secret> {
-    let inline = |bytes: Vec<u8>| {
-        Some(DataSource {
-            specifier: Some(Specifier::InlineBytes(bytes)),
-            ..Default::default()
-        })
-    };
+    let inline =
+        |bytes: Vec<u8>| Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes)), ..Default::default() });
     let certificate = |chain, key| {
         secret::Type::TlsCertificate(TlsCertificate {
             certificate_chain: inline(chain),
@@ -63,15 +56,11 @@ pub fn secret(name: &str, workload: Option<&Workload>) -> Option<Secret> {
         })
     };
     let roots = |pem| {
-        secret::Type::ValidationContext(CertificateValidationContext {
-            trusted_ca: inline(pem),
-            ..Default::default()
-        })
+        secret::Type::ValidationContext(CertificateValidationContext { trusted_ca: inline(pem), ..Default::default() })
     };
     let read = |path: &str| std::fs::read(path).ok();
     let found = match name {
-        WORKLOAD => workload
-            .map(|w| certificate(w.chain.to_pem().into_bytes(), w.key.to_pem().into_bytes()))?,
+        WORKLOAD => workload.map(|w| certificate(w.chain.to_pem().into_bytes(), w.key.to_pem().into_bytes()))?,
         ROOT => workload.map(|w| roots(w.roots.clone().into_bytes()))?,
         _ => {
             if let Some(path) = name.strip_prefix("file-root:") {
@@ -82,10 +71,7 @@ pub fn secret(name: &str, workload: Option<&Workload>) -> Option<Secret> {
             }
         }
     };
-    Some(Secret {
-        name: name.to_owned(),
-        r#type: Some(found),
-    })
+    Some(Secret { name: name.to_owned(), r#type: Some(found) })
 }
 
 struct Secrets {
@@ -127,13 +113,8 @@ async fn stream<Q, R>(
     loop {
         while let Some(want) = machine.wants() {
             let workload = current.borrow().clone();
-            let made = want
-                .names
-                .iter()
-                .filter_map(|name| secret(name, workload.as_deref()));
-            let set: ResourceSet = made
-                .map(|s| Resource::new(s.name.as_str(), s.encode_to_vec()))
-                .collect();
+            let made = want.names.iter().filter_map(|name| secret(name, workload.as_deref()));
+            let set: ResourceSet = made.map(|s| Resource::new(s.name.as_str(), s.encode_to_vec())).collect();
             // A certificate that is still on its way is not missing: the proxy waits without an answer.
             if set.is_empty() && workload.is_none() {
                 break;
@@ -162,9 +143,7 @@ async fn stream<Q, R>(
 
 fn check(event: Result<xds::server::Event, xds::server::Refused>) -> Result<(), Status> {
     match event {
-        Ok(event) if event.kind != Kind::Secret => {
-            Err(Status::invalid_argument("only secrets are served here"))
-        }
+        Ok(event) if event.kind != Kind::Secret => Err(Status::invalid_argument("only secrets are served here")),
         Ok(event) => {
             if let Some(Err(reason)) = event.answer {
                 tracing::warn!(target: "sds", "proxy refused a secret: {reason}");
@@ -182,12 +161,7 @@ impl SecretDiscoveryService for Secrets {
         &self,
         request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        Ok(self.open(
-            Protocol::Delta,
-            request.into_inner(),
-            |m, r| check(m.on_delta(r)),
-            Push::to_delta,
-        ))
+        Ok(self.open(Protocol::Delta, request.into_inner(), |m, r| check(m.on_delta(r)), Push::to_delta))
     }
 
     type StreamSecretsStream = Answers<discovery::DiscoveryResponse>;
@@ -195,12 +169,7 @@ impl SecretDiscoveryService for Secrets {
         &self,
         request: Request<Streaming<discovery::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        Ok(self.open(
-            Protocol::Sotw,
-            request.into_inner(),
-            |m, r| check(m.on_sotw(r)),
-            Push::to_sotw,
-        ))
+        Ok(self.open(Protocol::Sotw, request.into_inner(), |m, r| check(m.on_sotw(r)), Push::to_sotw))
     }
 
     async fn fetch_secrets(

@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -15,6 +15,9 @@ use axum::routing::{get, post};
 use serde_json::Value;
 use tokio::sync::Notify;
 
+use telemetry::stats::Block;
+use telemetry::stats::envoy::subscription::{self, Subscription};
+
 use crate::certificate::Current;
 use crate::request::{Answer, http};
 
@@ -24,7 +27,6 @@ const ADMIN_MAX: Duration = Duration::from_secs(2);
 const SCRAPE_MAX: Duration = Duration::from_secs(8);
 
 /// State of the status server.
-#[derive(Debug)]
 pub struct Status {
     /// `127.0.0.1:15000`
     pub admin: String,
@@ -46,6 +48,8 @@ pub struct Status {
     pub startup_ms: AtomicU64,
     /// The workload certificate, for its expiry.
     pub certificate: Option<Current>,
+    /// Our own proxy, once it runs in this process.
+    pub proxy: OnceLock<proxy::Handle>,
 }
 
 impl Status {
@@ -61,8 +65,7 @@ impl Status {
         self.live()?;
         if !self.ready.swap(true, Ordering::AcqRel) {
             let took = self.started.elapsed();
-            self.startup_ms
-                .store(took.as_millis() as u64, Ordering::Relaxed);
+            self.startup_ms.store(took.as_millis() as u64, Ordering::Relaxed);
             tracing::info!(target: "default", "Envoy proxy is ready");
         }
         Ok(())
@@ -70,65 +73,71 @@ impl Status {
 
     /// Has configuration arrived?
     fn received(&self) -> Result<(), String> {
-        let path = "/stats?usedonly&filter=^(cluster_manager.cds|listener_manager.lds).(update_success|update_rejected)$";
-        let answer = admin(&self.admin, "GET", path)
-            .map_err(|e| format!("failed to get readiness stats: {e:#}"))?;
+        let updates = match self.proxy.get() {
+            Some(proxy) => Updates::of(proxy),
+            None => self.updates().map_err(|e| format!("failed to get readiness stats: {e:#}"))?,
+        };
+        readiness(updates)
+    }
+
+    /// The same figures from a proxy in another process.
+    fn updates(&self) -> anyhow::Result<Updates> {
+        let path =
+            "/stats?usedonly&filter=^(cluster_manager.cds|listener_manager.lds).(update_success|update_rejected)$";
+        let answer = admin(&self.admin, "GET", path)?;
         let text = String::from_utf8_lossy(&answer.body);
         let stat = |name: &str| {
-            let line = text.lines().find_map(|l| {
-                l.strip_prefix(name)?
-                    .strip_prefix(": ")?
-                    .trim()
-                    .parse::<u64>()
-                    .ok()
-            });
-            line.unwrap_or(0)
+            let value = |l: &str| l.strip_prefix(name)?.strip_prefix(": ")?.trim().parse::<u64>().ok();
+            text.lines().find_map(value).unwrap_or(0)
         };
-        readiness(
-            [
-                stat("cluster_manager.cds.update_success"),
-                stat("cluster_manager.cds.update_rejected"),
-            ],
-            [
-                stat("listener_manager.lds.update_success"),
-                stat("listener_manager.lds.update_rejected"),
-            ],
-        )
+        Ok(Updates {
+            cds: [stat("cluster_manager.cds.update_success"), stat("cluster_manager.cds.update_rejected")],
+            lds: [stat("listener_manager.lds.update_success"), stat("listener_manager.lds.update_rejected")],
+        })
     }
 
     /// Is Envoy's state LIVE?
     fn live(&self) -> Result<(), String> {
-        let answer = admin(&self.admin, "GET", "/ready")
-            .map_err(|e| format!("failed to get server info: {e:#}"))?;
+        if let Some(proxy) = self.proxy.get() {
+            let reason = "server is not live, current state is: INITIALIZING";
+            return if proxy.is_live() { Ok(()) } else { Err(reason.into()) };
+        }
+        let answer = admin(&self.admin, "GET", "/ready").map_err(|e| format!("failed to get server info: {e:#}"))?;
         if answer.status == 200 {
             return Ok(());
         }
-        Err(format!(
-            "server is not live, current state is: {}",
-            String::from_utf8_lossy(&answer.body).trim()
-        ))
+        Err(format!("server is not live, current state is: {}", String::from_utf8_lossy(&answer.body).trim()))
     }
 }
 
-/// Istio's verdict over successes and rejections of CDS and LDS.
-fn readiness(cds: [u64; 2], lds: [u64; 2]) -> Result<(), String> {
-    let updates =
-        |[success, rejected]: [u64; 2]| format!("{success} successful, {rejected} rejected");
+/// Successes and rejections of CDS and LDS.
+#[derive(Debug, Clone, Copy)]
+struct Updates {
+    cds: [u64; 2],
+    lds: [u64; 2],
+}
+
+impl Updates {
+    fn of(proxy: &proxy::Handle) -> Self {
+        let of = |prefix: &str| {
+            let block: Block<Subscription> = proxy.stats().block(prefix);
+            [block.counter(subscription::UPDATE_SUCCESS), block.counter(subscription::UPDATE_REJECTED)]
+        };
+        Self { cds: of("cluster_manager.cds."), lds: of("listener_manager.lds.") }
+    }
+}
+
+/// Istio's verdict.
+fn readiness(Updates { cds, lds }: Updates) -> Result<(), String> {
+    let updates = |[success, rejected]: [u64; 2]| format!("{success} successful, {rejected} rejected");
+    let figures = || format!("cds updates: {}; lds updates: {}", updates(cds), updates(lds));
     if cds[0] > 0 && lds[0] > 0 {
         return Ok(());
     }
     if cds[0] + cds[1] > 0 || lds[0] + lds[1] > 0 {
-        return Err(format!(
-            "config received from Pilot, but was rejected: cds updates: {}; lds updates: {}",
-            updates(cds),
-            updates(lds)
-        ));
+        return Err(format!("config received from Pilot, but was rejected: {}", figures()));
     }
-    Err(format!(
-        "config not received from Pilot (is Pilot running?): cds updates: {}; lds updates: {}",
-        updates(cds),
-        updates(lds)
-    ))
+    Err(format!("config not received from Pilot (is Pilot running?): {}", figures()))
 }
 
 fn admin(address: &str, method: &str, path: &str) -> anyhow::Result<Answer> {
@@ -164,22 +173,9 @@ async fn ready(State(status): State<Arc<Status>>) -> Response {
 }
 
 async fn metrics(State(status): State<Arc<Status>>, headers: HeaderMap) -> Response {
-    let accept = headers
-        .get(header::ACCEPT)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default()
-        .to_owned();
-    let page = blocking(move || scrape(&status, &accept))
-        .await
-        .unwrap_or_default();
-    (
-        [(
-            header::CONTENT_TYPE,
-            "text/plain; version=0.0.4; charset=utf-8",
-        )],
-        page,
-    )
-        .into_response()
+    let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
+    let page = blocking(move || scrape(&status, &accept)).await.unwrap_or_default();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page).into_response()
 }
 
 /// Agent, then proxy, then application.
@@ -210,13 +206,7 @@ fn scrape(status: &Status, accept: &str) -> String {
         } else {
             format!("Accept: {accept}\r\n")
         };
-        match http(
-            &format!("127.0.0.1:{port}"),
-            "GET",
-            path,
-            &accept,
-            SCRAPE_MAX,
-        ) {
+        match http(&format!("127.0.0.1:{port}"), "GET", path, &accept, SCRAPE_MAX) {
             Ok(answer) if answer.status == 200 => {
                 // An OpenMetrics page ends with a mark that may stand only at the very end.
                 let text = String::from_utf8_lossy(&answer.body);
@@ -236,38 +226,22 @@ fn scrape(status: &Status, accept: &str) -> String {
 /// Only from this pod.
 fn local(peer: SocketAddr) -> bool {
     match peer.ip() {
-        std::net::IpAddr::V6(ip) => ip
-            .to_ipv4_mapped()
-            .map_or(ip.is_loopback(), |v4| v4.is_loopback()),
+        std::net::IpAddr::V6(ip) => ip.to_ipv4_mapped().map_or(ip.is_loopback(), |v4| v4.is_loopback()),
         ip => ip.is_loopback(),
     }
 }
 
-async fn quit(
-    State(status): State<Arc<Status>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-) -> Response {
+async fn quit(State(status): State<Arc<Status>>, ConnectInfo(peer): ConnectInfo<SocketAddr>) -> Response {
     if !local(peer) {
-        return (
-            StatusCode::FORBIDDEN,
-            "Only requests from localhost are allowed\n",
-        )
-            .into_response();
+        return (StatusCode::FORBIDDEN, "Only requests from localhost are allowed\n").into_response();
     }
     status.quit.notify_one();
     "OK".into_response()
 }
 
-async fn drain(
-    State(status): State<Arc<Status>>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-) -> Response {
+async fn drain(State(status): State<Arc<Status>>, ConnectInfo(peer): ConnectInfo<SocketAddr>) -> Response {
     if !local(peer) {
-        return (
-            StatusCode::FORBIDDEN,
-            "Only requests from localhost are allowed\n",
-        )
-            .into_response();
+        return (StatusCode::FORBIDDEN, "Only requests from localhost are allowed\n").into_response();
     }
     status.drain.notify_one();
     StatusCode::OK.into_response()
@@ -277,9 +251,7 @@ async fn probe(State(status): State<Arc<Status>>, uri: Uri, headers: HeaderMap) 
     let Some(probe) = status.probes.get(uri.path()).cloned() else {
         return StatusCode::NOT_FOUND.into_response();
     };
-    let code = blocking(move || run_probe(&probe, &headers))
-        .await
-        .flatten();
+    let code = blocking(move || run_probe(&probe, &headers)).await.flatten();
     match code.and_then(|c| StatusCode::from_u16(c).ok()) {
         Some(code) => code.into_response(),
         None => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
@@ -292,39 +264,25 @@ fn run_probe(probe: &Value, headers: &HeaderMap) -> Option<u16> {
     if let Some(tcp) = probe.get("tcpSocket") {
         let port = tcp["port"].as_u64().and_then(|p| u16::try_from(p).ok())?;
         let address: SocketAddr = ([127, 0, 0, 1], port).into();
-        return std::net::TcpStream::connect_timeout(&address, timeout)
-            .ok()
-            .map(|_| 200);
+        return std::net::TcpStream::connect_timeout(&address, timeout).ok().map(|_| 200);
     }
     let get = probe.get("httpGet")?;
     let port = get["port"].as_u64().and_then(|p| u16::try_from(p).ok())?;
     let path = get["path"].as_str().unwrap_or("/");
-    let path = if path.starts_with('/') {
-        path.to_owned()
-    } else {
-        format!("/{path}")
-    };
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
     let mut extra = String::new();
     let mut add = |name: &str, value: &str| {
         if !name.contains(['\r', '\n', ':']) && !value.contains(['\r', '\n']) {
             extra.push_str(&format!("{name}: {value}\r\n"));
         }
     };
-    if let Some(agent) = headers
-        .get(header::USER_AGENT)
-        .and_then(|v| v.to_str().ok())
-    {
+    if let Some(agent) = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()) {
         add("User-Agent", agent);
     }
     for h in get["httpHeaders"].as_array().into_iter().flatten() {
-        add(
-            h["name"].as_str().unwrap_or_default(),
-            h["value"].as_str().unwrap_or_default(),
-        );
+        add(h["name"].as_str().unwrap_or_default(), h["value"].as_str().unwrap_or_default());
     }
-    http(&format!("127.0.0.1:{port}"), "GET", &path, &extra, timeout)
-        .ok()
-        .map(|a| a.status)
+    http(&format!("127.0.0.1:{port}"), "GET", &path, &extra, timeout).ok().map(|a| a.status)
 }
 
 #[cfg(test)]
@@ -333,7 +291,7 @@ mod tests {
 
     #[test]
     fn readiness_says_why() {
-        let check = |cds, lds, expect: Option<&str>| match (readiness(cds, lds), expect) {
+        let check = |cds, lds, expect: Option<&str>| match (readiness(Updates { cds, lds }), expect) {
             (Ok(()), None) => {}
             (Err(reason), Some(part)) => assert!(reason.contains(part), "{reason}"),
             (got, _) => panic!("{got:?}"),
@@ -350,9 +308,7 @@ mod tests {
         check(
             [1, 0],
             [0, 2],
-            Some(
-                "was rejected: cds updates: 1 successful, 0 rejected; lds updates: 0 successful, 2 rejected",
-            ),
+            Some("was rejected: cds updates: 1 successful, 0 rejected; lds updates: 0 successful, 2 rejected"),
         );
     }
 }

@@ -15,43 +15,28 @@ const MESSAGE: &str = "envoy.config.bootstrap.v3.Bootstrap";
 
 fn data() -> Option<PathBuf> {
     let root = std::env::var_os("PROA_CONFORMANCE").map(PathBuf::from);
-    let root = root.unwrap_or_else(|| {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance")
-    });
+    let root = root.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance"));
     Some(root.join("bootstrap")).filter(|d| d.is_dir())
 }
 
 #[test]
 fn bootstraps_equal_the_originals() {
     let Some(dir) = data() else {
-        println!(
-            "conformance/bootstrap: not run, data folder absent (PROA_CONFORMANCE or ../shared/conformance)"
-        );
+        println!("conformance/bootstrap: not run, data folder absent (PROA_CONFORMANCE or ../shared/conformance)");
         return;
     };
-    let read = |name: &str| {
-        std::fs::read_to_string(dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
-    };
+    let read = |name: &str| std::fs::read_to_string(dir.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
     let tables: Value = serde_json::from_str(&read("cases.json")).unwrap();
     let (mut passed, mut failures) = (0, Vec::new());
-    for case in tables
-        .as_array()
-        .unwrap()
-        .iter()
-        .flat_map(|t| t["cases"].as_array().unwrap())
-    {
+    for case in tables.as_array().unwrap().iter().flat_map(|t| t["cases"].as_array().unwrap()) {
         let case = &case["v"];
         let base = case["base"].as_str().unwrap();
         let golden = dir.join(format!("{base}_golden.json"));
         if !golden.exists() {
             continue;
         }
-        let golden: Value =
-            serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
-        match compare(
-            &make(base, case, &read(&format!("{base}.proxycfg"))),
-            &golden,
-        ) {
+        let golden: Value = serde_json::from_str(&std::fs::read_to_string(golden).unwrap()).unwrap();
+        match compare(&make(base, case, &read(&format!("{base}.proxycfg"))), &golden) {
             Ok(()) => passed += 1,
             Err(difference) => failures.push(format!("{base}: {difference}")),
         }
@@ -63,19 +48,13 @@ fn bootstraps_equal_the_originals() {
         "{}",
         json!({"area": "bootstrap", "passed": passed, "failed": failures.len(), "allowed": 0, "not_served": 0})
     );
-    assert!(
-        failures.is_empty() && passed > 0,
-        "{} of {} differ",
-        failures.len(),
-        passed + failures.len()
-    );
+    assert!(failures.is_empty() && passed > 0, "{} of {} differ", failures.len(), passed + failures.len());
 }
 
 fn make(base: &str, case: &Value, proxycfg: &str) -> Value {
     let strings = |v: &Value| -> BTreeMap<String, String> {
         let map = v.as_object().into_iter().flatten();
-        map.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned()))
-            .collect()
+        map.map(|(k, v)| (k.clone(), v.as_str().unwrap_or_default().to_owned())).collect()
     };
     let mut config = ProxyConfig::from_json(text_format(proxycfg));
     config.set("configPath", format!("/tmp/bootstrap/{base}"));
@@ -91,12 +70,8 @@ fn make(base: &str, case: &Value, proxycfg: &str) -> Value {
     let facts = Facts {
         env,
         annotations: strings(&case["annotations"]),
-        ips: ["10.3.3.3", "10.4.4.4", "10.5.5.5", "10.6.6.6", "10.4.4.4"]
-            .map(String::from)
-            .into(),
-        pilot_sans: vec![
-            "spiffe://cluster.local/ns/istio-system/sa/istio-pilot-service-account".into(),
-        ],
+        ips: ["10.3.3.3", "10.4.4.4", "10.5.5.5", "10.6.6.6", "10.4.4.4"].map(String::from).into(),
+        pilot_sans: vec!["spiffe://cluster.local/ns/istio-system/sa/istio-pilot-service-account".into()],
         outlier_log_path: "/dev/stdout".into(),
         identity_socket: "test.sock".into(),
         prometheus_port: 15090,
@@ -118,23 +93,16 @@ fn make(base: &str, case: &Value, proxycfg: &str) -> Value {
 fn compare(ours: &Value, golden: &Value) -> Result<(), String> {
     let canonical = |v: &Value| -> Result<Value, String> {
         let bytes = protos::json::from_json(MESSAGE, v).map_err(|e| e.to_string())?;
-        let mut v = protos::json::to_json(MESSAGE, &bytes, protos::json::Options::default())
-            .map_err(|e| e.to_string())?;
-        if let Some(patterns) = v
-            .pointer_mut("/stats_config/stats_matcher/inclusion_list/patterns")
-            .and_then(Value::as_array_mut)
+        let mut v =
+            protos::json::to_json(MESSAGE, &bytes, protos::json::Options::default()).map_err(|e| e.to_string())?;
+        if let Some(patterns) =
+            v.pointer_mut("/stats_config/stats_matcher/inclusion_list/patterns").and_then(Value::as_array_mut)
         {
             patterns.sort_by_key(Value::to_string);
         }
         // The token file's directory is the test machine's.
         if let Some(path) = v.pointer_mut("/tracing/http/typed_config/access_token_file") {
-            *path = path
-                .as_str()
-                .unwrap_or_default()
-                .rsplit('/')
-                .next()
-                .unwrap_or_default()
-                .into();
+            *path = path.as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default().into();
         }
         Ok(v)
     };
@@ -149,18 +117,12 @@ fn difference(path: &str, ours: &Value, golden: &Value) -> Option<String> {
         (Value::Object(a), Value::Object(b)) => {
             let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();
             keys.into_iter().find_map(|k| {
-                difference(
-                    &format!("{path}/{k}"),
-                    a.get(k).unwrap_or(&Value::Null),
-                    b.get(k).unwrap_or(&Value::Null),
-                )
+                difference(&format!("{path}/{k}"), a.get(k).unwrap_or(&Value::Null), b.get(k).unwrap_or(&Value::Null))
             })
         }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => a
-            .iter()
-            .zip(b)
-            .enumerate()
-            .find_map(|(i, (a, b))| difference(&format!("{path}/{i}"), a, b)),
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+            a.iter().zip(b).enumerate().find_map(|(i, (a, b))| difference(&format!("{path}/{i}"), a, b))
+        }
         // 2 and 2.0 are one number in a Struct.
         (Value::Number(a), Value::Number(b)) if a.as_f64() == b.as_f64() => None,
         (a, b) if a == b => None,
@@ -171,20 +133,14 @@ fn difference(path: &str, ours: &Value, golden: &Value) -> Option<String> {
 /// Protobuf's text format, as far as the cases use it, into protobuf's JSON form: durations and wrappers become scalars.
 fn text_format(text: &str) -> Value {
     let mut tokens = Vec::new();
-    let text: String = text
-        .lines()
-        .map(|l| l.split('#').next().unwrap_or_default())
-        .collect::<Vec<_>>()
-        .join("\n");
+    let text: String = text.lines().map(|l| l.split('#').next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
     let mut rest = text.as_str();
     while let Some(c) = rest.trim_start().chars().next() {
         rest = rest.trim_start();
         let len = match c {
             '"' => rest[1..].find('"').unwrap() + 2,
             '{' | '}' | ':' | '[' | ']' | ',' | ';' => 1,
-            _ => rest
-                .find(|c: char| c.is_whitespace() || "{}:[],;\"".contains(c))
-                .unwrap_or(rest.len()),
+            _ => rest.find(|c: char| c.is_whitespace() || "{}:[],;\"".contains(c)).unwrap_or(rest.len()),
         };
         tokens.push(rest[..len].to_owned());
         rest = &rest[len..];
@@ -211,16 +167,10 @@ fn message(tokens: &mut Tokens) -> Value {
         match (out.get_mut(&name), value) {
             // Map entries: `runtime_values { key: "a" value: "b" }`.
             (Some(Value::Object(map)), Value::Object(entry)) if entry.contains_key("key") => {
-                map.insert(
-                    entry["key"].as_str().unwrap().to_owned(),
-                    entry["value"].clone(),
-                );
+                map.insert(entry["key"].as_str().unwrap().to_owned(), entry["value"].clone());
             }
             (None, Value::Object(entry)) if entry.contains_key("key") => {
-                let map = Map::from_iter([(
-                    entry["key"].as_str().unwrap().to_owned(),
-                    entry["value"].clone(),
-                )]);
+                let map = Map::from_iter([(entry["key"].as_str().unwrap().to_owned(), entry["value"].clone())]);
                 out.insert(name, map.into());
             }
             (_, value) => drop(out.insert(name, value)),

@@ -25,23 +25,17 @@ pub(super) fn build(inputs: &Inputs<'_>, localhost: &str, admin: u16) -> Vec<Val
     xds["typed_extension_protocol_options"] = http2();
     out.push(xds);
     out.extend(tracing::clusters(config));
-    for (name, field) in [
-        ("envoy_metrics_service", "/envoyMetricsService"),
-        ("envoy_accesslog_service", "/envoyAccessLogService"),
-    ] {
+    for (name, field) in
+        [("envoy_metrics_service", "/envoyMetricsService"), ("envoy_accesslog_service", "/envoyAccessLogService")]
+    {
         if let Some(address) = socket_address(config.text(&format!("{field}/address"))) {
             let mut cluster = dns(name, address);
             cluster["typed_extension_protocol_options"] = http2();
-            if let Some(tls) = config
-                .get(&format!("{field}/tlsSettings"))
-                .and_then(|t| transport_socket(t, None, true))
+            if let Some(tls) = config.get(&format!("{field}/tlsSettings")).and_then(|t| transport_socket(t, None, true))
             {
                 cluster["transport_socket"] = tls;
             }
-            if let Some(keepalive) = config
-                .get(&format!("{field}/tcpKeepalive"))
-                .and_then(keepalive)
-            {
+            if let Some(keepalive) = config.get(&format!("{field}/tcpKeepalive")).and_then(keepalive) {
                 cluster["upstream_connection_options"] = json!({"tcp_keepalive": keepalive});
             }
             out.push(cluster);
@@ -85,18 +79,12 @@ fn keepalive(settings: &Value) -> Option<Value> {
         ("keepalive_time", seconds("time")),
         ("keepalive_interval", seconds("interval")),
     ];
-    let set = fields
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?)));
+    let set = fields.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
     Some(Value::Object(set.collect()))
 }
 
 /// Client TLS of a `ClientTLSSettings`: certificates from files through the secret server. `None`: no TLS.
-pub(super) fn transport_socket(
-    tls: &Value,
-    default_sni: Option<&str>,
-    http2: bool,
-) -> Option<Value> {
+pub(super) fn transport_socket(tls: &Value, default_sni: Option<&str>, http2: bool) -> Option<Value> {
     let text = |name: &str| tls.get(name).and_then(Value::as_str).unwrap_or_default();
     let mode = match text("mode") {
         "" | "DISABLE" => return None,
@@ -114,11 +102,7 @@ pub(super) fn transport_socket(
         }})
     };
     let mut validation = json!({});
-    let sans = tls
-        .get("subjectAltNames")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default();
+    let sans = tls.get("subjectAltNames").and_then(Value::as_array).cloned().unwrap_or_default();
     if !sans.is_empty() {
         let matchers = sans.iter().map(|s| json!({"exact": s}));
         validation["match_subject_alt_names"] = matchers.collect();
@@ -130,20 +114,14 @@ pub(super) fn transport_socket(
     let (certificate, root) = match mode {
         "ISTIO_MUTUAL" => (Some("default".to_owned()), Some("ROOTCA".to_owned())),
         _ => {
-            let pair = format!(
-                "file-cert:{}~{}",
-                text("clientCertificate"),
-                text("privateKey")
-            );
+            let pair = format!("file-cert:{}~{}", text("clientCertificate"), text("privateKey"));
             let ca = Some(text("caCertificates")).filter(|c| !c.is_empty());
-            (
-                (mode == "MUTUAL").then_some(pair),
-                ca.map(|ca| format!("file-root:{ca}")),
-            )
+            ((mode == "MUTUAL").then_some(pair), ca.map(|ca| format!("file-root:{ca}")))
         }
     };
     if let Some(root) = root {
-        common["combined_validation_context"] = json!({"default_validation_context": validation, "validation_context_sds_secret_config": sds(root)});
+        common["combined_validation_context"] =
+            json!({"default_validation_context": validation, "validation_context_sds_secret_config": sds(root)});
     }
     if let Some(certificate) = certificate {
         common["tls_certificate_sds_secret_configs"] = json!([sds(certificate)]);

@@ -4,24 +4,16 @@ use serde_json::{Value, json};
 
 use super::{Inputs, type_url};
 
-const HCM: &str =
-    "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
 /// Both static listeners.
 pub(super) fn build(inputs: &Inputs<'_>) -> Vec<Value> {
     let port = |name: &str, default: u16| {
         let meta = inputs.node.metadata.get(name).and_then(Value::as_u64);
-        meta.and_then(|p| u16::try_from(p).ok())
-            .filter(|p| *p != 0)
-            .unwrap_or(default)
+        meta.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0).unwrap_or(default)
     };
     let mut filters = Vec::new();
-    if inputs
-        .config
-        .get("/statsCompression")
-        .and_then(Value::as_bool)
-        != Some(false)
-    {
+    if inputs.config.get("/statsCompression").and_then(Value::as_bool) != Some(false) {
         filters.extend(["brotli", "zstd", "gzip"].map(compressor));
     }
     vec![
@@ -33,14 +25,7 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Vec<Value> {
             "prometheus_stats",
             filters,
         ),
-        listener(
-            inputs,
-            port("ENVOY_STATUS_PORT", 15021),
-            "agent",
-            "/healthz/ready",
-            "agent",
-            Vec::new(),
-        ),
+        listener(inputs, port("ENVOY_STATUS_PORT", 15021), "agent", "/healthz/ready", "agent", Vec::new()),
     ]
 }
 
@@ -79,7 +64,8 @@ fn listener(
     });
     if inputs.dual_stack {
         let other = if inputs.ipv6_only { "0.0.0.0" } else { "::" };
-        out["additional_addresses"] = json!([{"address": {"socket_address": {"protocol": "TCP", "address": other, "port_value": port}}}]);
+        out["additional_addresses"] =
+            json!([{"address": {"socket_address": {"protocol": "TCP", "address": other, "port_value": port}}}]);
     }
     out
 }

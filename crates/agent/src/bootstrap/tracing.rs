@@ -15,10 +15,7 @@ pub(super) fn clusters(config: &ProxyConfig) -> Vec<Value> {
     let tls = config.get("/tracing/tlsSettings");
     let mut out = Vec::new();
     if let Some(address) = address(config, "zipkin") {
-        let host = address["socket_address"]["address"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
+        let host = address["socket_address"]["address"].as_str().unwrap_or_default().to_owned();
         let mut cluster = dns("zipkin", address);
         cluster["dns_refresh_rate"] = "30s".into();
         if let Some(socket) = tls.and_then(|t| transport_socket(t, Some(&host), false)) {
