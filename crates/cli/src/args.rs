@@ -556,11 +556,7 @@ mod tests {
             "kubectl -n istio-system edit deploy istio-pilot",
         ] {
             let parsed = Cli::try_parse_from(line.split(' '));
-            assert!(
-                parsed.is_ok(),
-                "{line}: {}",
-                parsed.map(|_| ()).expect_err("failed")
-            );
+            assert!(parsed.is_ok(), "{line}: {}", parsed.map(|_| ()).expect_err("failed"));
         }
     }
 }

@@ -25,21 +25,10 @@ pub struct Global {
     )]
     pub mesh: String,
     /// Where local meshes keep their state [default: /run/proa, or $XDG_RUNTIME_DIR/proa]
-    #[arg(
-        long,
-        global = true,
-        env = "PROA_STATE_DIR",
-        value_name = "DIR",
-        help_heading = "Global"
-    )]
+    #[arg(long, global = true, env = "PROA_STATE_DIR", value_name = "DIR", help_heading = "Global")]
     pub state_dir: Option<PathBuf>,
     /// Namespace of the control plane
-    #[arg(
-        long = "istioNamespace",
-        global = true,
-        default_value = "istio-system",
-        hide = true
-    )]
+    #[arg(long = "istioNamespace", global = true, default_value = "istio-system", hide = true)]
     pub istio_namespace: String,
 }
 
@@ -121,14 +110,8 @@ impl Global {
         let (pod, namespace) = self.pod(reference);
         let request = json!({"op": "dial", "pod": pod, "namespace": namespace, "port": port});
         let (_, mut descriptors) = self.client()?.call(&request, &[])?;
-        let stream = TcpStream::from(
-            descriptors
-                .pop()
-                .ok_or_else(|| "the mesh sent no connection".to_owned())?,
-        );
-        stream
-            .set_nonblocking(false)
-            .map_err(Failure::io("connection"))?;
+        let stream = TcpStream::from(descriptors.pop().ok_or_else(|| "the mesh sent no connection".to_owned())?);
+        stream.set_nonblocking(false).map_err(Failure::io("connection"))?;
         Ok(stream)
     }
 }

@@ -17,41 +17,24 @@ enum Step {
 /// # Errors
 /// A template that cannot be read.
 pub(crate) fn fill(template: &str, value: &Value) -> Result<String, String> {
-    let whole = if template.contains('{') {
-        template.to_owned()
-    } else {
-        format!("{{{template}}}")
-    };
+    let whole = if template.contains('{') { template.to_owned() } else { format!("{{{template}}}") };
     let mut out = String::new();
     let mut rest = whole.as_str();
     while let Some(at) = rest.find('{') {
         out.push_str(&rest[..at].replace("\\n", "\n").replace("\\t", "\t"));
-        let (expression, after) = rest[at + 1..]
-            .split_once('}')
-            .ok_or_else(|| format!("jsonpath: {template:?} lacks a closing brace"))?;
+        let (expression, after) =
+            rest[at + 1..].split_once('}').ok_or_else(|| format!("jsonpath: {template:?} lacks a closing brace"))?;
         rest = after;
-        if let Some(literal) = expression
-            .strip_prefix('"')
-            .and_then(|text| text.strip_suffix('"'))
-        {
+        if let Some(literal) = expression.strip_prefix('"').and_then(|text| text.strip_suffix('"')) {
             out.push_str(&literal.replace("\\n", "\n").replace("\\t", "\t"));
             continue;
         }
         let mut found = vec![value];
         for step in steps(expression)? {
-            found = found
-                .into_iter()
-                .flat_map(|value| apply(&step, value))
-                .collect();
+            found = found.into_iter().flat_map(|value| apply(&step, value)).collect();
         }
-        let texts: Vec<String> = found
-            .into_iter()
-            .map(|value| {
-                value
-                    .as_str()
-                    .map_or_else(|| value.to_string(), str::to_owned)
-            })
-            .collect();
+        let texts: Vec<String> =
+            found.into_iter().map(|value| value.as_str().map_or_else(|| value.to_string(), str::to_owned)).collect();
         out.push_str(&texts.join(" "));
     }
     out.push_str(&rest.replace("\\n", "\n").replace("\\t", "\t"));
@@ -61,10 +44,7 @@ pub(crate) fn fill(template: &str, value: &Value) -> Result<String, String> {
 fn steps(expression: &str) -> Result<Vec<Step>, String> {
     let bad = || format!("jsonpath: cannot read {expression:?}");
     let mut steps = Vec::new();
-    let mut rest = expression
-        .trim()
-        .trim_start_matches('$')
-        .trim_start_matches('@');
+    let mut rest = expression.trim().trim_start_matches('$').trim_start_matches('@');
     while !rest.is_empty() {
         if let Some(after) = rest.strip_prefix("..") {
             steps.push(Step::Descend);
@@ -108,11 +88,7 @@ fn field<'a>(text: &'a str, steps: &mut Vec<Step>) -> Option<&'a str> {
     if name.is_empty() {
         return (text.is_empty()).then_some("");
     }
-    steps.push(if name == "*" {
-        Step::All
-    } else {
-        Step::Field(name)
-    });
+    steps.push(if name == "*" { Step::All } else { Step::Field(name) });
     Some(&text[end..])
 }
 
@@ -130,11 +106,7 @@ fn apply<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
             let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
             let length = i64::try_from(list.len()).unwrap_or(i64::MAX);
             let at = if *index < 0 { length + index } else { *index };
-            usize::try_from(at)
-                .ok()
-                .and_then(|at| list.get(at))
-                .into_iter()
-                .collect()
+            usize::try_from(at).ok().and_then(|at| list.get(at)).into_iter().collect()
         }
         Step::All => children(value),
         Step::Descend => {

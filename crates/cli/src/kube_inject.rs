@@ -31,9 +31,7 @@ fn set(values: &mut Value, assignment: &str) -> Result<(), Failure> {
         .split_once('=')
         .ok_or_else(|| Failure::Said(format!("--set {assignment:?}: PATH=VALUE is needed")))?;
     let value = serde_norway::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
-    let pieces = path
-        .rsplit('.')
-        .fold(value, |inner, key| serde_json::json!({ key: inner }));
+    let pieces = path.rsplit('.').fold(value, |inner, key| serde_json::json!({ key: inner }));
     overlay(values, &pieces);
     Ok(())
 }
@@ -53,44 +51,33 @@ fn injector(args: &args::KubeInject) -> Result<inject::Injector, Failure> {
     }
     if let Some(file) = &args.inject_config {
         let config = yaml(file)?;
-        for field in [
-            "templates",
-            "defaultTemplates",
-            "neverInjectSelector",
-            "alwaysInjectSelector",
-            "injectedAnnotations",
-        ] {
+        for field in
+            ["templates", "defaultTemplates", "neverInjectSelector", "alwaysInjectSelector", "injectedAnnotations"]
+        {
             if !config[field].is_null() {
                 values["sidecarInjectorWebhook"][field] = config[field].clone();
             }
         }
     }
     for assignment in &args.set {
-        set(
-            &mut values,
-            assignment.strip_prefix("values.").unwrap_or(assignment),
-        )?;
+        set(&mut values, assignment.strip_prefix("values.").unwrap_or(assignment))?;
     }
     let mut injector = inject::Injector::new(mesh, values);
     // A manifest is for clusters of any age; native sidecars are for those who ask.
-    injector.native_sidecar =
-        std::env::var("ENABLE_NATIVE_SIDECARS").is_ok_and(|value| value == "true");
+    injector.native_sidecar = std::env::var("ENABLE_NATIVE_SIDECARS").is_ok_and(|value| value == "true");
     Ok(injector)
 }
 
 pub(crate) fn run(args: &args::KubeInject) -> Result<u8, Failure> {
     let text = if args.file == "-" {
         let mut text = String::new();
-        std::io::stdin()
-            .read_to_string(&mut text)
-            .map_err(Failure::io("standard input"))?;
+        std::io::stdin().read_to_string(&mut text).map_err(Failure::io("standard input"))?;
         text
     } else {
         fs::read_to_string(&args.file).map_err(Failure::io(&args.file))?
     };
-    let injected = injector(args)?
-        .inject_manifest(&text)
-        .map_err(|error| Failure::Said(format!("{}: {error}", args.file)))?;
+    let injected =
+        injector(args)?.inject_manifest(&text).map_err(|error| Failure::Said(format!("{}: {error}", args.file)))?;
     match args.output.as_deref() {
         None | Some("-") => print(&injected)?,
         Some(file) => fs::write(file, injected).map_err(Failure::io(file))?,
@@ -108,10 +95,7 @@ mod tests {
         let mut values = json!({"global": {"hub": "a", "tag": "b"}});
         set(&mut values, "global.hub=c").expect("well formed");
         set(&mut values, "global.proxy.privileged=true").expect("well formed");
-        assert_eq!(
-            values,
-            json!({"global": {"hub": "c", "tag": "b", "proxy": {"privileged": true}}})
-        );
+        assert_eq!(values, json!({"global": {"hub": "c", "tag": "b", "proxy": {"privileged": true}}}));
         assert!(set(&mut values, "nothing").is_err());
     }
 }

@@ -8,9 +8,7 @@ use crate::jsonpath;
 
 /// An age as kubectl prints it: `15m`, `3h20m`, `8d`.
 pub(crate) fn age(created: &Value) -> String {
-    let created = created
-        .as_str()
-        .and_then(|text| text.parse::<jiff::Timestamp>().ok());
+    let created = created.as_str().and_then(|text| text.parse::<jiff::Timestamp>().ok());
     let Some(created) = created else {
         return "<unknown>".to_owned();
     };
@@ -48,37 +46,24 @@ fn text(value: &Value) -> String {
 }
 
 fn list(value: &Value) -> String {
-    let items: Vec<String> = value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|item| format!("{item}"))
-        .collect();
-    if items.is_empty() {
-        String::new()
-    } else {
-        format!("[{}]", items.join(","))
-    }
+    let items: Vec<String> = value.as_array().into_iter().flatten().map(|item| format!("{item}")).collect();
+    if items.is_empty() { String::new() } else { format!("[{}]", items.join(",")) }
 }
 
 /// Whether `labels` fit a selector such as `app=a,version!=v1,tier`.
 pub(crate) fn fits(selector: &str, labels: &Value) -> bool {
-    selector
-        .split(',')
-        .map(str::trim)
-        .filter(|part| !part.is_empty())
-        .all(|part| {
-            if let Some((key, value)) = part.split_once("!=") {
-                return labels[key.trim()] != value.trim();
-            }
-            if let Some((key, value)) = part.split_once('=') {
-                return labels[key.trim()] == value.trim_start_matches('=').trim();
-            }
-            match part.strip_prefix('!') {
-                Some(key) => labels.get(key).is_none(),
-                None => labels.get(part).is_some(),
-            }
-        })
+    selector.split(',').map(str::trim).filter(|part| !part.is_empty()).all(|part| {
+        if let Some((key, value)) = part.split_once("!=") {
+            return labels[key.trim()] != value.trim();
+        }
+        if let Some((key, value)) = part.split_once('=') {
+            return labels[key.trim()] == value.trim_start_matches('=').trim();
+        }
+        match part.strip_prefix('!') {
+            Some(key) => labels.get(key).is_none(),
+            None => labels.get(part).is_some(),
+        }
+    })
 }
 
 /// Prints `items` of one kind in `format`; `single` prints an object rather than a list.
@@ -101,22 +86,13 @@ pub(crate) fn render(
         Some("json") => Ok(indented(&whole()) + "\n"),
         Some("name") => Ok(items
             .iter()
-            .map(|item| {
-                format!(
-                    "{}/{}\n",
-                    kind.name.to_ascii_lowercase(),
-                    text(&item["metadata"]["name"])
-                )
-            })
+            .map(|item| format!("{}/{}\n", kind.name.to_ascii_lowercase(), text(&item["metadata"]["name"])))
             .collect()),
         None | Some("wide") => Ok(rows(kind, items, format.is_some(), columns)),
         Some(other) => {
-            let template = other
-                .strip_prefix("jsonpath=")
-                .or_else(|| other.strip_prefix("jsonpath-as-json="));
-            let template = template.ok_or_else(|| {
-                format!("unknown output format {other:?}; use yaml, json, name, wide or jsonpath=…")
-            })?;
+            let template = other.strip_prefix("jsonpath=").or_else(|| other.strip_prefix("jsonpath-as-json="));
+            let template = template
+                .ok_or_else(|| format!("unknown output format {other:?}; use yaml, json, name, wide or jsonpath=…"))?;
             jsonpath::fill(template, &whole())
         }
     }
@@ -126,8 +102,7 @@ pub(crate) fn render(
 pub(crate) fn indented(value: &Value) -> String {
     use serde_json::ser::{PrettyFormatter, Serializer};
     let mut out = Vec::new();
-    let mut serializer =
-        Serializer::with_formatter(&mut out, PrettyFormatter::with_indent(b"    "));
+    let mut serializer = Serializer::with_formatter(&mut out, PrettyFormatter::with_indent(b"    "));
     // Writing JSON values to memory cannot fail.
     let _ = serde::Serialize::serialize(value, &mut serializer);
     String::from_utf8_lossy(&out).into_owned()
@@ -143,16 +118,8 @@ pub(crate) struct Columns {
 
 fn rows(kind: &Kind, items: &[Value], wide: bool, columns: &Columns) -> String {
     let mut head = vec!["NAME".to_owned()];
-    head.extend(
-        headings(kind, wide)
-            .iter()
-            .map(|heading| (*heading).to_owned()),
-    );
-    let mut rows = if columns.headers {
-        vec![head]
-    } else {
-        Vec::new()
-    };
+    head.extend(headings(kind, wide).iter().map(|heading| (*heading).to_owned()));
+    let mut rows = if columns.headers { vec![head] } else { Vec::new() };
     for item in items {
         let mut row = vec![text(&item["metadata"]["name"])];
         row.extend(cells(kind, item, wide));
@@ -161,11 +128,8 @@ fn rows(kind: &Kind, items: &[Value], wide: bool, columns: &Columns) -> String {
     let skip = usize::from(columns.headers);
     if columns.namespace && kind.namespaced {
         for (at, row) in rows.iter_mut().enumerate() {
-            let cell = if at < skip {
-                "NAMESPACE".to_owned()
-            } else {
-                text(&items[at - skip]["metadata"]["namespace"])
-            };
+            let cell =
+                if at < skip { "NAMESPACE".to_owned() } else { text(&items[at - skip]["metadata"]["namespace"]) };
             row.insert(0, cell);
         }
     }
@@ -178,11 +142,7 @@ fn rows(kind: &Kind, items: &[Value], wide: bool, columns: &Columns) -> String {
                     .collect::<Vec<_>>()
                     .join(",")
             };
-            row.push(if at < skip {
-                "LABELS".to_owned()
-            } else {
-                labels()
-            });
+            row.push(if at < skip { "LABELS".to_owned() } else { labels() });
         }
     }
     table(&rows)
@@ -212,12 +172,7 @@ fn headings(kind: &Kind, wide: bool) -> Vec<&'static str> {
 fn cells(kind: &Kind, item: &Value, wide: bool) -> Vec<String> {
     let spec = &item["spec"];
     let age = age(&item["metadata"]["creationTimestamp"]);
-    let size = |field: &str| {
-        item[field]
-            .as_object()
-            .map_or(0, serde_json::Map::len)
-            .to_string()
-    };
+    let size = |field: &str| item[field].as_object().map_or(0, serde_json::Map::len).to_string();
     match kind.name {
         "Namespace" => vec!["Active".to_owned(), age],
         "Node" => vec!["Ready".to_owned(), age],
@@ -235,34 +190,20 @@ fn cells(kind: &Kind, item: &Value, wide: bool) -> Vec<String> {
         }
         "VirtualService" => vec![list(&spec["gateways"]), list(&spec["hosts"]), age],
         "DestinationRule" => vec![text(&spec["host"]), age],
-        "ServiceEntry" => vec![
-            list(&spec["hosts"]),
-            text(&spec["location"]),
-            text(&spec["resolution"]),
-            age,
-        ],
+        "ServiceEntry" => vec![list(&spec["hosts"]), text(&spec["location"]), text(&spec["resolution"]), age],
         "AuthorizationPolicy" => vec![text(&spec["action"]), age],
         "PeerAuthentication" => vec![text(&spec["mtls"]["mode"]), age],
         "ConfigMap" => vec![size("data"), age],
-        "Secret" => vec![
-            item["type"].as_str().unwrap_or("Opaque").to_owned(),
-            size("data"),
-            age,
-        ],
+        "Secret" => vec![item["type"].as_str().unwrap_or("Opaque").to_owned(), size("data"), age],
         _ => vec![age],
     }
 }
 
 fn pod_cells(pod: &Value, age: String, wide: bool) -> Vec<String> {
     let (ready, all) = readiness(pod);
-    let statuses = pod["status"]["containerStatuses"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let statuses = pod["status"]["containerStatuses"].as_array().map(Vec::as_slice).unwrap_or_default();
     let restarts = mesh::report::restarts(pod);
-    let waiting = statuses
-        .iter()
-        .find_map(|status| status["state"]["waiting"]["reason"].as_str());
+    let waiting = statuses.iter().find_map(|status| status["state"]["waiting"]["reason"].as_str());
     let phase = text(&pod["status"]["phase"]);
     let status = match (phase.as_str(), waiting) {
         ("Running", Some("CrashLoopBackOff")) => "CrashLoopBackOff".to_owned(),
@@ -273,11 +214,7 @@ fn pod_cells(pod: &Value, age: String, wide: bool) -> Vec<String> {
     if wide {
         cells.push(text(&pod["status"]["podIP"]));
         cells.push(text(&pod["spec"]["nodeName"]));
-        cells.push(if ready == all {
-            "<none>".to_owned()
-        } else {
-            why(pod)
-        });
+        cells.push(if ready == all { "<none>".to_owned() } else { why(pod) });
     }
     cells
 }
@@ -290,27 +227,10 @@ fn service_cells(spec: &Value, age: String) -> Vec<String> {
         _ => "<none>".to_owned(),
     };
     let ports = spec["ports"].as_array().into_iter().flatten();
-    let ports: Vec<String> = ports
-        .map(|port| {
-            format!(
-                "{}/{}",
-                port["port"],
-                port["protocol"].as_str().unwrap_or("TCP")
-            )
-        })
-        .collect();
-    let ports = if ports.is_empty() {
-        "<none>".to_owned()
-    } else {
-        ports.join(",")
-    };
-    vec![
-        kind,
-        spec["clusterIP"].as_str().unwrap_or("<none>").to_owned(),
-        external,
-        ports,
-        age,
-    ]
+    let ports: Vec<String> =
+        ports.map(|port| format!("{}/{}", port["port"], port["protocol"].as_str().unwrap_or("TCP"))).collect();
+    let ports = if ports.is_empty() { "<none>".to_owned() } else { ports.join(",") };
+    vec![kind, spec["clusterIP"].as_str().unwrap_or("<none>").to_owned(), external, ports, age]
 }
 
 #[cfg(test)]

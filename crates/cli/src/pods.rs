@@ -27,19 +27,11 @@ fn log_files(context: &Global, args: &args::Logs) -> Result<Vec<(String, PathBuf
         }
         (None, selector) => {
             let selector = selector.as_deref().unwrap_or_default();
-            let answer = client
-                .ask(&json!({"op": "get", "kind": "Pod", "namespace": context.namespace()}))?;
-            for pod in answer
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter(|pod| fits(selector, &pod["metadata"]["labels"]))
+            let answer = client.ask(&json!({"op": "get", "kind": "Pod", "namespace": context.namespace()}))?;
+            for pod in answer.as_array().into_iter().flatten().filter(|pod| fits(selector, &pod["metadata"]["labels"]))
             {
                 pods.push((
-                    pod["metadata"]["name"]
-                        .as_str()
-                        .unwrap_or_default()
-                        .to_owned(),
+                    pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
                     context.namespace().to_owned(),
                 ));
             }
@@ -64,10 +56,7 @@ fn log_files(context: &Global, args: &args::Logs) -> Result<Vec<(String, PathBuf
         }
         let chosen = match wanted {
             Some(wanted) => all.iter().find(|one| name(one) == *wanted),
-            None => all
-                .iter()
-                .find(|one| name(one) != "istio-proxy")
-                .or(all.first()),
+            None => all.iter().find(|one| name(one) != "istio-proxy").or(all.first()),
         };
         let chosen = chosen.ok_or_else(|| {
             let names: Vec<String> = all.iter().map(name).collect();
@@ -93,26 +82,20 @@ pub(crate) fn logs(context: &Global, args: &args::Logs) -> Result<u8, Failure> {
                 while !path.exists() {
                     std::thread::sleep(LOOK);
                 }
-                File::open(&path)
-                    .map_err(|_| Failure::Said(format!("{}: {error}", path.display())))?
+                File::open(&path).map_err(|_| Failure::Said(format!("{}: {error}", path.display())))?
             }
             Err(error) => return Err(Failure::io(&path.display().to_string())(error)),
         };
         if let Some(lines) = args.tail.and_then(|lines| usize::try_from(lines).ok()) {
             let start = tail_start(&mut file, lines).map_err(Failure::io(&container))?;
-            file.seek(SeekFrom::Start(start))
-                .map_err(Failure::io(&container))?;
+            file.seek(SeekFrom::Start(start)).map_err(Failure::io(&container))?;
         }
         open.push(BufReader::new(file));
     }
     loop {
         for file in &mut open {
             let mut chunk = Vec::new();
-            while file
-                .read_until(b'\n', &mut chunk)
-                .map_err(Failure::io("log"))?
-                > 0
-            {
+            while file.read_until(b'\n', &mut chunk).map_err(Failure::io("log"))? > 0 {
                 if chunk.len() > 1 << 16 {
                     print(&String::from_utf8_lossy(&chunk))?;
                     chunk.clear();
@@ -137,32 +120,19 @@ fn tail_start(file: &mut File, lines: usize) -> io::Result<u64> {
     if lines == 0 {
         return Ok(text.len() as u64);
     }
-    let start = body
-        .iter()
-        .enumerate()
-        .rev()
-        .filter(|(_, byte)| **byte == b'\n')
-        .nth(lines - 1);
+    let start = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').nth(lines - 1);
     Ok(start.map_or(0, |(at, _)| at as u64 + 1))
 }
 
 pub(crate) fn exec(context: &Global, args: &args::Exec) -> Result<u8, Failure> {
     let (pod, namespace) = context.pod(&args.pod);
-    let request = json!({"op": "exec", "pod": pod, "namespace": namespace, "container": args.container, "command": args.command});
+    let request =
+        json!({"op": "exec", "pod": pod, "namespace": namespace, "container": args.container, "command": args.command});
     let null = File::open("/dev/null").map_err(Failure::io("/dev/null"))?;
     let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let input = if args.stdin || args.tty {
-        stdin.as_fd()
-    } else {
-        null.as_fd()
-    };
-    let (answer, _) = context
-        .client()?
-        .call(&request, &[input, stdout.as_fd(), stderr.as_fd()])?;
-    Ok(answer["code"]
-        .as_u64()
-        .and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(1))
+    let input = if args.stdin || args.tty { stdin.as_fd() } else { null.as_fd() };
+    let (answer, _) = context.client()?.call(&request, &[input, stdout.as_fd(), stderr.as_fd()])?;
+    Ok(answer["code"].as_u64().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
 }
 
 pub(crate) fn port_forward(context: &Global, args: &args::PortForward) -> Result<u8, Failure> {
@@ -170,23 +140,20 @@ pub(crate) fn port_forward(context: &Global, args: &args::PortForward) -> Result
     for pair in &args.ports {
         let (local, remote) = pair.split_once(':').unwrap_or((pair, pair));
         let number = |text: &str| {
-            text.parse::<u16>()
-                .map_err(|_| Failure::Said(format!("{pair:?} is neither PORT nor LOCAL:PORT")))
+            text.parse::<u16>().map_err(|_| Failure::Said(format!("{pair:?} is neither PORT nor LOCAL:PORT")))
         };
-        let (local, remote) = (
-            if local.is_empty() { 0 } else { number(local)? },
-            number(remote)?,
-        );
-        let listener =
-            TcpListener::bind((args.address, local)).map_err(|error| match error.kind() {
-                io::ErrorKind::AddrInUse => Failure::Said(format!(
-                    "port {local} on this machine is taken; choose another: LOCAL:{remote}"
-                )),
-                _ => Failure::io(&format!("{}:{local}", args.address))(error),
-            })?;
+        let (local, remote) = (if local.is_empty() { 0 } else { number(local)? }, number(remote)?);
+        let listener = TcpListener::bind((args.address, local)).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                Failure::Said(format!("port {local} on this machine is taken; choose another: LOCAL:{remote}"))
+            }
+            _ => Failure::io(&format!("{}:{local}", args.address))(error),
+        })?;
         let address = listener.local_addr().map_err(Failure::io("address"))?;
         // Asked once now, so that a pod or port that is not there is said before anybody connects.
-        context.client()?.ask(&json!({"op": "logs", "pod": context.pod(&args.pod).0, "namespace": context.pod(&args.pod).1}))?;
+        context
+            .client()?
+            .ask(&json!({"op": "logs", "pod": context.pod(&args.pod).0, "namespace": context.pod(&args.pod).1}))?;
         print(&format!("Forwarding from {address} -> {remote}\n"))?;
         listeners.push((listener, remote));
     }
@@ -234,11 +201,7 @@ mod tests {
         std::fs::write(&path, "a\nbb\nccc\n").expect("writable");
         for (lines, expect) in [(0, 9), (1, 5), (2, 2), (3, 0), (9, 0)] {
             let mut file = File::open(&path).expect("there");
-            assert_eq!(
-                tail_start(&mut file, lines).expect("readable"),
-                expect,
-                "{lines}"
-            );
+            assert_eq!(tail_start(&mut file, lines).expect("readable"), expect, "{lines}");
         }
         std::fs::remove_file(&path).expect("ours");
     }

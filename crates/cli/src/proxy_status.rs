@@ -9,22 +9,14 @@ use crate::output::indented;
 use crate::tabwriter::table;
 
 /// Types in the order of istioctl's columns.
-const TYPES: [(&str, &str); 5] = [
-    ("cluster", "CDS"),
-    ("listener", "LDS"),
-    ("endpoint", "EDS"),
-    ("route", "RDS"),
-    ("extensionconfig", "ECDS"),
-];
+const TYPES: [(&str, &str); 5] =
+    [("cluster", "CDS"), ("listener", "LDS"), ("endpoint", "EDS"), ("route", "RDS"), ("extensionconfig", "ECDS")];
 
 pub(crate) fn run(context: &Global, args: &args::ProxyStatus) -> Result<u8, Failure> {
-    let system = Global {
-        namespace: Some(context.istio_namespace.clone()),
-        ..context.clone()
-    };
+    let system = Global { namespace: Some(context.istio_namespace.clone()), ..context.clone() };
     let body = fetch(&system, "deploy/istiod", 15014, "GET", "/debug/syncz")?;
-    let mut proxies: Vec<Value> = serde_json::from_slice(&body)
-        .map_err(|error| Failure::Said(format!("/debug/syncz: {error}")))?;
+    let mut proxies: Vec<Value> =
+        serde_json::from_slice(&body).map_err(|error| Failure::Said(format!("/debug/syncz: {error}")))?;
     if let Some(pod) = &args.pod {
         let (name, namespace) = context.pod(pod);
         proxies.retain(|proxy| proxy["proxy"] == format!("{name}.{namespace}"));
@@ -49,10 +41,7 @@ fn state(proxy: &Value, name: &str, short: &str) -> &'static str {
     if proxy["types"][short]["error"].is_string() {
         return "ERROR";
     }
-    let (sent, acked) = (
-        &proxy[format!("{name}_sent")],
-        &proxy[format!("{name}_acked")],
-    );
+    let (sent, acked) = (&proxy[format!("{name}_sent")], &proxy[format!("{name}_acked")]);
     match (sent.as_str(), acked.as_str()) {
         (None | Some(""), _) => "NOT SENT",
         (sent, acked) if sent == acked => "SYNCED",
@@ -80,11 +69,8 @@ fn summary(proxies: &[Value], columns: bool) -> String {
         row.push(proxy["istiod"].as_str().unwrap_or("istiod").to_owned());
         row.push(text(&proxy["istio_version"]));
         if !columns {
-            let subscribed: Vec<&str> = states
-                .iter()
-                .filter(|(_, state)| *state != "NOT SENT")
-                .map(|(short, _)| *short)
-                .collect();
+            let subscribed: Vec<&str> =
+                states.iter().filter(|(_, state)| *state != "NOT SENT").map(|(short, _)| *short).collect();
             let stale: Vec<String> = states
                 .iter()
                 .filter(|(_, state)| *state == "STALE" || *state == "ERROR")
@@ -115,20 +101,8 @@ mod tests {
             json!({"proxy": "b.default", "cluster_id": "Kubernetes", "istio_version": "1.32"}),
         ];
         let out = summary(&proxies, false);
-        assert!(
-            out.starts_with(
-                "NAME          CLUSTER        ISTIOD     VERSION     SUBSCRIBED TYPES\n"
-            ),
-            "{out}"
-        );
-        assert!(
-            out.contains("2 (CDS,LDS) LDS STALE\n") && out.contains("     0\n"),
-            "{out}"
-        );
-        assert!(
-            summary(&proxies, true).contains("SYNCED       STALE        NOT SENT"),
-            "{}",
-            summary(&proxies, true)
-        );
+        assert!(out.starts_with("NAME          CLUSTER        ISTIOD     VERSION     SUBSCRIBED TYPES\n"), "{out}");
+        assert!(out.contains("2 (CDS,LDS) LDS STALE\n") && out.contains("     0\n"), "{out}");
+        assert!(summary(&proxies, true).contains("SYNCED       STALE        NOT SENT"), "{}", summary(&proxies, true));
     }
 }

@@ -5,10 +5,7 @@
 
 /// Aligns `text` with `padding` spaces between columns.
 pub(crate) fn align(text: &str, padding: usize) -> String {
-    let lines: Vec<Vec<&str>> = text
-        .lines()
-        .map(|line| line.split('\t').collect())
-        .collect();
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
     let mut widths: Vec<Vec<usize>> = lines.iter().map(|cells| vec![0; cells.len() - 1]).collect();
     let columns = widths.iter().map(Vec::len).max().unwrap_or(0);
     for column in 0..columns {
@@ -18,13 +15,8 @@ pub(crate) fn align(text: &str, padding: usize) -> String {
                 start += 1;
                 continue;
             }
-            let end = (start..lines.len())
-                .find(|line| widths[*line].len() <= column)
-                .unwrap_or(lines.len());
-            let widest = (start..end)
-                .map(|line| lines[line][column].chars().count())
-                .max()
-                .unwrap_or(0);
+            let end = (start..lines.len()).find(|line| widths[*line].len() <= column).unwrap_or(lines.len());
+            let widest = (start..end).map(|line| lines[line][column].chars().count()).max().unwrap_or(0);
             for line in &mut widths[start..end] {
                 line[column] = widest + padding;
             }
@@ -45,14 +37,8 @@ pub(crate) fn align(text: &str, padding: usize) -> String {
 }
 
 /// Joins rows of cells with tabs, then aligns.
-pub(crate) fn table<R: AsRef<[String]>>(
-    rows: impl IntoIterator<Item = R>,
-    padding: usize,
-) -> String {
-    let text: String = rows
-        .into_iter()
-        .map(|row| row.as_ref().join("\t") + "\n")
-        .collect();
+pub(crate) fn table<R: AsRef<[String]>>(rows: impl IntoIterator<Item = R>, padding: usize) -> String {
+    let text: String = rows.into_iter().map(|row| row.as_ref().join("\t") + "\n").collect();
     align(&text, padding)
 }
 

@@ -32,23 +32,11 @@ fn envoy(given: Option<&Path>) -> Result<PathBuf, Failure> {
     if head == *b"\x7fELF" {
         return std::fs::canonicalize(&found).map_err(Failure::io(&shown));
     }
-    let package = found
-        .parent()
-        .and_then(Path::parent)
-        .map(|root| root.join("lib"));
-    let versions = package
-        .and_then(|lib| std::fs::read_dir(lib).ok())
-        .into_iter()
-        .flatten()
-        .flatten();
-    let mut programs =
-        versions.map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
+    let package = found.parent().and_then(Path::parent).map(|root| root.join("lib"));
+    let versions = package.and_then(|lib| std::fs::read_dir(lib).ok()).into_iter().flatten().flatten();
+    let mut programs = versions.map(|version| version.path().join("site-packages/envoy/_bin/envoy"));
     let program = programs.find(|path| path.is_file());
-    program.ok_or_else(|| {
-        Failure::Said(format!(
-            "{shown} is a script, and no Envoy lies beside it; {NO_ENVOY}"
-        ))
-    })
+    program.ok_or_else(|| Failure::Said(format!("{shown} is a script, and no Envoy lies beside it; {NO_ENVOY}")))
 }
 
 pub(crate) fn up(context: &Global, args: &args::Up) -> Result<u8, Failure> {
@@ -59,9 +47,7 @@ pub(crate) fn up(context: &Global, args: &args::Up) -> Result<u8, Failure> {
     let name = args.name.as_deref().unwrap_or(&context.mesh);
     let fine = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if name.is_empty() || !name.chars().all(fine) {
-        return Err(Failure::Said(format!(
-            "--name {name:?}: letters, digits, - and _ only"
-        )));
+        return Err(Failure::Said(format!("--name {name:?}: letters, digits, - and _ only")));
     }
     let options = Up {
         manifests: args.dir.clone(),
@@ -79,11 +65,7 @@ pub(crate) fn up(context: &Global, args: &args::Up) -> Result<u8, Failure> {
 
 pub(crate) fn down(context: &Global) -> Result<u8, Failure> {
     let running = mesh::down(&context.layout())?;
-    print(if running {
-        "Mesh ended.\n"
-    } else {
-        "No mesh was running.\n"
-    })?;
+    print(if running { "Mesh ended.\n" } else { "No mesh was running.\n" })?;
     Ok(0)
 }
 
@@ -101,23 +83,11 @@ pub(crate) fn ps(context: &Global, args: &args::Ps) -> Result<u8, Failure> {
     rows[0].push("WAITING FOR".to_owned());
     for (row, pod) in rows.iter_mut().skip(1).zip(&pods) {
         let (ready, all) = mesh::report::readiness(pod);
-        row.push(if ready == all {
-            String::new()
-        } else {
-            why(pod)
-        });
+        row.push(if ready == all { String::new() } else { why(pod) });
     }
     let mut out = table(&rows);
-    out.push_str(&format!(
-        "\nGateway  http://{}\n",
-        status["gateway"].as_str().unwrap_or_default()
-    ));
-    for problem in status["problems"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-    {
+    out.push_str(&format!("\nGateway  http://{}\n", status["gateway"].as_str().unwrap_or_default()));
+    for problem in status["problems"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         out.push_str(&format!("Problem  {problem}\n"));
     }
     print(&out)?;

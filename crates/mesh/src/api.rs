@@ -42,54 +42,33 @@ pub enum ApiError {
 /// Sends one message with descriptors; blocks, or fails with `WouldBlock` on a non-blocking socket before anything is sent.
 fn send(socket: RawFd, message: &Value, descriptors: &[RawFd]) -> io::Result<Vec<u8>> {
     let text = message.to_string();
-    let length = u32::try_from(text.len())
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "message too large"))?;
+    let length =
+        u32::try_from(text.len()).map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "message too large"))?;
     let mut bytes = length.to_le_bytes().to_vec();
     bytes.extend(text.as_bytes());
     let rights = [ControlMessage::ScmRights(descriptors)];
     let control: &[ControlMessage<'_>] = if descriptors.is_empty() { &[] } else { &rights };
-    let sent = sendmsg::<()>(
-        socket,
-        &[IoSlice::new(&bytes)],
-        control,
-        MsgFlags::MSG_NOSIGNAL,
-        None,
-    )?;
+    let sent = sendmsg::<()>(socket, &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?;
     bytes.drain(..sent);
     Ok(bytes)
 }
 
 /// Receives at most the rest of one message into `bytes`, and descriptors. `Ok(None)`: more to come.
 #[allow(unsafe_code)] // Descriptors received by SCM_RIGHTS are new and owned by nobody else.
-fn receive(
-    socket: RawFd,
-    bytes: &mut Vec<u8>,
-    descriptors: &mut Vec<OwnedFd>,
-) -> io::Result<Option<Value>> {
+fn receive(socket: RawFd, bytes: &mut Vec<u8>, descriptors: &mut Vec<OwnedFd>) -> io::Result<Option<Value>> {
     let wanted = |bytes: &[u8]| match bytes.get(..4) {
         None => 4 - bytes.len(),
-        Some(length) => {
-            4 + u32::from_le_bytes(length.try_into().expect("four bytes")) as usize - bytes.len()
-        }
+        Some(length) => 4 + u32::from_le_bytes(length.try_into().expect("four bytes")) as usize - bytes.len(),
     };
     let missing = wanted(bytes).min(1 << 20);
     let mut buffer = vec![0; missing];
     let mut control = nix::cmsg_space!([RawFd; DESCRIPTORS_MAX]);
     let mut slices = [IoSliceMut::new(&mut buffer)];
-    let got = recvmsg::<()>(
-        socket,
-        &mut slices,
-        Some(&mut control),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
+    let got = recvmsg::<()>(socket, &mut slices, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
     let length = got.bytes;
     for message in got.cmsgs().map_err(io::Error::from)? {
         if let ControlMessageOwned::ScmRights(received) = message {
-            descriptors.extend(
-                received
-                    .into_iter()
-                    .map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }),
-            );
+            descriptors.extend(received.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
     if length == 0 {
@@ -99,10 +78,7 @@ fn receive(
     if bytes.len() >= 4 {
         let size = u32::from_le_bytes(bytes[..4].try_into().expect("four bytes")) as usize;
         if size > MESSAGE_MAX || descriptors.len() > DESCRIPTORS_MAX {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "message too large",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "message too large"));
         }
         if bytes.len() == size + 4 {
             let value = serde_json::from_slice(&bytes[4..])?;
@@ -128,12 +104,8 @@ impl Client {
         let path = layout.socket();
         match UnixStream::connect(&path) {
             Ok(stream) => Ok(Self { stream }),
-            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => {
-                Err(ApiError::Denied { path, source })
-            }
-            Err(_) => Err(ApiError::NotRunning {
-                name: layout.name.clone(),
-            }),
+            Err(source) if source.kind() == io::ErrorKind::PermissionDenied => Err(ApiError::Denied { path, source }),
+            Err(_) => Err(ApiError::NotRunning { name: layout.name.clone() }),
         }
     }
 
@@ -141,11 +113,7 @@ impl Client {
     ///
     /// # Errors
     /// What the mesh refuses, in its words, or a broken connection.
-    pub fn call(
-        &mut self,
-        request: &Value,
-        descriptors: &[BorrowedFd<'_>],
-    ) -> Result<(Value, Vec<OwnedFd>), ApiError> {
+    pub fn call(&mut self, request: &Value, descriptors: &[BorrowedFd<'_>]) -> Result<(Value, Vec<OwnedFd>), ApiError> {
         use std::io::Write;
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rest = send(self.stream.as_raw_fd(), request, &raw)?;
@@ -179,10 +147,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(stream: tokio::net::UnixStream) -> Self {
-        Self {
-            stream,
-            bytes: Vec::new(),
-        }
+        Self { stream, bytes: Vec::new() }
     }
 
     /// The next request; an error when the other end is gone.
@@ -191,9 +156,9 @@ impl Connection {
         loop {
             self.stream.readable().await?;
             let socket = self.stream.as_raw_fd();
-            let got = self.stream.try_io(tokio::io::Interest::READABLE, || {
-                receive(socket, &mut self.bytes, &mut descriptors)
-            });
+            let got = self
+                .stream
+                .try_io(tokio::io::Interest::READABLE, || receive(socket, &mut self.bytes, &mut descriptors));
             match got {
                 Ok(Some(request)) => return Ok((request, descriptors)),
                 Ok(None) => {}
@@ -212,8 +177,7 @@ impl Connection {
             let mut byte = [0];
             let socket = &self.stream;
             let peek = socket.try_io(tokio::io::Interest::READABLE, || {
-                nix::sys::socket::recv(socket.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK)
-                    .map_err(io::Error::from)
+                nix::sys::socket::recv(socket.as_raw_fd(), &mut byte, MsgFlags::MSG_PEEK).map_err(io::Error::from)
             });
             match peek {
                 Ok(0) => return,
@@ -224,20 +188,13 @@ impl Connection {
         }
     }
 
-    pub(crate) async fn answer(
-        &mut self,
-        answer: &Value,
-        descriptors: &[OwnedFd],
-    ) -> io::Result<()> {
+    pub(crate) async fn answer(&mut self, answer: &Value, descriptors: &[OwnedFd]) -> io::Result<()> {
         use tokio::io::AsyncWriteExt;
         let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rest = loop {
             self.stream.writable().await?;
             let socket = self.stream.as_raw_fd();
-            match self
-                .stream
-                .try_io(tokio::io::Interest::WRITABLE, || send(socket, answer, &raw))
-            {
+            match self.stream.try_io(tokio::io::Interest::WRITABLE, || send(socket, answer, &raw)) {
                 Ok(rest) => break rest,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
@@ -265,15 +222,10 @@ impl Layout {
             }
             let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
             runtime
-                .unwrap_or_else(|| {
-                    std::env::temp_dir().join(format!("proa-{}", nix::unistd::geteuid()))
-                })
+                .unwrap_or_else(|| std::env::temp_dir().join(format!("proa-{}", nix::unistd::geteuid())))
                 .join("proa")
         });
-        Self {
-            name: name.to_owned(),
-            folder: base.join(name),
-        }
+        Self { name: name.to_owned(), folder: base.join(name) }
     }
 
     /// The commands' socket.

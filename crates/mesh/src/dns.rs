@@ -60,12 +60,7 @@ fn question(message: &[u8]) -> Option<Question> {
         }
     }
     let kind = u16::from_be_bytes(message.get(at..at + 2)?.try_into().ok()?);
-    Some(Question {
-        name,
-        kind,
-        end: at + 4,
-    })
-    .filter(|question| message.len() >= question.end)
+    Some(Question { name, kind, end: at + 4 }).filter(|question| message.len() >= question.end)
 }
 
 fn encode_name(name: &str) -> Vec<u8> {
@@ -102,24 +97,11 @@ fn response(query: &[u8], end: usize, code: u8, records: &[(u16, Vec<u8>)]) -> V
 fn local(directory: &Directory, query: &[u8], question: &Question) -> Option<Vec<u8>> {
     let wants_v4 = matches!(question.kind, TYPE_A | TYPE_ANY);
     if let Some(addresses) = directory.names.get(&question.name) {
-        let records = addresses
-            .iter()
-            .filter(|_| wants_v4)
-            .map(|address| (TYPE_A, address.octets().to_vec()));
-        return Some(response(
-            query,
-            question.end,
-            0,
-            &records.collect::<Vec<_>>(),
-        ));
+        let records = addresses.iter().filter(|_| wants_v4).map(|address| (TYPE_A, address.octets().to_vec()));
+        return Some(response(query, question.end, 0, &records.collect::<Vec<_>>()));
     }
     if let Some(alias) = directory.aliases.get(&question.name) {
-        return Some(response(
-            query,
-            question.end,
-            0,
-            &[(TYPE_CNAME, encode_name(alias))],
-        ));
+        return Some(response(query, question.end, 0, &[(TYPE_CNAME, encode_name(alias))]));
     }
     let inside = question.name == ZONE || question.name.ends_with(".cluster.local");
     inside.then(|| response(query, question.end, NXDOMAIN, &[]))
@@ -136,12 +118,7 @@ pub(crate) struct NameServer {
 impl NameServer {
     /// A server that asks `upstream`, a connected socket, about names that are not the mesh's.
     pub(crate) fn new(upstream: Option<UdpSocket>) -> Rc<Self> {
-        Rc::new(Self {
-            directory: RefCell::default(),
-            upstream,
-            forwarded: RefCell::default(),
-            next: RefCell::new(1),
-        })
+        Rc::new(Self { directory: RefCell::default(), upstream, forwarded: RefCell::default(), next: RefCell::new(1) })
     }
 
     pub(crate) fn publish(&self, directory: Rc<Directory>) {
@@ -184,9 +161,7 @@ impl NameServer {
             let Some(answer) = self.answer(&query, None) else {
                 return Ok(());
             };
-            stream
-                .write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX))
-                .await?;
+            stream.write_u16(u16::try_from(answer.len()).unwrap_or(u16::MAX)).await?;
             stream.write_all(&answer).await?;
         }
     }
@@ -251,11 +226,7 @@ pub(crate) fn upstream() -> Option<std::net::UdpSocket> {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("nameserver"))
         .find_map(|rest| rest.trim().parse::<std::net::IpAddr>().ok())?;
-    let any: SocketAddr = if server.is_ipv4() {
-        ([0, 0, 0, 0], 0).into()
-    } else {
-        ([0_u16; 8], 0).into()
-    };
+    let any: SocketAddr = if server.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0_u16; 8], 0).into() };
     let socket = std::net::UdpSocket::bind(any).ok()?;
     socket.connect((server, 53)).ok()?;
     socket.set_nonblocking(true).ok()?;
@@ -276,13 +247,8 @@ mod tests {
 
     fn check(name: &str, kind: u16, expect: Option<(u8, u16)>) {
         let mut directory = Directory::default();
-        directory.names.insert(
-            "a.x.svc.cluster.local".into(),
-            vec![Ipv4Addr::new(10, 96, 1, 0)],
-        );
-        directory
-            .aliases
-            .insert("e.x.svc.cluster.local".into(), "example.com".into());
+        directory.names.insert("a.x.svc.cluster.local".into(), vec![Ipv4Addr::new(10, 96, 1, 0)]);
+        directory.aliases.insert("e.x.svc.cluster.local".into(), "example.com".into());
         let query = query(name, kind);
         let asked = question(&query).expect("well formed");
         let answer = local(&directory, &query, &asked);

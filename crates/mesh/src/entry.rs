@@ -70,8 +70,7 @@ pub fn pod_entry(args: Vec<OsString>) -> ExitCode {
         return pause();
     }
     let spec = fs::read(path).map_err(|error| error.to_string());
-    let spec = spec
-        .and_then(|text| serde_json::from_slice::<Spec>(&text).map_err(|error| error.to_string()));
+    let spec = spec.and_then(|text| serde_json::from_slice::<Spec>(&text).map_err(|error| error.to_string()));
     let error = match spec {
         Ok(spec) => match close_on_exec(&spec).and_then(|()| enter(&spec)) {
             Ok(()) => {
@@ -98,9 +97,7 @@ fn close_on_exec(spec: &Spec) -> Result<(), String> {
         return Ok(());
     };
     let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
-    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))
-        .map(drop)
-        .map_err(|error| format!("descriptor: {error}"))
+    fcntl(descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map(drop).map_err(|error| format!("descriptor: {error}"))
 }
 
 /// Says to the other end of `started` that the command will not run.
@@ -123,38 +120,30 @@ fn pause() -> ExitCode {
     }
     loop {
         let _ = children.wait();
-        while !matches!(
-            waitpid(None, Some(WaitPidFlag::WNOHANG)),
-            Ok(WaitStatus::StillAlive) | Err(_)
-        ) {}
+        while !matches!(waitpid(None, Some(WaitPidFlag::WNOHANG)), Ok(WaitStatus::StillAlive) | Err(_)) {}
     }
 }
 
 fn enter(spec: &Spec) -> Result<(), String> {
     let say = |what: &'static str| move |error: nix::Error| format!("{what}: {error}");
     if let Some(pid) = spec.join {
-        for (name, flag) in [
-            ("net", CloneFlags::CLONE_NEWNET),
-            ("uts", CloneFlags::CLONE_NEWUTS),
-            ("mnt", CloneFlags::CLONE_NEWNS),
-        ] {
-            let file = File::open(format!("/proc/{pid}/ns/{name}"))
-                .map_err(|_| "the container has exited".to_owned())?;
+        for (name, flag) in
+            [("net", CloneFlags::CLONE_NEWNET), ("uts", CloneFlags::CLONE_NEWUTS), ("mnt", CloneFlags::CLONE_NEWNS)]
+        {
+            let file =
+                File::open(format!("/proc/{pid}/ns/{name}")).map_err(|_| "the container has exited".to_owned())?;
             setns(file, flag).map_err(say("joining the container"))?;
         }
     } else {
-        let network =
-            File::open(&spec.network).map_err(|error| format!("network namespace: {error}"))?;
+        let network = File::open(&spec.network).map_err(|error| format!("network namespace: {error}"))?;
         setns(network, CloneFlags::CLONE_NEWNET).map_err(say("joining the pod's network"))?;
-        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS).map_err(say(
-            "mount namespace (needs CAP_SYS_ADMIN or user namespaces)",
-        ))?;
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS)
+            .map_err(say("mount namespace (needs CAP_SYS_ADMIN or user namespaces)"))?;
         nix::unistd::sethostname(&spec.hostname).map_err(say("host name"))?;
         Root::build(spec).map_err(|error| format!("container file system: {error}"))?;
     }
     let directory = spec.directory.as_deref().unwrap_or(Path::new("/"));
-    std::env::set_current_dir(directory)
-        .map_err(|error| format!("{}: {error}", directory.display()))?;
+    std::env::set_current_dir(directory).map_err(|error| format!("{}: {error}", directory.display()))?;
     // A session of its own: signals go to the whole container, and a terminal stays the supervisor's.
     let _ = nix::unistd::setsid();
     if spec.uid != 0 || spec.gid != 0 {
@@ -162,35 +151,24 @@ fn enter(spec: &Spec) -> Result<(), String> {
         let gid = Gid::from_raw(spec.gid);
         nix::unistd::setresgid(gid, gid, gid).map_err(say("setgid"))?;
         let uid = Uid::from_raw(spec.uid);
-        nix::unistd::setresuid(uid, uid, uid)
-            .map_err(say("setuid: is this user mapped in the user namespace?"))?;
+        nix::unistd::setresuid(uid, uid, uid).map_err(say("setuid: is this user mapped in the user namespace?"))?;
     }
     Ok(())
 }
 
 fn execute(spec: &Spec) -> String {
     let c_string = |text: &str| CString::new(text).unwrap_or_default();
-    let path = spec
-        .environment
-        .iter()
-        .rev()
-        .find(|(name, _)| name == "PATH")
-        .map_or("", |(_, value)| value.as_str());
+    let path = spec.environment.iter().rev().find(|(name, _)| name == "PATH").map_or("", |(_, value)| value.as_str());
     let Some(name) = spec.command.first() else {
         return "the container has no command".to_owned();
     };
     let arguments: Vec<CString> = spec.command.iter().map(|word| c_string(word)).collect();
-    let environment: Vec<CString> = spec
-        .environment
-        .iter()
-        .map(|(name, value)| c_string(&format!("{name}={value}")))
-        .collect();
+    let environment: Vec<CString> =
+        spec.environment.iter().map(|(name, value)| c_string(&format!("{name}={value}"))).collect();
     let candidates: Vec<PathBuf> = if name.contains('/') {
         vec![PathBuf::from(name)]
     } else {
-        path.split(':')
-            .map(|folder| Path::new(folder).join(name))
-            .collect()
+        path.split(':').map(|folder| Path::new(folder).join(name)).collect()
     };
     let mut error = nix::Error::ENOENT;
     for candidate in candidates {
@@ -200,9 +178,7 @@ fn execute(spec: &Spec) -> String {
             error = cause;
         }
     }
-    format!(
-        "cannot run {name:?}: {error} (images are not pulled; the command must exist on this machine)"
-    )
+    format!("cannot run {name:?}: {error} (images are not pulled; the command must exist on this machine)")
 }
 
 /// The file system of one container, under construction.
@@ -217,23 +193,10 @@ impl<'a> Root<'a> {
     fn build(spec: &'a Spec) -> io::Result<()> {
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).map_err(named("/"))?;
-        mount(
-            Some("tmpfs"),
-            &spec.root,
-            Some("tmpfs"),
-            MsFlags::MS_NOSUID,
-            Some("mode=755"),
-        )
-        .map_err(named("tmpfs"))?;
-        let opened = ["/", "/etc", "/var", "/run"]
-            .into_iter()
-            .map(PathBuf::from)
-            .collect();
-        let mut root = Self {
-            spec,
-            opened,
-            targets: BTreeSet::new(),
-        };
+        mount(Some("tmpfs"), &spec.root, Some("tmpfs"), MsFlags::MS_NOSUID, Some("mode=755"))
+            .map_err(named("tmpfs"))?;
+        let opened = ["/", "/etc", "/var", "/run"].into_iter().map(PathBuf::from).collect();
+        let mut root = Self { spec, opened, targets: BTreeSet::new() };
         let mut mounts: Vec<Mount> = spec.mounts.clone();
         for mount in &mut mounts {
             mount.target = root.open_towards(&mount.target);
@@ -268,9 +231,7 @@ impl<'a> Root<'a> {
             let next = at.join(&name);
             let fresh = next.starts_with("/run");
             match fs::symlink_metadata(&next) {
-                Ok(meta)
-                    if meta.is_symlink() && !fresh && links < LINKS_MAX && !pending.is_empty() =>
-                {
+                Ok(meta) if meta.is_symlink() && !fresh && links < LINKS_MAX && !pending.is_empty() => {
                     links += 1;
                     let link = fs::read_link(&next).unwrap_or_default();
                     if link.is_absolute() {
@@ -316,13 +277,9 @@ impl<'a> Root<'a> {
             } else if kind.is_dir() {
                 fs::create_dir(&to)?;
                 let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-                mount(Some(&from), &to, None::<&str>, flags, None::<&str>)
-                    .map_err(named(&from.to_string_lossy()))?;
+                mount(Some(&from), &to, None::<&str>, flags, None::<&str>).map_err(named(&from.to_string_lossy()))?;
             } else {
-                symlink(
-                    Path::new(HOST).join(from.strip_prefix("/").unwrap_or(&from)),
-                    &to,
-                )?;
+                symlink(Path::new(HOST).join(from.strip_prefix("/").unwrap_or(&from)), &to)?;
             }
         }
         Ok(())
@@ -332,15 +289,7 @@ impl<'a> Root<'a> {
     fn processes(&self, to: &Path) -> io::Result<()> {
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("proc"), to, Some("proc"), flags, None::<&str>)
-            .or_else(|_| {
-                mount(
-                    Some("/proc"),
-                    to,
-                    None::<&str>,
-                    MsFlags::MS_BIND | MsFlags::MS_REC,
-                    None::<&str>,
-                )
-            })
+            .or_else(|_| mount(Some("/proc"), to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>))
             .map_err(named("/proc"))
     }
 
@@ -353,14 +302,8 @@ impl<'a> Root<'a> {
             to.parent().map(fs::create_dir_all).transpose()?;
             File::create(&to)?;
         }
-        mount(
-            Some(&one.source),
-            &to,
-            None::<&str>,
-            MsFlags::MS_BIND | MsFlags::MS_REC,
-            None::<&str>,
-        )
-        .map_err(named(&name))?;
+        mount(Some(&one.source), &to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+            .map_err(named(&name))?;
         if one.read_only {
             let flags = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
             // Locked flags of the source may forbid this in a user namespace; the mount itself is what matters.

@@ -28,8 +28,5 @@ files! {
 
 /// The content of a bundled file by its name without folders, such as `nodebook-service.yaml`.
 pub fn find(name: &str) -> Option<&'static str> {
-    FILES
-        .iter()
-        .find(|(path, _)| path.rsplit('/').next() == Some(name))
-        .map(|(_, text)| *text)
+    FILES.iter().find(|(path, _)| path.rsplit('/').next() == Some(name)).map(|(_, text)| *text)
 }

@@ -25,17 +25,11 @@ pub(crate) struct Door {
 impl Door {
     /// Where requests enter, as `host:port`.
     pub(crate) fn address(&self) -> String {
-        self.listener
-            .local_addr()
-            .map(|address| address.to_string())
-            .unwrap_or_default()
+        self.listener.local_addr().map(|address| address.to_string()).unwrap_or_default()
     }
 
     /// Accepts for as long as the mesh lives.
-    pub(crate) fn serve(
-        &self,
-        supervisor: Rc<Supervisor>,
-    ) -> io::Result<impl Future<Output = ()> + use<>> {
+    pub(crate) fn serve(&self, supervisor: Rc<Supervisor>) -> io::Result<impl Future<Output = ()> + use<>> {
         let listener = self.listener.try_clone()?;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -69,7 +63,5 @@ async fn relay(mut client: TcpStream, port: u16, supervisor: &Supervisor) -> io:
     let mut gateway = TcpStream::connect(SocketAddr::from((address, port))).await?;
     let _ = client.set_nodelay(true);
     let _ = gateway.set_nodelay(true);
-    tokio::io::copy_bidirectional_with_sizes(&mut client, &mut gateway, BUFFER, BUFFER)
-        .await
-        .map(drop)
+    tokio::io::copy_bidirectional_with_sizes(&mut client, &mut gateway, BUFFER, BUFFER).await.map(drop)
 }

@@ -18,17 +18,10 @@ impl Identity {
     /// Makes new keys.
     pub(crate) fn generate() -> Result<Self, String> {
         let text = |error: pki::PkiError| format!("mesh keys: {error}");
-        let authority = Authority::self_signed(
-            "cluster.local",
-            KeyAlgorithm::EcdsaP256,
-            SystemTime::now(),
-            rand::random(),
-        )
-        .map_err(text)?;
-        Ok(Self {
-            authority,
-            token_key: PrivateKey::generate(KeyAlgorithm::EcdsaP256).map_err(text)?,
-        })
+        let authority =
+            Authority::self_signed("cluster.local", KeyAlgorithm::EcdsaP256, SystemTime::now(), rand::random())
+                .map_err(text)?;
+        Ok(Self { authority, token_key: PrivateKey::generate(KeyAlgorithm::EcdsaP256).map_err(text)? })
     }
 
     pub(crate) fn root_pem(&self) -> String {
@@ -37,9 +30,7 @@ impl Identity {
 
     /// The `cacerts` secret, as a plug-in CA for istiod, with the token keys beside it.
     pub(crate) fn cacerts(&self) -> BTreeMap<String, Vec<u8>> {
-        let jwks = TokenKey::of(&self.token_key)
-            .map(|key| key.to_jwks())
-            .unwrap_or_default();
+        let jwks = TokenKey::of(&self.token_key).map(|key| key.to_jwks()).unwrap_or_default();
         [
             ("ca-cert.pem", self.authority.cert_pem()),
             ("ca-key.pem", self.authority.key().to_pem()),
@@ -59,7 +50,6 @@ impl Identity {
             name: account.to_owned(),
             pod: Some((pod.0.to_owned(), pod.1.to_owned())),
         };
-        TokenClaims::sign(&self.token_key, &account, SystemTime::now(), LIFE_TIME)
-            .unwrap_or_default()
+        TokenClaims::sign(&self.token_key, &account, SystemTime::now(), LIFE_TIME).unwrap_or_default()
     }
 }

@@ -25,9 +25,7 @@ pub fn entry_point(image: &str) -> Vec<String> {
         "echo" | "app" => &["proa", "sample", "echo"],
         "sleep" | "curl" | "curl-ssl" | "pause" => &["proa", "sample", "sleep"],
         "nodebook" if !tag.is_empty() => {
-            return ["proa", "sample", "nodebook", "--version", tag]
-                .map(str::to_owned)
-                .to_vec();
+            return ["proa", "sample", "nodebook", "--version", tag].map(str::to_owned).to_vec();
         }
         "nodebook" => &["proa", "sample", "nodebook"],
         other => &[other],
@@ -37,11 +35,7 @@ pub fn entry_point(image: &str) -> Vec<String> {
 
 /// The program and arguments of a container, by Kubernetes' rules for `command:` and `args:`.
 pub(crate) fn command_line(image: &str, command: &[String], args: &[String]) -> Vec<String> {
-    let head = if command.is_empty() {
-        entry_point(image)
-    } else {
-        command.to_vec()
-    };
+    let head = if command.is_empty() { entry_point(image) } else { command.to_vec() };
     head.into_iter().chain(args.iter().cloned()).collect()
 }
 
@@ -66,13 +60,7 @@ mod tests {
     #[test]
     fn command_replaces_the_entry_point() {
         let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(
-            command_line("sleep", &words("/bin/sleep"), &words("infinity")).join(" "),
-            "/bin/sleep infinity"
-        );
-        assert_eq!(
-            command_line("proxyv2", &[], &words("proxy sidecar")).join(" "),
-            "proa agent proxy sidecar"
-        );
+        assert_eq!(command_line("sleep", &words("/bin/sleep"), &words("infinity")).join(" "), "/bin/sleep infinity");
+        assert_eq!(command_line("proxyv2", &[], &words("proxy sidecar")).join(" "), "proa agent proxy sidecar");
     }
 }

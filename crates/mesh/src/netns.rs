@@ -26,18 +26,12 @@ const INTERFACE: u32 = 2;
 const FIRST_INDEX: u32 = 1000;
 
 /// Runs `work` on a thread of its own, so that namespaces it joins stay behind with it.
-pub(crate) async fn aside<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
+pub(crate) async fn aside<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let (done, result) = oneshot::channel();
-    std::thread::Builder::new()
-        .name("netns".into())
-        .spawn(move || {
-            let _ = done.send(work());
-        })?;
-    result
-        .await
-        .unwrap_or_else(|_| Err(io::Error::other("a network namespace thread died")))
+    std::thread::Builder::new().name("netns".into()).spawn(move || {
+        let _ = done.send(work());
+    })?;
+    result.await.unwrap_or_else(|_| Err(io::Error::other("a network namespace thread died")))
 }
 
 fn host_prefix(address: Ipv4Addr) -> IpNet {
@@ -52,10 +46,7 @@ pub(crate) fn prepare_router() -> io::Result<()> {
     netlink.address(lo, host_prefix(DNS_ADDRESS))?;
     netlink.address(lo, host_prefix(NODE_ADDRESS))?;
     fs::write("/proc/sys/net/ipv4/ip_forward", "1").map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("/proc/sys/net/ipv4/ip_forward: {error} (is /proc/sys read-only here?)"),
-        )
+        io::Error::new(error.kind(), format!("/proc/sys/net/ipv4/ip_forward: {error} (is /proc/sys read-only here?)"))
     })?;
     // Gateways bind low ports as an ordinary user.
     let _ = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
@@ -77,14 +68,8 @@ pub(crate) async fn pod(number: u32, address: Ipv4Addr) -> io::Result<OwnedFd> {
         let mut inside = Netlink::open()?;
         let index = FIRST_INDEX + number;
         router
-            .veth(
-                (&format!("pod{number}"), index),
-                ("eth0", INTERFACE),
-                namespace.as_fd(),
-            )
-            .map_err(|error| {
-                io::Error::new(error.kind(), format!("veth: {error} (CONFIG_VETH)"))
-            })?;
+            .veth((&format!("pod{number}"), index), ("eth0", INTERFACE), namespace.as_fd())
+            .map_err(|error| io::Error::new(error.kind(), format!("veth: {error} (CONFIG_VETH)")))?;
         router.address(index, host_prefix(NEXT_HOP))?;
         router.up(index)?;
         let route = |to: IpNet, via: Option<Ipv4Addr>, interface| Route {
@@ -114,11 +99,7 @@ pub(crate) async fn remove(number: u32) {
 }
 
 /// Connects to `to` as if from inside `namespace`.
-pub(crate) async fn dial(
-    namespace: &OwnedFd,
-    to: SocketAddr,
-    timeout: Duration,
-) -> io::Result<TcpStream> {
+pub(crate) async fn dial(namespace: &OwnedFd, to: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
     let namespace = namespace.try_clone()?;
     aside(move || {
         setns(namespace, CloneFlags::CLONE_NEWNET)?;
@@ -131,10 +112,7 @@ pub(crate) async fn dial(
 pub(crate) fn path(namespace: &OwnedFd) -> io::Result<std::path::PathBuf> {
     // `/proc` may show an outer PID namespace, so it is asked who we are.
     let own = fs::read_link("/proc/self")?;
-    Ok(std::path::Path::new("/proc")
-        .join(own)
-        .join("fd")
-        .join(namespace.as_raw_fd().to_string()))
+    Ok(std::path::Path::new("/proc").join(own).join("fd").join(namespace.as_raw_fd().to_string()))
 }
 
 /// Hands out pod numbers and addresses in turn.

@@ -59,11 +59,9 @@ impl Kind {
     pub fn find(word: &str) -> Option<&'static Self> {
         let word = word.to_ascii_lowercase();
         let word = word.split('.').next().unwrap_or_default();
-        KINDS.iter().find(|kind| {
-            word == kind.plural
-                || word == kind.name.to_ascii_lowercase()
-                || kind.aliases.contains(&word)
-        })
+        KINDS
+            .iter()
+            .find(|kind| word == kind.plural || word == kind.name.to_ascii_lowercase() || kind.aliases.contains(&word))
     }
 
     /// Finds a kind by its exact name.
@@ -86,11 +84,7 @@ pub struct Key {
 impl Key {
     /// A key of these parts.
     pub fn new(kind: &str, namespace: &str, name: &str) -> Self {
-        Self {
-            kind: kind.to_owned(),
-            namespace: namespace.to_owned(),
-            name: name.to_owned(),
-        }
+        Self { kind: kind.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
     }
 }
 
@@ -114,9 +108,7 @@ pub enum InvalidObject {
     #[error("{0}: required field is missing")]
     Missing(&'static str),
     /// A name that Kubernetes would refuse.
-    #[error(
-        "metadata.{field}: {value:?} is not a DNS name (lower case letters, digits, '-' and '.')"
-    )]
+    #[error("metadata.{field}: {value:?} is not a DNS name (lower case letters, digits, '-' and '.')")]
     Name {
         /// `name` or `namespace`
         field: &'static str,
@@ -139,32 +131,19 @@ fn is_dns_name(name: &str) -> bool {
 /// # Errors
 /// A missing or impossible kind, name or namespace.
 pub fn identify(object: &mut Object, namespace: &str) -> Result<Key, InvalidObject> {
-    let text = |value: &Value| {
-        value
-            .as_str()
-            .filter(|text| !text.is_empty())
-            .map(str::to_owned)
-    };
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let kind = text(&object["kind"]).ok_or(InvalidObject::Missing("kind"))?;
     text(&object["apiVersion"]).ok_or(InvalidObject::Missing("apiVersion"))?;
     let name = text(&object["metadata"]["name"]).ok_or(InvalidObject::Missing("metadata.name"))?;
     let namespaced = Kind::named(&kind).is_none_or(|kind| kind.namespaced);
-    let mut key = Key {
-        kind,
-        namespace: String::new(),
-        name,
-    };
+    let mut key = Key { kind, namespace: String::new(), name };
     if namespaced {
-        key.namespace =
-            text(&object["metadata"]["namespace"]).unwrap_or_else(|| namespace.to_owned());
+        key.namespace = text(&object["metadata"]["namespace"]).unwrap_or_else(|| namespace.to_owned());
         object["metadata"]["namespace"] = key.namespace.clone().into();
     }
     for (field, value) in [("name", &key.name), ("namespace", &key.namespace)] {
         if !is_dns_name(value) && (field == "name" || namespaced) {
-            return Err(InvalidObject::Name {
-                field,
-                value: value.clone(),
-            });
+            return Err(InvalidObject::Name { field, value: value.clone() });
         }
     }
     Ok(key)
@@ -172,28 +151,14 @@ pub fn identify(object: &mut Object, namespace: &str) -> Result<Key, InvalidObje
 
 /// A string map such as `metadata.labels`.
 pub fn strings(value: &Value) -> Vec<(String, String)> {
-    let text = |value: &Value| {
-        value
-            .as_str()
-            .map_or_else(|| value.to_string(), str::to_owned)
-    };
-    value
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(key, value)| (key.clone(), text(value)))
-        .collect()
+    let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    value.as_object().into_iter().flatten().map(|(key, value)| (key.clone(), text(value))).collect()
 }
 
 /// Whether `labels` has every pair of a service's `selector`; an empty selector selects nothing.
 pub fn selects(selector: &Value, labels: &Value) -> bool {
     let selector = selector.as_object();
-    selector.is_some_and(|pairs| {
-        !pairs.is_empty()
-            && pairs
-                .iter()
-                .all(|(key, value)| labels.get(key) == Some(value))
-    })
+    selector.is_some_and(|pairs| !pairs.is_empty() && pairs.iter().all(|(key, value)| labels.get(key) == Some(value)))
 }
 
 /// RFC 7396 merge patch.
@@ -253,17 +218,8 @@ mod tests {
 
     #[test]
     fn kinds_have_many_names() {
-        for word in [
-            "vs",
-            "virtualservice",
-            "VirtualServices",
-            "virtualservices.networking.istio.io",
-        ] {
-            assert_eq!(
-                Kind::find(word).map(|kind| kind.name),
-                Some("VirtualService"),
-                "{word}"
-            );
+        for word in ["vs", "virtualservice", "VirtualServices", "virtualservices.networking.istio.io"] {
+            assert_eq!(Kind::find(word).map(|kind| kind.name), Some("VirtualService"), "{word}");
         }
         assert!(Kind::find("frobs").is_none());
     }
@@ -271,30 +227,17 @@ mod tests {
     #[test]
     fn identification() {
         let mut object = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}});
-        assert_eq!(
-            identify(&mut object, "samples"),
-            Ok(Key::new("Service", "samples", "a"))
-        );
+        assert_eq!(identify(&mut object, "samples"), Ok(Key::new("Service", "samples", "a")));
         assert_eq!(object["metadata"]["namespace"], "samples");
-        let mut object =
-            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "../x"}});
-        assert!(matches!(
-            identify(&mut object, "d"),
-            Err(InvalidObject::Name { .. })
-        ));
-        assert_eq!(
-            identify(&mut json!({"kind": "Service"}), "d"),
-            Err(InvalidObject::Missing("apiVersion"))
-        );
+        let mut object = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "../x"}});
+        assert!(matches!(identify(&mut object, "d"), Err(InvalidObject::Name { .. })));
+        assert_eq!(identify(&mut json!({"kind": "Service"}), "d"), Err(InvalidObject::Missing("apiVersion")));
     }
 
     #[test]
     fn merge_patch() {
         let mut object = json!({"a": {"b": 1, "c": 2}});
-        merge(
-            &mut object,
-            &json!({"a": {"b": null, "d": [3]}, "e": {"f": null}}),
-        );
+        merge(&mut object, &json!({"a": {"b": null, "d": [3]}, "e": {"f": null}}));
         assert_eq!(object, json!({"a": {"c": 2, "d": [3]}, "e": {}}));
     }
 
@@ -302,9 +245,6 @@ mod tests {
     fn yaml_errors_have_lines() {
         let error = read_yaml("kind: A\n---\nkind: [\n").expect_err("broken");
         assert!(error.starts_with("line "), "{error}");
-        assert_eq!(
-            read_yaml("---\n---\nkind: A\n---\n").expect("fine").len(),
-            1
-        );
+        assert_eq!(read_yaml("---\n---\nkind: A\n---\n").expect("fine").len(), 1);
     }
 }

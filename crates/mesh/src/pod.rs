@@ -43,12 +43,7 @@ const EAGER: Duration = Duration::from_millis(25);
 /// How long starting waits for a container that others depend on.
 const HOLD_MAX: Duration = Duration::from_secs(60);
 /// Names under which `proa` is found in a container, where the host has no such program itself.
-const LINKS: [&str; 4] = [
-    "pilot-agent",
-    "pilot-discovery",
-    "istioctl",
-    "istio-iptables",
-];
+const LINKS: [&str; 4] = ["pilot-agent", "pilot-discovery", "istioctl", "istio-iptables"];
 
 /// What all pods of a mesh share.
 pub(crate) struct Context {
@@ -112,10 +107,7 @@ impl Pod {
     }
 
     fn folder(&self) -> PathBuf {
-        self.context
-            .state
-            .join("pods")
-            .join(format!("{}_{}", self.key.namespace, self.key.name))
+        self.context.state.join("pods").join(format!("{}_{}", self.key.namespace, self.key.name))
     }
 
     /// Where the output of `container` is kept.
@@ -125,11 +117,7 @@ impl Pod {
 
     /// The containers' names, init containers last.
     pub(crate) fn containers(&self) -> impl Iterator<Item = &str> {
-        self.spec
-            .containers
-            .iter()
-            .chain(&self.spec.init_containers)
-            .map(|container| container.name.as_str())
+        self.spec.containers.iter().chain(&self.spec.init_containers).map(|container| container.name.as_str())
     }
 
     /// The pod's network namespace, once it has one.
@@ -205,11 +193,8 @@ impl Pod {
 
     /// The sidecar first: what depends on the network then finds it ready (`holdApplicationUntilProxyStarts`).
     fn in_start_order(&self) -> Vec<&Container> {
-        let (mut first, rest): (Vec<_>, Vec<_>) = self
-            .spec
-            .containers
-            .iter()
-            .partition(|container| container.name == "istio-proxy");
+        let (mut first, rest): (Vec<_>, Vec<_>) =
+            self.spec.containers.iter().partition(|container| container.name == "istio-proxy");
         first.extend(rest);
         first
     }
@@ -231,10 +216,7 @@ impl Pod {
     fn prepare_files(&self) -> io::Result<()> {
         let folder = self.folder();
         fs::create_dir_all(&folder)?;
-        self.log_path("x")
-            .parent()
-            .map(fs::create_dir_all)
-            .transpose()?;
+        self.log_path("x").parent().map(fs::create_dir_all).transpose()?;
         let volumes = self.with_files(|files, _| files.volumes())?;
         *self.volumes.borrow_mut() = volumes;
         Ok(())
@@ -243,12 +225,7 @@ impl Pod {
     /// Starts the pod's first process: PID 1 of its namespace, which reaps orphans and does nothing else.
     fn pause(&self) -> io::Result<()> {
         let mut command = Command::new("/proc/self/exe");
-        command
-            .arg(POD_ENTRY)
-            .arg(PAUSE)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
+        command.arg(POD_ENTRY).arg(PAUSE).env_clear().stdin(Stdio::null()).stdout(Stdio::null());
         let process = self.context.processes.spawn_in(&mut command, None)?;
         let namespace = fs::File::open(format!("/proc/{}/ns/pid", process.pid))?;
         *self.first.borrow_mut() = Some((namespace.into(), process));
@@ -282,10 +259,7 @@ impl Pod {
                 return Ok(());
             }
             if self.spec.restart_policy.as_deref() == Some("Never") {
-                return Err(format!(
-                    "init container {} failed with {code}",
-                    container.name
-                ));
+                return Err(format!("init container {} failed with {code}", container.name));
             }
             self.note(container, |state| state.restarts += 1);
             tokio::time::sleep(pause).await;
@@ -296,21 +270,14 @@ impl Pod {
     /// Starts a container for good and returns when the next one may start.
     async fn begin(self: &Rc<Self>, container: &Container) {
         tokio::task::spawn_local(Rc::clone(self).keep(container.clone()));
-        let sidecar = container.name == "istio-proxy"
-            || container.restart_policy.as_deref() == Some("Always");
-        let hook = container
-            .lifecycle
-            .as_ref()
-            .and_then(|lifecycle| lifecycle.post_start.as_ref());
+        let sidecar = container.name == "istio-proxy" || container.restart_policy.as_deref() == Some("Always");
+        let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
         let started = async {
             self.until(container, |state| state.process.is_some()).await;
             if let Some(handler) = hook {
                 let timeout = HOLD_MAX;
                 if let Err(reason) = self.ask(container, handler, timeout).await {
-                    eprintln!(
-                        "proa: {}: postStart of {}: {reason}",
-                        self.key, container.name
-                    );
+                    eprintln!("proa: {}: postStart of {}: {reason}", self.key, container.name);
                 }
             }
             if sidecar {
@@ -328,12 +295,7 @@ impl Pod {
     async fn until(&self, container: &Container, condition: impl Fn(&State) -> bool) {
         loop {
             let changed = self.changed.notified();
-            if self
-                .running
-                .borrow()
-                .get(&container.name)
-                .is_some_and(&condition)
-            {
+            if self.running.borrow().get(&container.name).is_some_and(&condition) {
                 return;
             }
             changed.await;
@@ -343,21 +305,14 @@ impl Pod {
     /// Starts `container` whenever it is not running, as the restart policy says.
     async fn keep(self: Rc<Self>, container: Container) {
         let native_sidecar = container.restart_policy.as_deref() == Some("Always");
-        let policy = self
-            .spec
-            .restart_policy
-            .clone()
-            .unwrap_or_else(|| "Always".to_owned());
+        let policy = self.spec.restart_policy.clone().unwrap_or_else(|| "Always".to_owned());
         let mut pause = BACK_OFF_MIN;
         while !*self.stop.borrow() {
             let begun = Instant::now();
             let code = match self.start(&container) {
                 Ok((mut process, running)) => {
-                    let watcher = tokio::task::spawn_local(Rc::clone(&self).watch(
-                        container.clone(),
-                        process.clone(),
-                        running,
-                    ));
+                    let watcher =
+                        tokio::task::spawn_local(Rc::clone(&self).watch(container.clone(), process.clone(), running));
                     let code = process.exited().await;
                     watcher.abort();
                     code
@@ -367,8 +322,7 @@ impl Pod {
                     -1
                 }
             };
-            let done = self.done.get()
-                || !native_sidecar && (policy == "Never" || policy == "OnFailure" && code == 0);
+            let done = self.done.get() || !native_sidecar && (policy == "Never" || policy == "OnFailure" && code == 0);
             let said = last_line(&self.log_path(&container.name));
             self.note(&container, |state| {
                 if state.process.take().is_some() && code != 0 {
@@ -403,16 +357,9 @@ impl Pod {
                 let mut failures = 0;
                 while process.is_running() {
                     tokio::time::sleep(period(&liveness)).await;
-                    failures = if pod.probe(&container, &liveness).await.is_ok() {
-                        0
-                    } else {
-                        failures + 1
-                    };
+                    failures = if pod.probe(&container, &liveness).await.is_ok() { 0 } else { failures + 1 };
                     if failures >= liveness.failure_threshold.unwrap_or(3).max(1) {
-                        eprintln!(
-                            "proa: {}: {} failed its liveness probe, restarting it",
-                            pod.key, container.name
-                        );
+                        eprintln!("proa: {}: {} failed its liveness probe, restarting it", pod.key, container.name);
                         process.signal(Signal::SIGTERM);
                         return;
                     }
@@ -427,11 +374,7 @@ impl Pod {
         };
         let mut failures = 0;
         loop {
-            let ready = self
-                .running
-                .borrow()
-                .get(&container.name)
-                .is_some_and(|state| state.ready);
+            let ready = self.running.borrow().get(&container.name).is_some_and(|state| state.ready);
             match self.probe(&container, readiness).await {
                 Ok(()) => {
                     failures = 0;
@@ -442,45 +385,28 @@ impl Pod {
                 }
                 Err(reason) => {
                     failures += 1;
-                    let give_up =
-                        ready && failures >= readiness.failure_threshold.unwrap_or(3).max(1);
+                    let give_up = ready && failures >= readiness.failure_threshold.unwrap_or(3).max(1);
                     self.note(&container, |state| {
                         state.ready = state.ready && !give_up;
                         state.reason = Some(format!("not ready: {reason}"));
                     });
                 }
             }
-            let ready = self
-                .running
-                .borrow()
-                .get(&container.name)
-                .is_some_and(|state| state.ready);
+            let ready = self.running.borrow().get(&container.name).is_some_and(|state| state.ready);
             tokio::time::sleep(if ready { period(readiness) } else { EAGER }).await;
         }
     }
 
     async fn probe(&self, container: &Container, probe: &Probe) -> Result<(), String> {
-        let timeout =
-            Duration::from_secs_f64(probe.timeout_seconds.unwrap_or(1.0).clamp(0.1, 600.0));
+        let timeout = Duration::from_secs_f64(probe.timeout_seconds.unwrap_or(1.0).clamp(0.1, 600.0));
         self.ask(container, &probe.handler, timeout).await
     }
 
-    async fn ask(
-        &self,
-        container: &Container,
-        handler: &Handler,
-        timeout: Duration,
-    ) -> Result<(), String> {
+    async fn ask(&self, container: &Container, handler: &Handler, timeout: Duration) -> Result<(), String> {
         let execute = async |command: Vec<String>| {
             let log = self.log_path(&container.name);
             let output = open_log(&log).map_err(|error| error.to_string())?;
-            let io = [
-                Stdio::null(),
-                output
-                    .try_clone()
-                    .map_or_else(|_| Stdio::null(), Stdio::from),
-                output.into(),
-            ];
+            let io = [Stdio::null(), output.try_clone().map_or_else(|_| Stdio::null(), Stdio::from), output.into()];
             let mut process = self.execute(&container.name, command, io)?;
             match process.exited().await {
                 0 => Ok(()),
@@ -494,56 +420,32 @@ impl Pod {
     ///
     /// # Errors
     /// Why not, in words.
-    pub(crate) fn execute(
-        &self,
-        container: &str,
-        command: Vec<String>,
-        io: [Stdio; 3],
-    ) -> Result<Process, String> {
+    pub(crate) fn execute(&self, container: &str, command: Vec<String>, io: [Stdio; 3]) -> Result<Process, String> {
         let of = self.spec.container(container).ok_or_else(|| {
             let names: Vec<&str> = self.containers().collect();
-            format!(
-                "{} has no container {container:?}; it has {}",
-                self.key,
-                names.join(", ")
-            )
+            format!("{} has no container {container:?}; it has {}", self.key, names.join(", "))
         })?;
-        let running = self
-            .running
-            .borrow()
-            .get(container)
-            .and_then(|state| state.process.clone());
-        let process = running
-            .filter(Process::is_running)
-            .ok_or_else(|| format!("container {container} is not running"))?;
+        let running = self.running.borrow().get(container).and_then(|state| state.process.clone());
+        let process =
+            running.filter(Process::is_running).ok_or_else(|| format!("container {container} is not running"))?;
         let mut spec = self.entry(of);
         spec.join = Some(process.pid);
         spec.command = command;
         let name = format!("{container}.exec");
-        self.launch(&name, &spec, io)
-            .map_err(|error| error.to_string())
+        self.launch(&name, &spec, io).map_err(|error| error.to_string())
     }
 
     fn entry(&self, container: &Container) -> Spec {
         let security = |part: fn(&crate::podspec::SecurityContext) -> Option<u32>| {
-            let of =
-                |context: &Option<crate::podspec::SecurityContext>| context.as_ref().and_then(part);
+            let of = |context: &Option<crate::podspec::SecurityContext>| context.as_ref().and_then(part);
             of(&container.security_context).or_else(|| of(&self.spec.security_context))
         };
         let uid = security(|context| context.run_as_user).unwrap_or(0);
-        let network = self
-            .network
-            .borrow()
-            .as_ref()
-            .and_then(|network| netns::path(network).ok());
+        let network = self.network.borrow().as_ref().and_then(|network| netns::path(network).ok());
         let (environment, mounts) = self.with_files(|files, _| {
             let mut mounts = files.mounts(container, &self.volumes.borrow(), &self.context.program);
             if let DataPlane::Envoy(path) = &self.context.data_plane {
-                mounts.push(Mount {
-                    source: path.clone(),
-                    target: ENVOY.into(),
-                    read_only: true,
-                });
+                mounts.push(Mount { source: path.clone(), target: ENVOY.into(), read_only: true });
             }
             (files.environment(container), mounts)
         });
@@ -555,11 +457,7 @@ impl Pod {
             root: self.context.state.join("root"),
             mounts,
             links: LINKS.map(str::to_owned).to_vec(),
-            hostname: self
-                .spec
-                .hostname
-                .clone()
-                .unwrap_or_else(|| self.key.name.clone()),
+            hostname: self.spec.hostname.clone().unwrap_or_else(|| self.key.name.clone()),
             uid,
             gid: security(|context| context.run_as_group).unwrap_or(uid),
             directory: container.working_dir.as_ref().map(PathBuf::from),
@@ -568,30 +466,15 @@ impl Pod {
         }
     }
 
-    fn launch(
-        &self,
-        name: &str,
-        spec: &Spec,
-        [stdin, stdout, stderr]: [Stdio; 3],
-    ) -> io::Result<Process> {
+    fn launch(&self, name: &str, spec: &Spec, [stdin, stdout, stderr]: [Stdio; 3]) -> io::Result<Process> {
         let number = rand::random::<u32>();
         let path = self.folder().join(format!("{name}.{number:08x}.json"));
         fs::write(&path, serde_json::to_vec(spec)?)?;
         let mut command = Command::new("/proc/self/exe");
-        command
-            .arg(POD_ENTRY)
-            .arg(&path)
-            .env_clear()
-            .stdin(stdin)
-            .stdout(stdout)
-            .stderr(stderr);
+        command.arg(POD_ENTRY).arg(&path).env_clear().stdin(stdin).stdout(stdout).stderr(stderr);
         let first = self.first.borrow();
-        let (pids, _) = first
-            .as_ref()
-            .ok_or_else(|| io::Error::other("the pod has ended"))?;
-        self.context
-            .processes
-            .spawn_in(&mut command, Some(pids.as_fd()))
+        let (pids, _) = first.as_ref().ok_or_else(|| io::Error::other("the pod has ended"))?;
+        self.context.processes.spawn_in(&mut command, Some(pids.as_fd()))
     }
 
     /// Starts `container`; the pipe ends without a byte once its command runs.
@@ -600,10 +483,7 @@ impl Pod {
         let io = [Stdio::null(), log.try_clone()?.into(), log.into()];
         let (running, started) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         // Inherited by this one child: nothing else is started while it is.
-        nix::fcntl::fcntl(
-            &started,
-            nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
-        )?;
+        nix::fcntl::fcntl(&started, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()))?;
         let mut spec = self.entry(container);
         spec.started = Some(std::os::fd::AsRawFd::as_raw_fd(&started));
         let process = self.launch(&container.name, &spec, io)?;
@@ -617,12 +497,7 @@ impl Pod {
 
     /// Changes a container's state and the pod's status with it.
     fn note(&self, container: &Container, change: impl FnOnce(&mut State)) {
-        change(
-            self.running
-                .borrow_mut()
-                .entry(container.name.clone())
-                .or_default(),
-        );
+        change(self.running.borrow_mut().entry(container.name.clone()).or_default());
         self.changed.notify_waiters();
         self.publish();
     }
@@ -630,13 +505,10 @@ impl Pod {
     fn publish(&self) {
         let running = self.running.borrow();
         let none = State::default();
-        let status_of = |container: &Container| {
-            status(container, running.get(&container.name).unwrap_or(&none))
-        };
+        let status_of = |container: &Container| status(container, running.get(&container.name).unwrap_or(&none));
         let containers: Vec<Value> = self.spec.containers.iter().map(status_of).collect();
         let init: Vec<Value> = self.spec.init_containers.iter().map(status_of).collect();
-        let state_of =
-            |container: &Container| running.get(&container.name).cloned().unwrap_or_default();
+        let state_of = |container: &Container| running.get(&container.name).cloned().unwrap_or_default();
         let native = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
         let ready = self
             .spec
@@ -646,22 +518,13 @@ impl Pod {
             .all(|c| state_of(c).ready);
         let states: Vec<State> = self.spec.containers.iter().map(state_of).collect();
         let phase = if states.iter().all(|state| state.finished) {
-            if states.iter().all(|state| state.exit == Some(0)) {
-                "Succeeded"
-            } else {
-                "Failed"
-            }
+            if states.iter().all(|state| state.exit == Some(0)) { "Succeeded" } else { "Failed" }
         } else if states.iter().any(|state| state.started.is_some()) {
             "Running"
         } else {
             "Pending"
         };
-        let initialized = self
-            .spec
-            .init_containers
-            .iter()
-            .filter(|c| !native(c))
-            .all(|c| state_of(c).finished);
+        let initialized = self.spec.init_containers.iter().filter(|c| !native(c)).all(|c| state_of(c).finished);
         self.context.store.update(&self.key, |pod| {
             pod["status"]["phase"] = phase.into();
             pod["status"]["containerStatuses"] = containers.into();
@@ -680,36 +543,25 @@ impl Pod {
         let grace = self.spec.termination_grace_period_seconds.unwrap_or(30);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(grace);
         tokio::time::sleep(UNPUBLISH).await;
-        let native = |name: &str| {
-            self.spec
-                .init_containers
-                .iter()
-                .any(|container| container.name == name)
-        };
+        let native = |name: &str| self.spec.init_containers.iter().any(|container| container.name == name);
         for sidecars in [false, true] {
             let processes: Vec<(String, Process)> = {
                 let running = self.running.borrow();
                 let states = running.iter().filter(|(name, _)| native(name) == sidecars);
-                states
-                    .filter_map(|(name, state)| Some((name.clone(), state.process.clone()?)))
-                    .collect()
+                states.filter_map(|(name, state)| Some((name.clone(), state.process.clone()?))).collect()
             };
             for (name, process) in &processes {
-                let hook = self.spec.container(name).and_then(|container| {
-                    Some((container, container.lifecycle.as_ref()?.pre_stop.as_ref()?))
-                });
+                let hook = self
+                    .spec
+                    .container(name)
+                    .and_then(|container| Some((container, container.lifecycle.as_ref()?.pre_stop.as_ref()?)));
                 if let Some((container, handler)) = hook {
-                    let _ = self
-                        .ask(container, handler, Duration::from_secs(grace))
-                        .await;
+                    let _ = self.ask(container, handler, Duration::from_secs(grace)).await;
                 }
                 process.signal(Signal::SIGTERM);
             }
             for (_, mut process) in processes {
-                if tokio::time::timeout_at(deadline, process.exited())
-                    .await
-                    .is_err()
-                {
+                if tokio::time::timeout_at(deadline, process.exited()).await.is_err() {
                     process.signal(Signal::SIGKILL);
                 }
             }
@@ -720,17 +572,10 @@ impl Pod {
     /// Ends native sidecars after the last application container has finished for good.
     async fn end_sidecars(&self) {
         self.done.set(true);
-        let sidecars = self
-            .spec
-            .init_containers
-            .iter()
-            .filter(|container| container.restart_policy.as_deref() == Some("Always"));
+        let sidecars =
+            self.spec.init_containers.iter().filter(|container| container.restart_policy.as_deref() == Some("Always"));
         for container in sidecars {
-            let process = self
-                .running
-                .borrow()
-                .get(&container.name)
-                .and_then(|state| state.process.clone());
+            let process = self.running.borrow().get(&container.name).and_then(|state| state.process.clone());
             if let Some(process) = process {
                 process.signal(Signal::SIGTERM);
             }
@@ -770,17 +615,11 @@ fn last_line(path: &Path) -> String {
     const SHOWN: usize = 200;
     let mut text = Vec::new();
     if let Ok(mut file) = fs::File::open(path) {
-        let _ = file
-            .seek(SeekFrom::End(-TAIL))
-            .or_else(|_| file.seek(SeekFrom::Start(0)));
+        let _ = file.seek(SeekFrom::End(-TAIL)).or_else(|_| file.seek(SeekFrom::Start(0)));
         let _ = file.read_to_end(&mut text);
     }
     let text = String::from_utf8_lossy(&text);
-    let line = text
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or_default();
+    let line = text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
     line.chars().take(SHOWN).collect()
 }
 
@@ -794,11 +633,7 @@ fn open_log(path: &Path) -> io::Result<fs::File> {
 
 /// Where the output of a container is kept.
 pub(crate) fn log_path(state: &Path, pod: &Key, container: &str) -> PathBuf {
-    state
-        .join("logs")
-        .join(&pod.namespace)
-        .join(&pod.name)
-        .join(format!("{container}.log"))
+    state.join("logs").join(&pod.namespace).join(&pod.name).join(format!("{container}.log"))
 }
 
 fn period(probe: &Probe) -> Duration {

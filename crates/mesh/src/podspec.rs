@@ -139,8 +139,7 @@ fn without_nulls(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
             let kept = map.iter().filter(|(_, value)| !value.is_null());
-            kept.map(|(key, value)| (key.clone(), without_nulls(value)))
-                .collect()
+            kept.map(|(key, value)| (key.clone(), without_nulls(value))).collect()
         }
         Value::Array(items) => items.iter().map(without_nulls).collect(),
         other => other.clone(),
@@ -153,8 +152,8 @@ impl PodSpec {
     /// # Errors
     /// The field that has the wrong shape, or a pod without containers.
     pub(crate) fn read(pod: &Value) -> Result<Self, String> {
-        let spec: Self = serde_json::from_value(without_nulls(&pod["spec"]))
-            .map_err(|error| format!("spec: {error}"))?;
+        let spec: Self =
+            serde_json::from_value(without_nulls(&pod["spec"])).map_err(|error| format!("spec: {error}"))?;
         if spec.containers.is_empty() {
             return Err("spec.containers: a pod needs at least one container".to_owned());
         }
@@ -163,18 +162,12 @@ impl PodSpec {
 
     /// A container or init container by name.
     pub(crate) fn container(&self, name: &str) -> Option<&Container> {
-        self.containers
-            .iter()
-            .chain(&self.init_containers)
-            .find(|container| container.name == name)
+        self.containers.iter().chain(&self.init_containers).find(|container| container.name == name)
     }
 
     /// The service account, `default` if none is named.
     pub(crate) fn service_account(&self) -> &str {
-        self.service_account_name
-            .as_deref()
-            .filter(|name| !name.is_empty())
-            .unwrap_or("default")
+        self.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
     }
 }
 
@@ -185,11 +178,7 @@ impl Container {
             return u16::try_from(number).ok();
         }
         let name = port.as_str()?;
-        let named = self
-            .ports
-            .iter()
-            .find(|port| port.name.as_deref() == Some(name))
-            .map(|port| port.container_port);
+        let named = self.ports.iter().find(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port);
         named.or_else(|| name.parse().ok())
     }
 }

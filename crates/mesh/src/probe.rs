@@ -27,45 +27,26 @@ where
             return execute(exec.command.clone()).await;
         }
         if let Some(get) = &handler.http_get {
-            let port = container
-                .port(&get.port)
-                .ok_or_else(|| format!("httpGet.port {} is not a port", get.port))?;
+            let port = container.port(&get.port).ok_or_else(|| format!("httpGet.port {} is not a port", get.port))?;
             return http(get, SocketAddr::from((pod, port))).await;
         }
         if let Some(tcp) = &handler.tcp_socket {
-            let port = container
-                .port(&tcp.port)
-                .ok_or_else(|| format!("tcpSocket.port {} is not a port", tcp.port))?;
-            return TcpStream::connect((pod, port))
-                .await
-                .map(drop)
-                .map_err(|error| error.to_string());
+            let port = container.port(&tcp.port).ok_or_else(|| format!("tcpSocket.port {} is not a port", tcp.port))?;
+            return TcpStream::connect((pod, port)).await.map(drop).map_err(|error| error.to_string());
         }
         Ok(())
     };
-    tokio::time::timeout(timeout, work)
-        .await
-        .unwrap_or_else(|_| Err("timed out".to_owned()))
+    tokio::time::timeout(timeout, work).await.unwrap_or_else(|_| Err("timed out".to_owned()))
 }
 
 async fn http(get: &HttpGet, address: SocketAddr) -> Result<(), String> {
     let text = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect(address).await.map_err(text)?;
-    let host = get
-        .http_headers
-        .iter()
-        .find(|header| header.name.eq_ignore_ascii_case("host"));
+    let host = get.http_headers.iter().find(|header| header.name.eq_ignore_ascii_case("host"));
     let mut request = format!("GET {} HTTP/1.1\r\n", get.path.as_deref().unwrap_or("/"));
-    request.push_str(&format!(
-        "Host: {}\r\n",
-        host.map_or_else(|| address.to_string(), |header| header.value.clone())
-    ));
+    request.push_str(&format!("Host: {}\r\n", host.map_or_else(|| address.to_string(), |header| header.value.clone())));
     request.push_str("User-Agent: kube-probe/1.32\r\nConnection: close\r\nAccept: */*\r\n");
-    for header in get
-        .http_headers
-        .iter()
-        .filter(|header| !header.name.eq_ignore_ascii_case("host"))
-    {
+    for header in get.http_headers.iter().filter(|header| !header.name.eq_ignore_ascii_case("host")) {
         request.push_str(&format!("{}: {}\r\n", header.name, header.value));
     }
     request.push_str("\r\n");
@@ -79,10 +60,7 @@ async fn http(get: &HttpGet, address: SocketAddr) -> Result<(), String> {
         }
     }
     let line = String::from_utf8_lossy(&answer);
-    let status = line
-        .split(' ')
-        .nth(1)
-        .and_then(|code| code.parse::<u16>().ok());
+    let status = line.split(' ').nth(1).and_then(|code| code.parse::<u16>().ok());
     match status {
         Some(200..=399) => Ok(()),
         Some(code) => Err(format!("status {code}")),

@@ -49,11 +49,7 @@ impl Processes {
     }
 
     /// Starts `command` in the process namespace `pids`, or as the first process of a new one.
-    pub(crate) fn spawn_in(
-        &self,
-        command: &mut Command,
-        pids: Option<BorrowedFd<'_>>,
-    ) -> io::Result<Process> {
+    pub(crate) fn spawn_in(&self, command: &mut Command, pids: Option<BorrowedFd<'_>>) -> io::Result<Process> {
         // A thread's children are born where it says; the thread is gone before anything else is started.
         let child = std::thread::scope(|scope| {
             let started = scope.spawn(|| {
@@ -63,9 +59,7 @@ impl Processes {
                 }
                 command.spawn()
             });
-            started
-                .join()
-                .unwrap_or_else(|_| Err(io::Error::other("a starting thread died")))
+            started.join().unwrap_or_else(|_| Err(io::Error::other("a starting thread died")))
         })?;
         Ok(self.enter(child.id()))
     }

@@ -23,24 +23,16 @@ struct Endpoint {
 /// Gives every service that wants one a cluster IP.
 pub(crate) fn assign_addresses(store: &Store) {
     let services = store.list("Service");
-    let mut taken: BTreeSet<Ipv4Addr> = services
-        .iter()
-        .filter_map(|service| service["spec"]["clusterIP"].as_str()?.parse().ok())
-        .collect();
+    let mut taken: BTreeSet<Ipv4Addr> =
+        services.iter().filter_map(|service| service["spec"]["clusterIP"].as_str()?.parse().ok()).collect();
     taken.insert(DNS_ADDRESS);
     for service in services {
         let spec = &service["spec"];
         let external = spec["type"] == "ExternalName";
-        if external
-            || spec["clusterIP"]
-                .as_str()
-                .is_some_and(|address| !address.is_empty())
-        {
+        if external || spec["clusterIP"].as_str().is_some_and(|address| !address.is_empty()) {
             continue;
         }
-        let free = (SERVICE_FIRST..SERVICE_LAST)
-            .map(Ipv4Addr::from)
-            .find(|address| !taken.contains(address));
+        let free = (SERVICE_FIRST..SERVICE_LAST).map(Ipv4Addr::from).find(|address| !taken.contains(address));
         let Some(address) = free else { return };
         taken.insert(address);
         store.update(&key_of(&service), |service| {
@@ -63,9 +55,7 @@ fn key_of(object: &Object) -> Key {
 pub(crate) fn is_ready(pod: &Object) -> bool {
     let ready = |condition: &Value| condition["type"] == "Ready" && condition["status"] == "True";
     pod["metadata"]["deletionTimestamp"].is_null()
-        && pod["status"]["conditions"]
-            .as_array()
-            .is_some_and(|conditions| conditions.iter().any(ready))
+        && pod["status"]["conditions"].as_array().is_some_and(|conditions| conditions.iter().any(ready))
 }
 
 /// Everything that names and addresses in the mesh lead to, computed from one state of the store.
@@ -85,29 +75,17 @@ impl Directory {
         let mut directory = Self::default();
         let mut pods: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
         for pod in store.list("Pod") {
-            let Some(address) = pod["status"]["podIP"]
-                .as_str()
-                .and_then(|address| address.parse::<Ipv4Addr>().ok())
+            let Some(address) = pod["status"]["podIP"].as_str().and_then(|address| address.parse::<Ipv4Addr>().ok())
             else {
                 continue;
             };
-            let namespace = pod["metadata"]["namespace"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
+            let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
             let dashed = address.to_string().replace('.', "-");
-            directory.names.insert(
-                format!("{dashed}.{namespace}.pod.cluster.local"),
-                vec![address],
-            );
-            pods.entry(namespace)
-                .or_default()
-                .push(Endpoint { address, pod });
+            directory.names.insert(format!("{dashed}.{namespace}.pod.cluster.local"), vec![address]);
+            pods.entry(namespace).or_default().push(Endpoint { address, pod });
         }
         for service in store.list("Service") {
-            let namespace = service["metadata"]["namespace"]
-                .as_str()
-                .unwrap_or_default();
+            let namespace = service["metadata"]["namespace"].as_str().unwrap_or_default();
             let none = Vec::new();
             directory.service(&service, namespace, pods.get(namespace).unwrap_or(&none));
         }
@@ -119,8 +97,7 @@ impl Directory {
         let name = service["metadata"]["name"].as_str().unwrap_or_default();
         let host = format!("{name}.{namespace}.svc.cluster.local");
         if let Some(external) = spec["externalName"].as_str() {
-            self.aliases
-                .insert(host, external.trim_end_matches('.').to_owned());
+            self.aliases.insert(host, external.trim_end_matches('.').to_owned());
             return;
         }
         let early = spec["publishNotReadyAddresses"] == true;
@@ -129,46 +106,24 @@ impl Directory {
             .filter(|endpoint| selects(&spec["selector"], &endpoint.pod["metadata"]["labels"]))
             .filter(|endpoint| early || is_ready(&endpoint.pod))
             .collect();
-        let Some(address) = spec["clusterIP"]
-            .as_str()
-            .and_then(|address| address.parse::<Ipv4Addr>().ok())
-        else {
+        let Some(address) = spec["clusterIP"].as_str().and_then(|address| address.parse::<Ipv4Addr>().ok()) else {
             for member in &members {
-                let pod = member.pod["spec"]["hostname"]
-                    .as_str()
-                    .or_else(|| member.pod["metadata"]["name"].as_str());
-                self.names.insert(
-                    format!("{}.{host}", pod.unwrap_or_default()),
-                    vec![member.address],
-                );
+                let pod = member.pod["spec"]["hostname"].as_str().or_else(|| member.pod["metadata"]["name"].as_str());
+                self.names.insert(format!("{}.{host}", pod.unwrap_or_default()), vec![member.address]);
             }
-            self.names
-                .insert(host, members.iter().map(|member| member.address).collect());
+            self.names.insert(host, members.iter().map(|member| member.address).collect());
             return;
         };
         self.names.insert(host, vec![address]);
         for port in spec["ports"].as_array().into_iter().flatten() {
-            let Some(number) = port["port"]
-                .as_u64()
-                .and_then(|port| u16::try_from(port).ok())
-            else {
+            let Some(number) = port["port"].as_u64().and_then(|port| u16::try_from(port).ok()) else {
                 continue;
             };
-            let protocol = if port["protocol"] == "UDP" {
-                "udp"
-            } else {
-                "tcp"
-            };
-            let targets = members.iter().filter_map(|member| {
-                Some(SocketAddrV4::new(
-                    member.address,
-                    target_port(port, number, &member.pod)?,
-                ))
-            });
-            self.ports.insert(
-                (protocol, SocketAddrV4::new(address, number)),
-                targets.collect(),
-            );
+            let protocol = if port["protocol"] == "UDP" { "udp" } else { "tcp" };
+            let targets = members
+                .iter()
+                .filter_map(|member| Some(SocketAddrV4::new(member.address, target_port(port, number, &member.pod)?)));
+            self.ports.insert((protocol, SocketAddrV4::new(address, number)), targets.collect());
         }
     }
 
@@ -187,26 +142,18 @@ impl Directory {
         }
         let mut endpoints = BTreeSet::new();
         for ((protocol, service), targets) in &self.ports {
-            let matches = format!(
-                "ip daddr {} {protocol} dport {}",
-                service.ip(),
-                service.port()
-            );
+            let matches = format!("ip daddr {} {protocol} dport {}", service.ip(), service.port());
             for (at, target) in targets.iter().enumerate() {
                 let left = targets.len() - at;
-                let pick = if left > 1 {
-                    format!(" numgen random mod {left} == 0")
-                } else {
-                    String::new()
-                };
-                script.push_str(&format!(
-                    "add rule inet {TABLE} services {matches}{pick} dnat ip to {target}\n"
-                ));
+                let pick = if left > 1 { format!(" numgen random mod {left} == 0") } else { String::new() };
+                script.push_str(&format!("add rule inet {TABLE} services {matches}{pick} dnat ip to {target}\n"));
                 endpoints.insert(*target.ip());
             }
         }
         for address in endpoints {
-            script.push_str(&format!("add rule inet {TABLE} postrouting ip saddr {address} ip daddr {address} masquerade\n"));
+            script.push_str(&format!(
+                "add rule inet {TABLE} postrouting ip saddr {address} ip daddr {address} masquerade\n"
+            ));
         }
         script
     }
@@ -217,12 +164,9 @@ fn target_port(port: &Value, number: u16, pod: &Object) -> Option<u16> {
         Value::Null => Some(number),
         Value::String(name) => {
             let containers = pod["spec"]["containers"].as_array().into_iter().flatten();
-            let mut ports = containers
-                .flat_map(|container| container["ports"].as_array().into_iter().flatten());
+            let mut ports = containers.flat_map(|container| container["ports"].as_array().into_iter().flatten());
             let found = ports.find(|port| port["name"] == name.as_str());
-            found
-                .and_then(|port| port["containerPort"].as_u64())
-                .and_then(|port| u16::try_from(port).ok())
+            found.and_then(|port| port["containerPort"].as_u64()).and_then(|port| u16::try_from(port).ok())
         }
         other => other.as_u64().and_then(|port| u16::try_from(port).ok()),
     }
@@ -249,16 +193,13 @@ mod tests {
         }
         assign_addresses(&store);
         let directory = Directory::read(&store);
-        assert_eq!(
-            directory.names["a.x.svc.cluster.local"],
-            [Ipv4Addr::new(10, 96, 1, 0)]
-        );
+        assert_eq!(directory.names["a.x.svc.cluster.local"], [Ipv4Addr::new(10, 96, 1, 0)]);
         let rules = directory.rules();
-        assert!(rules.contains("ip daddr 10.96.1.0 tcp dport 80 numgen random mod 2 == 0 dnat ip to 10.244.0.1:8080\n"), "{rules}");
         assert!(
-            rules.contains("ip daddr 10.96.1.0 tcp dport 80 dnat ip to 10.244.0.2:8080\n"),
+            rules.contains("ip daddr 10.96.1.0 tcp dport 80 numgen random mod 2 == 0 dnat ip to 10.244.0.1:8080\n"),
             "{rules}"
         );
+        assert!(rules.contains("ip daddr 10.96.1.0 tcp dport 80 dnat ip to 10.244.0.2:8080\n"), "{rules}");
         assert!(!rules.contains("10.244.0.3"));
     }
 }

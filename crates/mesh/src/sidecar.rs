@@ -30,20 +30,12 @@ impl Proxies {
     /// Sets what is common in the proxy containers of a pod.
     fn adjust(&self, pod: &mut Object) {
         for field in ["containers", "initContainers"] {
-            let containers = pod["spec"]
-                .get_mut(field)
-                .and_then(Value::as_array_mut)
-                .into_iter()
-                .flatten();
+            let containers = pod["spec"].get_mut(field).and_then(Value::as_array_mut).into_iter().flatten();
             for container in containers.filter(|one| one["name"] == "istio-proxy") {
-                if let (DataPlane::Envoy(_), Some(args)) =
-                    (&self.data_plane, container["args"].as_array_mut())
-                {
+                if let (DataPlane::Envoy(_), Some(args)) = (&self.data_plane, container["args"].as_array_mut()) {
                     args.extend(["--proxy-binary".into(), ENVOY.into()]);
                 }
-                if let (Some(lifetime), Some(env)) =
-                    (&self.certificate_lifetime, container["env"].as_array_mut())
-                {
+                if let (Some(lifetime), Some(env)) = (&self.certificate_lifetime, container["env"].as_array_mut()) {
                     env.push(json!({"name": "SECRET_TTL", "value": lifetime}));
                 }
             }
@@ -53,13 +45,9 @@ impl Proxies {
 
 /// The injector as the local mesh sets it: rules over netlink, applications held until the proxy serves.
 fn injector(store: &Store) -> Result<inject::Injector, String> {
-    let config = store
-        .get(&Key::new("ConfigMap", SYSTEM, "istio"))
-        .unwrap_or_default();
+    let config = store.get(&Key::new("ConfigMap", SYSTEM, "istio")).unwrap_or_default();
     let text = config["data"]["mesh"].as_str().unwrap_or_default();
-    let mesh = match serde_norway::from_str::<Value>(text)
-        .map_err(|error| format!("ConfigMap istio: mesh: {error}"))?
-    {
+    let mesh = match serde_norway::from_str::<Value>(text).map_err(|error| format!("ConfigMap istio: mesh: {error}"))? {
         Value::Null => api::MeshConfig::istio_default(),
         given => api::MeshConfig::overlay(&given).map_err(|problems| {
             let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
@@ -76,9 +64,7 @@ fn injector(store: &Store) -> Result<inject::Injector, String> {
 fn wanted(store: &Store, pod: &Object) -> bool {
     let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
     let labels = |value: &Value| strings(value).into_iter().collect();
-    let of_namespace = store
-        .get(&Key::new("Namespace", "", namespace))
-        .unwrap_or_default();
+    let of_namespace = store.get(&Key::new("Namespace", "", namespace)).unwrap_or_default();
     inject::policy::webhook_selects(
         &labels(&of_namespace["metadata"]["labels"]),
         &labels(&pod["metadata"]["labels"]),
@@ -93,33 +79,15 @@ fn wanted(store: &Store, pod: &Object) -> bool {
 pub(crate) fn inject(store: &Store, mut pod: Object, proxies: &Proxies) -> Object {
     if wanted(store, &pod) {
         let deployment = pod["metadata"]["annotations"]["proa.dev/deployment"].as_str();
-        let text = |field: &str| {
-            pod["metadata"][field]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default().to_owned();
         let owner = inject::Owner {
-            api_version: if deployment.is_some() {
-                "apps/v1"
-            } else {
-                "v1"
-            }
-            .to_owned(),
-            kind: if deployment.is_some() {
-                "Deployment"
-            } else {
-                "Pod"
-            }
-            .to_owned(),
+            api_version: if deployment.is_some() { "apps/v1" } else { "v1" }.to_owned(),
+            kind: if deployment.is_some() { "Deployment" } else { "Pod" }.to_owned(),
             name: deployment.map_or_else(|| text("name"), str::to_owned),
             namespace: text("namespace"),
         };
-        let injected = injector(store).and_then(|injector| {
-            injector
-                .inject_pod(&pod, &owner)
-                .map_err(|error| error.to_string())
-        });
+        let injected =
+            injector(store).and_then(|injector| injector.inject_pod(&pod, &owner).map_err(|error| error.to_string()));
         match injected {
             Ok(Some(injected)) => pod = injected,
             Ok(None) => {}

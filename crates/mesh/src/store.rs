@@ -60,21 +60,12 @@ impl Applied {
 }
 
 pub(crate) fn now() -> String {
-    jiff::Timestamp::now()
-        .strftime("%Y-%m-%dT%H:%M:%SZ")
-        .to_string()
+    jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 fn uid() -> String {
     let hex = format!("{:032x}", rand::random::<u128>());
-    [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ]
-    .join("-")
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 
 /// The parts of an object that a user writes.
@@ -84,13 +75,7 @@ fn written(object: &Object) -> Value {
         map.remove("status");
     }
     if let Some(meta) = copy["metadata"].as_object_mut() {
-        for field in [
-            "uid",
-            "resourceVersion",
-            "creationTimestamp",
-            "generation",
-            "managedFields",
-        ] {
+        for field in ["uid", "resourceVersion", "creationTimestamp", "generation", "managedFields"] {
             meta.remove(field);
         }
     }
@@ -125,19 +110,10 @@ impl Store {
     }
 
     /// Puts an object in, keeping identity and status of an earlier version; unknown namespaces come to be.
-    pub(crate) fn apply(
-        &self,
-        mut object: Object,
-        into: &str,
-        origin: Origin,
-    ) -> Result<(Key, Applied), String> {
+    pub(crate) fn apply(&self, mut object: Object, into: &str, origin: Origin) -> Result<(Key, Applied), String> {
         let key = identify(&mut object, into).map_err(|error| error.to_string())?;
         if !key.namespace.is_empty()
-            && !self
-                .0
-                .entries
-                .borrow()
-                .contains_key(&Key::new("Namespace", "", &key.namespace))
+            && !self.0.entries.borrow().contains_key(&Key::new("Namespace", "", &key.namespace))
         {
             self.apply(namespace(&key.namespace), "", Origin::System)?;
         }
@@ -199,14 +175,8 @@ impl Store {
         let removed = self.0.entries.borrow_mut().remove(key)?.object;
         self.touch(key);
         if key.kind == "Namespace" {
-            let inside: Vec<Key> = self
-                .0
-                .entries
-                .borrow()
-                .keys()
-                .filter(|inner| inner.namespace == key.name)
-                .cloned()
-                .collect();
+            let inside: Vec<Key> =
+                self.0.entries.borrow().keys().filter(|inner| inner.namespace == key.name).cloned().collect();
             for inner in inside {
                 self.remove(&inner);
             }
@@ -215,11 +185,7 @@ impl Store {
     }
 
     pub(crate) fn get(&self, key: &Key) -> Option<Object> {
-        self.0
-            .entries
-            .borrow()
-            .get(key)
-            .map(|entry| entry.object.clone())
+        self.0.entries.borrow().get(key).map(|entry| entry.object.clone())
     }
 
     pub(crate) fn origin(&self, key: &Key) -> Option<Origin> {
@@ -230,21 +196,14 @@ impl Store {
     pub(crate) fn list(&self, kind: &str) -> Vec<Object> {
         let from = Key::new(kind, "", "");
         let entries = self.0.entries.borrow();
-        let same = entries
-            .range(from..)
-            .take_while(|(key, _)| key.kind == kind);
+        let same = entries.range(from..).take_while(|(key, _)| key.kind == kind);
         same.map(|(_, entry)| entry.object.clone()).collect()
     }
 
     /// Writes what changed since the last call; each file appears whole or not at all.
     pub(crate) fn flush_mirror(&self) -> io::Result<()> {
         for key in std::mem::take(&mut *self.0.dirty.borrow_mut()) {
-            let name = format!(
-                "{}.{}.{}.yaml",
-                key.kind.to_ascii_lowercase(),
-                key.namespace,
-                key.name
-            );
+            let name = format!("{}.{}.{}.yaml", key.kind.to_ascii_lowercase(), key.namespace, key.name);
             let path = self.0.mirror.join(&name);
             match self.0.entries.borrow().get(&key) {
                 Some(entry) => {
@@ -275,9 +234,7 @@ pub(crate) fn set_condition(object: &mut Object, kind: &str, status: bool) {
     };
     match list.iter_mut().find(|condition| condition["type"] == kind) {
         Some(condition) if condition["status"] == word => {}
-        Some(condition) => {
-            *condition = json!({"type": kind, "status": word, "lastTransitionTime": now()})
-        }
+        Some(condition) => *condition = json!({"type": kind, "status": word, "lastTransitionTime": now()}),
         None => list.push(json!({"type": kind, "status": word, "lastTransitionTime": now()})),
     }
 }
@@ -296,34 +253,16 @@ mod tests {
         fs::create_dir_all(&folder).expect("a temporary folder");
         let store = store(&folder);
         let service = |port: u16| json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [{"port": port}]}});
-        let (key, applied) = store
-            .apply(service(80), "x", Origin::Folder)
-            .expect("valid");
+        let (key, applied) = store.apply(service(80), "x", Origin::Folder).expect("valid");
         assert_eq!(applied, Applied::Created);
-        store.update(&key, |object| {
-            object["spec"]["clusterIP"] = "10.96.0.1".into()
-        });
-        assert_eq!(
-            store
-                .apply(service(80), "x", Origin::Command)
-                .expect("valid")
-                .1,
-            Applied::Unchanged
-        );
-        assert_eq!(
-            store
-                .apply(service(81), "x", Origin::Command)
-                .expect("valid")
-                .1,
-            Applied::Configured
-        );
+        store.update(&key, |object| object["spec"]["clusterIP"] = "10.96.0.1".into());
+        assert_eq!(store.apply(service(80), "x", Origin::Command).expect("valid").1, Applied::Unchanged);
+        assert_eq!(store.apply(service(81), "x", Origin::Command).expect("valid").1, Applied::Configured);
         let object = store.get(&key).expect("there");
         assert_eq!(object["spec"]["clusterIP"], "10.96.0.1");
         assert_eq!(object["metadata"]["generation"], 2);
         store.flush_mirror().expect("writable");
-        assert!(
-            folder.join("service.x.a.yaml").exists() && folder.join("namespace..x.yaml").exists()
-        );
+        assert!(folder.join("service.x.a.yaml").exists() && folder.join("namespace..x.yaml").exists());
         store.remove(&Key::new("Namespace", "", "x"));
         store.flush_mirror().expect("writable");
         assert_eq!(fs::read_dir(&folder).expect("there").count(), 0);

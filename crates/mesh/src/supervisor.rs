@@ -71,10 +71,7 @@ pub(crate) struct Supervisor {
 pub(crate) fn run(setup: Setup) -> Result<(), String> {
     let text = |error: io::Error| error.to_string();
     prepare_router().map_err(text)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(text)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(text)?;
     let local = tokio::task::LocalSet::new();
     runtime.block_on(local.run_until(async {
         let supervisor = Supervisor::start(setup)?;
@@ -84,14 +81,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
 
 impl Supervisor {
     fn start(setup: Setup) -> Result<Rc<Self>, String> {
-        let Setup {
-            layout,
-            manifests,
-            program,
-            proxies,
-            doors,
-            resolver,
-        } = setup;
+        let Setup { layout, manifests, program, proxies, doors, resolver } = setup;
         let text = |error: io::Error| error.to_string();
         let store = Store::new(layout.config());
         let processes = Processes::default();
@@ -99,10 +89,7 @@ impl Supervisor {
         for object in system::objects(&layout.config()) {
             store.apply(object, system::SYSTEM, Origin::System)?;
         }
-        let resolver = resolver
-            .map(UdpSocket::from_std)
-            .transpose()
-            .map_err(text)?;
+        let resolver = resolver.map(UdpSocket::from_std).transpose().map_err(text)?;
         let context = Context {
             store,
             processes,
@@ -141,10 +128,8 @@ impl Supervisor {
         }
         tokio::task::spawn_local(Rc::clone(&self).commands(listener));
         let (sender, mut batches) = mpsc::unbounded_channel();
-        let options = source_file::Options {
-            skip_directories: vec![VARIANTS.to_owned()],
-            ..source_file::Options::default()
-        };
+        let options =
+            source_file::Options { skip_directories: vec![VARIANTS.to_owned()], ..source_file::Options::default() };
         let source = source_file::FileSource::new([self.manifests.clone()], options);
         // Dropping the handle ends the watch.
         let _watch = source_file::watch(source, move |batch| sender.send(batch).is_ok());
@@ -187,11 +172,7 @@ impl Supervisor {
             match event {
                 source_file::Event::Applied(resource) => {
                     let file = resource.meta.place.as_ref().map_or("", |place| &place.file);
-                    if let Err(reason) =
-                        self.context
-                            .store
-                            .apply((*resource.raw).clone(), "default", Origin::Folder)
-                    {
+                    if let Err(reason) = self.context.store.apply((*resource.raw).clone(), "default", Origin::Folder) {
                         self.problem(file, &reason);
                     }
                 }
@@ -205,9 +186,7 @@ impl Supervisor {
                     let file = &diagnostic.place.file;
                     if diagnostic.severity == source_file::Severity::Resolved {
                         eprintln!("proa: {diagnostic}");
-                        self.problems
-                            .borrow_mut()
-                            .retain(|(known, _)| **known != **file);
+                        self.problems.borrow_mut().retain(|(known, _)| **known != **file);
                     } else {
                         self.problem(file, &diagnostic.to_string());
                     }
@@ -215,18 +194,14 @@ impl Supervisor {
             }
         }
         // Problems go with their files.
-        self.problems
-            .borrow_mut()
-            .retain(|(file, _)| Path::new(file).exists());
+        self.problems.borrow_mut().retain(|(file, _)| Path::new(file).exists());
         self.loaded.set(true);
         self.context.store.poke();
     }
 
     fn problem(&self, file: &str, text: &str) {
         eprintln!("proa: {text}");
-        self.problems
-            .borrow_mut()
-            .insert((file.to_owned(), text.to_owned()));
+        self.problems.borrow_mut().insert((file.to_owned(), text.to_owned()));
     }
 
     /// Makes everything as the store says: addresses, pods, names, service rules, the mirror.
@@ -268,10 +243,7 @@ impl Supervisor {
             .into_iter()
             .map(|pod| {
                 let text = |field: &str| pod["metadata"][field].as_str().unwrap_or_default();
-                (
-                    Key::new("Pod", text("namespace"), text("name")),
-                    pod.clone(),
-                )
+                (Key::new("Pod", text("namespace"), text("name")), pod.clone())
             })
             .collect();
         let mut pods = self.pods.borrow_mut();
@@ -295,13 +267,7 @@ impl Supervisor {
                 eprintln!("proa: {key}: no pod address is left");
                 return;
             };
-            match Pod::new(
-                Rc::clone(&self.context),
-                key.clone(),
-                &object,
-                number,
-                address,
-            ) {
+            match Pod::new(Rc::clone(&self.context), key.clone(), &object, number, address) {
                 Ok(pod) => {
                     tokio::task::spawn_local(Rc::clone(&pod).run());
                     pods.insert(key, pod);
@@ -328,9 +294,7 @@ impl Supervisor {
                 && pod["metadata"]["labels"]["app"] == system::INGRESS
                 && is_ready(pod)
         };
-        pods.iter()
-            .find(gateway)
-            .and_then(|pod| pod["status"]["podIP"].as_str()?.parse().ok())
+        pods.iter().find(gateway).and_then(|pod| pod["status"]["podIP"].as_str()?.parse().ok())
     }
 
     async fn commands(self: Rc<Self>, listener: UnixListener) {
@@ -361,30 +325,17 @@ impl Supervisor {
         }
     }
 
-    async fn command(
-        &self,
-        request: &Value,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<(Value, Vec<OwnedFd>), String> {
+    async fn command(&self, request: &Value, descriptors: Vec<OwnedFd>) -> Result<(Value, Vec<OwnedFd>), String> {
         let text = |field: &str| request[field].as_str().unwrap_or_default();
         let plain = |value: Value| Ok((value, Vec::new()));
         match text("op") {
             "status" => plain(self.status()),
-            "get" => plain(self.get(
-                text("kind"),
-                request["namespace"].as_str(),
-                request["name"].as_str(),
-            )?),
+            "get" => plain(self.get(text("kind"), request["namespace"].as_str(), request["name"].as_str())?),
             "apply" | "create" | "replace" => {
                 plain(self.put(text("op"), text("namespace"), request["object"].clone())?)
             }
             "delete" => plain(self.delete(text("kind"), text("namespace"), text("name"))?),
-            "patch" => plain(self.patch(
-                text("kind"),
-                text("namespace"),
-                text("name"),
-                &request["patch"],
-            )?),
+            "patch" => plain(self.patch(text("kind"), text("namespace"), text("name"), &request["patch"])?),
             "logs" => plain(self.logs(&*self.pod(text("namespace"), text("pod"))?)),
             "restart" => plain(self.restart(&*self.pod(text("namespace"), text("pod"))?)),
             "dial" => self.dial(request).await,
@@ -398,15 +349,12 @@ impl Supervisor {
 
     fn status(&self) -> Value {
         // Problems go with their files.
-        self.problems
-            .borrow_mut()
-            .retain(|(file, _)| Path::new(file).exists());
+        self.problems.borrow_mut().retain(|(file, _)| Path::new(file).exists());
         let pods = self.context.store.list("Pod");
         let settled = |pod: &Object| is_ready(pod) || pod["status"]["phase"] == "Succeeded";
         let deployments = self.context.store.list("Deployment");
         let complete = deployments.iter().all(|one| {
-            one["status"]["readyReplicas"].as_u64().unwrap_or(0)
-                >= one["spec"]["replicas"].as_u64().unwrap_or(1)
+            one["status"]["readyReplicas"].as_u64().unwrap_or(0) >= one["spec"]["replicas"].as_u64().unwrap_or(1)
         });
         json!({
             "name": self.layout.name,
@@ -422,12 +370,7 @@ impl Supervisor {
         })
     }
 
-    fn get(
-        &self,
-        kind: &str,
-        namespace: Option<&str>,
-        name: Option<&str>,
-    ) -> Result<Value, String> {
+    fn get(&self, kind: &str, namespace: Option<&str>, name: Option<&str>) -> Result<Value, String> {
         let kind = Kind::find(kind).ok_or_else(|| unknown_kind(kind))?;
         let mut items = self.context.store.list(kind.name);
         if kind.namespaced
@@ -445,19 +388,14 @@ impl Supervisor {
     }
 
     fn put(&self, verb: &str, namespace: &str, object: Object) -> Result<Value, String> {
-        let resource = ::api::Resource::from_value(object.clone(), None, namespace)
-            .map_err(|rejected| rejected.to_string())?;
+        let resource =
+            ::api::Resource::from_value(object.clone(), None, namespace).map_err(|rejected| rejected.to_string())?;
         let verdict = ::api::validate::validate(&resource);
         if !verdict.is_valid() {
             return Err(format!(
                 "{}: {}",
                 resource.key(),
-                verdict
-                    .errors
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join("; ")
+                verdict.errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
             ));
         }
         let warnings: Vec<String> = verdict.warnings.iter().map(ToString::to_string).collect();
@@ -466,60 +404,31 @@ impl Supervisor {
         let there = self.context.store.get(&key).is_some();
         match (verb, there) {
             ("create", true) => {
-                return Err(format!(
-                    "{key} already exists; use: proa replace (or apply) -f FILE"
-                ));
+                return Err(format!("{key} already exists; use: proa replace (or apply) -f FILE"));
             }
             ("replace", false) => {
-                return Err(format!(
-                    "{key} not found; use: proa create (or apply) -f FILE"
-                ));
+                return Err(format!("{key} not found; use: proa create (or apply) -f FILE"));
             }
             _ => {}
         }
-        let (key, applied) = self
-            .context
-            .store
-            .apply(object, namespace, Origin::Command)?;
-        let word = if verb == "replace" {
-            "replaced"
-        } else {
-            applied.word()
-        };
+        let (key, applied) = self.context.store.apply(object, namespace, Origin::Command)?;
+        let word = if verb == "replace" { "replaced" } else { applied.word() };
         Ok(json!({"key": key.to_string(), "done": word, "warnings": warnings}))
     }
 
     fn delete(&self, kind: &str, namespace: &str, name: &str) -> Result<Value, String> {
         let kind = Kind::find(kind).ok_or_else(|| unknown_kind(kind))?;
-        let key = Key::new(
-            kind.name,
-            if kind.namespaced { namespace } else { "" },
-            name,
-        );
+        let key = Key::new(kind.name, if kind.namespaced { namespace } else { "" }, name);
         match self.context.store.remove(&key) {
             Some(_) => Ok(json!({"key": key.to_string(), "done": "deleted"})),
             None => Err(not_found(kind, name, Some(namespace))),
         }
     }
 
-    fn patch(
-        &self,
-        kind: &str,
-        namespace: &str,
-        name: &str,
-        patch: &Value,
-    ) -> Result<Value, String> {
+    fn patch(&self, kind: &str, namespace: &str, name: &str, patch: &Value) -> Result<Value, String> {
         let kind = Kind::find(kind).ok_or_else(|| unknown_kind(kind))?;
-        let key = Key::new(
-            kind.name,
-            if kind.namespaced { namespace } else { "" },
-            name,
-        );
-        let mut object = self
-            .context
-            .store
-            .get(&key)
-            .ok_or_else(|| not_found(kind, name, Some(namespace)))?;
+        let key = Key::new(kind.name, if kind.namespaced { namespace } else { "" }, name);
+        let mut object = self.context.store.get(&key).ok_or_else(|| not_found(kind, name, Some(namespace)))?;
         merge(&mut object, patch);
         let done = self.put("apply", namespace, object)?;
         Ok(
@@ -534,67 +443,42 @@ impl Supervisor {
         let kind = Kind::find(kind).ok_or_else(|| unknown_kind(kind))?;
         let pick = |condition: &dyn Fn(&Object) -> bool| {
             let all = self.context.store.list("Pod");
-            let mut fitting: Vec<&Object> = all
-                .iter()
-                .filter(|pod| pod["metadata"]["namespace"] == namespace && condition(pod))
-                .collect();
+            let mut fitting: Vec<&Object> =
+                all.iter().filter(|pod| pod["metadata"]["namespace"] == namespace && condition(pod)).collect();
             fitting.sort_by_key(|pod| !is_ready(pod));
-            let name = fitting
-                .first()
-                .and_then(|pod| pod["metadata"]["name"].as_str());
+            let name = fitting.first().and_then(|pod| pod["metadata"]["name"].as_str());
             name.and_then(|name| pods.get(&Key::new("Pod", namespace, name)).cloned())
         };
         let found = match kind.name {
             "Pod" => pods.get(&Key::new("Pod", namespace, name)).cloned(),
-            "Deployment" => {
-                pick(&|pod| pod["metadata"]["annotations"]["proa.dev/deployment"] == name)
-            }
+            "Deployment" => pick(&|pod| pod["metadata"]["annotations"]["proa.dev/deployment"] == name),
             "Service" => {
-                let service = self
-                    .context
-                    .store
-                    .get(&Key::new("Service", namespace, name))
-                    .unwrap_or_default();
-                pick(&|pod| {
-                    crate::object::selects(&service["spec"]["selector"], &pod["metadata"]["labels"])
-                })
+                let service = self.context.store.get(&Key::new("Service", namespace, name)).unwrap_or_default();
+                pick(&|pod| crate::object::selects(&service["spec"]["selector"], &pod["metadata"]["labels"]))
             }
             other => {
-                return Err(format!(
-                    "{reference}: a {other} has no pods; use a pod, deploy/NAME or svc/NAME"
-                ));
+                return Err(format!("{reference}: a {other} has no pods; use a pod, deploy/NAME or svc/NAME"));
             }
         };
         found.ok_or_else(|| {
-            let there: Vec<String> = pods
-                .keys()
-                .filter(|key| key.namespace == namespace)
-                .map(|key| key.name.clone())
-                .collect();
-            let elsewhere = pods
-                .keys()
-                .find(|key| key.name == name || key.name.starts_with(&format!("{name}-")));
+            let there: Vec<String> =
+                pods.keys().filter(|key| key.namespace == namespace).map(|key| key.name.clone()).collect();
+            let elsewhere = pods.keys().find(|key| key.name == name || key.name.starts_with(&format!("{name}-")));
             match elsewhere {
-                Some(key) if key.namespace != namespace => format!(
-                    "no {reference} in namespace {namespace}; try: -n {}",
-                    key.namespace
-                ),
+                Some(key) if key.namespace != namespace => {
+                    format!("no {reference} in namespace {namespace}; try: -n {}", key.namespace)
+                }
                 _ if there.is_empty() => {
                     format!("no {reference} in namespace {namespace}, which has no pods")
                 }
-                _ => format!(
-                    "no {reference} in namespace {namespace}; there are: {}",
-                    there.join(", ")
-                ),
+                _ => format!("no {reference} in namespace {namespace}; there are: {}", there.join(", ")),
             }
         })
     }
 
     fn logs(&self, pod: &Pod) -> Value {
-        let containers: Vec<Value> = pod
-            .containers()
-            .map(|name| json!({"container": name, "path": pod.log_path(name)}))
-            .collect();
+        let containers: Vec<Value> =
+            pod.containers().map(|name| json!({"container": name, "path": pod.log_path(name)})).collect();
         json!({"pod": pod.key.name, "containers": containers})
     }
 
@@ -604,53 +488,23 @@ impl Supervisor {
     }
 
     async fn dial(&self, request: &Value) -> Result<(Value, Vec<OwnedFd>), String> {
-        let pod = self.pod(
-            request["namespace"].as_str().unwrap_or_default(),
-            request["pod"].as_str().unwrap_or_default(),
-        )?;
-        let port = request["port"]
-            .as_u64()
-            .and_then(|port| u16::try_from(port).ok())
-            .ok_or("port: not a port")?;
-        let network = pod
-            .network()
-            .ok_or_else(|| format!("{} is still starting", pod.key))?;
+        let pod =
+            self.pod(request["namespace"].as_str().unwrap_or_default(), request["pod"].as_str().unwrap_or_default())?;
+        let port = request["port"].as_u64().and_then(|port| u16::try_from(port).ok()).ok_or("port: not a port")?;
+        let network = pod.network().ok_or_else(|| format!("{} is still starting", pod.key))?;
         let stream = dial(&network, ([127, 0, 0, 1], port).into(), DIAL_TIMEOUT).await;
         let stream = stream.map_err(|error| format!("{} port {port}: {error}", pod.key))?;
-        Ok((
-            json!({"pod": pod.key.name, "namespace": pod.key.namespace}),
-            vec![stream.into()],
-        ))
+        Ok((json!({"pod": pod.key.name, "namespace": pod.key.namespace}), vec![stream.into()]))
     }
 
-    async fn exec(
-        &self,
-        request: &Value,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<(Value, Vec<OwnedFd>), String> {
-        let pod = self.pod(
-            request["namespace"].as_str().unwrap_or_default(),
-            request["pod"].as_str().unwrap_or_default(),
-        )?;
-        let default = pod
-            .containers()
-            .find(|name| *name != "istio-proxy")
-            .or_else(|| pod.containers().next());
-        let container = request["container"]
-            .as_str()
-            .or(default)
-            .unwrap_or_default()
-            .to_owned();
-        let command: Vec<String> = request["command"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .map(str::to_owned)
-            .collect();
-        let io: [OwnedFd; 3] = descriptors
-            .try_into()
-            .map_err(|_| "exec needs three descriptors".to_owned())?;
+    async fn exec(&self, request: &Value, descriptors: Vec<OwnedFd>) -> Result<(Value, Vec<OwnedFd>), String> {
+        let pod =
+            self.pod(request["namespace"].as_str().unwrap_or_default(), request["pod"].as_str().unwrap_or_default())?;
+        let default = pod.containers().find(|name| *name != "istio-proxy").or_else(|| pod.containers().next());
+        let container = request["container"].as_str().or(default).unwrap_or_default().to_owned();
+        let command: Vec<String> =
+            request["command"].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+        let io: [OwnedFd; 3] = descriptors.try_into().map_err(|_| "exec needs three descriptors".to_owned())?;
         let guard = Killed(pod.execute(&container, command, io.map(Stdio::from))?);
         let code = guard.0.clone().exited().await;
         Ok((json!({"code": code}), Vec::new()))
@@ -668,31 +522,20 @@ impl Drop for Killed {
 }
 
 fn unknown_kind(kind: &str) -> String {
-    let near = crate::object::KINDS
-        .iter()
-        .filter(|known| known.plural.starts_with(kind.get(..2).unwrap_or(kind)));
+    let near = crate::object::KINDS.iter().filter(|known| known.plural.starts_with(kind.get(..2).unwrap_or(kind)));
     let near: Vec<&str> = near.map(|known| known.plural).collect();
     match near.is_empty() {
-        true => format!(
-            "unknown resource type {kind:?}; try pods, services, virtualservices, destinationrules, gateways"
-        ),
-        false => format!(
-            "unknown resource type {kind:?}; did you mean {}?",
-            near.join(" or ")
-        ),
+        true => {
+            format!("unknown resource type {kind:?}; try pods, services, virtualservices, destinationrules, gateways")
+        }
+        false => format!("unknown resource type {kind:?}; did you mean {}?", near.join(" or ")),
     }
 }
 
 fn not_found(kind: &Kind, name: &str, namespace: Option<&str>) -> String {
-    let place = namespace
-        .filter(|_| kind.namespaced)
-        .map(|namespace| format!(" in namespace {namespace}"))
-        .unwrap_or_default();
-    format!(
-        "{} {name:?} not found{place}; see: proa get {}",
-        kind.name.to_ascii_lowercase(),
-        kind.plural
-    )
+    let place =
+        namespace.filter(|_| kind.namespaced).map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
+    format!("{} {name:?} not found{place}; see: proa get {}", kind.name.to_ascii_lowercase(), kind.plural)
 }
 
 /// Removes what an earlier mesh of this name left, and makes the folders anew.

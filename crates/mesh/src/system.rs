@@ -26,7 +26,9 @@ fn meta(name: &str, labels: Value) -> Value {
 }
 
 fn ports(list: &[(&str, u16, u16)]) -> Value {
-    list.iter().map(|(name, port, target)| json!({"name": name, "port": port, "targetPort": target, "protocol": "TCP"})).collect()
+    list.iter()
+        .map(|(name, port, target)| json!({"name": name, "port": port, "targetPort": target, "protocol": "TCP"}))
+        .collect()
 }
 
 /// The resources that every mesh starts with; `config` is the folder that istiod watches.

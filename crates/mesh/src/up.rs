@@ -72,20 +72,15 @@ pub fn up(options: &Up) -> Result<u8, String> {
     let layout = &options.layout;
     let mut manifests = options.manifests.clone();
     if let Some(folder) = &manifests {
-        let found =
-            fs::canonicalize(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        let found = fs::canonicalize(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         if !found.is_dir() && !found.is_file() {
-            return Err(format!(
-                "{}: neither a folder nor a file of manifests",
-                folder.display()
-            ));
+            return Err(format!("{}: neither a folder nor a file of manifests", folder.display()));
         }
         manifests = Some(found);
     } else if Path::new("examples/nodebook/nodebook.yaml").exists() {
         manifests = fs::canonicalize("examples/nodebook").ok();
     }
-    let program =
-        std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
+    let program = std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
     let lock = lock(layout)?;
     fresh_state(layout).map_err(|error| format!("{}: {error}", layout.folder.display()))?;
     open_to_pods(layout);
@@ -97,19 +92,9 @@ pub fn up(options: &Up) -> Result<u8, String> {
             folder.join("nodebook")
         }
     };
-    let mut doors = vec![door(
-        options.gateway_address,
-        options.gateway_port,
-        HTTP,
-        "--gateway-port",
-    )?];
+    let mut doors = vec![door(options.gateway_address, options.gateway_port, HTTP, "--gateway-port")?];
     if let Some(port) = options.gateway_https_port {
-        doors.push(door(
-            options.gateway_address,
-            port,
-            HTTPS,
-            "--gateway-https-port",
-        )?);
+        doors.push(door(options.gateway_address, port, HTTPS, "--gateway-https-port")?);
     }
     let setup = Setup {
         layout: layout.clone(),
@@ -133,14 +118,9 @@ fn lock(layout: &Layout) -> Result<Flock<File>, String> {
     let path = layout.lock();
     let open = || {
         path.parent().map(fs::create_dir_all).transpose()?;
-        OpenOptions::new()
-            .create(true)
-            .write(true)
-            .truncate(false)
-            .open(&path)
+        OpenOptions::new().create(true).write(true).truncate(false).open(&path)
     };
-    let file = open()
-        .map_err(|error| format!("{}: {error} (another folder: --state-dir)", path.display()))?;
+    let file = open().map_err(|error| format!("{}: {error} (another folder: --state-dir)", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
         Errno::EWOULDBLOCK => format!(
             "a mesh named {:?} is running already; end it with: proa down{}, or start another: proa up --name NAME",
@@ -153,10 +133,7 @@ fn lock(layout: &Layout) -> Result<Flock<File>, String> {
 
 /// Pods of other users must be able to pass through the state folder; what is secret in it is mounted, not reached.
 fn open_to_pods(layout: &Layout) {
-    for folder in [Some(layout.folder.as_path()), layout.folder.parent()]
-        .into_iter()
-        .flatten()
-    {
+    for folder in [Some(layout.folder.as_path()), layout.folder.parent()].into_iter().flatten() {
         let _ = fs::set_permissions(folder, fs::Permissions::from_mode(0o755));
     }
 }
@@ -215,9 +192,7 @@ fn spawn(setup: Setup, detach: bool) -> Result<Pid, String> {
             if let Some(maps) = maps {
                 maps.apply(pid)?;
             }
-            File::from(go)
-                .write_all(b"x")
-                .map_err(|error| format!("the supervisor did not start: {error}"))?;
+            File::from(go).write_all(b"x").map_err(|error| format!("the supervisor did not start: {error}"))?;
             Ok(pid)
         }
     }
@@ -245,20 +220,14 @@ struct UserMaps {
 
 impl UserMaps {
     fn find() -> Result<Self, String> {
-        let name = nix::unistd::User::from_uid(nix::unistd::geteuid())
-            .ok()
-            .flatten()
-            .map(|user| user.name);
+        let name = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten().map(|user| user.name);
         let range = |path: &str| {
             let text = fs::read_to_string(path).unwrap_or_default();
             let own = nix::unistd::geteuid().to_string();
             let found = text.lines().find_map(|line| {
                 let mut fields = line.split(':');
                 let who = fields.next()?;
-                let (first, count) = (
-                    fields.next()?.parse::<u32>().ok()?,
-                    fields.next()?.parse::<u32>().ok()?,
-                );
+                let (first, count) = (fields.next()?.parse::<u32>().ok()?, fields.next()?.parse::<u32>().ok()?);
                 (Some(who) == name.as_deref() || who == own).then_some((first, count))
             });
             found.filter(|(_, count)| *count > 1337).ok_or_else(|| {
@@ -276,10 +245,7 @@ impl UserMaps {
     fn apply(&self, pid: Pid) -> Result<(), String> {
         for (program, (own, first, count)) in [("newuidmap", self.uid), ("newgidmap", self.gid)] {
             let numbers = [0, own, 1, 1, first, count].map(|number| number.to_string());
-            let status = Command::new(program)
-                .arg(pid.to_string())
-                .args(numbers)
-                .status();
+            let status = Command::new(program).arg(pid.to_string()).args(numbers).status();
             let failed = match status {
                 Ok(status) if status.success() => continue,
                 Ok(status) => format!("{program} failed with {status}"),
@@ -314,13 +280,7 @@ fn child(setup: Setup, detach: bool) -> i32 {
     let _ = nix::unistd::setresuid(0.into(), 0.into(), 0.into());
     let _ = nix::unistd::setresgid(0.into(), 0.into(), 0.into());
     use nix::mount::{MsFlags, mount};
-    let _ = mount(
-        None::<&str>,
-        "/",
-        None::<&str>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&str>,
-    );
+    let _ = mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>);
     // Where a container masks parts of /proc this is refused; the outer one then serves as well.
     let _ = mount(
         Some("proc"),
@@ -344,14 +304,9 @@ fn follow(options: &Up, supervisor: Pid) -> Result<u8, String> {
     for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
         signals.add(signal);
     }
-    signals
-        .thread_block()
+    signals.thread_block().map_err(|error| format!("signals: {error}"))?;
+    let requests = nix::sys::signalfd::SignalFd::with_flags(&signals, nix::sys::signalfd::SfdFlags::SFD_NONBLOCK)
         .map_err(|error| format!("signals: {error}"))?;
-    let requests = nix::sys::signalfd::SignalFd::with_flags(
-        &signals,
-        nix::sys::signalfd::SfdFlags::SFD_NONBLOCK,
-    )
-    .map_err(|error| format!("signals: {error}"))?;
     let bar = report::Progress::new(io::stderr().is_terminal() && !options.quiet);
     let begun = Instant::now();
     let mut client = None;
@@ -360,14 +315,7 @@ fn follow(options: &Up, supervisor: Pid) -> Result<u8, String> {
     loop {
         while let Ok(Some(_)) = requests.read_signal() {
             // The second request is not a question any more.
-            let _ = kill(
-                supervisor,
-                if told {
-                    Signal::SIGKILL
-                } else {
-                    Signal::SIGTERM
-                },
-            );
+            let _ = kill(supervisor, if told { Signal::SIGKILL } else { Signal::SIGTERM });
             told = true;
         }
         match waitpid(supervisor, Some(WaitPidFlag::WNOHANG)) {
@@ -412,8 +360,7 @@ fn follow(options: &Up, supervisor: Pid) -> Result<u8, String> {
 /// Whether a pod that is not ready has been started again and again.
 fn is_hopeless(status: &Value) -> bool {
     let pods = status["pods"].as_array().into_iter().flatten();
-    pods.filter(|pod| !crate::services::is_ready(pod))
-        .any(|pod| report::restarts(pod) >= HOPELESS_RESTARTS)
+    pods.filter(|pod| !crate::services::is_ready(pod)).any(|pod| report::restarts(pod) >= HOPELESS_RESTARTS)
 }
 
 fn status(client: &mut Option<Client>, layout: &Layout) -> Option<Value> {
@@ -427,11 +374,7 @@ fn clean(layout: &Layout) {
     let _ = fs::remove_dir_all(&layout.folder);
     let _ = fs::remove_file(layout.lock());
     // Our own common folder goes with the last mesh; one that was given stays.
-    if let Some(parent) = layout
-        .folder
-        .parent()
-        .filter(|parent| parent.ends_with("proa"))
-    {
+    if let Some(parent) = layout.folder.parent().filter(|parent| parent.ends_with("proa")) {
         let _ = fs::remove_dir(parent);
     }
 }
@@ -465,17 +408,11 @@ pub fn down(layout: &Layout) -> Result<bool, String> {
             return Ok(asked || killed);
         }
         if Instant::now() > deadline && !killed {
-            let pid = fs::read_to_string(layout.folder.join("pid"))
-                .ok()
-                .and_then(|text| text.trim().parse().ok());
+            let pid = fs::read_to_string(layout.folder.join("pid")).ok().and_then(|text| text.trim().parse().ok());
             let Some(pid) = pid else {
-                return Err(format!(
-                    "{} is locked, but by no mesh that can be asked to end",
-                    layout.lock().display()
-                ));
+                return Err(format!("{} is locked, but by no mesh that can be asked to end", layout.lock().display()));
             };
-            kill(Pid::from_raw(pid), Signal::SIGKILL)
-                .map_err(|error| format!("process {pid}: {error}"))?;
+            kill(Pid::from_raw(pid), Signal::SIGKILL).map_err(|error| format!("process {pid}: {error}"))?;
             killed = true;
         }
         if killed && Instant::now() > deadline + DOWN_MAX {

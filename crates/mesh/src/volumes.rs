@@ -36,14 +36,9 @@ pub(crate) struct PodFiles<'a> {
 /// Writes `name` below `folder`, refusing to leave it.
 fn write(folder: &Path, name: &str, content: &[u8]) -> io::Result<()> {
     let relative = Path::new(name);
-    let plain = relative
-        .components()
-        .all(|part| matches!(part, std::path::Component::Normal(_)));
+    let plain = relative.components().all(|part| matches!(part, std::path::Component::Normal(_)));
     if !plain {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            format!("{name:?} is not a relative path"),
-        ));
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name:?} is not a relative path")));
     }
     let path = folder.join(relative);
     path.parent().map(fs::create_dir_all).transpose()?;
@@ -80,22 +75,13 @@ fn base64(text: &str) -> Vec<u8> {
 
 impl PodFiles<'_> {
     fn meta(&self, field: &str) -> String {
-        self.pod["metadata"][field]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned()
+        self.pod["metadata"][field].as_str().unwrap_or_default().to_owned()
     }
 
     fn keyed(&self, kind: &str, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
         let namespace = self.meta("namespace");
         if kind == "ConfigMap" && name == ROOT_CERT {
-            return Some(
-                [(
-                    "root-cert.pem".to_owned(),
-                    self.identity.root_pem().into_bytes(),
-                )]
-                .into(),
-            );
+            return Some([("root-cert.pem".to_owned(), self.identity.root_pem().into_bytes())].into());
         }
         if kind == "Secret" && name == "cacerts" && namespace == "istio-system" {
             return Some(self.identity.cacerts());
@@ -105,14 +91,7 @@ impl PodFiles<'_> {
         let decode = |field: &str| kind == "Secret" && field == "data" || field == "binaryData";
         for field in ["data", "binaryData", "stringData"] {
             for (key, value) in strings(&object[field]) {
-                data.insert(
-                    key,
-                    if decode(field) {
-                        base64(&value)
-                    } else {
-                        value.into_bytes()
-                    },
-                );
+                data.insert(key, if decode(field) { base64(&value) } else { value.into_bytes() });
             }
         }
         Some(data)
@@ -120,23 +99,15 @@ impl PodFiles<'_> {
 
     /// Writes a ConfigMap or Secret, all keys or the `items` asked for.
     fn keys(&self, folder: &Path, kind: &str, source: &Value) -> io::Result<()> {
-        let name = source["name"]
-            .as_str()
-            .or_else(|| source["secretName"].as_str())
-            .unwrap_or_default();
+        let name = source["name"].as_str().or_else(|| source["secretName"].as_str()).unwrap_or_default();
         let Some(data) = self.keyed(kind, name) else {
             if source["optional"] == true {
                 return Ok(());
             }
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("{kind} {name:?} not found"),
-            ));
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("{kind} {name:?} not found")));
         };
         match source["items"].as_array() {
-            None => data
-                .iter()
-                .try_for_each(|(key, content)| write(folder, key, content)),
+            None => data.iter().try_for_each(|(key, content)| write(folder, key, content)),
             Some(items) => items.iter().try_for_each(|item| {
                 let key = item["key"].as_str().unwrap_or_default();
                 let content = data.get(key).map(Vec::as_slice).unwrap_or_default();
@@ -152,16 +123,10 @@ impl PodFiles<'_> {
             let content = match field {
                 "metadata.labels" | "metadata.annotations" => {
                     let pairs = strings(&self.pod["metadata"][&field["metadata.".len()..]]);
-                    let lines: Vec<String> = pairs
-                        .iter()
-                        .map(|(key, value)| format!("{key}={value:?}"))
-                        .collect();
+                    let lines: Vec<String> = pairs.iter().map(|(key, value)| format!("{key}={value:?}")).collect();
                     lines.join("\n")
                 }
-                _ => self
-                    .field(field)
-                    .or_else(|| resource(item))
-                    .unwrap_or_default(),
+                _ => self.field(field).or_else(|| resource(item)).unwrap_or_default(),
             };
             write(folder, path, content.as_bytes())?;
         }
@@ -171,11 +136,7 @@ impl PodFiles<'_> {
     fn projected(&self, folder: &Path, source: &Value) -> io::Result<()> {
         for source in source["sources"].as_array().into_iter().flatten() {
             if let Some(token) = source.get("serviceAccountToken") {
-                write(
-                    folder,
-                    token["path"].as_str().unwrap_or("token"),
-                    self.token().as_bytes(),
-                )?;
+                write(folder, token["path"].as_str().unwrap_or("token"), self.token().as_bytes())?;
             }
             if let Some(map) = source.get("configMap") {
                 self.keys(folder, "ConfigMap", map)?;
@@ -202,21 +163,12 @@ impl PodFiles<'_> {
     pub(crate) fn volumes(&self) -> io::Result<BTreeMap<String, PathBuf>> {
         let mut places = BTreeMap::new();
         for volume in &self.spec.volumes {
-            let named = |error: io::Error| {
-                io::Error::new(error.kind(), format!("volume {:?}: {error}", volume.name))
-            };
-            if let Some(path) = volume
-                .host_path
-                .as_ref()
-                .and_then(|host| host["path"].as_str())
-            {
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("volume {:?}: {error}", volume.name));
+            if let Some(path) = volume.host_path.as_ref().and_then(|host| host["path"].as_str()) {
                 places.insert(volume.name.clone(), PathBuf::from(path));
                 continue;
             }
-            let folder = self
-                .folder
-                .join("volumes")
-                .join(volume.name.replace('/', "_"));
+            let folder = self.folder.join("volumes").join(volume.name.replace('/', "_"));
             open_folder(&folder).map_err(named)?;
             if let Some(source) = &volume.config_map {
                 self.keys(&folder, "ConfigMap", source).map_err(named)?;
@@ -238,15 +190,9 @@ impl PodFiles<'_> {
         let (name, namespace) = (self.meta("name"), self.meta("namespace"));
         let etc = self.folder.join("etc");
         let search = format!("{namespace}.svc.cluster.local svc.cluster.local cluster.local");
-        write(
-            &etc,
-            "resolv.conf",
-            format!("search {search}\nnameserver {DNS_ADDRESS}\noptions ndots:5\n").as_bytes(),
-        )?;
-        let hosts = format!(
-            "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}\t{name}\n",
-            self.address
-        );
+        write(&etc, "resolv.conf", format!("search {search}\nnameserver {DNS_ADDRESS}\noptions ndots:5\n").as_bytes())?;
+        let hosts =
+            format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n{}\t{name}\n", self.address);
         write(&etc, "hosts", hosts.as_bytes())?;
         write(&etc, "hostname", format!("{name}\n").as_bytes())?;
         let account = self.folder.join("serviceaccount");
@@ -263,55 +209,31 @@ impl PodFiles<'_> {
         volumes: &BTreeMap<String, PathBuf>,
         program: &Path,
     ) -> Vec<Mount> {
-        let mut mounts = vec![Mount {
-            source: program.to_path_buf(),
-            target: "/usr/local/bin/proa".into(),
-            read_only: true,
-        }];
+        let mut mounts =
+            vec![Mount { source: program.to_path_buf(), target: "/usr/local/bin/proa".into(), read_only: true }];
         for name in ["resolv.conf", "hosts", "hostname"] {
             let target = Path::new("/etc").join(name);
-            mounts.push(Mount {
-                source: self.folder.join("etc").join(name),
-                target,
-                read_only: false,
-            });
+            mounts.push(Mount { source: self.folder.join("etc").join(name), target, read_only: false });
         }
-        let own_account = container
-            .volume_mounts
-            .iter()
-            .any(|mount| mount.mount_path == SERVICE_ACCOUNT_FOLDER);
+        let own_account = container.volume_mounts.iter().any(|mount| mount.mount_path == SERVICE_ACCOUNT_FOLDER);
         if !own_account {
             let source = self.folder.join("serviceaccount");
-            mounts.push(Mount {
-                source,
-                target: SERVICE_ACCOUNT_FOLDER.into(),
-                read_only: true,
-            });
+            mounts.push(Mount { source, target: SERVICE_ACCOUNT_FOLDER.into(), read_only: true });
         }
         for mount in &container.volume_mounts {
             let Some(source) = volumes.get(&mount.name) else {
                 continue;
             };
-            let source = mount
-                .sub_path
-                .as_ref()
-                .map_or_else(|| source.clone(), |sub| source.join(sub));
-            mounts.push(Mount {
-                source,
-                target: PathBuf::from(&mount.mount_path),
-                read_only: mount.read_only,
-            });
+            let source = mount.sub_path.as_ref().map_or_else(|| source.clone(), |sub| source.join(sub));
+            mounts.push(Mount { source, target: PathBuf::from(&mount.mount_path), read_only: mount.read_only });
         }
         mounts
     }
 
     /// The environment of `container`, references resolved, later names winning.
     pub(crate) fn environment(&self, container: &Container) -> Vec<(String, String)> {
-        let mut all: Vec<(String, String)> = vec![
-            ("PATH".into(), PATH.into()),
-            ("HOME".into(), "/".into()),
-            ("HOSTNAME".into(), self.meta("name")),
-        ];
+        let mut all: Vec<(String, String)> =
+            vec![("PATH".into(), PATH.into()), ("HOME".into(), "/".into()), ("HOSTNAME".into(), self.meta("name"))];
         if let Some(port) = container.ports.first() {
             // Built-in samples listen where the manifest says, whatever the image's own default.
             all.push(("PORT".into(), port.container_port.to_string()));
@@ -320,14 +242,8 @@ impl PodFiles<'_> {
             let prefix = source["prefix"].as_str().unwrap_or_default();
             for (field, kind) in [("configMapRef", "ConfigMap"), ("secretRef", "Secret")] {
                 let name = source[field]["name"].as_str();
-                for (key, value) in name
-                    .and_then(|name| self.keyed(kind, name))
-                    .unwrap_or_default()
-                {
-                    all.push((
-                        format!("{prefix}{key}"),
-                        String::from_utf8_lossy(&value).into_owned(),
-                    ));
+                for (key, value) in name.and_then(|name| self.keyed(kind, name)).unwrap_or_default() {
+                    all.push((format!("{prefix}{key}"), String::from_utf8_lossy(&value).into_owned()));
                 }
             }
         }
@@ -350,9 +266,7 @@ impl PodFiles<'_> {
         for (field, kind) in [("configMapKeyRef", "ConfigMap"), ("secretKeyRef", "Secret")] {
             if let Some(reference) = source.get(field) {
                 let data = self.keyed(kind, reference["name"].as_str()?)?;
-                return data
-                    .get(reference["key"].as_str()?)
-                    .map(|value| String::from_utf8_lossy(value).into_owned());
+                return data.get(reference["key"].as_str()?).map(|value| String::from_utf8_lossy(value).into_owned());
             }
         }
         let limits = &container.resources;
@@ -363,18 +277,14 @@ impl PodFiles<'_> {
 
     fn field(&self, path: &str) -> Option<String> {
         let text = match path {
-            "metadata.name" | "metadata.namespace" | "metadata.uid" => {
-                self.meta(&path["metadata.".len()..])
-            }
+            "metadata.name" | "metadata.namespace" | "metadata.uid" => self.meta(&path["metadata.".len()..]),
             "status.podIP" | "status.podIPs" => self.address.to_string(),
             "status.hostIP" | "status.hostIPs" => NODE_ADDRESS.to_string(),
             "spec.nodeName" => "proa".to_owned(),
             "spec.serviceAccountName" => self.spec.service_account().to_owned(),
             _ => {
                 let (map, key) = path.strip_prefix("metadata.")?.split_once("['")?;
-                return self.pod["metadata"][map][key.strip_suffix("']")?]
-                    .as_str()
-                    .map(str::to_owned);
+                return self.pod["metadata"][map][key.strip_suffix("']")?].as_str().map(str::to_owned);
             }
         };
         Some(text)
@@ -384,9 +294,7 @@ impl PodFiles<'_> {
 /// `limits.cpu` without a limit is the machine's.
 fn resource(source: &Value) -> Option<String> {
     match source["resourceFieldRef"]["resource"].as_str()? {
-        "limits.cpu" | "requests.cpu" => std::thread::available_parallelism()
-            .ok()
-            .map(|count| count.to_string()),
+        "limits.cpu" | "requests.cpu" => std::thread::available_parallelism().ok().map(|count| count.to_string()),
         _ => None,
     }
 }
@@ -394,9 +302,7 @@ fn resource(source: &Value) -> Option<String> {
 /// A quantity as `resourceFieldRef` shows it: whole CPUs rounded up, bytes.
 fn quantity(name: &str, value: Option<&str>) -> Option<String> {
     let value = value?;
-    let digits = value
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(value.len());
+    let digits = value.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(value.len());
     let number: f64 = value[..digits].parse().ok()?;
     let unit = match &value[digits..] {
         "" => 1.0,
@@ -423,10 +329,7 @@ pub(crate) fn expand(text: &str, environment: &[(String, String)]) -> String {
         if let Some(after) = rest.strip_prefix("$$") {
             out.push('$');
             rest = after;
-        } else if let Some((name, after)) = rest
-            .strip_prefix("$(")
-            .and_then(|inner| inner.split_once(')'))
-        {
+        } else if let Some((name, after)) = rest.strip_prefix("$(").and_then(|inner| inner.split_once(')')) {
             match environment.iter().rev().find(|(known, _)| known == name) {
                 Some((_, value)) => out.push_str(value),
                 None => out.push_str(&rest[..name.len() + 3]),
@@ -447,13 +350,7 @@ mod tests {
     #[test]
     fn references_expand() {
         let environment = [("A".to_owned(), "1".to_owned())];
-        for (text, expect) in [
-            ("x$(A)y", "x1y"),
-            ("$(B)", "$(B)"),
-            ("$$(A)", "$(A)"),
-            ("$A$", "$A$"),
-            ("$(A", "$(A"),
-        ] {
+        for (text, expect) in [("x$(A)y", "x1y"), ("$(B)", "$(B)"), ("$$(A)", "$(A)"), ("$A$", "$A$"), ("$(A", "$(A")] {
             assert_eq!(expand(text, &environment), expect);
         }
     }
@@ -461,10 +358,7 @@ mod tests {
     #[test]
     fn quantities() {
         assert_eq!(quantity("cpu", Some("1500m")).as_deref(), Some("2"));
-        assert_eq!(
-            quantity("memory", Some("1Gi")).as_deref(),
-            Some("1073741824")
-        );
+        assert_eq!(quantity("memory", Some("1Gi")).as_deref(), Some("1073741824"));
         assert_eq!(base64("aGVsbG8="), b"hello");
     }
 

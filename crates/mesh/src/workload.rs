@@ -18,19 +18,12 @@ pub(crate) fn template_hash(template: &Value) -> String {
     let hash = template
         .to_string()
         .bytes()
-        .fold(0x811c_9dc5_u32, |hash, byte| {
-            (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-        });
-    hash.to_string()
-        .bytes()
-        .map(|digit| char::from(ALPHABET[usize::from(digit) % ALPHABET.len()]))
-        .collect()
+        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash.to_string().bytes().map(|digit| char::from(ALPHABET[usize::from(digit) % ALPHABET.len()])).collect()
 }
 
 fn suffix() -> String {
-    (0..5)
-        .map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())]))
-        .collect()
+    (0..5).map(|_| char::from(ALPHABET[rand::random_range(0..ALPHABET.len())])).collect()
 }
 
 /// What has to be done so that the pods are those that the deployments ask for.
@@ -48,27 +41,14 @@ pub(crate) fn plan(store: &Store) -> Plan {
     let mut owned: BTreeMap<(String, String), Vec<Object>> = BTreeMap::new();
     for pod in store.list("Pod") {
         if let Some(owner) = pod["metadata"]["annotations"]["proa.dev/deployment"].as_str() {
-            let namespace = pod["metadata"]["namespace"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
-            owned
-                .entry((namespace, owner.to_owned()))
-                .or_default()
-                .push(pod);
+            let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default().to_owned();
+            owned.entry((namespace, owner.to_owned())).or_default().push(pod);
         }
     }
     for deployment in store.list("Deployment") {
-        let text = |field: &str| {
-            deployment["metadata"][field]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let text = |field: &str| deployment["metadata"][field].as_str().unwrap_or_default().to_owned();
         let (namespace, name) = (text("namespace"), text("name"));
-        let pods = owned
-            .remove(&(namespace.clone(), name.clone()))
-            .unwrap_or_default();
+        let pods = owned.remove(&(namespace.clone(), name.clone())).unwrap_or_default();
         plan.deployment(&deployment, &namespace, &name, pods);
     }
     // What is left belongs to deployments that are gone.
@@ -87,24 +67,14 @@ impl Plan {
     fn deployment(&mut self, deployment: &Object, namespace: &str, name: &str, pods: Vec<Object>) {
         let template = &deployment["spec"]["template"];
         let hash = template_hash(template);
-        let wanted = deployment["spec"]["replicas"]
-            .as_u64()
-            .unwrap_or(1)
-            .min(REPLICAS_MAX) as usize;
-        let (current, old): (Vec<_>, Vec<_>) = pods
-            .into_iter()
-            .partition(|pod| pod["metadata"]["labels"]["pod-template-hash"] == hash.as_str());
+        let wanted = deployment["spec"]["replicas"].as_u64().unwrap_or(1).min(REPLICAS_MAX) as usize;
+        let (current, old): (Vec<_>, Vec<_>) =
+            pods.into_iter().partition(|pod| pod["metadata"]["labels"]["pod-template-hash"] == hash.as_str());
         for _ in current.len()..wanted {
-            self.create
-                .push(from_template(template, namespace, name, &hash));
+            self.create.push(from_template(template, namespace, name, &hash));
         }
         let surplus = current.iter().skip(wanted);
-        let replaced = current
-            .iter()
-            .take(wanted)
-            .filter(|pod| is_ready(pod))
-            .count()
-            >= wanted;
+        let replaced = current.iter().take(wanted).filter(|pod| is_ready(pod)).count() >= wanted;
         self.delete.extend(surplus.map(key));
         self.delete.extend(old.iter().filter(|_| replaced).map(key));
     }
@@ -157,9 +127,7 @@ pub(crate) fn publish(store: &Store) {
 pub(crate) fn create(store: &Store, pod: Object) -> Result<Key, String> {
     let mut pod = pod;
     pod["metadata"]["creationTimestamp"] = now().into();
-    store
-        .apply(pod, "default", Origin::System)
-        .map(|(key, _)| key)
+    store.apply(pod, "default", Origin::System).map(|(key, _)| key)
 }
 
 #[cfg(test)]
@@ -182,28 +150,16 @@ mod tests {
             json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "namespace": "x"},
             "spec": {"replicas": 2, "template": {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "c", "image": image}]}}}})
         };
-        store
-            .apply(deployment("one"), "x", Origin::Folder)
-            .expect("valid");
+        store.apply(deployment("one"), "x", Origin::Folder).expect("valid");
         let first = plan(&store);
         assert_eq!((first.create.len(), first.delete.len()), (2, 0));
-        let keys: Vec<Key> = first
-            .create
-            .into_iter()
-            .map(|pod| create(&store, pod).expect("valid"))
-            .collect();
+        let keys: Vec<Key> = first.create.into_iter().map(|pod| create(&store, pod).expect("valid")).collect();
         assert!(keys[0].name.starts_with("a-"));
         assert!(plan(&store).create.is_empty());
 
-        store
-            .apply(deployment("two"), "x", Origin::Folder)
-            .expect("valid");
+        store.apply(deployment("two"), "x", Origin::Folder).expect("valid");
         let second = plan(&store);
-        assert_eq!(
-            (second.create.len(), second.delete.len()),
-            (2, 0),
-            "old pods stay until the new ones are ready"
-        );
+        assert_eq!((second.create.len(), second.delete.len()), (2, 0), "old pods stay until the new ones are ready");
         for pod in second.create {
             let key = create(&store, pod).expect("valid");
             store.update(&key, |pod| crate::store::set_condition(pod, "Ready", true));

@@ -36,9 +36,7 @@ struct Name {
 }
 
 fn parse(name: &str) -> Name {
-    let parts: Vec<&str> = name
-        .split(if name.contains('|') { '|' } else { '_' })
-        .collect();
+    let parts: Vec<&str> = name.split(if name.contains('|') { '|' } else { '_' }).collect();
     match parts[..] {
         [direction, port, subset, fqdn] if name.contains('|') => Name {
             fqdn: fqdn.to_owned(),
@@ -47,17 +45,12 @@ fn parse(name: &str) -> Name {
             direction: direction.to_owned(),
             parsed: true,
         },
-        _ => Name {
-            fqdn: name.to_owned(),
-            ..Name::default()
-        },
+        _ => Name { fqdn: name.to_owned(), ..Name::default() },
     }
 }
 
 pub(super) fn select(dump: &Dump, filter: &Filter<'_>) -> Result<Vec<Cluster>, Failure> {
-    let clusters = dump
-        .clusters()
-        .ok_or_else(|| Failure::Said(MISSING.to_owned()))?;
+    let clusters = dump.clusters().ok_or_else(|| Failure::Said(MISSING.to_owned()))?;
     let mut found: Vec<Cluster> = clusters
         .into_iter()
         .map(|value| Cluster {
@@ -67,13 +60,7 @@ pub(super) fn select(dump: &Dump, filter: &Filter<'_>) -> Result<Vec<Cluster>, F
             value: camel(&value, false),
         })
         .filter(|cluster| {
-            let Name {
-                fqdn,
-                subset,
-                port,
-                direction,
-                ..
-            } = &cluster.name;
+            let Name { fqdn, subset, port, direction, .. } = &cluster.name;
             filter.fqdn.is_none_or(|wanted| fqdn.contains(wanted))
                 && filter.direction.is_none_or(|wanted| direction == wanted)
                 && filter.subset.is_none_or(|wanted| subset == wanted)
@@ -81,14 +68,8 @@ pub(super) fn select(dump: &Dump, filter: &Filter<'_>) -> Result<Vec<Cluster>, F
         })
         .collect();
     found.sort_by(|a, b| {
-        let key = |one: &Cluster| {
-            (
-                one.name.fqdn.clone(),
-                one.name.subset.clone(),
-                one.name.port,
-                one.name.direction.clone(),
-            )
-        };
+        let key =
+            |one: &Cluster| (one.name.fqdn.clone(), one.name.subset.clone(), one.name.port, one.name.direction.clone());
         key(a).cmp(&key(b))
     });
     Ok(found)
@@ -98,57 +79,21 @@ fn kind(cluster: &Value) -> String {
     match cluster["type"].as_str() {
         Some(kind) => kind.to_owned(),
         // STATIC is the enum's zero, which JSON leaves out.
-        None => cluster["cluster_type"]["name"]
-            .as_str()
-            .unwrap_or("STATIC")
-            .to_owned(),
+        None => cluster["cluster_type"]["name"].as_str().unwrap_or("STATIC").to_owned(),
     }
 }
 
 pub(super) fn summary(clusters: &[Cluster]) -> String {
-    let head = [
-        "SERVICE FQDN",
-        "PORT",
-        "DIRECTION",
-        "SUBSET",
-        "TYPE",
-        "DESTINATION RULE",
-    ]
-    .map(str::to_owned)
-    .to_vec();
+    let head = ["SERVICE FQDN", "PORT", "DIRECTION", "SUBSET", "TYPE", "DESTINATION RULE"].map(str::to_owned).to_vec();
     let or_dash = |text: &str| {
-        if text.is_empty() {
-            "-".to_owned()
-        } else {
-            text.to_owned()
-        }
+        if text.is_empty() { "-".to_owned() } else { text.to_owned() }
     };
     let rows = clusters.iter().map(|cluster| {
-        let Name {
-            fqdn,
-            subset,
-            port,
-            direction,
-            parsed,
-        } = &cluster.name;
-        let port = if *port == 0 {
-            "-".to_owned()
-        } else {
-            port.to_string()
-        };
-        let (direction, subset) = if *parsed {
-            (or_dash(direction), or_dash(subset))
-        } else {
-            ("-".to_owned(), "-".to_owned())
-        };
-        vec![
-            fqdn.clone(),
-            port,
-            direction,
-            subset,
-            cluster.kind.clone(),
-            cluster.management.clone(),
-        ]
+        let Name { fqdn, subset, port, direction, parsed } = &cluster.name;
+        let port = if *port == 0 { "-".to_owned() } else { port.to_string() };
+        let (direction, subset) =
+            if *parsed { (or_dash(direction), or_dash(subset)) } else { ("-".to_owned(), "-".to_owned()) };
+        vec![fqdn.clone(), port, direction, subset, cluster.kind.clone(), cluster.management.clone()]
     });
     table(std::iter::once(head).chain(rows), 5)
 }
@@ -173,10 +118,7 @@ mod tests {
              nodebook.default.svc.cluster.local     3000     outbound      -          EDS        nodebook.default\n\
              nodebook.default.svc.cluster.local     3000     outbound      v4         EDS        nodebook.default\n"
         );
-        let filter = Filter {
-            subset: Some("v4"),
-            ..Filter::default()
-        };
+        let filter = Filter { subset: Some("v4"), ..Filter::default() };
         assert_eq!(select(&dump, &filter).expect("a section").len(), 1);
     }
 }

@@ -22,12 +22,7 @@ const DATA: [&str; 5] = [
 
 /// A node's `metadata` is free-form; a resource's holds `filter_metadata` and the like.
 fn is_struct(name: &str, value: &Value) -> bool {
-    let shaped = [
-        "filter_metadata",
-        "filterMetadata",
-        "typed_filter_metadata",
-        "typedFilterMetadata",
-    ];
+    let shaped = ["filter_metadata", "filterMetadata", "typed_filter_metadata", "typedFilterMetadata"];
     name == "metadata" && !shaped.iter().any(|key| value.get(*key).is_some())
 }
 
@@ -48,21 +43,9 @@ fn renamed(value: &Value, data: bool) -> Value {
         Value::Object(map) => {
             let mut out = Map::new();
             for (key, value) in map {
-                let name = if data || key.starts_with('@') {
-                    key.clone()
-                } else {
-                    snake(key)
-                };
-                let inner_data =
-                    !data && (DATA.contains(&name.as_str()) || is_struct(&name, value));
-                out.insert(
-                    name,
-                    if data {
-                        value.clone()
-                    } else {
-                        renamed(value, inner_data)
-                    },
-                );
+                let name = if data || key.starts_with('@') { key.clone() } else { snake(key) };
+                let inner_data = !data && (DATA.contains(&name.as_str()) || is_struct(&name, value));
+                out.insert(name, if data { value.clone() } else { renamed(value, inner_data) });
             }
             Value::Object(out)
         }
@@ -87,30 +70,22 @@ impl Dump {
     /// The section of this message type, such as `ClustersConfigDump`.
     pub(super) fn section(&self, kind: &str) -> Option<&Value> {
         let sections = self.whole["configs"].as_array()?;
-        sections.iter().find(|section| {
-            section["@type"]
-                .as_str()
-                .is_some_and(|name| name.ends_with(&format!(".{kind}")))
-        })
+        sections
+            .iter()
+            .find(|section| section["@type"].as_str().is_some_and(|name| name.ends_with(&format!(".{kind}"))))
     }
 
     /// Every section of this message type; Envoy writes some types in several.
     pub(super) fn sections<'a>(&'a self, kind: &str) -> impl Iterator<Item = &'a Value> {
         let ending = format!(".{kind}");
         let sections = self.whole["configs"].as_array().into_iter().flatten();
-        sections.filter(move |section| {
-            section["@type"]
-                .as_str()
-                .is_some_and(|name| name.ends_with(&ending))
-        })
+        sections.filter(move |section| section["@type"].as_str().is_some_and(|name| name.ends_with(&ending)))
     }
 
     /// Resources of a section, static and dynamic; `field` names the resource in each entry.
     fn resources(&self, kind: &str, lists: &[&str], field: &[&str]) -> Option<Vec<Value>> {
         let section = self.section(kind)?;
-        let entries = lists
-            .iter()
-            .flat_map(|list| section[*list].as_array().into_iter().flatten());
+        let entries = lists.iter().flat_map(|list| section[*list].as_array().into_iter().flatten());
         let found = entries.filter_map(|entry| {
             let resource = field.iter().try_fold(entry, |value, name| value.get(name));
             let resource = resource.or_else(|| entry.get(*field.last()?));
@@ -120,30 +95,18 @@ impl Dump {
     }
 
     pub(super) fn clusters(&self) -> Option<Vec<Value>> {
-        self.resources(
-            "ClustersConfigDump",
-            &["static_clusters", "dynamic_active_clusters"],
-            &["cluster"],
-        )
+        self.resources("ClustersConfigDump", &["static_clusters", "dynamic_active_clusters"], &["cluster"])
     }
 
     pub(super) fn listeners(&self) -> Option<Vec<Value>> {
-        let dynamic = self.resources(
-            "ListenersConfigDump",
-            &["dynamic_listeners"],
-            &["active_state", "listener"],
-        )?;
+        let dynamic = self.resources("ListenersConfigDump", &["dynamic_listeners"], &["active_state", "listener"])?;
         let mut all = dynamic;
         all.extend(self.resources("ListenersConfigDump", &["static_listeners"], &["listener"])?);
         Some(all)
     }
 
     pub(super) fn routes(&self) -> Option<Vec<Value>> {
-        self.resources(
-            "RoutesConfigDump",
-            &["dynamic_route_configs", "static_route_configs"],
-            &["route_config"],
-        )
+        self.resources("RoutesConfigDump", &["dynamic_route_configs", "static_route_configs"], &["route_config"])
     }
 
     pub(super) fn endpoints(&self) -> Option<Vec<Value>> {
@@ -165,9 +128,7 @@ impl Dump {
 
 /// The short name of a message: `type.googleapis.com/a.b.C` is `C`.
 pub(super) fn is_a(value: &Value, name: &str) -> bool {
-    value["@type"]
-        .as_str()
-        .is_some_and(|kind| kind.ends_with(&format!(".{name}")))
+    value["@type"].as_str().is_some_and(|kind| kind.ends_with(&format!(".{name}")))
 }
 
 /// The same value with JSON names (camelCase), as istioctl prints proxies' resources.
@@ -178,19 +139,8 @@ pub(super) fn camel(value: &Value, data: bool) -> Value {
             .iter()
             .map(|(key, value)| {
                 let inner_data = !data && (DATA.contains(&key.as_str()) || is_struct(key, value));
-                let name = if data || key.starts_with('@') {
-                    key.clone()
-                } else {
-                    camel_name(key)
-                };
-                (
-                    name,
-                    if data && !value.is_object() {
-                        value.clone()
-                    } else {
-                        camel(value, inner_data)
-                    },
-                )
+                let name = if data || key.starts_with('@') { key.clone() } else { camel_name(key) };
+                (name, if data && !value.is_object() { value.clone() } else { camel(value, inner_data) })
             })
             .collect(),
         other => other.clone(),
@@ -218,14 +168,8 @@ mod tests {
         let camel_case = json!({"configs": [{"@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump", "dynamicActiveClusters": [{"cluster": {"name": "a", "metadata": {"filterMetadata": {"istio": {"aB": 1}}}}}]}]});
         let dump = Dump::read(&camel_case).expect("an object");
         let clusters = dump.clusters().expect("a section");
-        assert_eq!(
-            clusters,
-            [json!({"name": "a", "metadata": {"filter_metadata": {"istio": {"aB": 1}}}})]
-        );
-        assert_eq!(
-            camel(&clusters[0], false)["metadata"]["filterMetadata"]["istio"]["aB"],
-            1
-        );
+        assert_eq!(clusters, [json!({"name": "a", "metadata": {"filter_metadata": {"istio": {"aB": 1}}}})]);
+        assert_eq!(camel(&clusters[0], false)["metadata"]["filterMetadata"]["istio"]["aB"], 1);
         assert!(dump.listeners().is_none());
     }
 }

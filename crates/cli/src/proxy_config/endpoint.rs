@@ -17,13 +17,10 @@ pub(super) struct Filter<'a> {
 
 impl Filter<'_> {
     fn fits(&self, row: &Row) -> bool {
-        self.address
-            .is_none_or(|wanted| row.address.eq_ignore_ascii_case(wanted))
+        self.address.is_none_or(|wanted| row.address.eq_ignore_ascii_case(wanted))
             && self.port.is_none_or(|wanted| row.port == Some(wanted))
             && self.cluster.is_none_or(|wanted| row.cluster == wanted)
-            && self
-                .status
-                .is_none_or(|wanted| row.status.eq_ignore_ascii_case(wanted))
+            && self.status.is_none_or(|wanted| row.status.eq_ignore_ascii_case(wanted))
     }
 }
 
@@ -40,31 +37,17 @@ pub(super) struct Row {
 
 impl Row {
     fn name(&self) -> String {
-        self.port.map_or_else(
-            || self.address.clone(),
-            |port| format!("{}:{port}", self.address),
-        )
+        self.port.map_or_else(|| self.address.clone(), |port| format!("{}:{port}", self.address))
     }
 }
 
 fn place(address: &Value) -> (String, Option<u32>) {
-    let (socket, internal) = (
-        &address["socket_address"],
-        &address["envoy_internal_address"],
-    );
+    let (socket, internal) = (&address["socket_address"], &address["envoy_internal_address"]);
     if let Some(host) = socket["address"].as_str() {
-        return (
-            host.to_owned(),
-            socket["port_value"]
-                .as_u64()
-                .and_then(|port| u32::try_from(port).ok()),
-        );
+        return (host.to_owned(), socket["port_value"].as_u64().and_then(|port| u32::try_from(port).ok()));
     }
     if let Some(name) = internal["server_listener_name"].as_str() {
-        return (
-            format!("envoy://{name}/{}", text(&internal["endpoint_id"])),
-            None,
-        );
+        return (format!("envoy://{name}/{}", text(&internal["endpoint_id"])), None);
     }
     (text(&address["pipe"]["path"]).to_owned(), None)
 }
@@ -72,20 +55,14 @@ fn place(address: &Value) -> (String, Option<u32>) {
 /// Reads `/clusters?format=json`: the clusters kept, with only the fitting hosts, and the rows in istioctl's order.
 pub(super) fn select(clusters: &Value, filter: &Filter<'_>) -> (Vec<Value>, Vec<Row>) {
     let (mut kept, mut rows) = (Vec::new(), Vec::new());
-    for cluster in clusters["cluster_statuses"]
-        .as_array()
-        .into_iter()
-        .flatten()
-    {
+    for cluster in clusters["cluster_statuses"].as_array().into_iter().flatten() {
         let mut hosts = Vec::new();
         for host in cluster["host_statuses"].as_array().into_iter().flatten() {
             let (address, port) = place(&host["address"]);
             let health = &host["health_status"];
             let failed = health["failed_outlier_check"] == true;
-            let healthy = matches!(
-                health["eds_health_status"].as_str(),
-                Some("HEALTHY" | "UNKNOWN") | None
-            ) && health["failed_active_health_check"] != true;
+            let healthy = matches!(health["eds_health_status"].as_str(), Some("HEALTHY" | "UNKNOWN") | None)
+                && health["failed_active_health_check"] != true;
             let status = match health["eds_health_status"].as_str() {
                 Some("DRAINING") => "DRAINING",
                 _ if healthy && !failed => "HEALTHY",
@@ -115,17 +92,8 @@ pub(super) fn select(clusters: &Value, filter: &Filter<'_>) -> (Vec<Value>, Vec<
 }
 
 pub(super) fn summary(rows: &[Row]) -> String {
-    let head = ["ENDPOINT", "STATUS", "OUTLIER CHECK", "CLUSTER"]
-        .map(str::to_owned)
-        .to_vec();
-    let rows = rows.iter().map(|row| {
-        vec![
-            row.name(),
-            row.status.clone(),
-            row.outlier.to_owned(),
-            row.cluster.clone(),
-        ]
-    });
+    let head = ["ENDPOINT", "STATUS", "OUTLIER CHECK", "CLUSTER"].map(str::to_owned).to_vec();
+    let rows = rows.iter().map(|row| vec![row.name(), row.status.clone(), row.outlier.to_owned(), row.cluster.clone()]);
     table(std::iter::once(head).chain(rows), 5)
 }
 
@@ -145,12 +113,7 @@ fn eds_rows(assignment: &Value) -> Vec<Row> {
                 status: status.to_owned(),
                 outlier: "OK",
                 cluster: text(&assignment["cluster_name"]).to_owned(),
-                locality: parts
-                    .iter()
-                    .filter(|part| !part.is_empty())
-                    .copied()
-                    .collect::<Vec<_>>()
-                    .join("/"),
+                locality: parts.iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join("/"),
             });
         }
     }
@@ -172,11 +135,8 @@ pub(super) fn select_eds(dump: &Dump, filter: &Filter<'_>) -> Vec<Value> {
             }
         }
         if let Some(localities) = assignment["endpoints"].as_array_mut() {
-            localities.retain(|locality| {
-                locality["lb_endpoints"]
-                    .as_array()
-                    .is_some_and(|endpoints| !endpoints.is_empty())
-            });
+            localities
+                .retain(|locality| locality["lb_endpoints"].as_array().is_some_and(|endpoints| !endpoints.is_empty()));
         }
         if !eds_rows(&assignment).is_empty() {
             found.push(assignment);
@@ -184,32 +144,20 @@ pub(super) fn select_eds(dump: &Dump, filter: &Filter<'_>) -> Vec<Value> {
     }
     found.sort_by_key(|assignment| {
         let parts: Vec<&str> = text(&assignment["cluster_name"]).split('|').collect();
-        let port = parts
-            .get(1)
-            .and_then(|port| port.parse::<u32>().ok())
-            .unwrap_or(0);
+        let port = parts.get(1).and_then(|port| port.parse::<u32>().ok()).unwrap_or(0);
         (parts.last().copied().unwrap_or_default().to_owned(), port)
     });
-    found
-        .iter()
-        .map(|assignment| camel(assignment, false))
-        .collect()
+    found.iter().map(|assignment| camel(assignment, false)).collect()
 }
 
 pub(super) fn eds_summary(assignments: &[Value]) -> String {
-    let mut rows = vec![
-        ["NAME", "STATUS", "LOCALITY", "CLUSTER"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut rows = vec![["NAME", "STATUS", "LOCALITY", "CLUSTER"].map(str::to_owned).to_vec()];
     for assignment in assignments {
         let Ok(assignment) = Dump::read(assignment).map(|dump| dump.whole().clone()) else {
             continue;
         };
         rows.extend(
-            eds_rows(&assignment)
-                .into_iter()
-                .map(|row| vec![row.name(), row.status, row.locality, row.cluster]),
+            eds_rows(&assignment).into_iter().map(|row| vec![row.name(), row.status, row.locality, row.cluster]),
         );
     }
     table(rows, 5)

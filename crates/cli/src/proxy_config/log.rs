@@ -3,18 +3,10 @@
 use crate::context::{Failure, Global, print};
 use crate::http::fetch;
 
-const LEVELS: [&str; 8] = [
-    "trace", "debug", "info", "warning", "warn", "error", "critical", "off",
-];
+const LEVELS: [&str; 8] = ["trace", "debug", "info", "warning", "warn", "error", "critical", "off"];
 const DEFAULT: &str = "warning";
 
-pub(super) fn run(
-    context: &Global,
-    pod: &str,
-    level: Option<&str>,
-    reset: bool,
-    port: u16,
-) -> Result<u8, Failure> {
+pub(super) fn run(context: &Global, pod: &str, level: Option<&str>, reset: bool, port: u16) -> Result<u8, Failure> {
     let page = |query: &str| fetch(context, pod, port, "POST", &format!("/logging{query}"));
     let mut answer = page("")?;
     if reset {
@@ -32,20 +24,17 @@ pub(super) fn run(
 
 /// The queries for `LEVEL` or `LOGGER:LEVEL,…`; `known` is what `/logging` prints.
 fn changes(text: &str, known: &str) -> Result<Vec<String>, String> {
-    let loggers: Vec<&str> = known
-        .lines()
-        .filter_map(|line| line.trim().split_once(": "))
-        .map(|(name, _)| name)
-        .collect();
+    let loggers: Vec<&str> =
+        known.lines().filter_map(|line| line.trim().split_once(": ")).map(|(name, _)| name).collect();
     text.split(',')
         .map(|one| {
             let (logger, level) = one
                 .split_once(':')
                 .or_else(|| one.split_once('='))
                 .map_or((None, one), |(logger, level)| (Some(logger), level));
-            if let Some(logger) = logger.filter(|logger| {
-                *logger != "level" && !loggers.is_empty() && !loggers.contains(logger)
-            }) {
+            if let Some(logger) =
+                logger.filter(|logger| *logger != "level" && !loggers.is_empty() && !loggers.contains(logger))
+            {
                 return Err(format!("unrecognized logger name: {logger}"));
             }
             if !LEVELS.contains(&level) {
@@ -63,18 +52,9 @@ mod tests {
     #[test]
     fn levels() {
         let known = "active loggers:\n  admin: warning\n  http: warning\n";
-        assert_eq!(
-            changes("http:debug,admin:info", known),
-            Ok(vec!["?http=debug".into(), "?admin=info".into()])
-        );
+        assert_eq!(changes("http:debug,admin:info", known), Ok(vec!["?http=debug".into(), "?admin=info".into()]));
         assert_eq!(changes("debug", known), Ok(vec!["?level=debug".into()]));
-        assert_eq!(
-            changes("xxx", known),
-            Err("unrecognized logging level: xxx".into())
-        );
-        assert_eq!(
-            changes("xxx:yyy", known),
-            Err("unrecognized logger name: xxx".into())
-        );
+        assert_eq!(changes("xxx", known), Err("unrecognized logging level: xxx".into()));
+        assert_eq!(changes("xxx:yyy", known), Err("unrecognized logger name: xxx".into()));
     }
 }

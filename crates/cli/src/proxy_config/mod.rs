@@ -26,21 +26,16 @@ fn read(context: &Global, source: &Source, path: &str) -> Result<Value, Failure>
     let text = match (&source.file, &source.pod) {
         (Some(file), _) if file == "-" => {
             let mut text = Vec::new();
-            std::io::stdin()
-                .read_to_end(&mut text)
-                .map_err(Failure::io("standard input"))?;
+            std::io::stdin().read_to_end(&mut text).map_err(Failure::io("standard input"))?;
             text
         }
         (Some(file), _) => fs::read(file).map_err(Failure::io(file))?,
         (None, Some(pod)) => fetch(context, pod, source.proxy_admin_port, "GET", path)?,
         (None, None) => {
-            return Err(Failure::Said(
-                "a pod (or deploy/NAME) or a dump with --file is needed".to_owned(),
-            ));
+            return Err(Failure::Said("a pod (or deploy/NAME) or a dump with --file is needed".to_owned()));
         }
     };
-    serde_json::from_slice(&text)
-        .map_err(|error| Failure::Said(format!("the config dump is not JSON: {error}")))
+    serde_json::from_slice(&text).map_err(|error| Failure::Said(format!("the config dump is not JSON: {error}")))
 }
 
 fn dump(context: &Global, source: &Source) -> Result<Dump, Failure> {
@@ -48,19 +43,13 @@ fn dump(context: &Global, source: &Source) -> Result<Dump, Failure> {
 }
 
 /// Prints `table` for `short`, or `items` as JSON or YAML.
-fn show(
-    output: &str,
-    table: impl FnOnce() -> String,
-    items: impl FnOnce() -> Value,
-) -> Result<u8, Failure> {
+fn show(output: &str, table: impl FnOnce() -> String, items: impl FnOnce() -> Value) -> Result<u8, Failure> {
     let text = match output {
         "short" | "table" | "" => table(),
         "json" => indented(&items()) + "\n",
         "yaml" => serde_norway::to_string(&items()).unwrap_or_default(),
         other => {
-            return Err(Failure::Said(format!(
-                "unknown output format {other:?}; use short, json or yaml"
-            )));
+            return Err(Failure::Said(format!("unknown output format {other:?}; use short, json or yaml")));
         }
     };
     print(&text)?;
@@ -69,13 +58,7 @@ fn show(
 
 pub(crate) fn run(context: &Global, args: &ProxyConfig) -> Result<u8, Failure> {
     match &args.what {
-        ProxyConfigKind::Cluster {
-            source,
-            fqdn,
-            direction,
-            subset,
-            port,
-        } => {
+        ProxyConfigKind::Cluster { source, fqdn, direction, subset, port } => {
             let filter = cluster::Filter {
                 fqdn: fqdn.as_deref(),
                 direction: direction.as_deref(),
@@ -89,45 +72,16 @@ pub(crate) fn run(context: &Global, args: &ProxyConfig) -> Result<u8, Failure> {
                 || clusters.iter().map(|one| one.value.clone()).collect(),
             )
         }
-        ProxyConfigKind::Listener {
-            source,
-            address,
-            port,
-            kind,
-            verbose,
-            ..
-        } => {
-            let filter = listener::Filter {
-                address: address.as_deref(),
-                port: *port,
-                kind: kind.as_deref(),
-            };
+        ProxyConfigKind::Listener { source, address, port, kind, verbose, .. } => {
+            let filter = listener::Filter { address: address.as_deref(), port: *port, kind: kind.as_deref() };
             let listeners = listener::select(&dump(context, source)?, &filter)?;
-            show(
-                &source.output,
-                || listener::summary(&listeners, *verbose),
-                || listeners.clone().into(),
-            )
+            show(&source.output, || listener::summary(&listeners, *verbose), || listeners.clone().into())
         }
-        ProxyConfigKind::Route {
-            source,
-            name,
-            verbose,
-        } => {
+        ProxyConfigKind::Route { source, name, verbose } => {
             let routes = route::select(&dump(context, source)?, name.as_deref())?;
-            show(
-                &source.output,
-                || route::summary(&routes, *verbose),
-                || routes.clone().into(),
-            )
+            show(&source.output, || route::summary(&routes, *verbose), || routes.clone().into())
         }
-        ProxyConfigKind::Endpoint {
-            source,
-            address,
-            port,
-            cluster,
-            status,
-        } => {
+        ProxyConfigKind::Endpoint { source, address, port, cluster, status } => {
             let clusters = read(context, source, "/clusters?format=json")?;
             let filter = endpoint::Filter {
                 address: address.as_deref(),
@@ -138,13 +92,7 @@ pub(crate) fn run(context: &Global, args: &ProxyConfig) -> Result<u8, Failure> {
             let (kept, rows) = endpoint::select(&clusters, &filter);
             show(&source.output, || endpoint::summary(&rows), || kept.into())
         }
-        ProxyConfigKind::Eds {
-            source,
-            address,
-            port,
-            cluster,
-            status,
-        } => {
+        ProxyConfigKind::Eds { source, address, port, cluster, status } => {
             let filter = endpoint::Filter {
                 address: address.as_deref(),
                 port: *port,
@@ -152,36 +100,21 @@ pub(crate) fn run(context: &Global, args: &ProxyConfig) -> Result<u8, Failure> {
                 status: status.as_deref(),
             };
             let assignments = endpoint::select_eds(&dump(context, source)?, &filter);
-            show(
-                &source.output,
-                || endpoint::eds_summary(&assignments),
-                || assignments.clone().into(),
-            )
+            show(&source.output, || endpoint::eds_summary(&assignments), || assignments.clone().into())
         }
         ProxyConfigKind::Bootstrap { source } => {
             let dump = dump(context, source)?;
-            let bootstrap = dump
-                .bootstrap()
-                .ok_or_else(|| Failure::Said(dump::MISSING.to_owned()))?
-                .clone();
+            let bootstrap = dump.bootstrap().ok_or_else(|| Failure::Said(dump::MISSING.to_owned()))?.clone();
             if source.output == "short" || source.output == "json" {
                 print(&(indented(&bootstrap) + "\n"))?;
                 return Ok(0);
             }
-            show(
-                &source.output,
-                || bootstrap::version(&bootstrap),
-                || bootstrap.clone(),
-            )
+            show(&source.output, || bootstrap::version(&bootstrap), || bootstrap.clone())
         }
         ProxyConfigKind::Secret { source } => {
             let dump = dump(context, source)?;
             let now = jiff::Timestamp::now().as_second();
-            show(
-                &source.output,
-                || secret::summary(&dump, now),
-                || dump.secrets_dump().clone(),
-            )
+            show(&source.output, || secret::summary(&dump, now), || dump.secrets_dump().clone())
         }
         ProxyConfigKind::Ecds { source } => {
             let dump = dump(context, source)?;
@@ -191,12 +124,9 @@ pub(crate) fn run(context: &Global, args: &ProxyConfig) -> Result<u8, Failure> {
             let dump = dump(context, source)?;
             show(&source.output, || all(&dump), || dump.whole().clone())
         }
-        ProxyConfigKind::Log {
-            pod,
-            level,
-            reset,
-            proxy_admin_port,
-        } => log::run(context, pod, level.as_deref(), *reset, *proxy_admin_port),
+        ProxyConfigKind::Log { pod, level, reset, proxy_admin_port } => {
+            log::run(context, pod, level.as_deref(), *reset, *proxy_admin_port)
+        }
     }
 }
 
@@ -208,25 +138,17 @@ pub fn table_of(kind: &str, config_dump: &Value) -> Result<String, String> {
     let dump = Dump::read(config_dump)?;
     let text = |failure: Failure| failure.to_string();
     match kind {
-        "cluster" => cluster::select(&dump, &cluster::Filter::default())
-            .map(|found| cluster::summary(&found))
-            .map_err(text),
+        "cluster" => {
+            cluster::select(&dump, &cluster::Filter::default()).map(|found| cluster::summary(&found)).map_err(text)
+        }
         "listener" => listener::select(&dump, &listener::Filter::default())
             .map(|found| listener::summary(&found, true))
             .map_err(text),
-        "route" => route::select(&dump, None)
-            .map(|found| route::summary(&found, true))
-            .map_err(text),
-        "eds" => Ok(endpoint::eds_summary(&endpoint::select_eds(
-            &dump,
-            &endpoint::Filter::default(),
-        ))),
+        "route" => route::select(&dump, None).map(|found| route::summary(&found, true)).map_err(text),
+        "eds" => Ok(endpoint::eds_summary(&endpoint::select_eds(&dump, &endpoint::Filter::default()))),
         "ecds" => Ok(ecds::summary(&dump)),
         "secret" => Ok(secret::summary(&dump, jiff::Timestamp::now().as_second())),
-        "version" => dump
-            .bootstrap()
-            .map(bootstrap::version)
-            .ok_or_else(|| dump::MISSING.to_owned()),
+        "version" => dump.bootstrap().map(bootstrap::version).ok_or_else(|| dump::MISSING.to_owned()),
         "all" => Ok(all(&dump)),
         other => Err(format!("unknown part {other:?}")),
     }
@@ -258,16 +180,7 @@ fn management(metadata: &Value) -> String {
     };
     let parts: Vec<&str> = config.split('/').collect();
     match parts[..] {
-        [
-            "",
-            "apis",
-            "networking.istio.io",
-            _,
-            "namespaces",
-            namespace,
-            _,
-            name,
-        ] => format!("{name}.{namespace}"),
+        ["", "apis", "networking.istio.io", _, "namespaces", namespace, _, name] => format!("{name}.{namespace}"),
         ["", "apis", "networking.istio.io", _, "namespaces", ..] => String::new(),
         _ => "<unknown>".to_owned(),
     }

@@ -11,9 +11,7 @@ use crate::tabwriter::table;
 const DOMAINS_SHOWN: usize = 2;
 
 pub(super) fn select(dump: &Dump, name: Option<&str>) -> Result<Vec<Value>, Failure> {
-    let mut routes = dump
-        .routes()
-        .ok_or_else(|| Failure::Said(MISSING.to_owned()))?;
+    let mut routes = dump.routes().ok_or_else(|| Failure::Said(MISSING.to_owned()))?;
     routes.retain(|route| name.is_none_or(|wanted| route["name"] == wanted));
     // Ports in order; names stay where they were.
     routes.sort_by(|a, b| {
@@ -32,41 +30,23 @@ pub(super) fn summary(routes: &[Value], verbose: bool) -> String {
     } else {
         &["NAME", "VIRTUAL HOSTS"]
     };
-    let mut rows = vec![
-        head.iter()
-            .map(|cell| (*cell).to_owned())
-            .collect::<Vec<_>>(),
-    ];
+    let mut rows = vec![head.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()];
     for route in routes {
         let Ok(route) = Dump::read(route).map(|dump| dump.whole().clone()) else {
             continue;
         };
         let name = text(&route["name"]).to_owned();
-        let hosts = route["virtual_hosts"]
-            .as_array()
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+        let hosts = route["virtual_hosts"].as_array().map(Vec::as_slice).unwrap_or_default();
         if !verbose {
             rows.push(vec![name, hosts.len().to_string()]);
             continue;
         }
         for host in hosts {
-            let domains: Vec<&str> = host["domains"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .map(text)
-                .collect();
+            let domains: Vec<&str> = host["domains"].as_array().into_iter().flatten().map(text).collect();
             let domains = describe_domains(&domains);
             let vhost = text(&host["name"]).to_owned();
-            let entries = host["routes"]
-                .as_array()
-                .map(Vec::as_slice)
-                .unwrap_or_default();
-            for entry in entries
-                .iter()
-                .filter(|entry| entry["route"]["cluster"] != "PassthroughCluster")
-            {
+            let entries = host["routes"].as_array().map(Vec::as_slice).unwrap_or_default();
+            for entry in entries.iter().filter(|entry| entry["route"]["cluster"] != "PassthroughCluster") {
                 rows.push(vec![
                     name.clone(),
                     vhost.clone(),
@@ -76,13 +56,7 @@ pub(super) fn summary(routes: &[Value], verbose: bool) -> String {
                 ]);
             }
             if entries.is_empty() {
-                rows.push(vec![
-                    name.clone(),
-                    vhost,
-                    domains,
-                    "/*".to_owned(),
-                    "404".to_owned(),
-                ]);
+                rows.push(vec![name.clone(), vhost, domains, "/*".to_owned(), "404".to_owned()]);
             }
         }
     }
@@ -94,29 +68,15 @@ pub(super) fn describe_domains(domains: &[&str]) -> String {
     if let [only] = domains {
         return (*only).to_owned();
     }
-    let without_port: Vec<&str> = domains
-        .iter()
-        .copied()
-        .filter(|domain| !has_port(domain))
-        .collect();
+    let without_port: Vec<&str> = domains.iter().copied().filter(|domain| !has_port(domain)).collect();
     let redundant = |domain: &&str| {
-        [".svc.cluster.local", ".svc"].iter().any(|suffix| {
-            domain
-                .strip_suffix(suffix)
-                .is_some_and(|shorter| without_port.contains(&shorter))
-        })
+        [".svc.cluster.local", ".svc"]
+            .iter()
+            .any(|suffix| domain.strip_suffix(suffix).is_some_and(|shorter| without_port.contains(&shorter)))
     };
-    let shown: Vec<&str> = without_port
-        .iter()
-        .copied()
-        .filter(|domain| !redundant(domain))
-        .collect();
+    let shown: Vec<&str> = without_port.iter().copied().filter(|domain| !redundant(domain)).collect();
     if shown.len() > DOMAINS_SHOWN {
-        return format!(
-            "{} + {} more...",
-            shown[..DOMAINS_SHOWN].join(", "),
-            shown.len() - DOMAINS_SHOWN
-        );
+        return format!("{} + {} more...", shown[..DOMAINS_SHOWN].join(", "), shown.len() - DOMAINS_SHOWN);
     }
     shown.join(", ")
 }
@@ -137,13 +97,9 @@ pub(super) fn describe_match(condition: &Value) -> String {
         }
     };
     add(&condition["prefix"], |path| format!("{path}*"));
-    add(&condition["path_separated_prefix"], |path| {
-        format!("PathPrefix:{path}")
-    });
+    add(&condition["path_separated_prefix"], |path| format!("PathPrefix:{path}"));
     add(&condition["path"], str::to_owned);
-    add(&condition["safe_regex"]["regex"], |regex| {
-        format!("regex {regex}")
-    });
+    add(&condition["safe_regex"]["regex"], |regex| format!("regex {regex}"));
     parts.join(" ")
 }
 
@@ -158,12 +114,7 @@ mod tests {
             (&["example.com"], "example.com"),
             (&["example.com", "example.com:8080"], "example.com"),
             (
-                &[
-                    "example.com",
-                    "example.com:8080",
-                    "[fd00:10:96::7fc7]",
-                    "[fd00:10:96::7fc7]:8080",
-                ],
+                &["example.com", "example.com:8080", "[fd00:10:96::7fc7]", "[fd00:10:96::7fc7]:8080"],
                 "example.com, [fd00:10:96::7fc7]",
             ),
             (&["a.b.svc.cluster.local", "a.b.svc", "a.b", "a"], "a.b, a"),

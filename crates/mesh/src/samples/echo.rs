@@ -9,12 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::http::{Body, collect, listen, reply, serve as serve_http};
 use super::httpbin::headers_of;
 
-pub(super) async fn serve(
-    port: u16,
-    tcp_ports: Vec<u16>,
-    name: String,
-    hello: bool,
-) -> std::io::Result<()> {
+pub(super) async fn serve(port: u16, tcp_ports: Vec<u16>, name: String, hello: bool) -> std::io::Result<()> {
     let name: Rc<str> = name.into();
     for port in tcp_ports {
         let listener = listen(port)?;
@@ -23,12 +18,7 @@ pub(super) async fn serve(
             while let Ok((mut stream, _)) = listener.accept().await {
                 let name = Rc::clone(&name);
                 tokio::task::spawn_local(async move {
-                    if hello
-                        && stream
-                            .write_all(format!("hello {name}\n").as_bytes())
-                            .await
-                            .is_err()
-                    {
+                    if hello && stream.write_all(format!("hello {name}\n").as_bytes()).await.is_err() {
                         return;
                     }
                     let mut buffer = vec![0; 16 << 10];
@@ -41,17 +31,10 @@ pub(super) async fn serve(
             }
         });
     }
-    serve_http(port, move |request, peer| {
-        answer(request, peer, Rc::clone(&name))
-    })
-    .await
+    serve_http(port, move |request, peer| answer(request, peer, Rc::clone(&name))).await
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    peer: std::net::SocketAddr,
-    name: Rc<str>,
-) -> Response<Body> {
+async fn answer(request: Request<Incoming>, peer: std::net::SocketAddr, name: Rc<str>) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let body = match collect(body).await {
         Ok(body) => body,

@@ -30,10 +30,7 @@ pub(super) fn headers_of(headers: &HeaderMap) -> Map<String, Value> {
     keys.sort_by_key(|name| name.as_str());
     for name in keys {
         let title: Vec<String> = name.as_str().split('-').map(capital).collect();
-        let values = headers
-            .get_all(name)
-            .iter()
-            .map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
         all.insert(title.join("-"), values.collect::<Vec<_>>().join(",").into());
     }
     all
@@ -41,67 +38,43 @@ pub(super) fn headers_of(headers: &HeaderMap) -> Map<String, Value> {
 
 fn capital(word: &str) -> String {
     let mut letters = word.chars();
-    letters
-        .next()
-        .map(|first| first.to_ascii_uppercase().to_string() + letters.as_str())
-        .unwrap_or_default()
+    letters.next().map(|first| first.to_ascii_uppercase().to_string() + letters.as_str()).unwrap_or_default()
 }
 
 async fn answer(request: Request<Incoming>, peer: SocketAddr) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let path = parts.uri.path();
     let mut segments = path.trim_start_matches('/').split('/');
-    let (first, argument) = (
-        segments.next().unwrap_or_default(),
-        segments.next().unwrap_or_default(),
-    );
+    let (first, argument) = (segments.next().unwrap_or_default(), segments.next().unwrap_or_default());
     let origin = || {
-        let forwarded = parts
-            .headers
-            .get("x-forwarded-for")
-            .and_then(|value| value.to_str().ok());
+        let forwarded = parts.headers.get("x-forwarded-for").and_then(|value| value.to_str().ok());
         forwarded.map_or_else(|| peer.ip().to_canonical().to_string(), str::to_owned)
     };
     match first {
-        "" => reply(
-            200,
-            "text/html; charset=utf-8",
-            "<!DOCTYPE html><title>httpbin</title><h1>httpbin</h1>\n",
-        ),
+        "" => reply(200, "text/html; charset=utf-8", "<!DOCTYPE html><title>httpbin</title><h1>httpbin</h1>\n"),
         "status" => status(argument),
         "delay" => {
             let seconds = argument.parse::<f64>().unwrap_or(0.0).clamp(0.0, DELAY_MAX);
             tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
             described(&parts, body, &origin()).await
         }
-        "get" | "post" | "put" | "patch" | "delete" | "anything" | "head" => {
-            described(&parts, body, &origin()).await
-        }
+        "get" | "post" | "put" | "patch" | "delete" | "anything" | "head" => described(&parts, body, &origin()).await,
         "headers" => pretty(&json!({ "headers": headers_of(&parts.headers) })),
         "ip" => pretty(&json!({ "origin": origin() })),
-        "user-agent" => {
-            pretty(&json!({ "user-agent": headers_of(&parts.headers).get("User-Agent") }))
-        }
+        "user-agent" => pretty(&json!({ "user-agent": headers_of(&parts.headers).get("User-Agent") })),
         "uuid" => pretty(&json!({ "uuid": format!("{:032x}", rand::random::<u128>()) })),
         "hostname" => pretty(&json!({ "hostname": std::env::var("HOSTNAME").unwrap_or_default() })),
         "bytes" => {
             let length = argument.parse::<usize>().unwrap_or(0).min(SIZE_MAX);
-            let bytes: Vec<u8> = (0..length)
-                .map(|at| (at.wrapping_mul(31) % 251) as u8)
-                .collect();
+            let bytes: Vec<u8> = (0..length).map(|at| (at.wrapping_mul(31) % 251) as u8).collect();
             reply(200, "application/octet-stream", bytes)
         }
-        "stream" | "stream-bytes" | "drip" => stream(
-            argument.parse::<usize>().unwrap_or(1).min(SIZE_MAX),
-            &parts.headers,
-        ),
+        "stream" | "stream-bytes" | "drip" => {
+            stream(argument.parse::<usize>().unwrap_or(1).min(SIZE_MAX), &parts.headers)
+        }
         "redirect" | "relative-redirect" => redirect(argument.parse::<u32>().unwrap_or(1)),
         "response-headers" => response_headers(parts.uri.query().unwrap_or_default()),
-        "html" => reply(
-            200,
-            "text/html; charset=utf-8",
-            "<!DOCTYPE html><h1>Herman Melville - Moby-Dick</h1>\n",
-        ),
+        "html" => reply(200, "text/html; charset=utf-8", "<!DOCTYPE html><h1>Herman Melville - Moby-Dick</h1>\n"),
         "robots.txt" => reply(200, "text/plain", "User-agent: *\nDisallow: /deny\n"),
         _ => reply(404, "text/plain", format!("no such page: {path}\n")),
     }
@@ -112,11 +85,7 @@ fn pretty(value: &Value) -> Response<Body> {
 }
 
 fn status(argument: &str) -> Response<Body> {
-    let code = argument
-        .split(',')
-        .next()
-        .and_then(|code| code.split(':').next())
-        .and_then(|code| code.parse().ok());
+    let code = argument.split(',').next().and_then(|code| code.split(':').next()).and_then(|code| code.parse().ok());
     match code {
         Some(418) => reply(418, "text/plain", "\n    -=[ teapot ]=-\n\n"),
         Some(code @ 200..=599) => reply(code, "text/plain", ""),
@@ -124,36 +93,20 @@ fn status(argument: &str) -> Response<Body> {
     }
 }
 
-async fn described(
-    parts: &hyper::http::request::Parts,
-    body: Incoming,
-    origin: &str,
-) -> Response<Body> {
+async fn described(parts: &hyper::http::request::Parts, body: Incoming, origin: &str) -> Response<Body> {
     let body = match collect(body).await {
         Ok(body) => body,
         Err(response) => return response,
     };
     let mut query = Map::new();
-    for pair in parts
-        .uri
-        .query()
-        .unwrap_or_default()
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-    {
+    for pair in parts.uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         query.insert(key.to_owned(), value.into());
     }
-    let host = parts
-        .uri
-        .authority()
-        .map(|authority| authority.as_str())
-        .or_else(|| parts.headers.get("host")?.to_str().ok());
-    let url = format!(
-        "http://{}{}",
-        host.unwrap_or_default(),
-        parts.uri.path_and_query().map_or("/", |path| path.as_str())
-    );
+    let host =
+        parts.uri.authority().map(|authority| authority.as_str()).or_else(|| parts.headers.get("host")?.to_str().ok());
+    let url =
+        format!("http://{}{}", host.unwrap_or_default(), parts.uri.path_and_query().map_or("/", |path| path.as_str()));
     let data = String::from_utf8_lossy(&body).into_owned();
     pretty(&json!({
         "args": query,
@@ -198,16 +151,9 @@ impl<I: Iterator<Item = Frame<Bytes>> + Unpin> hyper::body::Body for Frames<I> {
 }
 
 fn redirect(times: u32) -> Response<Body> {
-    let to = if times <= 1 {
-        "/get".to_owned()
-    } else {
-        format!("/redirect/{}", times - 1)
-    };
+    let to = if times <= 1 { "/get".to_owned() } else { format!("/redirect/{}", times - 1) };
     let mut response = reply(302, "text/plain", "");
-    response.headers_mut().insert(
-        LOCATION,
-        HeaderValue::from_str(&to).expect("a path of digits"),
-    );
+    response.headers_mut().insert(LOCATION, HeaderValue::from_str(&to).expect("a path of digits"));
     response
 }
 

@@ -69,17 +69,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             let _ = error.print();
-            return if error.use_stderr() {
-                ExitCode::from(2)
-            } else {
-                ExitCode::SUCCESS
-            };
+            return if error.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime starts");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     let local = tokio::task::LocalSet::new();
     let result = runtime.block_on(local.run_until(async {
         tokio::select! {
@@ -101,22 +94,14 @@ async fn run(sample: Sample) -> std::io::Result<()> {
         Sample::Nodebook { port, version } => nodebook::serve(port, version).await,
         Sample::Httpbin { port } => httpbin::serve(port).await,
         Sample::Sleep { .. } => std::future::pending().await,
-        Sample::Echo {
-            port,
-            tcp_port,
-            name,
-            hello,
-        } => echo::serve(port, tcp_port, name, hello).await,
+        Sample::Echo { port, tcp_port, name, hello } => echo::serve(port, tcp_port, name, hello).await,
     }
 }
 
 /// Resolves on SIGTERM or SIGINT.
 async fn stopped() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (
-        signal(SignalKind::terminate()),
-        signal(SignalKind::interrupt()),
-    ) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         return std::future::pending().await;
     };
     tokio::select! {

@@ -16,18 +16,11 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 pub(super) async fn serve(port: u16, version: String) -> std::io::Result<()> {
     let total = Rc::new(Cell::new(0_u64));
-    serve_http(port, move |request, _| {
-        answer(request, version.clone(), Rc::clone(&total))
-    })
-    .await
+    serve_http(port, move |request, _| answer(request, version.clone(), Rc::clone(&total))).await
 }
 
 /// `/total` counts the requests served so far, other than to `/total` itself and to `/healthz`.
-async fn answer(
-    request: Request<Incoming>,
-    version: String,
-    total: Rc<Cell<u64>>,
-) -> Response<Body> {
+async fn answer(request: Request<Incoming>, version: String, total: Rc<Cell<u64>>) -> Response<Body> {
     let start = Instant::now();
     let path = request.uri().path().to_owned();
     let mut response = match path.as_str() {
