@@ -33,14 +33,7 @@ fn since_epoch(time: SystemTime) -> (i64, u32) {
         Err(e) => {
             let d = e.duration();
             let up = d.subsec_nanos() > 0;
-            (
-                -(d.as_secs() as i64) - up as i64,
-                if up {
-                    1_000_000_000 - d.subsec_nanos()
-                } else {
-                    0
-                },
-            )
+            (-(d.as_secs() as i64) - up as i64, if up { 1_000_000_000 - d.subsec_nanos() } else { 0 })
         }
     }
 }
@@ -69,15 +62,7 @@ impl From<SystemTime> for Civil {
     }
 }
 
-const DAYS: [&str; 7] = [
-    "Thursday",
-    "Friday",
-    "Saturday",
-    "Sunday",
-    "Monday",
-    "Tuesday",
-    "Wednesday",
-];
+const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 const MONTHS: [&str; 12] = [
     "January",
     "February",
@@ -157,8 +142,7 @@ impl Civil {
             if let (Some(d), Some('f' | 's')) = (letter.to_digit(10), rest.peek().copied()) {
                 digits = Some(d);
                 letter = rest.next().unwrap_or('f');
-            } else if letter == 'E' && rest.peek().is_some_and(|c| c.is_ascii_digit() || *c == '*')
-            {
+            } else if letter == 'E' && rest.peek().is_some_and(|c| c.is_ascii_digit() || *c == '*') {
                 digits = Some(rest.next().and_then(|d| d.to_digit(10)).unwrap_or(9));
                 letter = match rest.next() {
                     Some('S') => '\u{1}',
@@ -186,18 +170,8 @@ impl Civil {
                 'u' => write!(out, "{}", (self.weekday() + 3) % 7 + 1),
                 'w' => write!(out, "{}", (self.weekday() + 4) % 7),
                 'F' => write!(out, "{:04}-{:02}-{:02}", self.year, self.month, self.day),
-                'D' | 'x' => write!(
-                    out,
-                    "{:02}/{:02}/{:02}",
-                    self.month,
-                    self.day,
-                    self.year % 100
-                ),
-                'T' | 'X' => write!(
-                    out,
-                    "{:02}:{:02}:{:02}",
-                    self.hour, self.minute, self.second
-                ),
+                'D' | 'x' => write!(out, "{:02}/{:02}/{:02}", self.month, self.day, self.year % 100),
+                'T' | 'X' => write!(out, "{:02}:{:02}:{:02}", self.hour, self.minute, self.second),
                 'R' => write!(out, "{:02}:{:02}", self.hour, self.minute),
                 'Z' => write!(out, "UTC"),
                 'z' => write!(out, "+0000"),
@@ -270,14 +244,8 @@ mod tests {
             at(1_795_232_017, 123_456_789).format(format, &mut out);
             assert_eq!(out, text, "{format}");
         };
-        check(
-            "%Y/%m/%dT%H:%M:%S%z %s",
-            "2026/11/21T03:33:37+0000 1795232017",
-        );
-        check(
-            "%s.%3f|%3s|%f|%E3S|%6f",
-            "1795232017.123|1795232017123|123456789|37.123|123456",
-        );
+        check("%Y/%m/%dT%H:%M:%S%z %s", "2026/11/21T03:33:37+0000 1795232017");
+        check("%s.%3f|%3s|%f|%E3S|%6f", "1795232017.123|1795232017123|123456789|37.123|123456");
         check("%a %A %b %j %p %% %Q", "Sat Saturday Nov 325 AM % %Q");
         let mut date = String::new();
         at(1_795_232_017, 0).http_date(&mut date);

@@ -104,21 +104,14 @@ mod tests {
         };
         check(ResponseFlags::default(), false, "-");
         check(
-            ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED
-                | ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
+            ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED | ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
             false,
             "UF,URX",
         );
         check(ResponseFlags::NO_ROUTE_FOUND, true, "NoRouteFound");
-        assert_eq!(
-            ResponseFlags::from_short("NC"),
-            Some(ResponseFlags::NO_CLUSTER_FOUND)
-        );
+        assert_eq!(ResponseFlags::from_short("NC"), Some(ResponseFlags::NO_CLUSTER_FOUND));
         for (i, (flag, short, _)) in FLAGS.iter().enumerate() {
-            assert_eq!(
-                (flag.0, ResponseFlags::from_short(short)),
-                (1 << i, Some(*flag))
-            );
+            assert_eq!((flag.0, ResponseFlags::from_short(short)), (1 << i, Some(*flag)));
         }
     }
 }

@@ -55,10 +55,7 @@ impl Shared {
         let mut file = lock(&self.file);
         let (batch, reopen) = {
             let mut state = lock(&self.state);
-            (
-                std::mem::take(&mut state.lines),
-                std::mem::take(&mut state.reopen),
-            )
+            (std::mem::take(&mut state.lines), std::mem::take(&mut state.reopen))
         };
         if !batch.is_empty() {
             match file.write_all(&batch) {
@@ -84,16 +81,13 @@ impl Shared {
         loop {
             let mut state = lock(&self.state);
             while state.lines.is_empty() && !state.closed && !state.reopen {
-                state = self
-                    .wake
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
+                state = self.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             // Something is there: let more gather, but not for longer than the interval.
             if !state.closed && !state.reopen && state.lines.len() < FLUSH_BYTES {
-                let wait = self.wake.wait_timeout_while(state, interval, |s| {
-                    !s.closed && !s.reopen && s.lines.len() < FLUSH_BYTES
-                });
+                let wait = self
+                    .wake
+                    .wait_timeout_while(state, interval, |s| !s.closed && !s.reopen && s.lines.len() < FLUSH_BYTES);
                 let (after, timeout) = wait.unwrap_or_else(PoisonError::into_inner);
                 state = after;
                 if timeout.timed_out() {
@@ -111,18 +105,10 @@ impl Shared {
 }
 
 impl Sink {
-    fn open(
-        path: &Path,
-        interval: Duration,
-        stats: Block<filesystem::Filesystem>,
-    ) -> io::Result<Self> {
+    fn open(path: &Path, interval: Duration, stats: Block<filesystem::Filesystem>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             path: path.into(),
-            state: Mutex::new(State {
-                lines: Vec::new(),
-                closed: false,
-                reopen: false,
-            }),
+            state: Mutex::new(State { lines: Vec::new(), closed: false, reopen: false }),
             wake: Condvar::new(),
             file: Mutex::new(open(path)?),
             stats,
@@ -184,11 +170,7 @@ pub struct Sinks {
 impl Sinks {
     /// No sinks yet. `interval`: how long a line may wait (`--file-flush-interval-msec`).
     pub fn new(interval: Duration, stats: Block<filesystem::Filesystem>) -> Self {
-        Self {
-            interval,
-            stats,
-            open: Mutex::default(),
-        }
+        Self { interval, stats, open: Mutex::default() }
     }
 
     /// The sink of a path. `/dev/stdout` and `/dev/stderr` are the process's own.
@@ -197,21 +179,14 @@ impl Sinks {
         if let Some(sink) = open.get(Path::new(path)).and_then(Weak::upgrade) {
             return Ok(sink);
         }
-        let sink = Arc::new(Sink::open(
-            Path::new(path),
-            self.interval,
-            self.stats.clone(),
-        )?);
+        let sink = Arc::new(Sink::open(Path::new(path), self.interval, self.stats.clone())?);
         open.retain(|_, s| s.strong_count() > 0);
         open.insert(path.into(), Arc::downgrade(&sink));
         Ok(sink)
     }
 
     fn each(&self, act: impl Fn(&Sink)) {
-        let live: Vec<_> = lock(&self.open)
-            .values()
-            .filter_map(Weak::upgrade)
-            .collect();
+        let live: Vec<_> = lock(&self.open).values().filter_map(Weak::upgrade).collect();
         live.iter().for_each(|s| act(s));
     }
 
@@ -240,20 +215,14 @@ mod tests {
         let path = dir.path().join("access.log");
         let name = path.to_str().expect("UTF-8");
         let sinks = sinks();
-        let (a, b) = (
-            sinks.open(name).expect("writable"),
-            sinks.open(name).expect("writable"),
-        );
+        let (a, b) = (sinks.open(name).expect("writable"), sinks.open(name).expect("writable"));
         assert!(Arc::ptr_eq(&a, &b));
         a.write(b"one\n");
         std::fs::rename(&path, dir.path().join("old")).expect("rename");
         sinks.reopen();
         b.write(b"two\n");
         drop((a, b));
-        assert_eq!(
-            std::fs::read_to_string(dir.path().join("old")).expect("kept"),
-            "one\n"
-        );
+        assert_eq!(std::fs::read_to_string(dir.path().join("old")).expect("kept"), "one\n");
         assert_eq!(std::fs::read_to_string(&path).expect("reopened"), "two\n");
         assert!(sinks.open("/nonexistent/dir/log").is_err());
     }
@@ -267,11 +236,7 @@ mod tests {
         std::thread::scope(|s| {
             for w in 0..4 {
                 let sink = &sink;
-                s.spawn(move || {
-                    (0..2000).for_each(|i| {
-                        sink.write(format!("{w} {i} {}\n", "x".repeat(60)).as_bytes())
-                    })
-                });
+                s.spawn(move || (0..2000).for_each(|i| sink.write(format!("{w} {i} {}\n", "x".repeat(60)).as_bytes())));
             }
         });
         sinks.flush();

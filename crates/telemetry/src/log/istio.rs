@@ -36,14 +36,7 @@ pub enum Level {
 
 impl Level {
     /// All levels.
-    pub const ALL: [Level; 6] = [
-        Level::Debug,
-        Level::Info,
-        Level::Warn,
-        Level::Error,
-        Level::Fatal,
-        Level::None,
-    ];
+    pub const ALL: [Level; 6] = [Level::Debug, Level::Info, Level::Warn, Level::Error, Level::Fatal, Level::None];
 
     /// Istio's word.
     pub fn as_str(self) -> &'static str {
@@ -73,15 +66,9 @@ pub struct LevelsError(String);
 impl Levels {
     /// Reads `--log_output_level`: `default:info,ads:debug`, `all:debug`, or one bare level.
     pub fn parse(list: &str) -> Result<Self, LevelsError> {
-        let mut levels = Self {
-            default: Level::Info,
-            scopes: BTreeMap::new(),
-        };
+        let mut levels = Self { default: Level::Info, scopes: BTreeMap::new() };
         for part in list.split(',').filter(|p| !p.trim().is_empty()) {
-            let (scope, word) = part
-                .trim()
-                .split_once(':')
-                .unwrap_or(("default", part.trim()));
+            let (scope, word) = part.trim().split_once(':').unwrap_or(("default", part.trim()));
             let level = Level::parse(word).ok_or_else(|| LevelsError(part.into()))?;
             levels.set(scope, level);
         }
@@ -109,8 +96,7 @@ impl Levels {
 
     /// Scopes set by name, and `default`.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Level)> {
-        std::iter::once(("default", self.default))
-            .chain(self.scopes.iter().map(|(k, v)| (k.as_str(), *v)))
+        std::iter::once(("default", self.default)).chain(self.scopes.iter().map(|(k, v)| (k.as_str(), *v)))
     }
 }
 
@@ -130,10 +116,7 @@ static LEVELS: OnceLock<ArcSwap<Levels>> = OnceLock::new();
 /// Installs the subscriber for the whole process; a second call changes levels only.
 pub fn init(options: Options) {
     set_levels(options.levels);
-    let layer = IstioLayer {
-        json: options.json,
-        stdout: options.stdout,
-    };
+    let layer = IstioLayer { json: options.json, stdout: options.stdout };
     // Fails if another subscriber is there already (a test's, or ours from before): its choice stands.
     let _ = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(layer));
 }
@@ -141,21 +124,13 @@ pub fn init(options: Options) {
 /// Changes levels from now on (`/scopez`, `istioctl admin log`).
 pub fn set_levels(levels: Levels) {
     let levels = Arc::new(levels);
-    LEVELS
-        .get_or_init(|| ArcSwap::new(levels.clone()))
-        .store(levels);
+    LEVELS.get_or_init(|| ArcSwap::new(levels.clone())).store(levels);
     tracing::callsite::rebuild_interest_cache();
 }
 
 /// Levels in force.
 pub fn levels() -> Levels {
-    LEVELS.get().map_or_else(
-        || Levels {
-            default: Level::Info,
-            scopes: BTreeMap::new(),
-        },
-        |l| Levels::clone(&l.load()),
-    )
+    LEVELS.get().map_or_else(|| Levels { default: Level::Info, scopes: BTreeMap::new() }, |l| Levels::clone(&l.load()))
 }
 
 struct IstioLayer {
@@ -165,11 +140,7 @@ struct IstioLayer {
 
 fn scope_of<'a>(metadata: &'a Metadata<'_>) -> &'a str {
     let target = metadata.target();
-    if target.contains("::") || target == metadata.module_path().unwrap_or_default() {
-        "default"
-    } else {
-        target
-    }
+    if target.contains("::") || target == metadata.module_path().unwrap_or_default() { "default" } else { target }
 }
 
 fn level_of(level: &tracing::Level) -> Level {
@@ -188,13 +159,8 @@ impl<S: Subscriber> Layer<S> for IstioLayer {
         }
         // Chatter of the libraries below us is not Istio's debug output.
         let library = metadata.target().contains("::") && !metadata.target().starts_with("proa");
-        let wanted = if library {
-            Level::Warn
-        } else {
-            LEVELS
-                .get()
-                .map_or(Level::Info, |l| l.load().get(scope_of(metadata)))
-        };
+        let wanted =
+            if library { Level::Warn } else { LEVELS.get().map_or(Level::Info, |l| l.load().get(scope_of(metadata))) };
         level_of(metadata.level()) >= wanted
     }
 
@@ -277,27 +243,15 @@ mod tests {
     #[test]
     fn levels_by_scope() {
         let levels = Levels::parse("default:warn,ads:debug").expect("valid");
-        assert_eq!(
-            (levels.get("ads"), levels.get("model")),
-            (Level::Debug, Level::Warn)
-        );
-        assert_eq!(
-            Levels::parse("all:error").expect("valid").get("x"),
-            Level::Error
-        );
-        assert_eq!(
-            Levels::parse("ads:loud"),
-            Err(LevelsError("ads:loud".into()))
-        );
+        assert_eq!((levels.get("ads"), levels.get("model")), (Level::Debug, Level::Warn));
+        assert_eq!(Levels::parse("all:error").expect("valid").get("x"), Level::Error);
+        assert_eq!(Levels::parse("ads:loud"), Err(LevelsError("ads:loud".into())));
     }
 
     #[test]
     fn lines() {
         let at = UNIX_EPOCH + Duration::new(1_554_273_836, 839_512_000);
-        let fields = Fields {
-            message: "Push".into(),
-            rest: vec![("node", "a".into()), ("n", "2".into())],
-        };
+        let fields = Fields { message: "Push".into(), rest: vec![("node", "a".into()), ("n", "2".into())] };
         assert_eq!(
             render(false, at, Level::Info, "ads", &fields),
             "2019-04-03T06:43:56.839512Z\tinfo\tads\tPush\tnode=a n=2\n"

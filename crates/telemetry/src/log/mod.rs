@@ -41,21 +41,12 @@ pub enum Level {
 
 impl Level {
     /// All levels, lowest first.
-    pub const ALL: [Level; 7] = [
-        Level::Trace,
-        Level::Debug,
-        Level::Info,
-        Level::Warning,
-        Level::Error,
-        Level::Critical,
-        Level::Off,
-    ];
+    pub const ALL: [Level; 7] =
+        [Level::Trace, Level::Debug, Level::Info, Level::Warning, Level::Error, Level::Critical, Level::Off];
 
     /// Envoy's word.
     pub fn as_str(self) -> &'static str {
-        [
-            "trace", "debug", "info", "warning", "error", "critical", "off",
-        ][self as usize]
+        ["trace", "debug", "info", "warning", "error", "critical", "off"][self as usize]
     }
 
     /// Reads Envoy's word; `warn` and `err` are taken too, as spdlog does.
@@ -77,10 +68,7 @@ pub struct Scope {
 
 impl Scope {
     pub(crate) const fn new(name: &'static str) -> Self {
-        Self {
-            name,
-            level: AtomicU8::new(Level::Info as u8),
-        }
+        Self { name, level: AtomicU8::new(Level::Info as u8) }
     }
 
     /// Envoy's logger name.
@@ -117,14 +105,9 @@ pub fn set_all(level: Level) {
 
 fn components(list: &str, mut each: impl FnMut(&'static Scope, Level)) -> Result<(), LevelError> {
     for part in list.split(',').filter(|p| !p.is_empty()) {
-        let (name, level) = part
-            .split_once(':')
-            .ok_or_else(|| LevelError::Syntax(part.into()))?;
+        let (name, level) = part.split_once(':').ok_or_else(|| LevelError::Syntax(part.into()))?;
         let scope = find(name).ok_or_else(|| LevelError::Scope(name.into()))?;
-        each(
-            scope,
-            Level::parse(level).ok_or_else(|| LevelError::Level(level.into()))?,
-        );
+        each(scope, Level::parse(level).ok_or_else(|| LevelError::Level(level.into()))?);
     }
     Ok(())
 }
@@ -174,10 +157,7 @@ fn open(path: &Path) -> io::Result<File> {
 /// Sends lines to a file instead of standard error (`--log-path`).
 pub fn set_path(path: &Path) -> io::Result<()> {
     let file = open(path)?;
-    *DESTINATION.lock().unwrap_or_else(PoisonError::into_inner) = Destination::File {
-        path: path.into(),
-        file,
-    };
+    *DESTINATION.lock().unwrap_or_else(PoisonError::into_inner) = Destination::File { path: path.into(), file };
     Ok(())
 }
 
@@ -193,21 +173,9 @@ pub fn reopen() -> io::Result<()> {
 /// Writes one line; called by the macros once they know that the scope is enabled.
 #[cold]
 #[inline(never)]
-pub fn emit(
-    scope: &Scope,
-    level: Level,
-    file: &'static str,
-    line: u32,
-    message: std::fmt::Arguments<'_>,
-) {
+pub fn emit(scope: &Scope, level: Level, file: &'static str, line: u32, message: std::fmt::Arguments<'_>) {
     let mut text = String::with_capacity(160);
-    let record = pattern::Record {
-        name: scope.name,
-        level,
-        file,
-        line,
-        message,
-    };
+    let record = pattern::Record { name: scope.name, level, file, line, message };
     match PATTERN.load().as_deref() {
         Some(pattern) => pattern.write(&record, &mut text),
         None => Pattern::parse(DEFAULT_FORMAT).write(&record, &mut text),
@@ -259,18 +227,9 @@ mod tests {
     fn components() {
         assert_eq!(set_components("http2:trace,hc:off,"), Ok(()));
         assert!(scope::http2.enabled(Level::Trace) && !scope::hc.enabled(Level::Critical));
-        assert_eq!(
-            set_components("http2"),
-            Err(LevelError::Syntax("http2".into()))
-        );
-        assert_eq!(
-            set_components("nix:debug"),
-            Err(LevelError::Scope("nix".into()))
-        );
-        assert_eq!(
-            set_components("hc:loud"),
-            Err(LevelError::Level("loud".into()))
-        );
+        assert_eq!(set_components("http2"), Err(LevelError::Syntax("http2".into())));
+        assert_eq!(set_components("nix:debug"), Err(LevelError::Scope("nix".into())));
+        assert_eq!(set_components("hc:loud"), Err(LevelError::Level("loud".into())));
         assert_eq!(find("conn_handler").map(Scope::name), Some("conn_handler"));
     }
 
@@ -286,16 +245,7 @@ mod tests {
         crate::trace!(testing, "not written");
         *DESTINATION.lock().expect("not poisoned") = Destination::Stderr;
         let new = std::fs::read_to_string(&path).expect("reopened");
-        assert!(
-            new.contains("[critical][testing]")
-                && new.ends_with("two\n")
-                && new.lines().count() == 1,
-            "{new}"
-        );
-        assert!(
-            std::fs::read_to_string(dir.path().join("old"))
-                .expect("kept")
-                .ends_with("one 1\n")
-        );
+        assert!(new.contains("[critical][testing]") && new.ends_with("two\n") && new.lines().count() == 1, "{new}");
+        assert!(std::fs::read_to_string(dir.path().join("old")).expect("kept").ends_with("one 1\n"));
     }
 }

@@ -54,11 +54,7 @@ impl Pattern {
                 continue;
             }
             // Padding such as `%-8l` or `%8l` is dropped.
-            while chars
-                .peek()
-                .is_some_and(|c| c.is_ascii_digit() || matches!(c, '-' | '=' | '!'))
-                && format.len() > 1
-            {
+            while chars.peek().is_some_and(|c| c.is_ascii_digit() || matches!(c, '-' | '=' | '!')) && format.len() > 1 {
                 if chars.peek() == Some(&'!') {
                     break;
                 }
@@ -86,8 +82,8 @@ impl Pattern {
                 // Colour and function name: there are none.
                 Some('^' | '$' | '!') => continue,
                 Some(
-                    letter @ ('Y' | 'm' | 'd' | 'H' | 'M' | 'S' | 'T' | 'a' | 'A' | 'b' | 'B' | 'C'
-                    | 'D' | 'I' | 'p' | 'R' | 'x' | 'X'),
+                    letter @ ('Y' | 'm' | 'd' | 'H' | 'M' | 'S' | 'T' | 'a' | 'A' | 'b' | 'B' | 'C' | 'D' | 'I' | 'p'
+                    | 'R' | 'x' | 'X'),
                 ) => Part::Time(format!("%{letter}")),
                 Some(other) => Part::Text(format!("%{other}")),
             });
@@ -131,11 +127,7 @@ impl Pattern {
                     write!(out, "{}", &quoted[1..quoted.len() - 1])
                 }
                 Part::File => write!(out, "{}", record.file),
-                Part::BaseName => write!(
-                    out,
-                    "{}",
-                    record.file.rsplit('/').next().unwrap_or(record.file)
-                ),
+                Part::BaseName => write!(out, "{}", record.file.rsplit('/').next().unwrap_or(record.file)),
                 Part::Line => write!(out, "{}", record.line),
             };
         }
@@ -171,23 +163,13 @@ mod tests {
                 message: format_args!("a \"b\"\nc"),
             };
             Pattern::parse(format).write_at(&record, now, &mut out);
-            assert_eq!(
-                out,
-                expect.replace("TID", &thread_id().to_string()),
-                "{format}"
-            );
+            assert_eq!(out, expect.replace("TID", &thread_id().to_string()), "{format}");
         };
-        check(
-            DEFAULT_FORMAT,
-            "[2022-08-28 13:46:17.123][TID][debug][http] [crates/l7/src/a.rs:7] a \"b\"\nc",
-        );
+        check(DEFAULT_FORMAT, "[2022-08-28 13:46:17.123][TID][debug][http] [crates/l7/src/a.rs:7] a \"b\"\nc");
         check(
             "%Y-%m-%dT%T.%fZ\t%l\tenvoy %n %g:%#\t%v\tthread=%t",
             "2022-08-28T13:46:17.123456Z\tdebug\tenvoy http crates/l7/src/a.rs:7\ta \"b\"\nc\tthread=TID",
         );
-        check(
-            "%L %s %_ {\"m\":\"%j\"} 100%% %",
-            "D a.rs a \"b\"\\nc {\"m\":\"a \\\"b\\\"\\nc\"} 100% %",
-        );
+        check("%L %s %_ {\"m\":\"%j\"} 100%% %", "D a.rs a \"b\"\\nc {\"m\":\"a \\\"b\\\"\\nc\"} 100% %");
     }
 }

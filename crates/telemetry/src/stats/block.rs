@@ -90,32 +90,25 @@ impl Core {
     }
 
     pub(crate) fn read_counter(&self, id: u16) -> u64 {
-        self.raw_counter(id)
-            .saturating_sub(self.peek(|s| look(&s.base, id).copied()).unwrap_or(0))
+        self.raw_counter(id).saturating_sub(self.peek(|s| look(&s.base, id).copied()).unwrap_or(0))
     }
 
     pub(crate) fn read_gauge(&self, id: u16) -> u64 {
-        let own = self
-            .each()
-            .map(|c| c.read_gauge(id))
-            .fold(0u64, |sum, (a, s)| sum.wrapping_add(a).wrapping_sub(s));
+        let own = self.each().map(|c| c.read_gauge(id)).fold(0u64, |sum, (a, s)| sum.wrapping_add(a).wrapping_sub(s));
         let shared = self.peek(|s| look(&s.gauges, id).copied()).unwrap_or(0);
         // A reader can catch a decrement on one worker before the increment on another: never print 2^64 - 1.
         (own.wrapping_add(shared as u64) as i64).max(0) as u64
     }
 
     pub(crate) fn read_histogram(&self, id: u16) -> Bins {
-        let mut all = self
-            .peek(|s| look(&s.histograms, id).cloned())
-            .unwrap_or_default();
+        let mut all = self.peek(|s| look(&s.histograms, id).cloned()).unwrap_or_default();
         self.each().for_each(|c| c.read_histogram(id, &mut all));
         all
     }
 
     /// What came in during the last whole flush interval.
     pub(crate) fn read_interval(&self, id: u16) -> Bins {
-        self.peek(|s| s.flushed.iter().find(|f| f.0 == id).map(|f| f.2.clone()))
-            .unwrap_or_default()
+        self.peek(|s| s.flushed.iter().find(|f| f.0 == id).map(|f| f.2.clone())).unwrap_or_default()
     }
 
     pub(crate) fn read_text(&self, id: u16) -> Option<Box<str>> {
@@ -129,10 +122,7 @@ impl Core {
             cells.read_codes(|key, n| *entry(&mut all, key) += n);
         }
         if let Some(shared) = self.lock().as_deref() {
-            shared
-                .codes
-                .iter()
-                .for_each(|&(key, n)| *entry(&mut all, key) += n);
+            shared.codes.iter().for_each(|&(key, n)| *entry(&mut all, key) += n);
             shared.code_base.iter().for_each(|&(key, n)| {
                 let now: &mut u64 = entry(&mut all, key);
                 *now = now.saturating_sub(n);
@@ -145,8 +135,7 @@ impl Core {
         match kind {
             Kind::Counter => self.raw_counter(id) != 0,
             Kind::Gauge => {
-                self.each().any(|c| c.read_gauge(id).0 != 0)
-                    || self.peek(|s| look(&s.gauges, id).copied()).is_some()
+                self.each().any(|c| c.read_gauge(id).0 != 0) || self.peek(|s| look(&s.gauges, id).copied()).is_some()
             }
             Kind::Histogram => !self.read_histogram(id).is_empty(),
             Kind::Text => self.read_text(id).is_some_and(|t| !t.is_empty()),
@@ -156,19 +145,15 @@ impl Core {
 
     /// Counters start again from zero; nothing else changes.
     pub(crate) fn reset_counters(&self) {
-        let now: Vec<(u16, u64)> = (0..self.def.counters.len() as u16)
-            .map(|id| (id, self.raw_counter(id)))
-            .filter(|c| c.1 != 0)
-            .collect();
+        let now: Vec<(u16, u64)> =
+            (0..self.def.counters.len() as u16).map(|id| (id, self.raw_counter(id))).filter(|c| c.1 != 0).collect();
         let codes = self.read_codes();
         if now.is_empty() && codes.is_empty() {
             return;
         }
         self.shared(|s| {
             s.base = now;
-            codes
-                .into_iter()
-                .for_each(|(key, n)| *entry(&mut s.code_base, key) += n);
+            codes.into_iter().for_each(|(key, n)| *entry(&mut s.code_base, key) += n);
         });
     }
 
@@ -230,9 +215,7 @@ impl<S: Schema> Block<S> {
     pub fn gauge_add(&self, gauge: Gauge<S>, n: u64) {
         match self.0.cells() {
             Some(cells) => cells.gauge(gauge.0, n, false),
-            None => self
-                .0
-                .shared(|s| *entry(&mut s.gauges, gauge.0) += n as i64),
+            None => self.0.shared(|s| *entry(&mut s.gauges, gauge.0) += n as i64),
         }
     }
 
@@ -241,16 +224,13 @@ impl<S: Schema> Block<S> {
     pub fn gauge_sub(&self, gauge: Gauge<S>, n: u64) {
         match self.0.cells() {
             Some(cells) => cells.gauge(gauge.0, n, true),
-            None => self
-                .0
-                .shared(|s| *entry(&mut s.gauges, gauge.0) -= n as i64),
+            None => self.0.shared(|s| *entry(&mut s.gauges, gauge.0) -= n as i64),
         }
     }
 
     /// Sets a gauge. A gauge is either set or added to, never both.
     pub fn gauge_set(&self, gauge: Gauge<S>, value: u64) {
-        self.0
-            .shared(|s| *entry(&mut s.gauges, gauge.0) = value as i64);
+        self.0.shared(|s| *entry(&mut s.gauges, gauge.0) = value as i64);
     }
 
     /// Records a value into a histogram.
@@ -258,29 +238,21 @@ impl<S: Schema> Block<S> {
     pub fn record(&self, histogram: Histogram<S>, value: u64) {
         match self.0.cells() {
             Some(cells) => cells.record(histogram.0, value),
-            None => self
-                .0
-                .shared(|s| entry(&mut s.histograms, histogram.0).record(value)),
+            None => self.0.shared(|s| entry(&mut s.histograms, histogram.0).record(value)),
         }
     }
 
     /// Counts one response of HTTP status `code` in a per-status family.
     #[inline]
     pub fn code(&self, family: Code<S>, code: u16) {
-        if !self
-            .0
-            .cells()
-            .is_some_and(|cells| cells.code(family.0, code))
-        {
-            self.0
-                .shared(|s| *entry(&mut s.codes, code_key(family.0, code)) += 1);
+        if !self.0.cells().is_some_and(|cells| cells.code(family.0, code)) {
+            self.0.shared(|s| *entry(&mut s.codes, code_key(family.0, code)) += 1);
         }
     }
 
     /// Sets a text readout.
     pub fn text_set(&self, text: Text<S>, value: &str) {
-        self.0
-            .shared(|s| *entry(&mut s.texts, text.0) = value.into());
+        self.0.shared(|s| *entry(&mut s.texts, text.0) = value.into());
     }
 
     /// Current value of a counter.
@@ -337,10 +309,7 @@ mod tests {
             }
         });
         block.inc(t::A);
-        assert_eq!(
-            (block.counter(t::A), block.counter(t::B), block.gauge(t::G)),
-            (301, 0, 9)
-        );
+        assert_eq!((block.counter(t::A), block.counter(t::B), block.gauge(t::G)), (301, 0, 9));
         assert_eq!(block.histogram(t::H).count(), 3);
         let codes = block.0.read_codes();
         assert_eq!((codes.len(), codes[0]), (41, (200, 3)));
@@ -353,19 +322,13 @@ mod tests {
         block.add(t::A, 5);
         block.code(t::C, 503);
         block.0.reset_counters();
-        assert_eq!(
-            (block.counter(t::A), block.0.read_codes()),
-            (0, vec![(503, 0)])
-        );
+        assert_eq!((block.counter(t::A), block.0.read_codes()), (0, vec![(503, 0)]));
         assert!(block.0.used(Kind::Counter, 0));
         block.inc(t::A);
         block.code(t::C, 503);
         block.0.reset_counters();
         block.code(t::C, 503);
-        assert_eq!(
-            (block.counter(t::A), block.0.read_codes()),
-            (0, vec![(503, 1)])
-        );
+        assert_eq!((block.counter(t::A), block.0.read_codes()), (0, vec![(503, 1)]));
     }
 
     #[test]

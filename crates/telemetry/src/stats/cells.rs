@@ -59,10 +59,7 @@ impl Cells {
 
     #[inline]
     pub(crate) fn gauge(&self, gauge: u16, n: u64, subtract: bool) {
-        if let Some(cell) = self
-            .numbers
-            .get(self.counters + 2 * gauge as usize + subtract as usize)
-        {
+        if let Some(cell) = self.numbers.get(self.counters + 2 * gauge as usize + subtract as usize) {
             bump(cell, n);
         }
     }
@@ -92,9 +89,7 @@ impl Cells {
     }
 
     pub(crate) fn read_counter(&self, counter: u16) -> u64 {
-        self.numbers
-            .get(counter as usize)
-            .map_or(0, |c| c.load(Relaxed))
+        self.numbers.get(counter as usize).map_or(0, |c| c.load(Relaxed))
     }
 
     /// (added, subtracted)
@@ -107,11 +102,7 @@ impl Cells {
     }
 
     pub(crate) fn read_histogram(&self, histogram: u16, into: &mut Bins) {
-        if let Some(cells) = self
-            .histograms
-            .get(histogram as usize)
-            .and_then(OnceLock::get)
-        {
+        if let Some(cells) = self.histograms.get(histogram as usize).and_then(OnceLock::get) {
             cells.merge_into(into);
         }
     }
@@ -158,7 +149,5 @@ pub(crate) fn entry<T: Default>(list: &mut Vec<(u16, T)>, key: u16) -> &mut T {
 }
 
 pub(crate) fn look<T>(list: &[(u16, T)], key: u16) -> Option<&T> {
-    list.binary_search_by_key(&key, |e| e.0)
-        .ok()
-        .map(|at| &list[at].1)
+    list.binary_search_by_key(&key, |e| e.0).ok().map(|at| &list[at].1)
 }

@@ -13,13 +13,12 @@ const DECADES: usize = 20;
 
 /// Upper bounds that Envoy prints by default (milliseconds in most histograms).
 pub const BUCKETS: [f64; 19] = [
-    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0,
-    60000.0, 300000.0, 600000.0, 1800000.0, 3600000.0,
+    0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0, 30000.0, 60000.0, 300000.0,
+    600000.0, 1800000.0, 3600000.0,
 ];
 
 /// Quantiles that Envoy prints, as fractions.
-pub const SUPPORTED_QUANTILES: [f64; 10] =
-    [0.0, 0.25, 0.5, 0.75, 0.90, 0.95, 0.99, 0.995, 0.999, 1.0];
+pub const SUPPORTED_QUANTILES: [f64; 10] = [0.0, 0.25, 0.5, 0.75, 0.90, 0.95, 0.99, 0.995, 0.999, 1.0];
 
 /// One value per entry of [`SUPPORTED_QUANTILES`].
 pub type Quantiles = [f64; 10];
@@ -39,11 +38,7 @@ fn new_decade() -> Box<[AtomicU64; BINS_PER_DECADE]> {
 #[inline]
 fn place(value: u64) -> (usize, usize) {
     let decade = value.ilog10() as usize;
-    let digits = if decade == 0 {
-        value * 10
-    } else {
-        value / 10u64.pow(decade as u32 - 1)
-    };
+    let digits = if decade == 0 { value * 10 } else { value / 10u64.pow(decade as u32 - 1) };
     (decade, digits as usize - 10)
 }
 
@@ -63,10 +58,7 @@ impl HistogramCells {
         into.add(0, self.zero.load(Relaxed));
         for (decade, bins) in self.decades.iter().enumerate() {
             for (bin, cell) in bins.get().into_iter().flat_map(|b| b.iter()).enumerate() {
-                into.add(
-                    (1 + decade * BINS_PER_DECADE + bin) as u16,
-                    cell.load(Relaxed),
-                );
+                into.add((1 + decade * BINS_PER_DECADE + bin) as u16, cell.load(Relaxed));
             }
         }
     }
@@ -111,10 +103,7 @@ impl Bins {
             self.0
                 .iter()
                 .filter_map(|&(bin, count)| {
-                    let before = earlier
-                        .0
-                        .binary_search_by_key(&bin, |b| b.0)
-                        .map_or(0, |at| earlier.0[at].1);
+                    let before = earlier.0.binary_search_by_key(&bin, |b| b.0).map_or(0, |at| earlier.0[at].1);
                     (count > before).then_some((bin, count - before))
                 })
                 .collect(),
@@ -133,26 +122,17 @@ impl Bins {
 
     /// Approximate sum, from bin midpoints (exact to 5 %).
     pub fn sum(&self) -> f64 {
-        self.0
-            .iter()
-            .map(|&(bin, count)| midpoint(bin) * count as f64)
-            .sum()
+        self.0.iter().map(|&(bin, count)| midpoint(bin) * count as f64).sum()
     }
 
     /// Values in bins that lie wholly at or below `bound`.
     pub fn count_below(&self, bound: f64) -> u64 {
-        self.0
-            .iter()
-            .take_while(|b| left(b.0) + width(b.0) <= bound)
-            .map(|b| b.1)
-            .sum()
+        self.0.iter().take_while(|b| left(b.0) + width(b.0) <= bound).map(|b| b.1).sum()
     }
 
     /// (lower bound, width, count) of each bin.
     pub fn iter(&self) -> impl Iterator<Item = (f64, f64, u64)> + '_ {
-        self.0
-            .iter()
-            .map(|&(bin, count)| (left(bin), width(bin), count))
+        self.0.iter().map(|&(bin, count)| (left(bin), width(bin), count))
     }
 
     /// Quantiles; `None` without values. The k-th of n values in a bin is taken to lie k/(n+1) into it.
@@ -177,10 +157,7 @@ fn left(bin: u16) -> f64 {
     match bin {
         0 => 0.0,
         _ => {
-            let (decade, digits) = (
-                (bin as usize - 1) / BINS_PER_DECADE,
-                (bin as usize - 1) % BINS_PER_DECADE + 10,
-            );
+            let (decade, digits) = ((bin as usize - 1) / BINS_PER_DECADE, (bin as usize - 1) % BINS_PER_DECADE + 10);
             digits as f64 / 10.0 * 10f64.powi(decade as i32)
         }
     }
@@ -195,11 +172,7 @@ fn width(bin: u16) -> f64 {
 
 fn midpoint(bin: u16) -> f64 {
     let (bottom, width) = (left(bin), width(bin));
-    if bin == 0 {
-        0.0
-    } else {
-        bottom + width * (bottom / (bottom + bottom + width))
-    }
+    if bin == 0 { 0.0 } else { bottom + width * (bottom / (bottom + bottom + width)) }
 }
 
 #[cfg(test)]
@@ -222,14 +195,8 @@ mod tests {
     fn quantiles_follow_circllhist() {
         // Ten values of 3 as stock Envoy prints them.
         let q = bins(&[3; 10]).quantiles().expect("has values");
-        let expect = [
-            3.00909, 3.02727, 3.04545, 3.07273, 3.08182, 3.09091, 3.09091, 3.09091, 3.09091,
-            3.09091,
-        ];
-        assert!(
-            q.iter().zip(expect).all(|(a, b)| (a - b).abs() < 1e-5),
-            "{q:?}"
-        );
+        let expect = [3.00909, 3.02727, 3.04545, 3.07273, 3.08182, 3.09091, 3.09091, 3.09091, 3.09091, 3.09091];
+        assert!(q.iter().zip(expect).all(|(a, b)| (a - b).abs() < 1e-5), "{q:?}");
         assert_eq!(format!("{:.10}", bins(&[3; 10]).sum()), "30.4918032787");
         assert_eq!(bins(&[0, 0]).quantiles().expect("has values"), [0.0; 10]);
         assert_eq!(bins(&[]).quantiles(), None);
@@ -238,10 +205,7 @@ mod tests {
     #[test]
     fn buckets_count_whole_bins() {
         let b = bins(&[0, 1, 5, 10, 104, 105, u64::MAX]);
-        assert_eq!(
-            BUCKETS.map(|bound| b.count_below(bound))[..7],
-            [1, 1, 2, 3, 4, 4, 4]
-        );
+        assert_eq!(BUCKETS.map(|bound| b.count_below(bound))[..7], [1, 1, 2, 3, 4, 4, 4]);
         assert_eq!((b.count_below(250.0), b.count()), (6, 7));
     }
 

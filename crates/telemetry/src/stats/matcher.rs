@@ -3,7 +3,7 @@
 use regex::Regex;
 
 /// One matcher of a stat name, from `envoy.type.matcher.v3.StringMatcher`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum NameMatcher {
     /// The whole name.
     Exact(String),
@@ -15,6 +15,21 @@ pub enum NameMatcher {
     Contains(String),
     /// The whole name, by regular expression.
     Regex(Box<Regex>),
+    /// Whatever the caller's own matcher says.
+    Any(std::sync::Arc<dyn Fn(&str) -> bool + Send + Sync>),
+}
+
+impl std::fmt::Debug for NameMatcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exact(s) => write!(f, "Exact({s:?})"),
+            Self::Prefix(s) => write!(f, "Prefix({s:?})"),
+            Self::Suffix(s) => write!(f, "Suffix({s:?})"),
+            Self::Contains(s) => write!(f, "Contains({s:?})"),
+            Self::Regex(r) => write!(f, "Regex({:?})", r.as_str()),
+            Self::Any(_) => write!(f, "Any"),
+        }
+    }
 }
 
 impl NameMatcher {
@@ -31,6 +46,7 @@ impl NameMatcher {
             Self::Suffix(s) => name.ends_with(s.as_str()),
             Self::Contains(s) => name.contains(s.as_str()),
             Self::Regex(r) => r.is_match(name),
+            Self::Any(m) => m(name),
         }
     }
 }
@@ -73,16 +89,8 @@ mod tests {
             NameMatcher::regex(r"cluster\.x.*_total").expect("valid"),
         ];
         let check = |name: &str, kept: bool| {
-            assert_eq!(
-                !StatsMatcher::Inclusion(list.clone()).rejects(name),
-                kept,
-                "{name}"
-            );
-            assert_eq!(
-                StatsMatcher::Exclusion(list.clone()).rejects(name),
-                kept,
-                "{name}"
-            );
+            assert_eq!(!StatsMatcher::Inclusion(list.clone()).rejects(name), kept, "{name}");
+            assert_eq!(StatsMatcher::Exclusion(list.clone()).rejects(name), kept, "{name}");
         };
         check("server.live", true);
         check("http.a.rbac.allowed", true);

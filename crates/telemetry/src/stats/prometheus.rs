@@ -27,23 +27,14 @@ pub fn prometheus(store: &Store, query: &Query, mut sink: impl FnMut(&str)) {
             continue;
         }
         let mut families: BTreeMap<String, Vec<(u32, Kind, u16)>> = BTreeMap::new();
-        let index: std::collections::HashMap<usize, u32> = cores
-            .iter()
-            .enumerate()
-            .map(|(i, c)| (Arc::as_ptr(c) as usize, i as u32))
-            .collect();
+        let index: std::collections::HashMap<usize, u32> =
+            cores.iter().enumerate().map(|(i, c)| (Arc::as_ptr(c) as usize, i as u32)).collect();
         walk(&cores, group == Kind::Histogram, |name, core, kind, id| {
             let in_group = kind == group || (kind == Kind::Code && group == Kind::Counter);
-            if in_group
-                && !store.matcher().rejects(name)
-                && query.takes(&metric(name, core, kind, id))
-            {
+            if in_group && !store.matcher().rejects(name) && query.takes(&metric(name, core, kind, id)) {
                 labels.of(&extraction, core, name);
                 let at = index[&(std::ptr::from_ref(core) as usize)];
-                families
-                    .entry(metric_name(&labels.bare))
-                    .or_default()
-                    .push((at, kind, id));
+                families.entry(metric_name(&labels.bare)).or_default().push((at, kind, id));
             }
         });
         for (family, series) in families {
@@ -58,14 +49,7 @@ pub fn prometheus(store: &Store, query: &Query, mut sink: impl FnMut(&str)) {
                 let core = &*cores[at as usize];
                 let name = full_name(core, kind, id);
                 labels.of(&extraction, core, &name);
-                sink(&lines(
-                    store,
-                    query,
-                    &family,
-                    &labels.text,
-                    &metric(&name, core, kind, id).value,
-                    &name,
-                ));
+                sink(&lines(store, query, &family, &labels.text, &metric(&name, core, kind, id).value, &name));
             }
         }
     }
@@ -78,11 +62,7 @@ fn full_name(core: &Core, kind: Kind, id: u16) -> String {
         Kind::Gauge => format!("{prefix}{}", core.def.gauges[id as usize].name),
         Kind::Text => format!("{prefix}{}", core.def.texts[id as usize].name),
         Kind::Histogram => format!("{prefix}{}", core.def.histograms[id as usize].name),
-        Kind::Code => format!(
-            "{prefix}{}{}",
-            core.def.codes[(id >> 12) as usize].prefix,
-            id & 0xfff
-        ),
+        Kind::Code => format!("{prefix}{}{}", core.def.codes[(id >> 12) as usize].prefix, id & 0xfff),
     }
 }
 
@@ -100,13 +80,7 @@ impl Labels {
             if !text.is_empty() {
                 text.push(',');
             }
-            text.extend(key.chars().map(|c| {
-                if c.is_ascii_alphanumeric() || c == '_' {
-                    c
-                } else {
-                    '_'
-                }
-            }));
+            text.extend(key.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }));
             text.push_str("=\"");
             for c in value.chars() {
                 match c {
@@ -131,15 +105,7 @@ impl Labels {
 /// Prometheus' name of a stat without tags.
 fn metric_name(bare: &str) -> String {
     let clean = |s: &str| -> String {
-        s.chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || c == '_' {
-                    c
-                } else {
-                    '_'
-                }
-            })
-            .collect()
+        s.chars().map(|c| if c.is_ascii_alphanumeric() || c == '_' { c } else { '_' }).collect()
     };
     match CUSTOM_NAMESPACES.iter().find_map(|n| bare.strip_prefix(n)) {
         Some(own) => clean(own),
@@ -147,14 +113,7 @@ fn metric_name(bare: &str) -> String {
     }
 }
 
-fn lines(
-    store: &Store,
-    query: &Query,
-    family: &str,
-    labels: &str,
-    value: &MetricKind,
-    name: &str,
-) -> String {
+fn lines(store: &Store, query: &Query, family: &str, labels: &str, value: &MetricKind, name: &str) -> String {
     let comma = if labels.is_empty() { "" } else { "," };
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -164,15 +123,10 @@ fn lines(
             writeln!(
                 out,
                 "{family}{{{labels}{comma}text_value=\"{}\"}} 0",
-                t.replace('\\', "\\\\")
-                    .replace('"', "\\\"")
-                    .replace('\n', "\\n")
+                t.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
             )
         }
-        MetricKind::Histogram {
-            cumulative,
-            interval,
-        } => {
+        MetricKind::Histogram { cumulative, interval } => {
             if query.histograms == HistogramMode::Summary {
                 let values = interval.quantiles();
                 for (i, q) in SUPPORTED_QUANTILES.iter().enumerate() {
@@ -188,17 +142,9 @@ fn lines(
                         cumulative.count_below(*bound)
                     );
                 }
-                let _ = writeln!(
-                    out,
-                    "{family}_bucket{{{labels}{comma}le=\"+Inf\"}} {}",
-                    cumulative.count()
-                );
+                let _ = writeln!(out, "{family}_bucket{{{labels}{comma}le=\"+Inf\"}} {}", cumulative.count());
             }
-            let _ = writeln!(
-                out,
-                "{family}_sum{{{labels}}} {}",
-                precise(cumulative.sum())
-            );
+            let _ = writeln!(out, "{family}_sum{{{labels}}} {}", precise(cumulative.sum()));
             writeln!(out, "{family}_count{{{labels}}} {}", cumulative.count())
         }
     };
@@ -212,11 +158,7 @@ fn precise(value: f64) -> String {
     }
     let digits = 31 - value.abs().log10().floor() as i32;
     let text = format!("{value:.*}", digits.max(0) as usize);
-    if text.contains('.') {
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    } else {
-        text
-    }
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -234,23 +176,13 @@ mod tests {
         let cluster: Block<envoy::cluster::Cluster> = store.block("cluster.c1.");
         envoy::charge(&cluster, 200, false, false);
         (0..10).for_each(|_| cluster.record(envoy::cluster::UPSTREAM_RQ_PER_CX, 3));
-        let requests: Block<istio::Requests> = store.tagged_block(
-            "istiocustom.",
-            &[("reporter", "source"), ("destination_service", "a\"b.svc")],
-        );
+        let requests: Block<istio::Requests> =
+            store.tagged_block("istiocustom.", &[("reporter", "source"), ("destination_service", "a\"b.svc")]);
         requests.inc(istio::REQUESTS_TOTAL);
         let mut out = String::new();
-        prometheus(
-            &store,
-            &Query {
-                used_only: true,
-                ..Query::default()
-            },
-            |s| out.push_str(s),
-        );
-        let (head, tail) = out
-            .split_once("# TYPE envoy_cluster_upstream_rq_per_cx histogram\n")
-            .expect("histogram last");
+        prometheus(&store, &Query { used_only: true, ..Query::default() }, |s| out.push_str(s));
+        let (head, tail) =
+            out.split_once("# TYPE envoy_cluster_upstream_rq_per_cx histogram\n").expect("histogram last");
         assert_eq!(
             head,
             "# TYPE envoy_cluster_external_upstream_rq counter\n\
@@ -268,9 +200,7 @@ mod tests {
              # TYPE istio_requests_total counter\n\
              istio_requests_total{reporter=\"source\",destination_service=\"a\\\"b.svc\"} 1\n"
         );
-        assert!(tail.starts_with(
-            "envoy_cluster_upstream_rq_per_cx_bucket{envoy_cluster_name=\"c1\",le=\"0.5\"} 0\n"
-        ));
+        assert!(tail.starts_with("envoy_cluster_upstream_rq_per_cx_bucket{envoy_cluster_name=\"c1\",le=\"0.5\"} 0\n"));
         assert!(tail.ends_with(
             "le=\"+Inf\"} 10\nenvoy_cluster_upstream_rq_per_cx_sum{envoy_cluster_name=\"c1\"} 30.491803278688522027550789061934\n\
              envoy_cluster_upstream_rq_per_cx_count{envoy_cluster_name=\"c1\"} 10\n"

@@ -82,21 +82,16 @@ pub fn text(store: &Store, query: &Query, mut sink: impl FnMut(&str)) {
         let _ = match &m.value {
             MetricKind::Counter(n) | MetricKind::Gauge(n) => writeln!(line, "{}: {n}", m.name),
             MetricKind::Text(t) => writeln!(line, "{}: \"{}\"", m.name, html_escape(t)),
-            MetricKind::Histogram {
-                cumulative,
-                interval,
-            } => histogram_line(&mut line, store, query, m.name, cumulative, interval),
+            MetricKind::Histogram { cumulative, interval } => {
+                histogram_line(&mut line, store, query, m.name, cumulative, interval)
+            }
         };
         sink(&line);
     });
 }
 
 fn html_escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;").replace('\'', "&#39;")
 }
 
 fn histogram_line(
@@ -124,10 +119,7 @@ fn histogram_line(
         }
         HistogramMode::Detailed => {
             let bins = |b: &Bins| {
-                b.iter()
-                    .map(|(l, w, n)| format!("{},{}:{n}", general(l), general(w)))
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                b.iter().map(|(l, w, n)| format!("{},{}:{n}", general(l), general(w))).collect::<Vec<_>>().join(", ")
             };
             writeln!(
                 line,
@@ -144,38 +136,21 @@ fn summary(all: &Bins, interval: &Bins) -> String {
     let (all, interval) = (all.quantiles(), interval.quantiles());
     let mut out = String::new();
     for (i, q) in SUPPORTED_QUANTILES.iter().enumerate() {
-        let show = |values: &Option<super::Quantiles>| {
-            values.map_or("nan".to_owned(), |v| v[i].to_string())
-        };
-        let _ = write!(
-            out,
-            "{}P{}({},{})",
-            if i == 0 { "" } else { " " },
-            general(100.0 * q),
-            show(&interval),
-            show(&all)
-        );
+        let show = |values: &Option<super::Quantiles>| values.map_or("nan".to_owned(), |v| v[i].to_string());
+        let _ =
+            write!(out, "{}P{}({},{})", if i == 0 { "" } else { " " }, general(100.0 * q), show(&interval), show(&all));
     }
     out
 }
 
 /// (bound, interval, cumulative) per bucket.
-fn buckets(
-    bounds: &[f64],
-    mode: HistogramMode,
-    all: &Bins,
-    interval: &Bins,
-) -> Vec<(f64, u64, u64)> {
+fn buckets(bounds: &[f64], mode: HistogramMode, all: &Bins, interval: &Bins) -> Vec<(f64, u64, u64)> {
     let mut before = (0, 0);
     bounds
         .iter()
         .map(|&bound| {
             let now = (interval.count_below(bound), all.count_below(bound));
-            let shown = if mode == HistogramMode::Disjoint {
-                (now.0 - before.0, now.1 - before.1)
-            } else {
-                now
-            };
+            let shown = if mode == HistogramMode::Disjoint { (now.0 - before.0, now.1 - before.1) } else { now };
             before = now;
             (bound, shown.0, shown.1)
         })
@@ -190,11 +165,7 @@ pub(crate) fn general(value: f64) -> String {
     let exponent = value.abs().log10().floor() as i32;
     if (-4..6).contains(&exponent) {
         let text = format!("{value:.*}", (5 - exponent).max(0) as usize);
-        return if text.contains('.') {
-            text.trim_end_matches('0').trim_end_matches('.').to_owned()
-        } else {
-            text
-        };
+        return if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text };
     }
     let mantissa = format!("{:.5}", value / 10f64.powi(exponent));
     format!(
@@ -206,11 +177,7 @@ pub(crate) fn general(value: f64) -> String {
 }
 
 fn number(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 9e15 {
-        json!(value as i64)
-    } else {
-        json!(value)
-    }
+    if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
 }
 
 /// JSON, as one document on one line.
@@ -224,28 +191,17 @@ pub fn json(store: &Store, query: &Query, mut sink: impl FnMut(&str)) {
             return;
         }
         match &m.value {
-            MetricKind::Counter(n) | MetricKind::Gauge(n) => sink(&format!(
-                "{}{{\"name\":{},\"value\":{n}}}",
-                comma(),
-                json!(m.name)
-            )),
-            MetricKind::Text(t) => sink(&format!(
-                "{}{{\"name\":{},\"value\":{}}}",
-                comma(),
-                json!(m.name),
-                json!(t)
-            )),
-            MetricKind::Histogram {
-                cumulative,
-                interval,
-            } => histograms.push(histogram_json(store, query, m.name, cumulative, interval)),
+            MetricKind::Counter(n) | MetricKind::Gauge(n) => {
+                sink(&format!("{}{{\"name\":{},\"value\":{n}}}", comma(), json!(m.name)))
+            }
+            MetricKind::Text(t) => sink(&format!("{}{{\"name\":{},\"value\":{}}}", comma(), json!(m.name), json!(t))),
+            MetricKind::Histogram { cumulative, interval } => {
+                histograms.push(histogram_json(store, query, m.name, cumulative, interval))
+            }
         }
     });
     if !histograms.is_empty() {
-        let quantiles: Vec<Value> = SUPPORTED_QUANTILES
-            .iter()
-            .map(|q| number(100.0 * q))
-            .collect();
+        let quantiles: Vec<Value> = SUPPORTED_QUANTILES.iter().map(|q| number(100.0 * q)).collect();
         let all = match query.histograms {
             HistogramMode::Unset | HistogramMode::Summary => {
                 json!({"histograms": {"supported_quantiles": quantiles, "computed_quantiles": histograms}})
@@ -311,77 +267,43 @@ mod tests {
 
     #[test]
     fn text_as_stock_envoy() {
-        let used = render(Query {
-            used_only: true,
-            ..Query::default()
-        });
+        let used = render(Query { used_only: true, ..Query::default() });
         let lines: Vec<&str> = used.lines().collect();
-        assert_eq!(
-            lines[..2],
-            [
-                "cluster.c1.membership_degraded: 0",
-                "cluster.c1.upstream_rq_total: 3"
-            ]
+        assert_eq!(lines[..2], ["cluster.c1.membership_degraded: 0", "cluster.c1.upstream_rq_total: 3"]);
+        assert!(
+            lines[2]
+                .starts_with("cluster.c1.upstream_rq_per_cx: P0(nan,3.0090909090909093) P25(nan,3.0272727272727273)"),
+            "{}",
+            lines[2]
         );
-        assert!(lines[2].starts_with("cluster.c1.upstream_rq_per_cx: P0(nan,3.0090909090909093) P25(nan,3.0272727272727273)"), "{}", lines[2]);
         assert!(lines[2].contains(" P99.5(nan,") && lines.len() == 3);
         let filter = Some(Arc::new(Regex::new("per_cx$").expect("valid")));
-        let buckets = render(Query {
-            filter: filter.clone(),
-            histograms: HistogramMode::Cumulative,
-            ..Query::default()
-        });
+        let buckets =
+            render(Query { filter: filter.clone(), histograms: HistogramMode::Cumulative, ..Query::default() });
         assert!(
             buckets.starts_with("cluster.c1.upstream_rq_per_cx: B0.5(0,0) B1(0,0) B5(0,10)")
                 && buckets.ends_with("B1.8e+06(0,10) B3.6e+06(0,10)\n")
         );
-        let detailed = render(Query {
-            filter,
-            histograms: HistogramMode::Detailed,
-            ..Query::default()
-        });
+        let detailed = render(Query { filter, histograms: HistogramMode::Detailed, ..Query::default() });
         assert!(
-            detailed.starts_with(
-                "cluster.c1.upstream_rq_per_cx:\n  totals=3,0.1:10\n  intervals=\n  summary=P0("
-            ),
+            detailed.starts_with("cluster.c1.upstream_rq_per_cx:\n  totals=3,0.1:10\n  intervals=\n  summary=P0("),
             "{detailed}"
         );
         assert!(
-            render(Query {
-                kind: TypeFilter::Histograms,
-                ..Query::default()
-            })
-            .contains("upstream_cx_length_ms: No recorded values")
+            render(Query { kind: TypeFilter::Histograms, ..Query::default() })
+                .contains("upstream_cx_length_ms: No recorded values")
         );
     }
 
     #[test]
     fn json_parses() {
         let (store, _block) = filled();
-        for histograms in [
-            HistogramMode::Unset,
-            HistogramMode::Cumulative,
-            HistogramMode::Detailed,
-        ] {
+        for histograms in [HistogramMode::Unset, HistogramMode::Cumulative, HistogramMode::Detailed] {
             let mut out = String::new();
-            json(
-                &store,
-                &Query {
-                    used_only: true,
-                    histograms,
-                    ..Query::default()
-                },
-                |s| out.push_str(s),
-            );
+            json(&store, &Query { used_only: true, histograms, ..Query::default() }, |s| out.push_str(s));
             let value: Value = serde_json::from_str(&out).expect("valid JSON");
-            assert_eq!(
-                value["stats"][1],
-                json!({"name": "cluster.c1.upstream_rq_total", "value": 3})
-            );
-            assert!(
-                value["stats"][2]["histograms"].is_object()
-                    || value["stats"][2]["histograms"].is_array()
-            );
+            assert_eq!(value["stats"][1], json!({"name": "cluster.c1.upstream_rq_total", "value": 3}));
+            assert!(value["stats"][2]["histograms"].is_object() || value["stats"][2]["histograms"].is_array());
         }
     }
 

@@ -39,13 +39,7 @@ pub struct StoreOptions {
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self {
-            workers: 1,
-            tags: Vec::new(),
-            default_tags: true,
-            matcher: StatsMatcher::All,
-            buckets: Vec::new(),
-        }
+        Self { workers: 1, tags: Vec::new(), default_tags: true, matcher: StatsMatcher::All, buckets: Vec::new() }
     }
 }
 
@@ -91,22 +85,14 @@ pub fn sanitize(name: &str) -> Cow<'_, str> {
     if !name.contains([':', '\0']) {
         return Cow::Borrowed(name);
     }
-    Cow::Owned(
-        name.replace("://", "_")
-            .replace(":/", "_")
-            .replace([':', '\0'], "_"),
-    )
+    Cow::Owned(name.replace("://", "_").replace(":/", "_").replace([':', '\0'], "_"))
 }
 
 impl Store {
     /// An empty store.
     pub fn new(options: StoreOptions) -> Arc<Self> {
         let extractor = TagExtractor::new(options.default_tags, options.tags.clone());
-        Arc::new(Self {
-            options,
-            extractor,
-            blocks: Mutex::default(),
-        })
+        Arc::new(Self { options, extractor, blocks: Mutex::default() })
     }
 
     /// Number of workers with cells of their own.
@@ -124,11 +110,7 @@ impl Store {
 
     /// Bucket bounds of a histogram.
     pub fn bounds(&self, name: &str) -> &[f64] {
-        self.options
-            .buckets
-            .iter()
-            .find(|b| b.matcher.matches(name))
-            .map_or(&BUCKETS[..], |b| &b.bounds)
+        self.options.buckets.iter().find(|b| b.matcher.matches(name)).map_or(&BUCKETS[..], |b| &b.bounds)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Weak<Core>>> {
@@ -154,11 +136,7 @@ impl Store {
             std::ptr::eq(core.def, def)
                 && &*core.prefix == prefix
                 && core.tags.len() == tags.len()
-                && core
-                    .tags
-                    .iter()
-                    .zip(tags)
-                    .all(|(a, b)| *a.0 == *b.0 && *a.1 == *b.1)
+                && core.tags.iter().zip(tags).all(|(a, b)| *a.0 == *b.0 && *a.1 == *b.1)
         };
         let mut blocks = self.lock();
         loop {
@@ -167,10 +145,7 @@ impl Store {
                 // Another block hashes the same: look at the next key.
                 Some(_) => key = key.wrapping_add(1),
                 None => {
-                    let tags = tags
-                        .iter()
-                        .map(|(k, v)| ((*k).into(), (*v).into()))
-                        .collect();
+                    let tags = tags.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
                     let core = Arc::new(Core::new(def, prefix, tags, self.options.workers));
                     blocks.insert(key, Arc::downgrade(&core));
                     return core;
@@ -217,16 +192,10 @@ pub(crate) fn metric<'a>(name: &'a str, core: &'a Core, kind: Kind, id: u16) -> 
         Kind::Counter => MetricKind::Counter(core.read_counter(id)),
         Kind::Gauge => MetricKind::Gauge(core.read_gauge(id)),
         Kind::Text => MetricKind::Text(core.read_text(id).unwrap_or_default()),
-        Kind::Histogram => MetricKind::Histogram {
-            cumulative: core.read_histogram(id),
-            interval: core.read_interval(id),
-        },
-        Kind::Code => MetricKind::Counter(
-            core.read_codes()
-                .iter()
-                .find(|c| c.0 == id)
-                .map_or(0, |c| c.1),
-        ),
+        Kind::Histogram => {
+            MetricKind::Histogram { cumulative: core.read_histogram(id), interval: core.read_interval(id) }
+        }
+        Kind::Code => MetricKind::Counter(core.read_codes().iter().find(|c| c.0 == id).map_or(0, |c| c.1)),
     };
     Metric { name, used, value }
 }
@@ -236,9 +205,7 @@ type Row = (Cow<'static, str>, Kind, u16, bool);
 /// The rows of a table in name order, without status codes.
 fn rows(def: &'static SchemaDef, histograms: bool) -> Vec<Row> {
     let table = |defs: &'static [super::schema::StatDef], kind| {
-        defs.iter()
-            .enumerate()
-            .map(move |(id, d)| (Cow::Borrowed(d.name), kind, id as u16, d.lazy))
+        defs.iter().enumerate().map(move |(id, d)| (Cow::Borrowed(d.name), kind, id as u16, d.lazy))
     };
     let mut all: Vec<Row> = if histograms {
         table(def.histograms, Kind::Histogram).collect()
@@ -277,21 +244,13 @@ impl Ord for Cursor {
 }
 
 /// Walks all stats of sorted `cores` in order of full names, holding one name per overlapping block only.
-pub(crate) fn walk<'a>(
-    cores: &'a [Arc<Core>],
-    histograms: bool,
-    mut each: impl FnMut(&str, &'a Core, Kind, u16),
-) {
+pub(crate) fn walk<'a>(cores: &'a [Arc<Core>], histograms: bool, mut each: impl FnMut(&str, &'a Core, Kind, u16)) {
     let mut tables: HashMap<usize, Rc<Vec<Row>>> = HashMap::new();
     let mut heap: BinaryHeap<Reverse<Cursor>> = BinaryHeap::new();
     let mut next = 0;
     loop {
         // A block joins once no name before its prefix is left.
-        while next < cores.len()
-            && heap
-                .peek()
-                .is_none_or(|Reverse(c)| *cores[next].prefix <= *c.name)
-        {
+        while next < cores.len() && heap.peek().is_none_or(|Reverse(c)| *cores[next].prefix <= *c.name) {
             let core = &cores[next];
             let table = tables
                 .entry(std::ptr::from_ref(core.def) as usize)
@@ -303,12 +262,7 @@ pub(crate) fn walk<'a>(
                     let mut own = Vec::clone(&list);
                     own.extend(codes.iter().filter_map(|&(key, _)| {
                         let family = core.def.codes.get((key >> 12) as usize)?;
-                        Some((
-                            Cow::Owned(format!("{}{}", family.prefix, key & 0xfff)),
-                            Kind::Code,
-                            key,
-                            true,
-                        ))
+                        Some((Cow::Owned(format!("{}{}", family.prefix, key & 0xfff)), Kind::Code, key, true))
                     }));
                     own.sort_by(|a, b| a.0.cmp(&b.0));
                     list = Rc::new(own);
@@ -316,12 +270,7 @@ pub(crate) fn walk<'a>(
             }
             if let Some(first) = list.first() {
                 let name = format!("{}{}", core.prefix, first.0);
-                heap.push(Reverse(Cursor {
-                    name,
-                    block: next,
-                    rows: list,
-                    at: 0,
-                }));
+                heap.push(Reverse(Cursor { name, block: next, rows: list, at: 0 }));
             }
             next += 1;
         }
@@ -366,19 +315,11 @@ mod tests {
     #[test]
     fn names_come_sorted_across_nested_scopes() {
         let store = Store::new(StoreOptions::default());
-        let blocks: Vec<Block<t::T>> = ["b.", "b.c.", "a.", "b.h."]
-            .iter()
-            .map(|p| store.block(p))
-            .collect();
+        let blocks: Vec<Block<t::T>> = ["b.", "b.c.", "a.", "b.h."].iter().map(|p| store.block(p)).collect();
         blocks[0].code(t::C, 200);
         blocks[1].inc(t::L);
         let mut names = Vec::new();
-        store.visit(|m| {
-            names.push((
-                matches!(m.value, MetricKind::Histogram { .. }),
-                m.name.to_owned(),
-            ))
-        });
+        store.visit(|m| names.push((matches!(m.value, MetricKind::Histogram { .. }), m.name.to_owned())));
         let mut sorted = names.clone();
         sorted.sort();
         assert_eq!(names, sorted);

@@ -33,10 +33,7 @@ const TOKENIZED: &[(&str, &str)] = &[
     ("envoy.fault_downstream_cluster", "http.*.fault.$.**"),
     ("envoy.ssl_cipher", "listener.*.ssl.cipher.$"),
     ("envoy.http_user_agent", "http.*.user_agent.$.**"),
-    (
-        "envoy.mongo_callsite",
-        "mongo.*.collection.*.callsite.$.query.**",
-    ),
+    ("envoy.mongo_callsite", "mongo.*.collection.*.callsite.$.query.**"),
     ("envoy.mongo_collection", "mongo.*.collection.$.**.query.*"),
     ("envoy.mongo_cmd", "mongo.*.cmd.$.**"),
     ("envoy.grpc_bridge_method", "cluster.*.grpc.*.$.**"),
@@ -59,14 +56,8 @@ const TOKENIZED: &[(&str, &str)] = &[
     ("envoy.redis_prefix", "redis.$.**"),
     ("envoy.google_grpc_client_prefix", "grpc.$.**"),
     ("envoy.connection_limit_prefix", "connection_limit.$.**"),
-    (
-        "envoy.local_network_ratelimit_prefix",
-        "local_rate_limit.$.**",
-    ),
-    (
-        "envoy.local_listener_ratelimit_prefix",
-        "listener_local_ratelimit.$.**",
-    ),
+    ("envoy.local_network_ratelimit_prefix", "local_rate_limit.$.**"),
+    ("envoy.local_listener_ratelimit_prefix", "listener_local_ratelimit.$.**"),
     ("envoy.ext_authz_prefix", "http.*.ext_authz.$.**"),
     ("envoy.dns_filter_prefix", "dns_filter.$.**"),
     ("envoy.proxy_protocol_prefix", "proxy_proto.$.**"),
@@ -94,24 +85,15 @@ impl TagExtractor {
             .tags
             .iter()
             .filter_map(|t| match t {
-                TagSpec::Regex { name, regex } => {
-                    Regex::new(regex).ok().map(|r| (name.as_str(), r))
-                }
+                TagSpec::Regex { name, regex } => Regex::new(regex).ok().map(|r| (name.as_str(), r)),
                 _ => None,
             })
             .collect();
-        Extraction {
-            extractor: self,
-            custom,
-        }
+        Extraction { extractor: self, custom }
     }
 
     fn wants_default(&self, tag: &str) -> bool {
-        self.default_tags
-            || self
-                .tags
-                .iter()
-                .any(|t| matches!(t, TagSpec::Default(name) if name == tag))
+        self.default_tags || self.tags.iter().any(|t| matches!(t, TagSpec::Default(name) if name == tag))
     }
 }
 
@@ -135,13 +117,11 @@ impl<'a> Extraction<'a> {
             removed.push(range);
             tag(key, value);
         };
-        if let Some(hit) =
-            response_code(name).filter(|_| self.extractor.wants_default("envoy.response_code"))
-        {
+        if let Some(hit) = response_code(name).filter(|_| self.extractor.wants_default("envoy.response_code")) {
             take("envoy.response_code", hit);
         }
-        if let Some(hit) = response_code_class(name)
-            .filter(|_| self.extractor.wants_default("envoy.response_code_class"))
+        if let Some(hit) =
+            response_code_class(name).filter(|_| self.extractor.wants_default("envoy.response_code_class"))
         {
             take("envoy.response_code_class", hit);
         }
@@ -156,26 +136,20 @@ impl<'a> Extraction<'a> {
             }
         }
         if let Some(rest) = name.strip_prefix("listener.") {
-            if let Some(hit) =
-                listener_worker(name).filter(|_| self.extractor.wants_default("envoy.worker_id"))
-            {
+            if let Some(hit) = listener_worker(name).filter(|_| self.extractor.wants_default("envoy.worker_id")) {
                 take("envoy.worker_id", hit);
             }
-            if let Some(len) = listener_address(rest)
-                .filter(|_| self.extractor.wants_default("envoy.listener_address"))
+            if let Some(len) = listener_address(rest).filter(|_| self.extractor.wants_default("envoy.listener_address"))
             {
                 take("envoy.listener_address", (9..9 + len + 1, &rest[..len]));
             }
         }
-        if let Some(hit) =
-            rbac_prefix(name).filter(|_| self.extractor.wants_default("envoy.rbac_prefix"))
-        {
+        if let Some(hit) = rbac_prefix(name).filter(|_| self.extractor.wants_default("envoy.rbac_prefix")) {
             take("envoy.rbac_prefix", hit);
         }
-        if let Some(hit) = http_local_rate_limit(name).filter(|_| {
-            self.extractor
-                .wants_default("envoy.local_http_ratelimit_prefix")
-        }) {
+        if let Some(hit) =
+            http_local_rate_limit(name).filter(|_| self.extractor.wants_default("envoy.local_http_ratelimit_prefix"))
+        {
             take("envoy.local_http_ratelimit_prefix", hit);
         }
         for (key, regex) in &self.custom {
@@ -210,18 +184,15 @@ fn cut(name: &str, mut removed: Vec<std::ops::Range<usize>>, bare: &mut String) 
 fn response_code(name: &str) -> Option<Hit<'_>> {
     let at = name.len().checked_sub(4)?;
     let code = name.get(at + 1..)?;
-    (name.as_bytes()[at] == b'_'
-        && code.bytes().all(|b| b.is_ascii_digit())
-        && name[..at].ends_with("_rq"))
-    .then_some((at..name.len(), code))
+    (name.as_bytes()[at] == b'_' && code.bytes().all(|b| b.is_ascii_digit()) && name[..at].ends_with("_rq"))
+        .then_some((at..name.len(), code))
 }
 
 /// `*_rq_(<class>)xx`
 fn response_code_class(name: &str) -> Option<Hit<'_>> {
     let stem = name.strip_suffix("xx")?;
     let at = stem.len().checked_sub(1)?;
-    (stem.as_bytes()[at].is_ascii_digit() && stem[..at].ends_with("_rq_"))
-        .then(|| (at..at + 1, &stem[at..]))
+    (stem.as_bytes()[at].is_ascii_digit() && stem[..at].ends_with("_rq_")).then(|| (at..at + 1, &stem[at..]))
 }
 
 /// Where the tokens of `pattern` match `name`. The captured token goes with the dot after it, or before it at the end.
@@ -234,14 +205,9 @@ fn tokenized<'n>(name: &'n str, pattern: &str) -> Option<Hit<'n>> {
             // Any tokens, at least one, up to the rest of the pattern (only ever one literal and one wild token).
             return match tokens.next() {
                 None => (at < name.len()).then_some(hit).flatten(),
-                Some(literal) => name
-                    .get(at..)?
-                    .split('.')
-                    .rev()
-                    .nth(1)
-                    .is_some_and(|t| t == literal)
-                    .then_some(hit)
-                    .flatten(),
+                Some(literal) => {
+                    name.get(at..)?.split('.').rev().nth(1).is_some_and(|t| t == literal).then_some(hit).flatten()
+                }
             };
         }
         let rest = name.get(at..)?;
@@ -256,11 +222,7 @@ fn tokenized<'n>(name: &'n str, pattern: &str) -> Option<Hit<'n>> {
             }
             "*" => {}
             "$" => {
-                let range = if at + len < name.len() {
-                    at..at + len + 1
-                } else {
-                    at.saturating_sub(1)..at + len
-                };
+                let range = if at + len < name.len() { at..at + len + 1 } else { at.saturating_sub(1)..at + len };
                 hit = Some((range, token));
             }
             _ if want.starts_with('@') => {
@@ -308,8 +270,7 @@ fn listener_worker(name: &str) -> Option<Hit<'_>> {
     let start = at + ".worker".len();
     let rest = &name[start + 1..];
     let len = rest.find('.')?;
-    (len > 0 && rest[..len].bytes().all(|b| b.is_ascii_digit()))
-        .then(|| (start..start + 1 + len, &rest[..len]))
+    (len > 0 && rest[..len].bytes().all(|b| b.is_ascii_digit())).then(|| (start..start + 1 + len, &rest[..len]))
 }
 
 /// `(<prefix>.)rbac.*` of the network filter.
@@ -331,40 +292,21 @@ mod tests {
 
     fn check_with(extractor: &TagExtractor, name: &str, bare: &str, tags: &str) {
         let (mut got, mut got_tags) = (String::new(), Vec::new());
-        extractor
-            .compile()
-            .extract(name, &mut got, |k, v| got_tags.push(format!("{k}={v}")));
-        assert_eq!(
-            (got.as_str(), got_tags.join(",").as_str()),
-            (bare, tags),
-            "{name}"
-        );
+        extractor.compile().extract(name, &mut got, |k, v| got_tags.push(format!("{k}={v}")));
+        assert_eq!((got.as_str(), got_tags.join(",").as_str()), (bare, tags), "{name}");
     }
 
     #[test]
     fn defaults_as_stock_envoy_prints_them() {
-        let check =
-            |name, bare, tags| check_with(&TagExtractor::new(true, vec![]), name, bare, tags);
-        check(
-            "cluster.c1.upstream_rq_200",
-            "cluster.upstream_rq",
-            "envoy.response_code=200,envoy.cluster_name=c1",
-        );
+        let check = |name, bare, tags| check_with(&TagExtractor::new(true, vec![]), name, bare, tags);
+        check("cluster.c1.upstream_rq_200", "cluster.upstream_rq", "envoy.response_code=200,envoy.cluster_name=c1");
         check(
             "cluster.c1.external.upstream_rq_2xx",
             "cluster.external.upstream_rq_xx",
             "envoy.response_code_class=2,envoy.cluster_name=c1",
         );
-        check(
-            "cluster.outbound|80||a.b.svc.x",
-            "cluster.b.svc.x",
-            "envoy.cluster_name=outbound|80||a",
-        );
-        check(
-            "http.ingress.downstream_rq_total",
-            "http.downstream_rq_total",
-            "envoy.http_conn_manager_prefix=ingress",
-        );
+        check("cluster.outbound|80||a.b.svc.x", "cluster.b.svc.x", "envoy.cluster_name=outbound|80||a");
+        check("http.ingress.downstream_rq_total", "http.downstream_rq_total", "envoy.http_conn_manager_prefix=ingress");
         check(
             "listener.127.0.0.1_19910.http.ingress.downstream_rq_2xx",
             "listener.http.downstream_rq_xx",
@@ -375,21 +317,9 @@ mod tests {
             "listener.worker.downstream_cx_total",
             "envoy.worker_id=0,envoy.listener_address=127.0.0.1_19910",
         );
-        check(
-            "listener.[__]_80.downstream_cx_total",
-            "listener.downstream_cx_total",
-            "envoy.listener_address=[__]_80",
-        );
-        check(
-            "listener.admin.downstream_cx_total",
-            "listener.admin.downstream_cx_total",
-            "",
-        );
-        check(
-            "server.worker_0.watchdog_miss",
-            "server.worker.watchdog_miss",
-            "envoy.worker_id=0",
-        );
+        check("listener.[__]_80.downstream_cx_total", "listener.downstream_cx_total", "envoy.listener_address=[__]_80");
+        check("listener.admin.downstream_cx_total", "listener.admin.downstream_cx_total", "");
+        check("server.worker_0.watchdog_miss", "server.worker.watchdog_miss", "envoy.worker_id=0");
         check(
             "http.a.rds.80.config_reload",
             "http.rds.config_reload",
@@ -400,16 +330,8 @@ mod tests {
             "vhost.vcluster.upstream_rq_total",
             "envoy.virtual_cluster=c,envoy.virtual_host=v",
         );
-        check(
-            "cluster.c.ssl.ciphers.AES",
-            "cluster.ssl.ciphers",
-            "envoy.cluster_ssl_ciphers=AES,envoy.cluster_name=c",
-        );
-        check(
-            "tcp.p.downstream_cx_total",
-            "tcp.downstream_cx_total",
-            "envoy.tcp_prefix=p",
-        );
+        check("cluster.c.ssl.ciphers.AES", "cluster.ssl.ciphers", "envoy.cluster_ssl_ciphers=AES,envoy.cluster_name=c");
+        check("tcp.p.downstream_cx_total", "tcp.downstream_cx_total", "envoy.tcp_prefix=p");
         check("runtime.load_success", "runtime.load_success", "");
         check("", "", "");
     }
@@ -427,10 +349,7 @@ mod tests {
                     name: "response_code".into(),
                     regex: r"(response_code=\.=(.+?);\.;)|_rq(_(\d{3}))$".into(),
                 },
-                TagSpec::Fixed {
-                    name: "zone".into(),
-                    value: "z1".into(),
-                },
+                TagSpec::Fixed { name: "zone".into(), value: "z1".into() },
                 TagSpec::Default("envoy.tcp_prefix".into()),
             ],
         );
@@ -441,11 +360,6 @@ mod tests {
             "zone=z1,cluster_name=outbound|80||a.ns.svc.cluster.local",
         );
         check_with(&extractor, "tcp.x.y", "tcp.y", "zone=z1,envoy.tcp_prefix=x");
-        check_with(
-            &extractor,
-            "http.a.downstream_rq_2xx",
-            "http.a.downstream_rq_2xx",
-            "zone=z1",
-        );
+        check_with(&extractor, "http.a.downstream_rq_2xx", "http.a.downstream_rq_2xx", "zone=z1");
     }
 }

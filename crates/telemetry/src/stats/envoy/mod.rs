@@ -19,10 +19,7 @@ pub type Classes<S> = [Counter<S>; 5];
 
 /// Counts a status in its class; statuses outside 100-599 are not counted, as in Envoy.
 pub fn class<S: Schema>(block: &Block<S>, classes: &Classes<S>, status: u16) {
-    if let Some(counter) = (status / 100)
-        .checked_sub(1)
-        .and_then(|c| classes.get(c as usize))
-    {
+    if let Some(counter) = (status / 100).checked_sub(1).and_then(|c| classes.get(c as usize)) {
         block.inc(*counter);
     }
 }
@@ -82,44 +79,21 @@ pub fn charge(block: &Block<cluster::Cluster>, status: u16, internal: bool, cana
         class(block, classes, status);
         block.code(code, status);
     };
-    one(
-        cluster::UPSTREAM_RQ_COMPLETED,
-        &CLUSTER_CLASSES,
-        cluster::UPSTREAM_RQ,
-    );
+    one(cluster::UPSTREAM_RQ_COMPLETED, &CLUSTER_CLASSES, cluster::UPSTREAM_RQ);
     if internal {
-        one(
-            cluster::INTERNAL_UPSTREAM_RQ_COMPLETED,
-            &INTERNAL_CLASSES,
-            cluster::INTERNAL_UPSTREAM_RQ,
-        );
+        one(cluster::INTERNAL_UPSTREAM_RQ_COMPLETED, &INTERNAL_CLASSES, cluster::INTERNAL_UPSTREAM_RQ);
     } else {
-        one(
-            cluster::EXTERNAL_UPSTREAM_RQ_COMPLETED,
-            &EXTERNAL_CLASSES,
-            cluster::EXTERNAL_UPSTREAM_RQ,
-        );
+        one(cluster::EXTERNAL_UPSTREAM_RQ_COMPLETED, &EXTERNAL_CLASSES, cluster::EXTERNAL_UPSTREAM_RQ);
     }
     if canary {
-        one(
-            cluster::CANARY_UPSTREAM_RQ_COMPLETED,
-            &CANARY_CLASSES,
-            cluster::CANARY_UPSTREAM_RQ,
-        );
+        one(cluster::CANARY_UPSTREAM_RQ_COMPLETED, &CANARY_CLASSES, cluster::CANARY_UPSTREAM_RQ);
     }
 }
 
 /// Records the time of one upstream response, in milliseconds, as [`charge`] splits it.
 pub fn charge_time(block: &Block<cluster::Cluster>, ms: u64, internal: bool, canary: bool) {
     block.record(cluster::UPSTREAM_RQ_TIME, ms);
-    block.record(
-        if internal {
-            cluster::INTERNAL_UPSTREAM_RQ_TIME
-        } else {
-            cluster::EXTERNAL_UPSTREAM_RQ_TIME
-        },
-        ms,
-    );
+    block.record(if internal { cluster::INTERNAL_UPSTREAM_RQ_TIME } else { cluster::EXTERNAL_UPSTREAM_RQ_TIME }, ms);
     if canary {
         block.record(cluster::CANARY_UPSTREAM_RQ_TIME, ms);
     }

@@ -1,0 +1,303 @@
+//! Which clusters exist? CDS and EDS applied to the registry, new clusters warmed first.
+//!
+//! A cluster that awaits endpoints or secrets is warming: requests go on to its predecessor, if there is one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost_types::Any;
+use protos::envoy::config::cluster::v3::Cluster as Proto;
+use protos::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use proxy_config::cluster::{Cluster, Discovery, LoadAssignment};
+use proxy_config::common::ConfigSource;
+use telemetry::stats::Block;
+use telemetry::stats::envoy::{cluster as cluster_stats, cluster_manager};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+use upstream::Registry;
+
+use super::record::{Failure, Record};
+use super::sds::{self, SecretRef};
+use super::secrets::Secrets;
+
+/// How long a resource that awaits others holds up what depends on it, unless its source says otherwise.
+pub const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A cluster in force.
+struct Active {
+    record: Record,
+    secrets: Vec<SecretRef>,
+    eds: Option<String>,
+    /// Resolves names until it is replaced.
+    dns: Option<AbortHandle>,
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        if let Some(task) = &self.dns {
+            task.abort();
+        }
+    }
+}
+
+struct Warming {
+    record: Record,
+    config: Arc<Cluster>,
+    secrets: Vec<SecretRef>,
+    eds: Option<String>,
+    deadline: Option<Instant>,
+}
+
+/// One name's clusters.
+#[derive(Default)]
+struct Entry {
+    is_static: bool,
+    active: Option<Active>,
+    warming: Option<Warming>,
+    failed: Option<Failure>,
+}
+
+/// An answer of EDS.
+struct Assignment {
+    record: Record,
+    load: Arc<LoadAssignment>,
+}
+
+/// All clusters and their endpoints.
+pub struct Clusters {
+    registry: Arc<Registry>,
+    stats: Block<cluster_manager::ClusterManager>,
+    entries: BTreeMap<String, Entry>,
+    assignments: BTreeMap<String, Assignment>,
+    failed_assignments: BTreeMap<String, Failure>,
+    /// Version of the last CDS response.
+    pub version: String,
+}
+
+fn eds_of(cluster: &Cluster) -> (Option<String>, Duration) {
+    match &cluster.discovery {
+        Discovery::Eds { service_name, source } => {
+            let timeout = match source {
+                ConfigSource::Ads { initial_fetch_timeout } | ConfigSource::Grpc { initial_fetch_timeout, .. } => {
+                    *initial_fetch_timeout
+                }
+                ConfigSource::Path(_) => INITIAL_FETCH_TIMEOUT,
+            };
+            (Some(service_name.to_string()), timeout)
+        }
+        _ => (None, INITIAL_FETCH_TIMEOUT),
+    }
+}
+
+impl Clusters {
+    /// No clusters yet.
+    pub fn new(registry: Arc<Registry>, stats: Block<cluster_manager::ClusterManager>) -> Self {
+        Self {
+            registry,
+            stats,
+            entries: BTreeMap::new(),
+            assignments: BTreeMap::new(),
+            failed_assignments: BTreeMap::new(),
+            version: String::new(),
+        }
+    }
+
+    fn count(&self) {
+        let of = |f: fn(&Entry) -> bool| self.entries.values().filter(|e| f(e)).count() as u64;
+        self.stats.gauge_set(cluster_manager::ACTIVE_CLUSTERS, of(|e| e.active.is_some()));
+        self.stats.gauge_set(cluster_manager::WARMING_CLUSTERS, of(|e| e.warming.is_some()));
+    }
+
+    /// Adds a cluster of the bootstrap, at once.
+    pub fn add_static(&mut self, proto: &Proto, config: Arc<Cluster>) {
+        let name = proto.name.clone();
+        let entry = self.entries.entry(name.clone()).or_default();
+        entry.is_static = true;
+        entry.warming = Some(Warming {
+            record: Record::new("", protos::any(proto)),
+            eds: eds_of(&config).0,
+            secrets: sds::of_cluster(proto),
+            config,
+            deadline: None,
+        });
+        self.stats.inc(cluster_manager::CLUSTER_ADDED);
+        self.promote(&name);
+        self.count();
+    }
+
+    /// Takes a cluster of CDS; an error leaves the last good one in force. `Ok(false)`: nothing changed.
+    pub fn apply(&mut self, name: &str, version: &str, body: &Any) -> Result<bool, String> {
+        let entry = self.entries.entry(name.to_owned()).or_default();
+        if entry.is_static {
+            // As in Envoy, a static cluster cannot be replaced.
+            return Ok(false);
+        }
+        let newest = entry.warming.as_ref().map(|w| &w.record).or(entry.active.as_ref().map(|a| &a.record));
+        if newest.is_some_and(|r| r.body.value == body.value) {
+            entry.failed = None;
+            return Ok(false);
+        }
+        let record = Record::new(version, body.clone());
+        let parsed = protos::unpack::<Proto>(body).map_err(|e| e.to_string()).and_then(|proto| {
+            let config = proxy_config::parse::cluster(&proto).map_err(|e| e.to_string())?;
+            Ok((sds::of_cluster(&proto), Arc::new(config)))
+        });
+        let (secrets, config) = match parsed {
+            Ok(parsed) => parsed,
+            Err(details) => {
+                entry.failed = Some(Failure { record, details: details.clone() });
+                return Err(details);
+            }
+        };
+        let (eds, timeout) = eds_of(&config);
+        let known = entry.active.is_some() || entry.warming.is_some();
+        let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
+        entry.warming = Some(Warming { record, config, secrets, eds, deadline });
+        entry.failed = None;
+        self.stats.inc(if known { cluster_manager::CLUSTER_MODIFIED } else { cluster_manager::CLUSTER_ADDED });
+        Ok(true)
+    }
+
+    /// Removes a cluster of CDS.
+    pub fn remove(&mut self, name: &str) {
+        if self.entries.get(name).is_none_or(|e| e.is_static) {
+            return;
+        }
+        let had = self.entries.remove(name).is_some_and(|e| e.active.is_some() || e.warming.is_some());
+        self.registry.remove(name);
+        if had {
+            self.stats.inc(cluster_manager::CLUSTER_REMOVED);
+        }
+        self.count();
+    }
+
+    /// Takes an answer of EDS.
+    pub fn assign(&mut self, name: &str, version: &str, body: &Any) -> Result<(), String> {
+        if !self.service_names().any(|n| n == name) {
+            return Ok(());
+        }
+        let record = Record::new(version, body.clone());
+        let parsed = protos::unpack::<ClusterLoadAssignment>(body)
+            .map_err(|e| e.to_string())
+            .and_then(|a| proxy_config::parse::load_assignment(&a).map_err(|e| e.to_string()));
+        match parsed {
+            Ok(load) => {
+                for cluster in self.of_service(name) {
+                    cluster.stats.inc(cluster_stats::UPDATE_ATTEMPT);
+                    cluster.stats.inc(cluster_stats::UPDATE_SUCCESS);
+                }
+                self.registry.assign(name, &load);
+                self.failed_assignments.remove(name);
+                self.assignments.insert(name.into(), Assignment { record, load: Arc::new(load) });
+                Ok(())
+            }
+            Err(details) => {
+                self.of_service(name).iter().for_each(|c| c.stats.inc(cluster_stats::UPDATE_FAILURE));
+                self.failed_assignments.insert(name.into(), Failure { record, details: details.clone() });
+                Err(details)
+            }
+        }
+    }
+
+    fn of_service(&self, service: &str) -> Vec<Arc<upstream::Cluster>> {
+        let names =
+            self.entries.iter().filter(|(_, e)| e.active.as_ref().is_some_and(|a| a.eds.as_deref() == Some(service)));
+        names.filter_map(|(name, _)| self.registry.get(name)).collect()
+    }
+
+    /// EDS names that clusters use, warming ones included.
+    pub fn service_names(&self) -> impl Iterator<Item = &str> {
+        self.entries.values().flat_map(|e| {
+            let active = e.active.as_ref().and_then(|a| a.eds.as_deref());
+            active.into_iter().chain(e.warming.as_ref().and_then(|w| w.eds.as_deref()))
+        })
+    }
+
+    /// Secrets that clusters use, warming ones included.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
+        self.entries.values().flat_map(|e| {
+            let active = e.active.iter().flat_map(|a| &a.secrets);
+            active.chain(e.warming.iter().flat_map(|w| &w.secrets))
+        })
+    }
+
+    /// Forgets endpoints nobody uses.
+    pub fn forget_unused(&mut self) {
+        let used: BTreeSet<String> = self.service_names().map(str::to_owned).collect();
+        self.assignments.retain(|name, _| used.contains(name));
+        self.failed_assignments.retain(|name, _| used.contains(name));
+    }
+
+    /// Puts into force what has all it needs, or has waited long enough. True if something moved.
+    pub fn warm(&mut self, secrets: &Secrets, now: Instant) -> bool {
+        let ready: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| {
+                e.warming.as_ref().is_some_and(|w| {
+                    let late = w.deadline.is_some_and(|d| d <= now);
+                    late || (w.eds.as_ref().is_none_or(|n| self.assignments.contains_key(n))
+                        && w.secrets.iter().all(|s| secrets.is_ready(s)))
+                })
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        ready.iter().for_each(|name| self.promote(name));
+        self.count();
+        !ready.is_empty()
+    }
+
+    fn promote(&mut self, name: &str) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        let Some(warming) = entry.warming.take() else { return };
+        let load = warming.eds.as_ref().and_then(|n| self.assignments.get(n)).map(|a| a.load.clone());
+        let cluster = self.registry.set(warming.config.clone());
+        if let Some(load) = load {
+            cluster.assign(&load, |a| vec![a.clone()]);
+        }
+        let dns = matches!(warming.config.discovery, Discovery::StrictDns(..) | Discovery::LogicalDns(..));
+        let dns = dns.then(|| tokio::task::spawn_local(upstream::dns::run(cluster)).abort_handle());
+        entry.active = Some(Active { record: warming.record, secrets: warming.secrets, eds: warming.eds, dns });
+        telemetry::debug!(upstream, "warming cluster {name} complete");
+    }
+
+    /// When the next warming cluster gives up waiting.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.entries.values().filter_map(|e| e.warming.as_ref()?.deadline).min()
+    }
+
+    /// Nothing is warming.
+    pub fn is_settled(&self) -> bool {
+        self.entries.values().all(|e| e.warming.is_none())
+    }
+
+    /// Names that are warming, for `/init_dump`.
+    pub fn warming(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().filter(|(_, e)| e.warming.is_some()).map(|(n, _)| n.as_str())
+    }
+
+    /// (name, static, active, warming, refused), for `/config_dump`.
+    #[allow(clippy::type_complexity)]
+    pub fn dump(&self) -> impl Iterator<Item = (&str, bool, Option<&Record>, Option<&Record>, Option<&Failure>)> {
+        self.entries.iter().map(|(name, e)| {
+            (
+                name.as_str(),
+                e.is_static,
+                e.active.as_ref().map(|a| &a.record),
+                e.warming.as_ref().map(|w| &w.record),
+                e.failed.as_ref(),
+            )
+        })
+    }
+
+    /// Is this cluster from CDS?
+    pub fn is_dynamic(&self, name: &str) -> bool {
+        self.entries.get(name).is_some_and(|e| !e.is_static)
+    }
+
+    /// Version of the EDS answer for a service name.
+    pub fn assignment(&self, service: &str) -> Option<&Record> {
+        self.assignments.get(service).map(|a| &a.record)
+    }
+}

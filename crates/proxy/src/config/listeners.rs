@@ -1,0 +1,346 @@
+//! Which listeners are served? LDS compiled, bound, warmed, handed to the workers, replaced in place, drained.
+//!
+//! A listener that awaits routes or secrets is warming: its predecessor goes on serving. Removal drains first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost_types::Any;
+use protos::envoy::config::listener::v3::Listener as Proto;
+use proxy_config::common::ConfigSource;
+use proxy_config::hcm::RouteSource;
+use proxy_config::listener::{Listener as Config, NetworkFilterKind, TrafficDirection};
+use telemetry::stats::Block;
+use telemetry::stats::envoy::listener_manager as stat;
+use tokio::time::Instant;
+
+use super::clusters::INITIAL_FETCH_TIMEOUT;
+use super::record::{Failure, Record};
+use super::routes::{Routes, Slots};
+use super::sds::{self, SecretRef};
+use super::secrets::Secrets;
+use crate::workers::{Command, Workers};
+
+/// A compiled listener and what it needs.
+struct Compiled {
+    record: Record,
+    listener: Arc<l4::Listener>,
+    routes: BTreeSet<String>,
+    secrets: Vec<SecretRef>,
+}
+
+struct Warming {
+    compiled: Compiled,
+    /// Bound already: a port that cannot be had is refused with the update.
+    sockets: Option<Vec<l4::Sockets>>,
+    deadline: Option<Instant>,
+}
+
+/// A listener that was removed and whose connections are given time.
+struct Draining {
+    record: Record,
+    name: String,
+    until: Instant,
+}
+
+#[derive(Default)]
+struct Entry {
+    is_static: bool,
+    active: Option<Compiled>,
+    warming: Option<Warming>,
+    failed: Option<Failure>,
+}
+
+/// What compiling a listener takes from the process.
+pub struct Deps {
+    /// Stats.
+    pub store: Arc<telemetry::stats::Store>,
+    /// Access log files.
+    pub sinks: Arc<telemetry::access_log::Sinks>,
+    /// Clusters.
+    pub registry: Arc<upstream::Registry>,
+    /// Secrets.
+    pub secrets: Arc<tls::SecretStore>,
+    /// Route tables.
+    pub slots: Arc<Slots>,
+    /// Facts of this node.
+    pub node: Arc<l7::Node>,
+}
+
+/// All listeners.
+pub struct Listeners {
+    deps: Deps,
+    workers: Workers,
+    stats: Block<stat::ListenerManager>,
+    entries: BTreeMap<String, Entry>,
+    draining: Vec<Draining>,
+    drain_time: Duration,
+    /// Version of the last LDS response.
+    pub version: String,
+}
+
+/// Route configurations that a listener takes from RDS, and the longest time it waits for them (zero: for ever).
+fn rds_of(config: &Config) -> (BTreeSet<String>, Duration) {
+    let mut names = BTreeSet::new();
+    let mut timeout = INITIAL_FETCH_TIMEOUT;
+    for filter in config.chains.all().flat_map(|c| c.filters.iter()) {
+        if let NetworkFilterKind::Hcm(hcm) = &filter.kind
+            && let RouteSource::Rds { name, source } = &hcm.routes
+        {
+            names.insert(name.to_string());
+            if let ConfigSource::Ads { initial_fetch_timeout } | ConfigSource::Grpc { initial_fetch_timeout, .. } =
+                source
+            {
+                timeout = *initial_fetch_timeout;
+            }
+        }
+    }
+    (names, timeout)
+}
+
+impl Listeners {
+    /// No listeners yet.
+    pub fn new(deps: Deps, workers: Workers, stats: Block<stat::ListenerManager>, drain_time: Duration) -> Self {
+        stats.gauge_set(stat::WORKERS_STARTED, 0);
+        Self {
+            deps,
+            workers,
+            stats,
+            entries: BTreeMap::new(),
+            draining: Vec::new(),
+            drain_time,
+            version: String::new(),
+        }
+    }
+
+    /// The workers.
+    pub fn workers(&mut self) -> &mut Workers {
+        &mut self.workers
+    }
+
+    fn count(&self) {
+        let of = |f: fn(&Entry) -> bool| self.entries.values().filter(|e| f(e)).count() as u64;
+        self.stats.gauge_set(stat::TOTAL_LISTENERS_ACTIVE, of(|e| e.active.is_some()));
+        self.stats.gauge_set(stat::TOTAL_LISTENERS_WARMING, of(|e| e.warming.is_some()));
+        self.stats.gauge_set(stat::TOTAL_LISTENERS_DRAINING, self.draining.len() as u64);
+    }
+
+    /// The server has finished its start: `listener_manager.workers_started`.
+    pub fn started(&self) {
+        self.stats.gauge_set(stat::WORKERS_STARTED, 1);
+    }
+
+    /// Adds a listener of the bootstrap.
+    pub fn add_static(&mut self, proto: &Proto, config: Arc<Config>) -> Result<(), String> {
+        let name = if proto.name.is_empty() { config.name.to_string() } else { proto.name.clone() };
+        self.take(&name, Record::new("", protos::any(proto)), proto, config)?;
+        if let Some(entry) = self.entries.get_mut(&name) {
+            entry.is_static = true;
+        }
+        Ok(())
+    }
+
+    /// Takes a listener of LDS; an error leaves the last good one serving. `Ok(false)`: nothing changed.
+    pub fn apply(&mut self, name: &str, version: &str, body: &Any) -> Result<bool, String> {
+        let entry = self.entries.entry(name.to_owned()).or_default();
+        if entry.is_static {
+            // As in Envoy, a static listener cannot be replaced.
+            return Ok(false);
+        }
+        let newest = entry.warming.as_ref().map(|w| &w.compiled.record).or(entry.active.as_ref().map(|a| &a.record));
+        if newest.is_some_and(|r| r.body.value == body.value) {
+            entry.failed = None;
+            return Ok(false);
+        }
+        let record = Record::new(version, body.clone());
+        let parsed = protos::unpack::<Proto>(body).map_err(|e| e.to_string()).and_then(|proto| {
+            let config = proxy_config::parse::listener(&proto).map_err(|e| e.to_string())?;
+            Ok((proto, Arc::new(config)))
+        });
+        let taken = parsed.and_then(|(proto, config)| self.take(name, record.clone(), &proto, config));
+        if let Err(details) = taken {
+            self.stats.inc(stat::LISTENER_CREATE_FAILURE);
+            if let Some(entry) = self.entries.get_mut(name) {
+                entry.failed = Some(Failure { record, details: details.clone() });
+            }
+            return Err(details);
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, name: &str, record: Record, proto: &Proto, config: Arc<Config>) -> Result<(), String> {
+        let previous = self.entries.get(name).and_then(|e| e.active.as_ref()).map(|a| a.listener.clone());
+        let deps = &self.deps;
+        let listener = l4::Listener::succeed(
+            config.clone(),
+            &l4::Deps {
+                store: &deps.store,
+                sinks: &deps.sinks,
+                registry: &deps.registry,
+                secrets: &deps.secrets,
+                routes: &|name| deps.slots.get(name),
+                node: deps.node.clone(),
+            },
+            previous.as_deref(),
+        )?;
+        let keeps_sockets = previous.as_ref().is_some_and(|p| {
+            p.config.address == config.address
+                && p.config.additional_addresses == config.additional_addresses
+                && p.config.bind_to_port == config.bind_to_port
+                && p.config.transparent == config.transparent
+        });
+        let sockets =
+            if keeps_sockets { None } else { Some(listener.bind(self.workers.count()).map_err(|e| e.to_string())?) };
+        let (routes, timeout) = rds_of(&config);
+        let known = self.entries.get(name).is_some_and(|e| e.active.is_some() || e.warming.is_some());
+        let entry = self.entries.entry(name.to_owned()).or_default();
+        entry.failed = None;
+        entry.warming = Some(Warming {
+            compiled: Compiled { record, listener, routes, secrets: sds::of_listener(proto) },
+            sockets,
+            deadline: (!timeout.is_zero()).then(|| Instant::now() + timeout),
+        });
+        self.stats.inc(if known { stat::LISTENER_MODIFIED } else { stat::LISTENER_ADDED });
+        Ok(())
+    }
+
+    /// Removes a listener of LDS: it stops accepting, its connections are asked to close and given the drain time.
+    pub fn remove(&mut self, name: &str) {
+        if self.entries.get(name).is_none_or(|e| e.is_static) {
+            return;
+        }
+        let Some(entry) = self.entries.remove(name) else { return };
+        if entry.active.is_none() && entry.warming.is_none() {
+            return;
+        }
+        self.stats.inc(stat::LISTENER_REMOVED);
+        if let Some(active) = entry.active {
+            self.retire(name, active.record);
+        }
+        self.count();
+    }
+
+    fn retire(&mut self, name: &str, record: Record) {
+        telemetry::info!(config, "lds: remove listener '{name}'");
+        self.workers.tell(|_| Command::Stop(name.to_owned()));
+        self.workers.tell(|_| Command::Drain(name.to_owned()));
+        self.draining.push(Draining { record, name: name.to_owned(), until: Instant::now() + self.drain_time });
+    }
+
+    /// Serves what has all it needs, or has waited long enough. True if something moved.
+    pub fn warm(&mut self, routes: &Routes, secrets: &Secrets, now: Instant) -> bool {
+        let ready: Vec<String> = self
+            .entries
+            .iter()
+            .filter(|(_, e)| {
+                e.warming.as_ref().is_some_and(|w| {
+                    let late = w.deadline.is_some_and(|d| d <= now);
+                    late || (w.compiled.routes.iter().all(|r| routes.is_ready(r))
+                        && w.compiled.secrets.iter().all(|s| secrets.is_ready(s)))
+                })
+            })
+            .map(|(name, _)| name.clone())
+            .collect();
+        ready.iter().for_each(|name| self.promote(name));
+        self.draining.retain(|d| d.until > now);
+        self.count();
+        !ready.is_empty()
+    }
+
+    fn promote(&mut self, name: &str) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        let Some(Warming { compiled, sockets, .. }) = entry.warming.take() else { return };
+        let listener = compiled.listener.clone();
+        let replaced = entry.active.replace(compiled);
+        match sockets {
+            Some(sockets) => {
+                if replaced.is_some() {
+                    self.workers.tell(|_| Command::Stop(name.to_owned()));
+                    self.workers.tell(|_| Command::Drain(name.to_owned()));
+                }
+                let mut sockets = sockets.into_iter();
+                self.workers.tell(|_| Command::Add(listener.clone(), sockets.next().unwrap_or_default()));
+            }
+            None => {
+                self.stats.inc(stat::LISTENER_IN_PLACE_UPDATED);
+                self.workers.tell(|_| Command::Replace(listener.clone()));
+            }
+        }
+        self.stats.add(stat::LISTENER_CREATE_SUCCESS, self.workers.count() as u64);
+        telemetry::debug!(config, "warm complete. starting listener '{name}'");
+    }
+
+    /// Stops all listeners, or the inbound ones.
+    pub fn stop(&mut self, inbound_only: bool) {
+        for (name, entry) in &self.entries {
+            let Some(active) = &entry.active else { continue };
+            if !inbound_only || active.listener.config.traffic_direction == TrafficDirection::Inbound {
+                self.stats.inc(stat::LISTENER_STOPPED);
+                self.workers.tell(|_| Command::Stop(name.clone()));
+            }
+        }
+    }
+
+    /// Asks connections to close as they become idle.
+    pub fn drain(&mut self, inbound_only: bool) {
+        if !inbound_only {
+            self.workers.tell(|_| Command::Draining(true));
+        }
+        for (name, entry) in &self.entries {
+            let Some(active) = &entry.active else { continue };
+            if !inbound_only || active.listener.config.traffic_direction == TrafficDirection::Inbound {
+                self.workers.tell(|_| Command::Drain(name.clone()));
+            }
+        }
+    }
+
+    /// Route configurations that listeners use, warming ones included.
+    pub fn route_names(&self) -> BTreeSet<String> {
+        self.compiled().flat_map(|c| c.routes.iter().cloned()).collect()
+    }
+
+    /// Secrets that listeners use, warming ones included.
+    pub fn secrets(&self) -> impl Iterator<Item = &SecretRef> {
+        self.compiled().flat_map(|c| &c.secrets)
+    }
+
+    fn compiled(&self) -> impl Iterator<Item = &Compiled> {
+        self.entries.values().flat_map(|e| e.active.iter().chain(e.warming.as_ref().map(|w| &w.compiled)))
+    }
+
+    /// When the next warming listener gives up waiting, or a draining one is done.
+    pub fn deadline(&self) -> Option<Instant> {
+        let warming = self.entries.values().filter_map(|e| e.warming.as_ref()?.deadline);
+        warming.chain(self.draining.iter().map(|d| d.until)).min()
+    }
+
+    /// Nothing is warming.
+    pub fn is_settled(&self) -> bool {
+        self.entries.values().all(|e| e.warming.is_none())
+    }
+
+    /// Names that are warming, for `/init_dump`.
+    pub fn warming(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().filter(|(_, e)| e.warming.is_some()).map(|(n, _)| n.as_str())
+    }
+
+    /// Listeners that serve, by name.
+    pub fn active(&self) -> impl Iterator<Item = (&str, &Arc<l4::Listener>)> {
+        self.entries.iter().filter_map(|(name, e)| Some((name.as_str(), &e.active.as_ref()?.listener)))
+    }
+
+    /// (name, static, active, warming, refused), for `/config_dump`.
+    #[allow(clippy::type_complexity)]
+    pub fn dump(&self) -> impl Iterator<Item = (&str, bool, Option<&Record>, Option<&Record>, Option<&Failure>)> {
+        self.entries.iter().map(|(name, e)| {
+            let warming = e.warming.as_ref().map(|w| &w.compiled.record);
+            (name.as_str(), e.is_static, e.active.as_ref().map(|a| &a.record), warming, e.failed.as_ref())
+        })
+    }
+
+    /// Listeners that drain.
+    pub fn dump_draining(&self) -> impl Iterator<Item = (&str, &Record)> {
+        self.draining.iter().map(|d| (d.name.as_str(), &d.record))
+    }
+}

@@ -1,0 +1,76 @@
+//! How much memory is in use? glibc's own account, and the settings that keep it small.
+#![allow(unsafe_code)] // mallinfo2, mallopt and malloc_trim are plain C calls without preconditions.
+
+/// The figures of `/memory`, in bytes, under the names that Envoy gives them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Handed out to the program.
+    pub allocated: u64,
+    /// Taken from the system.
+    pub heap_size: u64,
+    /// Of that, free and given back to the system's page pool at the heap's top.
+    pub pageheap_unmapped: u64,
+    /// Of that, free.
+    pub pageheap_free: u64,
+    /// Free in per-thread fast bins.
+    pub total_thread_cache: u64,
+    /// Resident, from `/proc/self/statm`.
+    pub total_physical_bytes: u64,
+}
+
+/// Reads the allocator's and the kernel's figures.
+pub fn figures() -> Figures {
+    // SAFETY: no arguments; takes glibc's own locks.
+    let info = unsafe { libc::mallinfo2() };
+    let pages: u64 = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|s| s.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or(0);
+    Figures {
+        allocated: (info.uordblks + info.hblkhd) as u64,
+        heap_size: (info.arena + info.hblkhd) as u64,
+        pageheap_unmapped: 0,
+        pageheap_free: info.fordblks as u64,
+        total_thread_cache: info.fsmblks as u64,
+        total_physical_bytes: pages * page_bytes(),
+    }
+}
+
+/// The kernel's page size.
+fn page_bytes() -> u64 {
+    // SAFETY: no preconditions.
+    let size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(size).unwrap_or(4096)
+}
+
+/// Called first thing in `main`: few arenas, and large blocks straight from the system so that they go back whole.
+pub fn prepare() {
+    const MMAP_THRESHOLD_BYTES: i32 = 256 * 1024;
+    const TRIM_THRESHOLD_BYTES: i32 = 256 * 1024;
+    // SAFETY: plain settings.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 2);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES);
+    }
+}
+
+/// Gives free pages back; called after configuration was loaded, when much was allocated and freed.
+pub fn trim() {
+    // SAFETY: no preconditions.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_large_block_shows() {
+        let before = super::figures();
+        let block = vec![1u8; 8 << 20];
+        let with = super::figures();
+        assert!(with.allocated >= before.allocated + block.len() as u64 / 2, "{before:?} {with:?}");
+        assert!(with.total_physical_bytes > 1 << 20 && with.heap_size >= with.allocated);
+    }
+}

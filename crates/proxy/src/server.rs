@@ -1,0 +1,432 @@
+//! The config thread: starts everything, applies what streams and signals bring, ends everything.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use telemetry::access_log::Sinks;
+use telemetry::stats::envoy::{control_plane, filesystem, server as stat, watchdog};
+use telemetry::stats::{Block, Store};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use xds_client::Event;
+
+use crate::bootstrap::Bootstrap;
+use crate::config::clusters::{Clusters, INITIAL_FETCH_TIMEOUT};
+use crate::config::listeners::{Deps, Listeners};
+use crate::config::routes::Routes;
+use crate::config::secrets::Secrets;
+use crate::config::{Config, url};
+use crate::handle::{Shared, Tell};
+use crate::options::Options;
+use crate::subscriptions::{EVENTS_MAX, Subscriptions};
+use crate::workers::Workers;
+use crate::{StartError, admin, memory, settings};
+
+/// `envoy.admin.v3.ServerInfo.State`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Serving.
+    Live,
+    /// Draining, or failing health checks.
+    Draining,
+    /// Loading static configuration.
+    PreInitializing,
+    /// Waiting for the first dynamic configuration.
+    Initializing,
+}
+
+impl State {
+    /// Envoy's word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "LIVE",
+            Self::Draining => "DRAINING",
+            Self::PreInitializing => "PRE_INITIALIZING",
+            Self::Initializing => "INITIALIZING",
+        }
+    }
+}
+
+/// What the admin interface and the loop share, all on the config thread.
+pub struct Server {
+    /// The command line.
+    pub options: Options,
+    /// The bootstrap.
+    pub bootstrap: Bootstrap,
+    /// When the bootstrap was loaded.
+    pub loaded: SystemTime,
+    /// When this process started serving.
+    pub started: Instant,
+    /// Configuration in force.
+    pub config: RefCell<Config>,
+    /// Stats.
+    pub store: Arc<Store>,
+    /// Access log files.
+    pub sinks: Arc<Sinks>,
+    /// Clusters.
+    pub registry: Arc<upstream::Registry>,
+    /// Secrets.
+    pub secrets: Arc<tls::SecretStore>,
+    /// `server.`
+    pub stats: Block<stat::Server>,
+    /// Runtime overrides made by `/runtime_modify`.
+    pub runtime: RefCell<std::collections::BTreeMap<String, String>>,
+    /// What other threads see.
+    pub shared: Arc<Shared>,
+    state: Cell<State>,
+    failing: Cell<bool>,
+    kept: Kept,
+}
+
+/// Scopes that Envoy prints though nothing here counts in them.
+struct Kept {
+    _watchdogs: [Block<watchdog::Watchdog>; 3],
+    control_plane: Block<control_plane::ControlPlane>,
+}
+
+impl Server {
+    /// Current state; failing health checks show as draining.
+    pub fn state(&self) -> State {
+        if self.failing.get() && self.state.get() == State::Live { State::Draining } else { self.state.get() }
+    }
+
+    /// `/healthcheck/fail` and `/healthcheck/ok`
+    pub fn set_failing(&self, failing: bool) {
+        self.failing.set(failing);
+        self.publish();
+    }
+
+    fn set_state(&self, state: State) {
+        self.state.set(state);
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let state = self.state();
+        self.stats.gauge_set(stat::LIVE, (state == State::Live) as u64);
+        self.stats.gauge_set(stat::STATE, state as u64);
+        self.shared.set_live(state == State::Live);
+    }
+
+    /// Brings gauges up to date that are read, not counted.
+    pub fn refresh(&self) {
+        let figures = memory::figures();
+        self.stats.gauge_set(stat::MEMORY_ALLOCATED, figures.allocated);
+        self.stats.gauge_set(stat::MEMORY_HEAP_SIZE, figures.heap_size);
+        self.stats.gauge_set(stat::MEMORY_PHYSICAL_SIZE, figures.total_physical_bytes);
+        self.stats.gauge_set(stat::UPTIME, self.started.elapsed().as_secs());
+        self.stats.gauge_set(stat::DAYS_UNTIL_FIRST_CERT_EXPIRING, admin::days_until_expiry(&self.secrets));
+    }
+
+    /// Starts draining: listeners stop once the drain time is over, or at once if not graceful.
+    pub fn drain(self: &Rc<Self>, graceful: bool, inbound_only: bool, skip_stop: bool) {
+        self.config.borrow_mut().listeners.drain(inbound_only);
+        if skip_stop {
+            return;
+        }
+        if !graceful {
+            return self.config.borrow_mut().listeners.stop(inbound_only);
+        }
+        let server = self.clone();
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(server.options.drain_time).await;
+            server.config.borrow_mut().listeners.stop(inbound_only);
+        });
+    }
+
+    /// Reopens log files after rotation.
+    pub fn reopen_logs(&self) {
+        self.sinks.reopen();
+        if let Err(e) = telemetry::log::reopen() {
+            telemetry::error!(main, "cannot reopen the log: {e}");
+        }
+    }
+}
+
+/// Builds and runs a server until it is told to end. `ready` hears once whether the start worked.
+pub(crate) async fn run(
+    bootstrap: Bootstrap,
+    options: Options,
+    shared: Arc<Shared>,
+    mut tell: mpsc::UnboundedReceiver<Tell>,
+    ready: impl FnOnce(Result<(), StartError>),
+) {
+    let (events, mut received) = mpsc::channel(EVENTS_MAX);
+    let (server, mut subscriptions) = match start(bootstrap, options, shared, events).await {
+        Ok(started) => started,
+        Err(e) => return ready(Err(e)),
+    };
+    ready(Ok(()));
+    let mut phase = Phase::begin(&server, &mut subscriptions);
+    let mut flush = interval(server.bootstrap.config.stats_flush_interval.max(Duration::from_millis(100)));
+    flush.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut signals = match Signals::new(server.options.handle_signals) {
+        Ok(signals) => signals,
+        Err(e) => return telemetry::critical!(main, "cannot handle signals: {e}"),
+    };
+    tokio::task::spawn_local(detect_outliers(server.registry.clone()));
+    loop {
+        let wanted = server.config.borrow_mut().advance();
+        subscriptions.want(wanted);
+        phase.advance(&server, &mut subscriptions);
+        let deadline = [server.config.borrow().deadline(), phase.deadline()].into_iter().flatten().min();
+        tokio::select! {
+            Some((id, event)) = received.recv() => on_event(&server, &mut subscriptions, &mut phase, id, event),
+            () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {}
+            _ = flush.tick() => {
+                server.refresh();
+                server.store.flush();
+            }
+            told = tell.recv() => match told {
+                Some(Tell::Drain { graceful }) => server.drain(graceful, false, false),
+                Some(Tell::FailHealthCheck(failing)) => server.set_failing(failing),
+                Some(Tell::Shutdown) | None => break,
+            },
+            what = signals.next() => match what {
+                Signal::End => break,
+                Signal::Reopen => server.reopen_logs(),
+            },
+        }
+    }
+    telemetry::info!(main, "shutting down server instance");
+    server.set_state(State::Draining);
+    server.config.borrow_mut().listeners.workers().stop();
+    server.sinks.flush();
+    telemetry::info!(main, "exiting");
+}
+
+async fn start(
+    bootstrap: Bootstrap,
+    options: Options,
+    shared: Arc<Shared>,
+    events: mpsc::Sender<(usize, Event)>,
+) -> Result<(Rc<Server>, Subscriptions), StartError> {
+    let store = shared.store.clone();
+    let server_stats: Block<stat::Server> = store.block("server.");
+    telemetry::info!(main, "initializing epoch {} (base id={})", options.restart_epoch, options.base_id);
+    let sinks = Arc::new(Sinks::new(options.file_flush_interval, store.block::<filesystem::Filesystem>("filesystem.")));
+    let (registry, secret_store) = (shared.registry.clone(), shared.secrets.clone());
+    let workers =
+        Workers::start(options.concurrency, &registry, &store, options.drain_time).map_err(StartError::Thread)?;
+    let routes = Routes::default();
+    let deps = Deps {
+        store: store.clone(),
+        sinks: sinks.clone(),
+        registry: registry.clone(),
+        secrets: secret_store.clone(),
+        slots: routes.slots.clone(),
+        node: Arc::new(settings::node(&bootstrap)),
+    };
+    let config = Config::new(
+        store.clone(),
+        Clusters::new(registry.clone(), store.block("cluster_manager.")),
+        Listeners::new(deps, workers, store.block("listener_manager."), options.drain_time),
+        routes,
+        Secrets::new(secret_store.clone(), store.clone()),
+    );
+    let server = Rc::new(Server {
+        loaded: SystemTime::now(),
+        started: Instant::now(),
+        config: RefCell::new(config),
+        sinks,
+        registry: registry.clone(),
+        secrets: secret_store,
+        stats: server_stats,
+        runtime: RefCell::default(),
+        state: Cell::new(State::PreInitializing),
+        failing: Cell::new(false),
+        kept: Kept {
+            _watchdogs: [store.block("server.main_thread."), store.block("main_thread."), store.block("workers.")],
+            control_plane: store.block("control_plane."),
+        },
+        shared,
+        store,
+        options,
+        bootstrap,
+    });
+    server.stats.gauge_set(stat::CONCURRENCY, server.options.concurrency as u64);
+    server.stats.gauge_set(stat::HOT_RESTART_EPOCH, server.options.restart_epoch.into());
+    server.publish();
+    server.refresh();
+    admin::serve(&server)?;
+    load_static(&server)?;
+    let node = server.bootstrap.message.node.clone().unwrap_or_default();
+    let subscriptions = Subscriptions::new(registry, node, server.bootstrap.config.dynamic.ads.clone(), events);
+    memory::trim();
+    Ok((server, subscriptions))
+}
+
+fn load_static(server: &Server) -> Result<(), StartError> {
+    let mut config = server.config.borrow_mut();
+    let resources = server.bootstrap.message.static_resources.clone().unwrap_or_default();
+    telemetry::info!(config, "loading {} static secret(s)", resources.secrets.len());
+    for secret in &resources.secrets {
+        config.secrets.add_static(secret).map_err(|e| StartError::Static(format!("secret {}: {e}", secret.name)))?;
+    }
+    telemetry::info!(config, "loading {} cluster(s)", resources.clusters.len());
+    for (proto, compiled) in resources.clusters.iter().zip(&server.bootstrap.config.clusters) {
+        config.clusters.add_static(proto, compiled.clone());
+    }
+    telemetry::info!(config, "loading {} listener(s)", resources.listeners.len());
+    for (proto, compiled) in resources.listeners.iter().zip(&server.bootstrap.config.listeners) {
+        config.listeners.add_static(proto, compiled.clone()).map_err(StartError::Static)?;
+    }
+    Ok(())
+}
+
+fn on_event(server: &Rc<Server>, subscriptions: &mut Subscriptions, phase: &mut Phase, id: usize, event: Event) {
+    let control = &server.kept.control_plane;
+    match event {
+        Event::Connected => {
+            if subscriptions.is_ads(id) {
+                control.gauge_set(control_plane::CONNECTED_STATE, 1);
+            }
+        }
+        Event::Disconnected(reason) => {
+            if subscriptions.is_ads(id) {
+                control.gauge_set(control_plane::CONNECTED_STATE, 0);
+            }
+            telemetry::warn!(config, "gRPC config stream closed: {reason}");
+        }
+        Event::Update(update) => {
+            let verdict = server.config.borrow_mut().apply(&update);
+            phase.seen(&update.type_url);
+            // Names first: the answer then finds the server knowing what the new resources need.
+            let wanted = server.config.borrow_mut().advance();
+            subscriptions.want(wanted);
+            subscriptions.settle(id, update, verdict);
+            memory::trim();
+        }
+    }
+}
+
+/// How far the start has come: clusters first, then listeners, then live.
+struct Phase {
+    clusters: Option<Instant>,
+    listeners: Option<Instant>,
+    seen_clusters: bool,
+    seen_listeners: bool,
+    wants_listeners: bool,
+    live: bool,
+}
+
+impl Phase {
+    fn begin(server: &Rc<Server>, subscriptions: &mut Subscriptions) -> Self {
+        let dynamic = &server.bootstrap.config.dynamic;
+        let patience = Instant::now() + INITIAL_FETCH_TIMEOUT;
+        if dynamic.cds.is_some() {
+            subscriptions.want_clusters();
+        }
+        server.set_state(State::Initializing);
+        Self {
+            clusters: dynamic.cds.is_some().then_some(patience),
+            listeners: None,
+            seen_clusters: dynamic.cds.is_none(),
+            seen_listeners: dynamic.lds.is_none(),
+            wants_listeners: dynamic.lds.is_some(),
+            live: false,
+        }
+    }
+
+    fn seen(&mut self, type_url: &str) {
+        match type_url {
+            url::CLUSTER => self.seen_clusters = true,
+            url::LISTENER => self.seen_listeners = true,
+            _ => {}
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        if self.live { None } else { self.listeners.or(self.clusters) }
+    }
+
+    fn advance(&mut self, server: &Rc<Server>, subscriptions: &mut Subscriptions) {
+        if self.live {
+            return;
+        }
+        let now = Instant::now();
+        let late = |deadline: Option<Instant>| deadline.is_some_and(|d| d <= now);
+        let clusters = (self.seen_clusters && server.config.borrow().clusters.is_settled()) || late(self.clusters);
+        if !clusters {
+            return;
+        }
+        self.clusters = None;
+        self.seen_clusters = true;
+        if self.wants_listeners && self.listeners.is_none() {
+            telemetry::info!(upstream, "cm init: all clusters initialized");
+            subscriptions.want_listeners();
+            self.listeners = Some(now + INITIAL_FETCH_TIMEOUT);
+        }
+        let listeners = (self.seen_listeners && server.config.borrow().listeners.is_settled()) || late(self.listeners);
+        if listeners {
+            self.live = true;
+            server.config.borrow().listeners.started();
+            telemetry::info!(main, "all clusters initialized. initializing init manager");
+            telemetry::info!(config, "all dependencies initialized. starting workers");
+            server.stats.record(stat::INITIALIZATION_TIME_MS, server.started.elapsed().as_millis() as u64);
+            server.set_state(State::Live);
+            telemetry::info!(main, "starting main dispatch loop");
+        }
+    }
+}
+
+/// Runs the periodic part of outlier detection.
+async fn detect_outliers(registry: Arc<upstream::Registry>) {
+    /// Finest interval honoured.
+    const TICK: Duration = Duration::from_secs(1);
+    let mut due: std::collections::HashMap<Arc<str>, Instant> = Default::default();
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let now = Instant::now();
+        let clusters = registry.all();
+        due.retain(|name, _| registry.get(name).is_some());
+        for cluster in clusters {
+            let Some(rules) = &cluster.config.outlier_detection else { continue };
+            let at = due.entry(cluster.config.name.clone()).or_insert(now + rules.interval);
+            if *at <= now {
+                *at = now + rules.interval;
+                upstream::outlier::tick(&cluster);
+            }
+        }
+    }
+}
+
+enum Signal {
+    End,
+    Reopen,
+}
+
+struct Signals(Option<[tokio::signal::unix::Signal; 4]>);
+
+impl Signals {
+    fn new(handle: bool) -> std::io::Result<Self> {
+        if !handle {
+            return Ok(Self(None));
+        }
+        let (term, int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Self(Some([term, int, signal(SignalKind::user_defined1())?, signal(SignalKind::hangup())?])))
+    }
+
+    async fn next(&mut self) -> Signal {
+        let Some([term, int, reopen, hangup]) = &mut self.0 else { return std::future::pending().await };
+        loop {
+            tokio::select! {
+                _ = term.recv() => {
+                    telemetry::warn!(main, "caught ENVOY_SIGTERM");
+                    return Signal::End;
+                }
+                _ = int.recv() => {
+                    telemetry::warn!(main, "caught SIGINT");
+                    return Signal::End;
+                }
+                _ = reopen.recv() => return Signal::Reopen,
+                _ = hangup.recv() => telemetry::warn!(main, "caught and eating SIGHUP. See documentation about how to hot restart."),
+            }
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! Who tells this proxy what? The aggregated stream and the streams of single secrets, over clusters of the bootstrap.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use protos::envoy::config::core::v3::Node;
+use proxy_config::bootstrap::Ads;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
+use upstream::{ConnectRequest, Registry};
+use xds::client::{Protocol, Rejection, Update};
+use xds_client::{Backoff, BoxIo, Connector, Event, Handle, Service, Settings};
+
+use crate::config::sds::Source;
+use crate::config::{Wanted, url};
+
+/// How long a connection attempt waits for its cluster to have a host (its name may be resolving).
+const HOSTS_WAIT: Duration = Duration::from_secs(4);
+/// How often it looks.
+const HOSTS_POLL: Duration = Duration::from_millis(20);
+
+/// Events of all streams that wait for the config thread.
+pub const EVENTS_MAX: usize = 64;
+
+/// Which stream an event is of.
+pub type StreamId = usize;
+
+struct Stream {
+    source: Source,
+    handle: Handle,
+}
+
+/// All streams.
+pub struct Subscriptions {
+    registry: Arc<Registry>,
+    node: Node,
+    ads: Option<Ads>,
+    streams: Vec<Stream>,
+    events: mpsc::Sender<(StreamId, Event)>,
+    wanted: Wanted,
+    /// LDS was asked for.
+    listeners: bool,
+}
+
+impl Subscriptions {
+    /// No streams yet.
+    pub fn new(registry: Arc<Registry>, node: Node, ads: Option<Ads>, events: mpsc::Sender<(StreamId, Event)>) -> Self {
+        Self { registry, node, ads, streams: Vec::new(), events, wanted: Wanted::default(), listeners: false }
+    }
+
+    /// The stream of a source, opened if it is not yet. `None`: nothing serves that source.
+    fn stream(&mut self, source: &Source) -> Option<StreamId> {
+        if let Some(id) = self.streams.iter().position(|s| s.source == *source) {
+            return Some(id);
+        }
+        let (service, protocol, cluster, metadata, node_always) = match source {
+            Source::Ads => {
+                let ads = self.ads.as_ref()?;
+                let protocol = if ads.delta { Protocol::Delta } else { Protocol::StateOfTheWorld };
+                let metadata = ads.initial_metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+                (
+                    Service::Aggregated,
+                    protocol,
+                    ads.clusters.first()?.to_string(),
+                    metadata,
+                    !ads.set_node_on_first_message_only,
+                )
+            }
+            Source::Grpc { cluster, delta } => {
+                let protocol = if *delta { Protocol::Delta } else { Protocol::StateOfTheWorld };
+                (Service::Secret, protocol, cluster.clone(), Vec::new(), false)
+            }
+            Source::Static | Source::File(_) => return None,
+        };
+        let settings = Settings {
+            service,
+            protocol,
+            node: self.node.clone(),
+            authority: cluster.clone(),
+            metadata,
+            node_always,
+            connector: connector(self.registry.clone(), cluster),
+            backoff: Backoff::default(),
+        };
+        let (handle, mut receiver) = xds_client::spawn(settings);
+        let (id, events) = (self.streams.len(), self.events.clone());
+        tokio::task::spawn_local(async move {
+            while let Some(event) = receiver.recv().await {
+                if events.send((id, event)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        self.streams.push(Stream { source: source.clone(), handle });
+        Some(id)
+    }
+
+    /// Asks for all clusters.
+    pub fn want_clusters(&mut self) {
+        if let Some(id) = self.stream(&Source::Ads) {
+            self.streams[id].handle.set_names(url::CLUSTER, true, BTreeSet::new());
+        }
+    }
+
+    /// Asks for all listeners, once.
+    pub fn want_listeners(&mut self) {
+        if !std::mem::replace(&mut self.listeners, true)
+            && let Some(id) = self.stream(&Source::Ads)
+        {
+            self.streams[id].handle.set_names(url::LISTENER, true, BTreeSet::new());
+        }
+    }
+
+    /// Asks for what the configuration names now.
+    pub fn want(&mut self, wanted: Wanted) {
+        if wanted == self.wanted {
+            return;
+        }
+        let ads = self.stream(&Source::Ads);
+        if let Some(id) = ads {
+            let handle = &self.streams[id].handle;
+            if wanted.endpoints != self.wanted.endpoints {
+                handle.set_names(url::ENDPOINT, false, wanted.endpoints.clone());
+            }
+            if wanted.routes != self.wanted.routes {
+                handle.set_names(url::ROUTE, false, wanted.routes.clone());
+            }
+        }
+        let before = std::mem::take(&mut self.wanted.secrets);
+        let sources: BTreeSet<&Source> = before.keys().chain(wanted.secrets.keys()).collect();
+        for source in sources {
+            let names = wanted.secrets.get(source).cloned().unwrap_or_default();
+            if before.get(source) != Some(&names)
+                && let Some(id) = self.stream(source)
+            {
+                self.streams[id].handle.set_names(url::SECRET, false, names);
+            }
+        }
+        self.wanted = wanted;
+    }
+
+    /// Answers an update.
+    pub fn settle(&self, id: StreamId, update: Update, verdict: Result<(), Rejection>) {
+        if let Some(stream) = self.streams.get(id) {
+            stream.handle.settle(update, verdict);
+        }
+    }
+
+    /// Is this the aggregated stream?
+    pub fn is_ads(&self, id: StreamId) -> bool {
+        self.streams.get(id).is_some_and(|s| s.source == Source::Ads)
+    }
+}
+
+/// Connects through a cluster of the registry, as all gRPC of Envoy does.
+fn connector(registry: Arc<Registry>, name: String) -> Connector {
+    std::rc::Rc::new(move || {
+        let (registry, name) = (registry.clone(), name.clone());
+        Box::pin(async move {
+            let cluster = registry.get(&name).ok_or_else(|| io::Error::other(format!("unknown cluster '{name}'")))?;
+            let mut waited = Duration::ZERO;
+            let hosts = loop {
+                let hosts = cluster.hosts();
+                if !hosts.hosts.is_empty() {
+                    break hosts;
+                }
+                if waited >= HOSTS_WAIT {
+                    return Err(io::Error::other(format!("cluster '{name}' has no host")));
+                }
+                tokio::time::sleep(HOSTS_POLL).await;
+                waited += HOSTS_POLL;
+            };
+            let host = &hosts.hosts[rand::random_range(0..hosts.hosts.len())];
+            let alpn: [Box<[u8]>; 1] = [Box::from(&b"h2"[..])];
+            let request = ConnectRequest { alpn: Some(&alpn), ..ConnectRequest::default() };
+            let connection = upstream::connect(&cluster, host, &request)
+                .await
+                .map_err(|e| io::Error::other(e.reason.to_string()))?;
+            Ok(Box::pin(Counted { stream: connection.stream, _account: connection.account }) as BoxIo)
+        })
+    })
+}
+
+/// A stream that stays counted in its cluster for as long as it lives.
+struct Counted {
+    stream: tls::Stream,
+    _account: upstream::Account,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
