@@ -28,11 +28,7 @@ pub struct Config<T> {
 impl<T> Config<T> {
     /// Order of precedence: older first, then `name.namespace`.
     pub fn age_order(&self, other: &Self) -> Ordering {
-        (self.created_us, &self.name, &self.namespace).cmp(&(
-            other.created_us,
-            &other.name,
-            &other.namespace,
-        ))
+        (self.created_us, &self.name, &self.namespace).cmp(&(other.created_us, &other.name, &other.namespace))
     }
 
     /// `NAMESPACE/NAME`.
@@ -85,10 +81,7 @@ impl<T> HostIndex<T> {
         if let Some(found) = self.exact.get(host) {
             return Some(found);
         }
-        self.wildcard
-            .iter()
-            .find(|(h, _)| host.subset_of(h))
-            .map(|(_, t)| t)
+        self.wildcard.iter().find(|(h, _)| host.subset_of(h)).map(|(_, t)| t)
     }
 
     /// Whether nothing is registered.

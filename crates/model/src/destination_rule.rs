@@ -40,10 +40,7 @@ impl DestinationRules {
     ) -> Self {
         let mut sorted: Vec<&Config<DestinationRule>> = configs.collect();
         sorted.sort_by(|a, b| a.age_order(b));
-        let mut out = DestinationRules {
-            root_namespace: root_namespace.to_owned(),
-            ..Default::default()
-        };
+        let mut out = DestinationRules { root_namespace: root_namespace.to_owned(), ..Default::default() };
         for config in sorted {
             let host = Hostname::resolve(&config.spec.host, &config.namespace, domain);
             let mut config = config.clone();
@@ -51,42 +48,25 @@ impl DestinationRules {
             let visibility = match &config.spec.workload_selector {
                 // A rule for chosen workloads stays in its namespace.
                 Some(_) => Visibility::Namespaces([config.namespace.clone()].into()),
-                None => {
-                    Visibility::parse(&config.spec.export_to, default_export_to, &config.namespace)
-                }
+                None => Visibility::parse(&config.spec.export_to, default_export_to, &config.namespace),
             };
-            let index = out
-                .by_namespace
-                .entry(config.namespace.clone())
-                .or_default();
+            let index = out.by_namespace.entry(config.namespace.clone()).or_default();
             merge_into(index.entry(&host), config, visibility);
         }
         out
     }
 
     /// Rules that govern `service` (declared in `service_namespace`) for clients of `client_namespace`.
-    pub fn lookup(
-        &self,
-        client_namespace: &str,
-        service: &Hostname,
-        service_namespace: &str,
-    ) -> Merged {
+    pub fn lookup(&self, client_namespace: &str, service: &Hostname, service_namespace: &str) -> Merged {
         let visible = |rules: &Merged, same: bool| -> Option<Merged> {
-            let seen: Merged = rules
-                .iter()
-                .filter(|r| same || r.visibility.allows(client_namespace))
-                .cloned()
-                .collect();
+            let seen: Merged =
+                rules.iter().filter(|r| same || r.visibility.allows(client_namespace)).cloned().collect();
             (!seen.is_empty()).then_some(seen)
         };
         let in_namespace = |namespace: &str, local_only: bool| -> Option<Merged> {
             let rules = self.by_namespace.get(namespace)?.most_specific(service)?;
             if local_only {
-                let own: Merged = rules
-                    .iter()
-                    .filter(|r| r.visibility != Visibility::Public)
-                    .cloned()
-                    .collect();
+                let own: Merged = rules.iter().filter(|r| r.visibility != Visibility::Public).cloned().collect();
                 return (!own.is_empty()).then_some(own);
             }
             visible(rules, namespace == client_namespace)
@@ -106,16 +86,11 @@ impl DestinationRules {
 
 fn merge_into(rules: &mut Merged, config: Config<DestinationRule>, visibility: Visibility) {
     let key = config.qualified();
-    let same = rules.iter_mut().find(|r| {
-        r.config.spec.workload_selector == config.spec.workload_selector
-            && r.visibility == visibility
-    });
+    let same = rules
+        .iter_mut()
+        .find(|r| r.config.spec.workload_selector == config.spec.workload_selector && r.visibility == visibility);
     let Some(existing) = same else {
-        rules.push(Arc::new(MergedRule {
-            config,
-            visibility,
-            from: vec![key],
-        }));
+        rules.push(Arc::new(MergedRule { config, visibility, from: vec![key] }));
         return;
     };
     let existing = Arc::make_mut(existing);
@@ -141,15 +116,7 @@ pub fn select<'a>(
     let selected = rules.iter().find(|r| {
         !inbound
             && *r.config.namespace == *namespace
-            && r.config
-                .spec
-                .workload_selector
-                .as_ref()
-                .is_some_and(|s| s.match_labels.subset_of(labels))
+            && r.config.spec.workload_selector.as_ref().is_some_and(|s| s.match_labels.subset_of(labels))
     });
-    selected.or_else(|| {
-        rules
-            .iter()
-            .rfind(|r| inbound || r.config.spec.workload_selector.is_none())
-    })
+    selected.or_else(|| rules.iter().rfind(|r| inbound || r.config.spec.workload_selector.is_none()))
 }

@@ -7,9 +7,7 @@ use names::{Identity, Labels};
 
 /// Whether labels say that the workload terminates mesh mTLS.
 pub fn labels_speak_mtls(labels: &Labels) -> bool {
-    labels
-        .get(TLS_MODE_LABEL)
-        .is_some_and(|m| m == TLS_MODE_ISTIO)
+    labels.get(TLS_MODE_LABEL).is_some_and(|m| m == TLS_MODE_ISTIO)
 }
 
 /// Label that says whether a workload terminates mutual TLS.
@@ -76,9 +74,8 @@ pub struct Workload {
 impl Workload {
     /// Its SPIFFE identity; empty without a service account.
     pub fn identity(&self, trust_domain: &str) -> Option<String> {
-        (!self.service_account.is_empty()).then(|| {
-            Identity::new(trust_domain, &self.namespace, &self.service_account).to_string()
-        })
+        (!self.service_account.is_empty())
+            .then(|| Identity::new(trust_domain, &self.namespace, &self.service_account).to_string())
     }
 }
 

@@ -14,8 +14,7 @@ use crate::view::ServiceTarget;
 /// Names the services whose pods run a gateway; then ports mean service ports.
 pub const GATEWAY_SERVICE_ANNOTATION: &str = "internal.istio.io/gateway-service";
 /// Services with this label do not translate gateway ports.
-pub const DISABLE_PORT_TRANSLATION_LABEL: &str =
-    "experimental.istio.io/disable-gateway-port-translation";
+pub const DISABLE_PORT_TRANSLATION_LABEL: &str = "experimental.istio.io/disable-gateway-port-translation";
 
 /// A server of a gateway, on a port the proxy listens on.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,10 +65,7 @@ pub fn protocol(server: &Server) -> PortProtocol {
 /// Whether TLS bytes are passed on as they are.
 pub fn is_passthrough(server: &Server) -> bool {
     let mode = server.tls.as_ref().map(|t| t.mode);
-    matches!(
-        mode,
-        Some(ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough)
-    )
+    matches!(mode, Some(ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough))
 }
 
 /// HTTP, or HTTPS that is terminated.
@@ -127,43 +123,24 @@ struct Selected<'a> {
     by_labels: bool,
 }
 
-fn selects<'a>(
-    config: &'a Config<Gateway>,
-    proxy: &Proxy,
-    targets: &'a [ServiceTarget],
-) -> Option<Selected<'a>> {
+fn selects<'a>(config: &'a Config<Gateway>, proxy: &Proxy, targets: &'a [ServiceTarget]) -> Option<Selected<'a>> {
     if let Some(services) = config.annotations.get(GATEWAY_SERVICE_ANNOTATION) {
         let wanted: Vec<&str> = services.split(',').collect();
-        let targets: Vec<_> = targets
-            .iter()
-            .filter(|t| wanted.contains(&t.service.hostname.as_str()))
-            .collect();
-        return (!targets.is_empty()).then_some(Selected {
-            config,
-            targets,
-            by_labels: false,
-        });
+        let targets: Vec<_> = targets.iter().filter(|t| wanted.contains(&t.service.hostname.as_str())).collect();
+        return (!targets.is_empty()).then_some(Selected { config, targets, by_labels: false });
     }
-    config
-        .spec
-        .selector
-        .subset_of(&proxy.labels)
-        .then(|| Selected {
-            config,
-            targets: targets.iter().collect(),
-            by_labels: true,
-        })
+    config.spec.selector.subset_of(&proxy.labels).then(|| Selected {
+        config,
+        targets: targets.iter().collect(),
+        by_labels: true,
+    })
 }
 
 /// Ports the proxy listens on for a gateway port: service ports are translated to the pod's.
 fn resolve_ports(number: u16, selected: &Selected<'_>) -> Vec<u16> {
     let mut ports = BTreeSet::new();
     for t in &selected.targets {
-        if selected.by_labels
-            && t.service
-                .labels
-                .contains_key(DISABLE_PORT_TRANSLATION_LABEL)
-        {
+        if selected.by_labels && t.service.labels.contains_key(DISABLE_PORT_TRANSLATION_LABEL) {
             continue;
         }
         if t.port.number == number {
@@ -173,20 +150,12 @@ fn resolve_ports(number: u16, selected: &Selected<'_>) -> Vec<u16> {
             ports.insert(t.target_port);
         }
     }
-    if ports.is_empty() && selected.by_labels {
-        vec![number]
-    } else {
-        ports.into_iter().collect()
-    }
+    if ports.is_empty() && selected.by_labels { vec![number] } else { ports.into_iter().collect() }
 }
 
 /// Hosts already taken with this bind address; takes them all when none is.
 fn duplicates(hosts: &[String], bind: &str, known: &mut BTreeMap<String, String>) -> Vec<String> {
-    let taken: Vec<String> = hosts
-        .iter()
-        .filter(|h| known.get(*h).is_some_and(|b| b == bind))
-        .cloned()
-        .collect();
+    let taken: Vec<String> = hosts.iter().filter(|h| known.get(*h).is_some_and(|b| b == bind)).cloned().collect();
     if taken.is_empty() {
         known.extend(hosts.iter().map(|h| (h.clone(), bind.to_owned())));
     }
@@ -203,22 +172,14 @@ struct Merger {
 }
 
 /// Merges the gateways (in order of age) that select the proxy.
-pub fn merge(
-    gateways: &[Arc<Config<Gateway>>],
-    proxy: &Proxy,
-    targets: &[ServiceTarget],
-) -> MergedGateway {
+pub fn merge(gateways: &[Arc<Config<Gateway>>], proxy: &Proxy, targets: &[ServiceTarget]) -> MergedGateway {
     let mut merger = Merger::default();
     for config in gateways {
         let Some(selected) = selects(config, proxy, targets) else {
             continue;
         };
         for server in &config.spec.servers {
-            let Some(number) = server
-                .port
-                .as_ref()
-                .and_then(|p| u16::try_from(p.number).ok())
-            else {
+            let Some(number) = server.port.as_ref().and_then(|p| u16::try_from(p.number).ok()) else {
                 continue;
             };
             let mut server = server.clone();
@@ -236,12 +197,7 @@ pub fn merge(
         .ports
         .iter()
         .flat_map(|p| &p.servers)
-        .filter(|s| {
-            s.server
-                .tls
-                .as_ref()
-                .is_some_and(|t| t.mode == ServerTlsMode::AutoPassthrough)
-        });
+        .filter(|s| s.server.tls.as_ref().is_some_and(|t| t.mode == ServerTlsMode::AutoPassthrough));
     merger.out.auto_passthrough_hosts = auto.flat_map(|s| s.server.hosts.iter().cloned()).collect();
     merger.out
 }
@@ -251,33 +207,19 @@ impl Merger {
         let route = route_name(server, port, config);
         let proto = protocol(server);
         if server.tls.is_some() {
-            let taken = duplicates(
-                &server.hosts,
-                &server.bind,
-                self.tls_hosts.entry(port).or_default(),
-            );
+            let taken = duplicates(&server.hosts, &server.bind, self.tls_hosts.entry(port).or_default());
             if !taken.is_empty() {
-                return Err(format!(
-                    "hosts {} are served by an older gateway",
-                    taken.join(", ")
-                ));
+                return Err(format!("hosts {} are served by an older gateway", taken.join(", ")));
             }
         }
-        let mut sni: Vec<String> = server
-            .hosts
-            .iter()
-            .map(|h| h.split_once('/').map_or(h.as_str(), |(_, h)| h).to_owned())
-            .collect();
+        let mut sni: Vec<String> =
+            server.hosts.iter().map(|h| h.split_once('/').map_or(h.as_str(), |(_, h)| h).to_owned()).collect();
         sni.sort();
         sni.dedup();
         let entry = Arc::new(GatewayServer {
             gateway: config.qualified(),
             server: server.clone(),
-            sni_hosts: if server.tls.is_some() {
-                sni
-            } else {
-                Vec::new()
-            },
+            sni_hosts: if server.tls.is_some() { sni } else { Vec::new() },
             route_name: route.clone(),
         });
         if !self.ports.contains(&port) {
@@ -294,13 +236,9 @@ impl Merger {
         if let Some(&at) = self.plain.get(&port) {
             let current = &self.out.ports[at];
             let same_bind = current.bind == server.bind;
-            let mergeable =
-                (proto.is_http() || proto == current.protocol) && current.protocol.is_http();
+            let mergeable = (proto.is_http() || proto == current.protocol) && current.protocol.is_http();
             if same_bind && !mergeable {
-                return Err(format!(
-                    "port {port} is {:?} by an older gateway",
-                    current.protocol
-                ));
+                return Err(format!("port {port} is {:?} by an older gateway", current.protocol));
             }
             if same_bind && route.is_empty() {
                 return Err("not an HTTP server".to_owned());
@@ -315,38 +253,20 @@ impl Merger {
         }
         if is_http(server) {
             if self.out.by_route.contains_key(&route) {
-                return Err(format!(
-                    "port name {:?} is not unique",
-                    server.port.as_ref().map_or("", |p| &p.name)
-                ));
+                return Err(format!("port name {:?} is not unique", server.port.as_ref().map_or("", |p| &p.name)));
             }
             self.out.by_route.insert(route.clone(), vec![entry.clone()]);
         }
-        let new_bind = self
-            .tls_binds
-            .entry(port)
-            .or_default()
-            .insert(server.bind.clone());
+        let new_bind = self.tls_binds.entry(port).or_default().insert(server.bind.clone());
         if server.tls.is_none() && !new_bind {
-            return Err(format!(
-                "port {port} is TLS by an older gateway and this server has no TLS settings"
-            ));
+            return Err(format!("port {port} is TLS by an older gateway and this server has no TLS settings"));
         }
         self.push(port, proto, server, &route, entry);
         Ok(())
     }
 
-    fn push(
-        &mut self,
-        number: u16,
-        protocol: PortProtocol,
-        server: &Server,
-        route: &str,
-        entry: Arc<GatewayServer>,
-    ) {
-        let same = |p: &&mut MergedPort| {
-            p.number == number && p.protocol == protocol && p.bind == server.bind
-        };
+    fn push(&mut self, number: u16, protocol: PortProtocol, server: &Server, route: &str, entry: Arc<GatewayServer>) {
+        let same = |p: &&mut MergedPort| p.number == number && p.protocol == protocol && p.bind == server.bind;
         match self.out.ports.iter_mut().find(same) {
             Some(p) => p.servers.push(entry),
             None => self.out.ports.push(MergedPort {

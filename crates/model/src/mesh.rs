@@ -20,11 +20,7 @@ pub enum OutboundMode {
 impl OutboundMode {
     /// Reads `REGISTRY_ONLY` and `ALLOW_ANY` (also `ALLOW_ANY_DYNAMIC_DNS`).
     pub fn parse(text: &str) -> Self {
-        if text == "REGISTRY_ONLY" {
-            OutboundMode::RegistryOnly
-        } else {
-            OutboundMode::AllowAny
-        }
+        if text == "REGISTRY_ONLY" { OutboundMode::RegistryOnly } else { OutboundMode::AllowAny }
     }
 }
 
@@ -169,45 +165,23 @@ impl Default for MeshConfig {
 impl MeshConfig {
     /// Reads a mesh configuration; absent or malformed fields take Istio's defaults.
     pub fn from_json(value: &Value) -> Self {
-        let text = |path: &str| {
-            value
-                .pointer(path)
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let text = |path: &str| value.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
         let or = |text: String, default: &str| {
-            if text.is_empty() {
-                default.to_owned()
-            } else {
-                text
-            }
+            if text.is_empty() { default.to_owned() } else { text }
         };
         let port = |key: &str, default: u16| {
-            value
-                .get(key)
-                .and_then(Value::as_u64)
-                .and_then(|p| u16::try_from(p).ok())
-                .unwrap_or(default)
+            value.get(key).and_then(Value::as_u64).and_then(|p| u16::try_from(p).ok()).unwrap_or(default)
         };
         let duration = |key: &str| value.get(key).and_then(Value::as_str).and_then(duration_of);
-        let flag =
-            |key: &str, default: bool| value.get(key).and_then(Value::as_bool).unwrap_or(default);
+        let flag = |key: &str, default: bool| value.get(key).and_then(Value::as_bool).unwrap_or(default);
         let list = |path: &str| strings(value.pointer(path));
         let export = |key: &str| {
             let l = strings(value.get(key));
-            if l.is_empty() {
-                vec!["*".to_owned()]
-            } else {
-                l
-            }
+            if l.is_empty() { vec!["*".to_owned()] } else { l }
         };
         MeshConfig {
             proxy_listen_port: port("proxyListenPort", names::ports::OUTBOUND_CAPTURE),
-            proxy_inbound_listen_port: port(
-                "proxyInboundListenPort",
-                names::ports::INBOUND_CAPTURE,
-            ),
+            proxy_inbound_listen_port: port("proxyInboundListenPort", names::ports::INBOUND_CAPTURE),
             proxy_http_port: port("proxyHttpPort", 0),
             connect_timeout: duration("connectTimeout").unwrap_or(Duration::from_secs(10)),
             protocol_detection_timeout: duration("protocolDetectionTimeout").unwrap_or_default(),
@@ -272,11 +246,7 @@ impl TcpKeepalive {
             parsed.map_or(0, |d| u32::try_from(d.as_secs()).unwrap_or(u32::MAX))
         };
         TcpKeepalive {
-            probes: value
-                .get("probes")
-                .and_then(Value::as_u64)
-                .and_then(|p| u32::try_from(p).ok())
-                .unwrap_or(0),
+            probes: value.get("probes").and_then(Value::as_u64).and_then(|p| u32::try_from(p).ok()).unwrap_or(0),
             time_s: seconds("time"),
             interval_s: seconds("interval"),
         }
@@ -284,37 +254,23 @@ impl TcpKeepalive {
 }
 
 /// The built-in providers, which a mesh may redefine.
-const BUILT_IN: [(&str, &str, &str); 2] = [
-    ("prometheus", "prometheus", "{}"),
-    ("envoy", "envoyFileAccessLog", r#"{"path":"/dev/stdout"}"#),
-];
+const BUILT_IN: [(&str, &str, &str); 2] =
+    [("prometheus", "prometheus", "{}"), ("envoy", "envoyFileAccessLog", r#"{"path":"/dev/stdout"}"#)];
 
 fn providers(value: &Value) -> Vec<ExtensionProvider> {
-    let stated = value
-        .get("extensionProviders")
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let stated = value.get("extensionProviders").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
     let mut out: Vec<ExtensionProvider> = stated
         .iter()
         .filter_map(|p| {
             let name = p.get("name")?.as_str()?.to_owned();
             let (kind, config) = p.as_object()?.iter().find(|(k, _)| *k != "name")?;
-            Some(ExtensionProvider {
-                name,
-                kind: kind.clone(),
-                config: config.clone(),
-            })
+            Some(ExtensionProvider { name, kind: kind.clone(), config: config.clone() })
         })
         .collect();
     for (name, kind, config) in BUILT_IN {
         if !out.iter().any(|p| p.name == name) {
             let config = serde_json::from_str(config).expect("constants are JSON");
-            out.push(ExtensionProvider {
-                name: name.to_owned(),
-                kind: kind.to_owned(),
-                config,
-            });
+            out.push(ExtensionProvider { name: name.to_owned(), kind: kind.to_owned(), config });
         }
     }
     out
@@ -329,14 +285,8 @@ fn typed<T: api::shape::Shape>(value: Option<&Value>) -> Option<T> {
 }
 
 fn strings(value: Option<&Value>) -> Vec<String> {
-    let items = value
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    items
-        .iter()
-        .filter_map(|v| v.as_str().map(str::to_owned))
-        .collect()
+    let items = value.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    items.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
 }
 
 #[cfg(test)]
@@ -347,24 +297,12 @@ mod tests {
     fn defaults_and_overrides() {
         let mesh = MeshConfig::default();
         assert!(mesh.enable_auto_mtls && mesh.inbound_passthrough);
-        assert_eq!(
-            (mesh.proxy_listen_port, mesh.connect_timeout.as_secs()),
-            (15001, 10)
-        );
-        assert_eq!(
-            mesh.provider("envoy").map(|p| p.kind.as_str()),
-            Some("envoyFileAccessLog")
-        );
+        assert_eq!((mesh.proxy_listen_port, mesh.connect_timeout.as_secs()), (15001, 10));
+        assert_eq!(mesh.provider("envoy").map(|p| p.kind.as_str()), Some("envoyFileAccessLog"));
         let mesh = MeshConfig::from_json(&serde_json::json!({
             "outboundTrafficPolicy": {"mode": "REGISTRY_ONLY"}, "connectTimeout": "1s", "accessLogFile": "/dev/stdout",
         }));
         assert_eq!(mesh.outbound_traffic_policy, OutboundMode::RegistryOnly);
-        assert_eq!(
-            (
-                mesh.connect_timeout.as_secs(),
-                mesh.access_log_file.as_str()
-            ),
-            (1, "/dev/stdout")
-        );
+        assert_eq!((mesh.connect_timeout.as_secs(), mesh.access_log_file.as_str()), (1, "/dev/stdout"));
     }
 }

@@ -34,11 +34,7 @@ pub struct Capabilities {
 
 impl Capabilities {
     /// Everything, as Istio's proxy has it.
-    pub const ALL: Capabilities = Capabilities {
-        peer_metadata: true,
-        istio_stats: true,
-        istio_alpn: true,
-    };
+    pub const ALL: Capabilities = Capabilities { peer_metadata: true, istio_stats: true, istio_alpn: true };
 }
 
 /// A proxy.
@@ -91,20 +87,12 @@ impl Proxy {
     ///
     /// # Errors
     /// The id is not of Istio's form.
-    pub fn from_node(
-        id: &str,
-        metadata: &Struct,
-        locality: &str,
-    ) -> Result<Self, <NodeId as std::str::FromStr>::Err> {
+    pub fn from_node(id: &str, metadata: &Struct, locality: &str) -> Result<Self, <NodeId as std::str::FromStr>::Err> {
         let node: NodeId = id.parse()?;
         let text = |key: &str| string(metadata, key).unwrap_or_default();
         let flag = |key: &str| matches!(text(key).as_str(), "true" | "1") || boolean(metadata, key);
-        let mut ips: Vec<String> = text("INSTANCE_IPS")
-            .split(',')
-            .map(str::trim)
-            .filter(|s| !s.is_empty())
-            .map(str::to_owned)
-            .collect();
+        let mut ips: Vec<String> =
+            text("INSTANCE_IPS").split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect();
         if ips.is_empty() {
             ips.push(node.ip.clone());
         }
@@ -113,11 +101,7 @@ impl Proxy {
             s => s,
         };
         let capabilities = text("PROA_CAPABILITIES");
-        let can = |word: &str| {
-            capabilities
-                .split(',')
-                .any(|w| w.trim() == word || w.trim() == "all")
-        };
+        let can = |word: &str| capabilities.split(',').any(|w| w.trim() == word || w.trim() == "all");
         Ok(Proxy {
             node_type: node.node_type,
             pod: node.pod().into(),
@@ -138,10 +122,7 @@ impl Proxy {
             unprivileged: flag("UNPRIVILEGED_POD"),
             http10: flag("HTTP10"),
             idle_timeout: api::Duration::parse(&text("IDLE_TIMEOUT")).map(api::Duration::to_std),
-            proxy_config: metadata
-                .fields
-                .get("PROXY_CONFIG")
-                .map_or(serde_json::Value::Null, to_json),
+            proxy_config: metadata.fields.get("PROXY_CONFIG").map_or(serde_json::Value::Null, to_json),
             capabilities: Capabilities {
                 peer_metadata: can("peer_metadata"),
                 istio_stats: can("istio_stats"),
@@ -161,19 +142,14 @@ impl Proxy {
             id: format!("app.{namespace}"),
             domain: format!("{namespace}.svc.cluster.local"),
         };
-        let mut proxy = Proxy::from_node(&id.to_string(), &Struct::default(), "")
-            .expect("built from its parts");
+        let mut proxy = Proxy::from_node(&id.to_string(), &Struct::default(), "").expect("built from its parts");
         proxy.labels = labels;
         proxy
     }
 
     /// Whether no address is IPv4.
     pub fn is_ipv6_only(&self) -> bool {
-        !self.ips.is_empty()
-            && self
-                .ips
-                .iter()
-                .all(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()))
+        !self.ips.is_empty() && self.ips.iter().all(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()))
     }
 
     /// The wildcard and loopback addresses its listeners use.
@@ -183,22 +159,12 @@ impl Proxy {
 
     /// The loopback address.
     pub fn localhost(&self) -> &'static str {
-        if self.is_ipv6_only() {
-            "::1"
-        } else {
-            "127.0.0.1"
-        }
+        if self.is_ipv6_only() { "::1" } else { "127.0.0.1" }
     }
 
     /// A field of its `ProxyConfig`, by JSON pointer, else of the mesh default.
-    pub fn config<'a>(
-        &'a self,
-        mesh: &'a crate::MeshConfig,
-        pointer: &str,
-    ) -> Option<&'a serde_json::Value> {
-        self.proxy_config
-            .pointer(pointer)
-            .or_else(|| mesh.default_config.pointer(pointer))
+    pub fn config<'a>(&'a self, mesh: &'a crate::MeshConfig, pointer: &str) -> Option<&'a serde_json::Value> {
+        self.proxy_config.pointer(pointer).or_else(|| mesh.default_config.pointer(pointer))
     }
 }
 
@@ -210,27 +176,18 @@ fn string(metadata: &Struct, key: &str) -> Option<String> {
 }
 
 fn boolean(metadata: &Struct, key: &str) -> bool {
-    matches!(
-        metadata.fields.get(key).and_then(|v| v.kind.as_ref()),
-        Some(Kind::BoolValue(true))
-    )
+    matches!(metadata.fields.get(key).and_then(|v| v.kind.as_ref()), Some(Kind::BoolValue(true)))
 }
 
 fn labels(metadata: &Struct) -> Labels {
-    let Some(Kind::StructValue(fields)) =
-        metadata.fields.get("LABELS").and_then(|v| v.kind.as_ref())
-    else {
+    let Some(Kind::StructValue(fields)) = metadata.fields.get("LABELS").and_then(|v| v.kind.as_ref()) else {
         return Labels::new();
     };
     let text = |v: &Value| match &v.kind {
         Some(Kind::StringValue(s)) => Some(s.clone()),
         _ => None,
     };
-    fields
-        .fields
-        .iter()
-        .filter_map(|(k, v)| Some((k.clone(), text(v)?)))
-        .collect()
+    fields.fields.iter().filter_map(|(k, v)| Some((k.clone(), text(v)?))).collect()
 }
 
 /// A protobuf `Value` as JSON.
@@ -241,12 +198,9 @@ pub fn to_json(value: &Value) -> serde_json::Value {
         Some(Kind::NumberValue(n)) => (*n).into(),
         Some(Kind::StringValue(s)) => s.clone().into(),
         Some(Kind::ListValue(l)) => l.values.iter().map(to_json).collect::<Vec<_>>().into(),
-        Some(Kind::StructValue(s)) => serde_json::Value::Object(
-            s.fields
-                .iter()
-                .map(|(k, v)| (k.clone(), to_json(v)))
-                .collect(),
-        ),
+        Some(Kind::StructValue(s)) => {
+            serde_json::Value::Object(s.fields.iter().map(|(k, v)| (k.clone(), to_json(v))).collect())
+        }
         Some(Kind::NullValue(_)) | None => serde_json::Value::Null,
     }
 }
@@ -259,12 +213,10 @@ pub fn from_json(value: &serde_json::Value) -> Value {
         J::Bool(b) => Kind::BoolValue(*b),
         J::Number(n) => Kind::NumberValue(n.as_f64().unwrap_or_default()),
         J::String(s) => Kind::StringValue(s.clone()),
-        J::Array(a) => Kind::ListValue(prost_types::ListValue {
-            values: a.iter().map(from_json).collect(),
-        }),
-        J::Object(o) => Kind::StructValue(Struct {
-            fields: o.iter().map(|(k, v)| (k.clone(), from_json(v))).collect(),
-        }),
+        J::Array(a) => Kind::ListValue(prost_types::ListValue { values: a.iter().map(from_json).collect() }),
+        J::Object(o) => {
+            Kind::StructValue(Struct { fields: o.iter().map(|(k, v)| (k.clone(), from_json(v))).collect() })
+        }
     };
     Value { kind: Some(kind) }
 }

@@ -13,9 +13,7 @@ use crate::endpoint::{
     Endpoint, Health, ServiceEndpoints, TLS_MODE_ISTIO, TLS_MODE_LABEL, Workload, labels_speak_mtls,
 };
 use crate::mesh::MeshConfig;
-use crate::service::{
-    Port, Registry, Resolution, Service, ServiceKey, TargetPort, TrafficDistribution, Visibility,
-};
+use crate::service::{Port, Registry, Resolution, Service, ServiceKey, TargetPort, TrafficDistribution, Visibility};
 
 /// All resources, by key.
 pub type Resources = BTreeMap<ResourceKey, Resource>;
@@ -33,29 +31,17 @@ pub fn of_kind<'a>(
     kind: &Kind,
     namespace: Option<&str>,
 ) -> impl Iterator<Item = &'a Resource> + use<'a> {
-    let start = ResourceKey {
-        kind: kind.clone(),
-        namespace: namespace.unwrap_or_default().into(),
-        name: "".into(),
-    };
+    let start = ResourceKey { kind: kind.clone(), namespace: namespace.unwrap_or_default().into(), name: "".into() };
     let (kind, namespace) = (kind.clone(), namespace.map(str::to_owned));
     resources
         .range(start..)
         .map(|(_, r)| r)
-        .take_while(move |r| {
-            r.key().kind == kind
-                && namespace
-                    .as_deref()
-                    .is_none_or(|ns| r.meta.namespace() == ns)
-        })
+        .take_while(move |r| r.key().kind == kind && namespace.as_deref().is_none_or(|ns| r.meta.namespace() == ns))
 }
 
 /// Microseconds since 1970; 0 when unknown.
 pub fn created_us(resource: &Resource) -> i64 {
-    resource
-        .meta
-        .creation_timestamp
-        .map_or(0, |t| t.as_microsecond())
+    resource.meta.creation_timestamp.map_or(0, |t| t.as_microsecond())
 }
 
 /// Services declared by one resource: none, one, or one per host of a service entry.
@@ -95,27 +81,17 @@ fn kube_service(resource: &Resource, service: &kube::Service, mesh: &MeshConfig)
         let number = u16::try_from(p.port).ok()?;
         let target = match &p.target_port {
             Some(IntOrString::Int(n)) if *n > 0 => TargetPort::Number(u16::try_from(*n).ok()?),
-            Some(IntOrString::Str(s)) => s
-                .parse()
-                .map_or_else(|_| TargetPort::Name(s.as_str().into()), TargetPort::Number),
+            Some(IntOrString::Str(s)) => {
+                s.parse().map_or_else(|_| TargetPort::Name(s.as_str().into()), TargetPort::Number)
+            }
             _ => TargetPort::Number(number),
         };
-        Some(Port {
-            name: p.name.as_str().into(),
-            number,
-            protocol: p.protocol(),
-            target,
-        })
+        Some(Port { name: p.name.as_str().into(), number, protocol: p.protocol(), target })
     });
     let export: Vec<String> = meta
         .annotations
         .get(EXPORT_TO)
-        .map(|e| {
-            e.split(',')
-                .map(|s| s.trim().to_owned())
-                .filter(|s| !s.is_empty())
-                .collect()
-        })
+        .map(|e| e.split(',').map(|s| s.trim().to_owned()).filter(|s| !s.is_empty()).collect())
         .unwrap_or_default();
     Service {
         name: meta.key.name.clone(),
@@ -138,10 +114,7 @@ fn kube_service(resource: &Resource, service: &kube::Service, mesh: &MeshConfig)
             mesh,
         ),
         traffic_distribution: distribution(
-            meta.annotations
-                .get(TRAFFIC_DISTRIBUTION)
-                .map(String::as_str)
-                .or(spec.traffic_distribution.as_deref()),
+            meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str).or(spec.traffic_distribution.as_deref()),
         ),
         publish_not_ready: spec.publish_not_ready_addresses,
         created_us: created_us(resource),
@@ -150,17 +123,10 @@ fn kube_service(resource: &Resource, service: &kube::Service, mesh: &MeshConfig)
 }
 
 /// Service accounts named by an annotation, as identities.
-fn annotation_list(
-    annotations: &Labels,
-    key: &str,
-    namespace: &str,
-    mesh: &MeshConfig,
-) -> Vec<String> {
+fn annotation_list(annotations: &Labels, key: &str, namespace: &str, mesh: &MeshConfig) -> Vec<String> {
     let list = annotations.get(key).map_or("", String::as_str);
     let accounts = list.split(',').map(str::trim).filter(|s| !s.is_empty());
-    accounts
-        .map(|sa| names::Identity::new(&mesh.trust_domain, namespace, sa).to_string())
-        .collect()
+    accounts.map(|sa| names::Identity::new(&mesh.trust_domain, namespace, sa).to_string()).collect()
 }
 
 fn entry_services(resource: &Resource, entry: &ServiceEntry, mesh: &MeshConfig) -> Vec<Service> {
@@ -177,10 +143,7 @@ fn entry_services(resource: &Resource, entry: &ServiceEntry, mesh: &MeshConfig) 
         .iter()
         .filter_map(|p| {
             let number = u16::try_from(p.number).ok()?;
-            let target = u16::try_from(p.target_port)
-                .ok()
-                .filter(|t| *t > 0)
-                .unwrap_or(number);
+            let target = u16::try_from(p.target_port).ok().filter(|t| *t > 0).unwrap_or(number);
             Some(Port {
                 name: p.name.as_str().into(),
                 number,
@@ -211,19 +174,11 @@ fn entry_services(resource: &Resource, entry: &ServiceEntry, mesh: &MeshConfig) 
         mesh_external: entry.location == Location::MeshExternal,
         external_name: None,
         aliases: Vec::new(),
-        visibility: Visibility::parse(
-            &entry.export_to,
-            &mesh.default_service_export_to,
-            meta.namespace(),
-        ),
+        visibility: Visibility::parse(&entry.export_to, &mesh.default_service_export_to, meta.namespace()),
         labels: meta.labels.clone(),
         selector: entry.workload_selector.as_ref().map(|s| s.labels.clone()),
         subject_alt_names: entry.subject_alt_names.clone(),
-        traffic_distribution: distribution(
-            meta.annotations
-                .get(TRAFFIC_DISTRIBUTION)
-                .map(String::as_str),
-        ),
+        traffic_distribution: distribution(meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str)),
         publish_not_ready: false,
         created_us: created_us(resource),
     });
@@ -232,20 +187,11 @@ fn entry_services(resource: &Resource, entry: &ServiceEntry, mesh: &MeshConfig) 
 
 /// Addresses that an allocation controller wrote into `status.addresses`.
 fn assigned_addresses(resource: &Resource, host: &str) -> Vec<String> {
-    let list = resource
-        .raw
-        .pointer("/status/addresses")
-        .and_then(|v| v.as_array());
+    let list = resource.raw.pointer("/status/addresses").and_then(|v| v.as_array());
     let list = list.map(Vec::as_slice).unwrap_or_default();
-    let of_host = |a: &&serde_json::Value| {
-        a.get("host")
-            .and_then(|h| h.as_str())
-            .is_none_or(|h| h.is_empty() || h == host)
-    };
-    list.iter()
-        .filter(of_host)
-        .filter_map(|a| a.get("value")?.as_str().map(str::to_owned))
-        .collect()
+    let of_host =
+        |a: &&serde_json::Value| a.get("host").and_then(|h| h.as_str()).is_none_or(|h| h.is_empty() || h == host);
+    list.iter().filter(of_host).filter_map(|a| a.get("value")?.as_str().map(str::to_owned)).collect()
 }
 
 /// Gives every service entry without an address one of 240.240.0.0/16, by the hash of its identity; collisions
@@ -260,11 +206,7 @@ pub fn allocate_addresses(services: &mut [Service]) {
         };
         Some(u32::from(c) << 8 | u32::from(d))
     };
-    taken.extend(
-        services
-            .iter()
-            .flat_map(|s| s.auto_addresses.iter().filter_map(offset)),
-    );
+    taken.extend(services.iter().flat_map(|s| s.auto_addresses.iter().filter_map(offset)));
     for s in services.iter_mut() {
         let eligible = s.registry == Registry::External
             && s.addresses.is_empty()
@@ -274,8 +216,7 @@ pub fn allocate_addresses(services: &mut [Service]) {
         if !eligible {
             continue;
         }
-        let hash =
-            xxhash_rust::xxh64::xxh64(format!("{}/{}", s.namespace, s.hostname).as_bytes(), 0);
+        let hash = xxhash_rust::xxh64::xxh64(format!("{}/{}", s.namespace, s.hostname).as_bytes(), 0);
         let mut at = u32::try_from(hash % u64::from(SIZE)).expect("below 65535");
         let mut tries = 0;
         while (taken.contains(&at) || at & 0xff == 0 || at & 0xff == 0xff) && tries < SIZE {
@@ -290,21 +231,13 @@ pub fn allocate_addresses(services: &mut [Service]) {
 }
 
 /// Endpoints of a service.
-pub fn endpoints_of(
-    service: &Service,
-    resources: &Resources,
-    mesh: &MeshConfig,
-) -> ServiceEndpoints {
+pub fn endpoints_of(service: &Service, resources: &Resources, mesh: &MeshConfig) -> ServiceEndpoints {
     let mut out = match service.registry {
         Registry::Kubernetes => kube_endpoints(service, resources),
         Registry::External => entry_endpoints(service, resources, mesh),
     };
-    out.sort_by(|a, b| {
-        (&a.service_port, &a.address, a.port).cmp(&(&b.service_port, &b.address, b.port))
-    });
-    out.dedup_by(|a, b| {
-        (&a.service_port, &a.address, a.port) == (&b.service_port, &b.address, b.port)
-    });
+    out.sort_by(|a, b| (&a.service_port, &a.address, a.port).cmp(&(&b.service_port, &b.address, b.port)));
+    out.dedup_by(|a, b| (&a.service_port, &a.address, a.port) == (&b.service_port, &b.address, b.port));
     out
 }
 
@@ -313,12 +246,8 @@ fn kube_endpoints(service: &Service, resources: &Resources) -> ServiceEndpoints 
         return Vec::new();
     }
     let mut out = Vec::new();
-    let slices = of_kind(resources, &Kind::EndpointSlice, Some(&service.namespace)).filter(|r| {
-        r.meta
-            .labels
-            .get(SLICE_SERVICE)
-            .is_some_and(|s| **s == *service.name)
-    });
+    let slices = of_kind(resources, &Kind::EndpointSlice, Some(&service.namespace))
+        .filter(|r| r.meta.labels.get(SLICE_SERVICE).is_some_and(|s| **s == *service.name));
     let mut from_slices = false;
     for slice in slices {
         from_slices = true;
@@ -340,41 +269,20 @@ fn kube_endpoints(service: &Service, resources: &Resources) -> ServiceEndpoints 
     out
 }
 
-fn slice_endpoints(
-    service: &Service,
-    slice: &kube::EndpointSlice,
-    resources: &Resources,
-) -> ServiceEndpoints {
+fn slice_endpoints(service: &Service, slice: &kube::EndpointSlice, resources: &Resources) -> ServiceEndpoints {
     let mut out = Vec::new();
     for e in &slice.endpoints {
         let workload = match e.target_ref.as_ref().filter(|t| t.kind == "Pod") {
             Some(target) => {
-                let ns = if target.namespace.is_empty() {
-                    &*service.namespace
-                } else {
-                    &target.namespace
-                };
-                resources
-                    .get(&ResourceKey::new(Kind::Pod, ns, &target.name))
-                    .and_then(|p| pod_workload(p, resources))
+                let ns = if target.namespace.is_empty() { &*service.namespace } else { &target.namespace };
+                resources.get(&ResourceKey::new(Kind::Pod, ns, &target.name)).and_then(|p| pod_workload(p, resources))
             }
-            None => e
-                .addresses
-                .first()
-                .and_then(|ip| pod_by_ip(ip, &service.namespace, resources)),
+            None => e.addresses.first().and_then(|ip| pod_by_ip(ip, &service.namespace, resources)),
         };
-        let workload = workload.unwrap_or_else(|| {
-            Arc::new(Workload {
-                namespace: service.namespace.clone(),
-                ..Default::default()
-            })
-        });
+        let workload = workload
+            .unwrap_or_else(|| Arc::new(Workload { namespace: service.namespace.clone(), ..Default::default() }));
         let c = &e.conditions;
-        let health = match (
-            c.ready.unwrap_or(true),
-            c.serving.unwrap_or(true),
-            c.terminating.unwrap_or(false),
-        ) {
+        let health = match (c.ready.unwrap_or(true), c.serving.unwrap_or(true), c.terminating.unwrap_or(false)) {
             (true, ..) => Health::Healthy,
             (false, true, true) => Health::Draining,
             _ => Health::Unhealthy,
@@ -383,16 +291,10 @@ fn slice_endpoints(
             let Ok(number) = u16::try_from(p.port) else {
                 continue;
             };
-            if service.port_named(&p.name).is_none()
-                && !(p.name.is_empty() && service.ports.len() == 1)
-            {
+            if service.port_named(&p.name).is_none() && !(p.name.is_empty() && service.ports.len() == 1) {
                 continue;
             }
-            let name = if p.name.is_empty() {
-                service.ports[0].name.clone()
-            } else {
-                p.name.as_str().into()
-            };
+            let name = if p.name.is_empty() { service.ports[0].name.clone() } else { p.name.as_str().into() };
             for address in &e.addresses {
                 out.push(Endpoint {
                     address: address.as_str().into(),
@@ -416,25 +318,14 @@ fn pod_by_ip(ip: &str, namespace: &str, resources: &Resources) -> Option<Arc<Wor
 
 /// Addresses of a pod, first one preferred.
 fn pod_ips(pod: &kube::Pod) -> Vec<&str> {
-    let mut ips: Vec<&str> = pod
-        .status
-        .pod_ips
-        .iter()
-        .map(|i| i.ip.as_str())
-        .filter(|i| !i.is_empty())
-        .collect();
+    let mut ips: Vec<&str> = pod.status.pod_ips.iter().map(|i| i.ip.as_str()).filter(|i| !i.is_empty()).collect();
     if ips.is_empty() && !pod.status.pod_ip.is_empty() {
         ips.push(&pod.status.pod_ip);
     }
     ips
 }
 
-fn pod_endpoints(
-    service: &Service,
-    resource: &Resource,
-    resources: &Resources,
-    out: &mut ServiceEndpoints,
-) {
+fn pod_endpoints(service: &Service, resource: &Resource, resources: &Resources, out: &mut ServiceEndpoints) {
     let Body::Pod(pod) = &resource.body else {
         return;
     };
@@ -445,14 +336,8 @@ fn pod_endpoints(
     let (Some(ip), Some(workload)) = (ips.first(), pod_workload(resource, resources)) else {
         return;
     };
-    let terminating = resource
-        .raw
-        .pointer("/metadata/deletionTimestamp")
-        .is_some_and(|t| !t.is_null());
-    let health = match (
-        terminating,
-        pod.status.is_ready() || service.publish_not_ready,
-    ) {
+    let terminating = resource.raw.pointer("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null());
+    let health = match (terminating, pod.status.is_ready() || service.publish_not_ready) {
         (true, _) => Health::Draining,
         (false, true) => Health::Healthy,
         (false, false) => Health::Unhealthy,
@@ -476,18 +361,8 @@ fn pod_endpoints(
 
 /// The number of a named container port; sidecar containers count.
 pub fn container_port(pod: &kube::Pod, name: &str) -> Option<u16> {
-    let sidecars = pod
-        .spec
-        .init_containers
-        .iter()
-        .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let found = pod
-        .spec
-        .containers
-        .iter()
-        .chain(sidecars)
-        .flat_map(|c| &c.ports)
-        .find(|p| p.name == name)?;
+    let sidecars = pod.spec.init_containers.iter().filter(|c| c.restart_policy.as_deref() == Some("Always"));
+    let found = pod.spec.containers.iter().chain(sidecars).flat_map(|c| &c.ports).find(|p| p.name == name)?;
     u16::try_from(found.container_port).ok()
 }
 
@@ -498,10 +373,7 @@ pub fn pod_workload(resource: &Resource, resources: &Resources) -> Option<Arc<Wo
     };
     let meta = &resource.meta;
     let node = resources.get(&ResourceKey::new(Kind::Node, "", &pod.spec.node_name));
-    let network = meta
-        .labels
-        .get("topology.istio.io/network")
-        .map_or("", String::as_str);
+    let network = meta.labels.get("topology.istio.io/network").map_or("", String::as_str);
     Some(Arc::new(Workload {
         pod: meta.key.name.clone(),
         name: workload_name(resource).into(),
@@ -521,10 +393,7 @@ fn workload_name(resource: &Resource) -> String {
     let owner = resource.raw.pointer("/metadata/ownerReferences/0");
     let text = |k: &str| owner.and_then(|o| o.get(k)).and_then(|v| v.as_str());
     match (text("kind"), text("name")) {
-        (Some("ReplicaSet"), Some(name)) => name
-            .rsplit_once('-')
-            .map_or(name, |(base, _)| base)
-            .to_owned(),
+        (Some("ReplicaSet"), Some(name)) => name.rsplit_once('-').map_or(name, |(base, _)| base).to_owned(),
         (Some(_), Some(name)) => name.to_owned(),
         _ => resource.meta.name().to_owned(),
     }
@@ -532,35 +401,20 @@ fn workload_name(resource: &Resource) -> String {
 
 fn locality(labels: &Labels, node: Option<&Resource>) -> String {
     if let Some(own) = labels.get("istio-locality") {
-        return if own.contains('/') {
-            own.clone()
-        } else {
-            own.replace('.', "/")
-        };
+        return if own.contains('/') { own.clone() } else { own.replace('.', "/") };
     }
     let Some(node) = node else {
         return String::new();
     };
     let text = |k: &str| node.meta.labels.get(k).map_or("", String::as_str);
-    let parts = [
-        text("topology.kubernetes.io/region"),
-        text("topology.kubernetes.io/zone"),
-        text("topology.istio.io/subzone"),
-    ];
-    let used = parts
-        .iter()
-        .rposition(|p| !p.is_empty())
-        .map_or(0, |i| i + 1);
+    let parts =
+        [text("topology.kubernetes.io/region"), text("topology.kubernetes.io/zone"), text("topology.istio.io/subzone")];
+    let used = parts.iter().rposition(|p| !p.is_empty()).map_or(0, |i| i + 1);
     parts[..used].join("/")
 }
 
 /// Workload entries that a service selects.
-fn selected_entries(
-    service: &Service,
-    selector: &Labels,
-    resources: &Resources,
-    out: &mut ServiceEndpoints,
-) {
+fn selected_entries(service: &Service, selector: &Labels, resources: &Resources, out: &mut ServiceEndpoints) {
     for resource in of_kind(resources, &Kind::WorkloadEntry, Some(&service.namespace)) {
         let Body::WorkloadEntry(entry) = &resource.body else {
             continue;
@@ -575,27 +429,18 @@ fn selected_entries(
 }
 
 /// A workload entry (or inline endpoint) as endpoints of each service port.
-fn entry_endpoint(
-    service: &Service,
-    entry: &WorkloadEntry,
-    labels: &Labels,
-    name: &str,
-) -> ServiceEndpoints {
+fn entry_endpoint(service: &Service, entry: &WorkloadEntry, labels: &Labels, name: &str) -> ServiceEndpoints {
     let speaks_mtls = match labels.get(TLS_MODE_LABEL) {
         Some(mode) => mode == TLS_MODE_ISTIO,
         None => !entry.service_account.is_empty(),
     };
     let locality = if entry.locality.is_empty() {
-        labels
-            .get("istio-locality")
-            .map_or(String::new(), |l| l.replace('.', "/"))
+        labels.get("istio-locality").map_or(String::new(), |l| l.replace('.', "/"))
     } else {
         entry.locality.clone()
     };
     let network = match entry.network.as_str() {
-        "" => labels
-            .get("topology.istio.io/network")
-            .map_or("", String::as_str),
+        "" => labels.get("topology.istio.io/network").map_or("", String::as_str),
         n => n,
     };
     let workload = Arc::new(Workload {
@@ -611,10 +456,7 @@ fn entry_endpoint(
     });
     let unix = entry.address.starts_with("unix://");
     let ports = service.ports.iter().map(|p| {
-        let stated = entry
-            .ports
-            .get(&*p.name)
-            .and_then(|n| u16::try_from(*n).ok());
+        let stated = entry.ports.get(&*p.name).and_then(|n| u16::try_from(*n).ok());
         let target = match &p.target {
             TargetPort::Number(n) => *n,
             TargetPort::Name(_) => p.number,
@@ -631,18 +473,12 @@ fn entry_endpoint(
     ports.collect()
 }
 
-fn entry_endpoints(
-    service: &Service,
-    resources: &Resources,
-    _mesh: &MeshConfig,
-) -> ServiceEndpoints {
+fn entry_endpoints(service: &Service, resources: &Resources, _mesh: &MeshConfig) -> ServiceEndpoints {
     let mut out = Vec::new();
     // The service entry of this service: several may declare the host, the oldest of the namespace is meant.
     let entry = of_kind(resources, &Kind::ServiceEntry, Some(&service.namespace))
         .filter_map(|r| match &r.body {
-            Body::ServiceEntry(e) if e.hosts.iter().any(|h| **h == *service.hostname) => {
-                Some((r, e))
-            }
+            Body::ServiceEntry(e) if e.hosts.iter().any(|h| **h == *service.hostname) => Some((r, e)),
             _ => None,
         })
         .find(|(r, _)| created_us(r) == service.created_us);
@@ -657,28 +493,12 @@ fn entry_endpoints(
         return out;
     }
     for endpoint in &entry.endpoints {
-        out.extend(entry_endpoint(
-            service,
-            endpoint,
-            &endpoint.labels,
-            &service.hostname,
-        ));
+        out.extend(entry_endpoint(service, endpoint, &endpoint.labels, &service.hostname));
     }
-    let by_dns = matches!(
-        service.resolution,
-        Resolution::DnsLb | Resolution::DnsRoundRobin
-    );
+    let by_dns = matches!(service.resolution, Resolution::DnsLb | Resolution::DnsRoundRobin);
     if entry.endpoints.is_empty() && by_dns && !service.hostname.is_wildcard() {
-        let itself = WorkloadEntry {
-            address: service.hostname.to_string(),
-            ..Default::default()
-        };
-        out.extend(entry_endpoint(
-            service,
-            &itself,
-            &Labels::new(),
-            &service.hostname,
-        ));
+        let itself = WorkloadEntry { address: service.hostname.to_string(), ..Default::default() };
+        out.extend(entry_endpoint(service, &itself, &Labels::new(), &service.hostname));
     }
     out
 }
@@ -691,11 +511,7 @@ pub fn affected_services<'a>(
 ) -> BTreeSet<ServiceKey> {
     services
         .filter(|s| *s.namespace == *namespace)
-        .filter(|s| {
-            s.selector
-                .as_ref()
-                .is_some_and(|sel| labels.iter().any(|l| sel.subset_of(l)))
-        })
+        .filter(|s| s.selector.as_ref().is_some_and(|sel| labels.iter().any(|l| sel.subset_of(l))))
         .map(|s| s.key())
         .collect()
 }

@@ -5,9 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::networking::{LabelSelector, PolicyTargetReference};
-use api::security::{
-    AuthorizationPolicy, MutualTls, MutualTlsMode, PeerAuthentication, RequestAuthentication,
-};
+use api::security::{AuthorizationPolicy, MutualTls, MutualTlsMode, PeerAuthentication, RequestAuthentication};
 use names::{Labels, LabelsExt};
 
 use crate::config::Config;
@@ -67,27 +65,19 @@ pub fn peer_authentication(
     let oldest = |namespace: &str, with_selector: bool| {
         policies.iter().find(|p| {
             let selector = p.spec.selector.as_ref();
-            *p.namespace == *namespace
-                && is_empty(selector) != with_selector
-                && selected(selector, labels)
+            *p.namespace == *namespace && is_empty(selector) != with_selector && selected(selector, labels)
         })
     };
     let mesh = oldest(root_namespace, false);
-    let own = (namespace != root_namespace)
-        .then(|| oldest(namespace, false))
-        .flatten();
+    let own = (namespace != root_namespace).then(|| oldest(namespace, false)).flatten();
     let workload = oldest(namespace, true);
-    let mut out = MergedPeerAuthentication {
-        mode: MtlsMode::Permissive,
-        per_port: BTreeMap::new(),
-    };
+    let mut out = MergedPeerAuthentication { mode: MtlsMode::Permissive, per_port: BTreeMap::new() };
     for policy in [mesh, own, workload].into_iter().flatten() {
         out.mode = mode(policy.spec.mtls.as_ref()).unwrap_or(out.mode);
     }
     for (port, mtls) in workload.iter().flat_map(|w| &w.spec.port_level_mtls) {
         if let Ok(port) = u16::try_from(*port) {
-            out.per_port
-                .insert(port, mode(Some(mtls)).unwrap_or(out.mode));
+            out.per_port.insert(port, mode(Some(mtls)).unwrap_or(out.mode));
         }
     }
     out

@@ -81,11 +81,7 @@ pub enum Visibility {
 impl Visibility {
     /// Reads an `exportTo` list; an empty one means `default`, and an empty default means everybody.
     pub fn parse(export_to: &[String], default: &[String], namespace: &str) -> Self {
-        let list = if export_to.is_empty() {
-            default
-        } else {
-            export_to
-        };
+        let list = if export_to.is_empty() { default } else { export_to };
         if list.is_empty() || list.iter().any(|e| e == "*") {
             return Visibility::Public;
         }
@@ -93,15 +89,7 @@ impl Visibility {
             return Visibility::Nobody;
         }
         Visibility::Namespaces(
-            list.iter()
-                .map(|e| {
-                    if e == "." {
-                        namespace.into()
-                    } else {
-                        Arc::from(e.trim())
-                    }
-                })
-                .collect(),
+            list.iter().map(|e| if e == "." { namespace.into() } else { Arc::from(e.trim()) }).collect(),
         )
     }
 
@@ -181,26 +169,17 @@ impl Service {
 
     /// Virtual addresses a proxy of this kind uses: those stated, else (with DNS capture) the automatic ones.
     pub fn addresses_for(&self, dns_capture: bool) -> &[String] {
-        if self.addresses.is_empty() && dns_capture {
-            &self.auto_addresses
-        } else {
-            &self.addresses
-        }
+        if self.addresses.is_empty() && dns_capture { &self.auto_addresses } else { &self.addresses }
     }
 
     /// The address its listeners bind to: the first, else [`UNSPECIFIED`].
     pub fn address_for(&self, dns_capture: bool) -> &str {
-        self.addresses_for(dns_capture)
-            .first()
-            .map_or(UNSPECIFIED, String::as_str)
+        self.addresses_for(dns_capture).first().map_or(UNSPECIFIED, String::as_str)
     }
 
     /// Identity of a service among all, for keys.
     pub fn key(&self) -> ServiceKey {
-        ServiceKey {
-            namespace: self.namespace.clone(),
-            hostname: self.hostname.clone(),
-        }
+        ServiceKey { namespace: self.namespace.clone(), hostname: self.hostname.clone() }
     }
 
     /// Whether a Kubernetes service without virtual address.
@@ -210,11 +189,7 @@ impl Service {
 
     /// Order of precedence: older first, then by name and namespace.
     pub fn age_order(&self, other: &Service) -> std::cmp::Ordering {
-        (self.created_us, &self.name, &self.namespace).cmp(&(
-            other.created_us,
-            &other.name,
-            &other.namespace,
-        ))
+        (self.created_us, &self.name, &self.namespace).cmp(&(other.created_us, &other.name, &other.namespace))
     }
 }
 
@@ -240,11 +215,7 @@ mod tests {
     fn visibility() {
         let check = |export: &[&str], default: &[&str], asker: &str, want: bool| {
             let own = |l: &[&str]| l.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-            assert_eq!(
-                Visibility::parse(&own(export), &own(default), "a").allows(asker),
-                want,
-                "{export:?} {asker}"
-            );
+            assert_eq!(Visibility::parse(&own(export), &own(default), "a").allows(asker), want, "{export:?} {asker}");
         };
         check(&[], &[], "b", true);
         check(&[], &["."], "b", false);

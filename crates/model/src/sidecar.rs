@@ -69,15 +69,9 @@ const DEFAULT_SIDECAR: &str = "default-sidecar";
 
 impl SidecarScope {
     /// The scope of `namespace` under `sidecar`, or without one.
-    pub fn new(
-        snapshot: &Snapshot,
-        namespace: &Arc<str>,
-        sidecar: Option<Arc<Config<Sidecar>>>,
-    ) -> Self {
+    pub fn new(snapshot: &Snapshot, namespace: &Arc<str>, sidecar: Option<Arc<Config<Sidecar>>>) -> Self {
         let visible = snapshot.services_visible_to(namespace);
-        let rules = snapshot
-            .virtual_services
-            .for_gateway(namespace, MESH_GATEWAY);
+        let rules = snapshot.virtual_services.for_gateway(namespace, MESH_GATEWAY);
         let egress = match sidecar.as_deref().map(|s| s.spec.egress.as_slice()) {
             None | Some([]) => vec![EgressListener {
                 port: None,
@@ -86,15 +80,10 @@ impl SidecarScope {
                 services: visible.clone(),
                 virtual_services: rules.clone(),
             }],
-            Some(listeners) => listeners
-                .iter()
-                .map(|l| listener(l, namespace, &visible, &rules))
-                .collect(),
+            Some(listeners) => listeners.iter().map(|l| listener(l, namespace, &visible, &rules)).collect(),
         };
         let mut scope = SidecarScope {
-            name: sidecar
-                .as_ref()
-                .map_or(DEFAULT_SIDECAR.to_owned(), |s| s.name.to_string()),
+            name: sidecar.as_ref().map_or(DEFAULT_SIDECAR.to_owned(), |s| s.name.to_string()),
             namespace: namespace.clone(),
             outbound_mode: snapshot.mesh.outbound_traffic_policy,
             egress_proxy: None,
@@ -104,10 +93,7 @@ impl SidecarScope {
             egress,
             config: sidecar.clone(),
         };
-        if let Some(policy) = sidecar
-            .as_deref()
-            .and_then(|s| s.spec.outbound_traffic_policy.as_ref())
-        {
+        if let Some(policy) = sidecar.as_deref().and_then(|s| s.spec.outbound_traffic_policy.as_ref()) {
             scope.outbound_mode = match policy.mode {
                 OutboundTrafficPolicyMode::RegistryOnly => OutboundMode::RegistryOnly,
                 _ => OutboundMode::AllowAny,
@@ -119,10 +105,7 @@ impl SidecarScope {
         }
         scope.collect_services(snapshot, sidecar.is_some());
         for service in &scope.services {
-            let found =
-                snapshot
-                    .destination_rules
-                    .lookup(namespace, &service.hostname, &service.namespace);
+            let found = snapshot.destination_rules.lookup(namespace, &service.hostname, &service.namespace);
             if !found.is_empty() {
                 scope.rules.entry(service.hostname.clone()).or_insert(found);
             }
@@ -141,11 +124,7 @@ impl SidecarScope {
             // Destinations of imported virtual services are reachable too, after what was asked for by name.
             let listener = &self.egress[i];
             let only_port = port_to_match(listener.port.as_ref());
-            let wanted: Vec<Hostname> = listener
-                .virtual_services
-                .iter()
-                .flat_map(|v| destinations(v))
-                .collect();
+            let wanted: Vec<Hostname> = listener.virtual_services.iter().flat_map(|v| destinations(v)).collect();
             for host in wanted {
                 let found = snapshot.service_for(&host, &self.namespace);
                 let found = match only_port {
@@ -162,17 +141,11 @@ impl SidecarScope {
     fn add_service(&mut self, service: Arc<Service>, explicit: bool) {
         match self.by_host.get(&service.hostname) {
             None => {
-                self.by_host
-                    .insert(service.hostname.clone(), service.clone());
+                self.by_host.insert(service.hostname.clone(), service.clone());
                 self.services.push(service);
             }
             Some(old) if explicit && old.namespace == service.namespace => {
-                let missing: Vec<_> = service
-                    .ports
-                    .iter()
-                    .filter(|p| old.port(p.number).is_none())
-                    .cloned()
-                    .collect();
+                let missing: Vec<_> = service.ports.iter().filter(|p| old.port(p.number).is_none()).cloned().collect();
                 if missing.is_empty() {
                     return;
                 }
@@ -188,13 +161,10 @@ impl SidecarScope {
             }
             // Kubernetes services take over hosts that a service entry squats.
             Some(old)
-                if !explicit
-                    && old.registry != Registry::Kubernetes
-                    && service.registry == Registry::Kubernetes =>
+                if !explicit && old.registry != Registry::Kubernetes && service.registry == Registry::Kubernetes =>
             {
                 self.services.retain(|s| s.hostname != service.hostname);
-                self.by_host
-                    .insert(service.hostname.clone(), service.clone());
+                self.by_host.insert(service.hostname.clone(), service.clone());
                 self.services.push(service);
             }
             Some(_) => {}
@@ -202,20 +172,13 @@ impl SidecarScope {
     }
 
     /// The destination rule for this host and workload.
-    pub fn rule(
-        &self,
-        host: &Hostname,
-        labels: &Labels,
-        inbound: bool,
-    ) -> Option<&Arc<MergedRule>> {
+    pub fn rule(&self, host: &Hostname, labels: &Labels, inbound: bool) -> Option<&Arc<MergedRule>> {
         select(self.rules.get(host)?, &self.namespace, labels, inbound)
     }
 
     /// Whether the resource declares inbound listeners.
     pub fn has_ingress(&self) -> bool {
-        self.config
-            .as_ref()
-            .is_some_and(|c| !c.spec.ingress.is_empty())
+        self.config.as_ref().is_some_and(|c| !c.spec.ingress.is_empty())
     }
 
     /// The egress listener whose routes a route configuration holds: that of the port, else the catch-all.
@@ -229,8 +192,7 @@ impl SidecarScope {
 
 /// The port that services must have to be imported; HTTP proxy listeners import all.
 fn port_to_match(port: Option<&EgressPort>) -> Option<u16> {
-    port.filter(|p| p.number != 0 && p.protocol != PortProtocol::HttpProxy)
-        .map(|p| p.number)
+    port.filter(|p| p.number != 0 && p.protocol != PortProtocol::HttpProxy).map(|p| p.number)
 }
 
 fn with_only_port(service: &Arc<Service>, port: u16) -> Option<Arc<Service>> {
@@ -248,24 +210,11 @@ pub fn destinations(virtual_service: &ResolvedVirtualService) -> BTreeSet<Hostna
     let spec = &virtual_service.config.spec;
     let http = spec.http.iter().flat_map(|h| {
         let routes = h.route.iter().filter_map(|r| r.destination.as_ref());
-        routes
-            .chain(h.mirror.as_ref())
-            .chain(h.mirrors.iter().filter_map(|m| m.destination.as_ref()))
+        routes.chain(h.mirror.as_ref()).chain(h.mirrors.iter().filter_map(|m| m.destination.as_ref()))
     });
-    let tcp = spec
-        .tcp
-        .iter()
-        .flat_map(|t| t.route.iter())
-        .filter_map(|r| r.destination.as_ref());
-    let tls = spec
-        .tls
-        .iter()
-        .flat_map(|t| t.route.iter())
-        .filter_map(|r| r.destination.as_ref());
-    http.chain(tcp)
-        .chain(tls)
-        .map(|d| Hostname::from(d.host.as_str()))
-        .collect()
+    let tcp = spec.tcp.iter().flat_map(|t| t.route.iter()).filter_map(|r| r.destination.as_ref());
+    let tls = spec.tls.iter().flat_map(|t| t.route.iter()).filter_map(|r| r.destination.as_ref());
+    http.chain(tcp).chain(tls).map(|d| Hostname::from(d.host.as_str())).collect()
 }
 
 /// Hosts of an egress listener, by namespace; `~ns/host` subtracts.
@@ -276,10 +225,7 @@ struct Imports {
 
 impl Imports {
     fn new(hosts: &[String], namespace: &str) -> Self {
-        let mut out = Imports {
-            by_namespace: BTreeMap::new(),
-            excluded: BTreeMap::new(),
-        };
+        let mut out = Imports { by_namespace: BTreeMap::new(), excluded: BTreeMap::new() };
         for host in hosts {
             let Some((ns, dns)) = host.split_once('/') else {
                 continue;
@@ -306,11 +252,7 @@ impl Imports {
     }
 
     fn service(&self, service: &Service) -> bool {
-        let covers = |map, both| {
-            Self::of(map, &service.namespace, both)
-                .iter()
-                .any(|h| service.hostname.subset_of(h))
-        };
+        let covers = |map, both| Self::of(map, &service.namespace, both).iter().any(|h| service.hostname.subset_of(h));
         covers(&self.by_namespace, false) && !covers(&self.excluded, true)
     }
 
@@ -318,9 +260,7 @@ impl Imports {
         let namespace = &v.config.namespace;
         let wanted = Self::of(&self.by_namespace, namespace, true);
         let excluded = Self::of(&self.excluded, namespace, true);
-        v.hosts.iter().any(|h| {
-            wanted.iter().any(|w| h.matches(w)) && !excluded.iter().any(|e| h.subset_of(e))
-        })
+        v.hosts.iter().any(|h| wanted.iter().any(|w| h.matches(w)) && !excluded.iter().any(|e| h.subset_of(e)))
     }
 }
 
@@ -353,29 +293,20 @@ fn listener(
             Some((ns, registry)) => {
                 **ns != **namespace
                     && (*s.namespace == **namespace
-                        || (*registry != Registry::Kubernetes
-                            && s.registry == Registry::Kubernetes))
+                        || (*registry != Registry::Kubernetes && s.registry == Registry::Kubernetes))
             }
         };
         if better {
             chosen.insert(s.hostname.clone(), (s.namespace.clone(), s.registry));
         }
     }
-    imported.retain(|s| {
-        chosen
-            .get(&s.hostname)
-            .is_some_and(|(ns, _)| *ns == s.namespace)
-    });
+    imported.retain(|s| chosen.get(&s.hostname).is_some_and(|(ns, _)| *ns == s.namespace));
     EgressListener {
         port,
         bind: written.bind.clone(),
         capture_mode: written.capture_mode,
         services: imported,
-        virtual_services: rules
-            .iter()
-            .filter(|v| imports.virtual_service(v))
-            .cloned()
-            .collect(),
+        virtual_services: rules.iter().filter(|v| imports.virtual_service(v)).cloned().collect(),
     }
 }
 
@@ -386,25 +317,13 @@ pub fn select_sidecar(
     labels: &Labels,
     root_namespace: &str,
 ) -> Option<Arc<Config<Sidecar>>> {
-    let selector = |c: &Config<Sidecar>| {
-        c.spec
-            .workload_selector
-            .as_ref()
-            .map(|s| s.labels.clone())
-            .unwrap_or_default()
-    };
+    let selector =
+        |c: &Config<Sidecar>| c.spec.workload_selector.as_ref().map(|s| s.labels.clone()).unwrap_or_default();
     let own = || sidecars.iter().filter(|c| *c.namespace == *namespace);
     let selecting = own().find(|c| {
         let s = selector(c);
         !s.is_empty() && s.subset_of(labels)
     });
-    let default = |namespace: &str| {
-        sidecars
-            .iter()
-            .find(|c| *c.namespace == *namespace && selector(c).is_empty())
-    };
-    selecting
-        .or_else(|| default(namespace))
-        .or_else(|| default(root_namespace))
-        .cloned()
+    let default = |namespace: &str| sidecars.iter().find(|c| *c.namespace == *namespace && selector(c).is_empty());
+    selecting.or_else(|| default(namespace)).or_else(|| default(root_namespace)).cloned()
 }

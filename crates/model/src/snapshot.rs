@@ -140,11 +140,7 @@ impl Snapshot {
 
     /// Services a namespace sees, by precedence.
     pub fn services_visible_to(&self, namespace: &str) -> Vec<Arc<Service>> {
-        self.services
-            .iter()
-            .filter(|s| s.visibility.allows(namespace))
-            .cloned()
-            .collect()
+        self.services.iter().filter(|s| s.visibility.allows(namespace)).cloned().collect()
     }
 
     /// The service a host means for a namespace: its own, else Kubernetes's, else the first by namespace; only
@@ -154,34 +150,20 @@ impl Snapshot {
         if let Some(own) = by_namespace.get(namespace) {
             return Some(own.clone());
         }
-        let visible = || {
-            by_namespace
-                .values()
-                .filter(|s| s.visibility.allows(namespace))
-        };
-        visible()
-            .find(|s| s.registry == Registry::Kubernetes)
-            .or_else(|| visible().next())
-            .cloned()
+        let visible = || by_namespace.values().filter(|s| s.visibility.allows(namespace));
+        visible().find(|s| s.registry == Registry::Kubernetes).or_else(|| visible().next()).cloned()
     }
 
     /// Endpoints of a service.
     pub fn endpoints_of(&self, service: &Service) -> Arc<ServiceEndpoints> {
-        self.endpoints
-            .get(&service.key())
-            .cloned()
-            .unwrap_or_default()
+        self.endpoints.get(&service.key()).cloned().unwrap_or_default()
     }
 
     /// Identities of a service's endpoints, with those its declaration adds.
     pub fn identities_of(&self, service: &Service) -> BTreeSet<String> {
         let endpoints = self.endpoints_of(service);
-        let found = endpoints
-            .iter()
-            .filter_map(|e| e.workload.identity(&self.mesh.trust_domain));
-        found
-            .chain(service.subject_alt_names.iter().cloned())
-            .collect()
+        let found = endpoints.iter().filter_map(|e| e.workload.identity(&self.mesh.trust_domain));
+        found.chain(service.subject_alt_names.iter().cloned()).collect()
     }
 }
 
@@ -196,18 +178,12 @@ impl Store {
     /// An empty mesh.
     pub fn new(mesh: MeshConfig) -> Self {
         let domain = mesh.domain.as_str().into();
-        Store {
-            resources: Resources::new(),
-            snapshot: Arc::new(Snapshot::empty(Arc::new(mesh), domain)),
-        }
+        Store { resources: Resources::new(), snapshot: Arc::new(Snapshot::empty(Arc::new(mesh), domain)) }
     }
 
     /// An empty mesh whose configuration completes short names with another domain (empty: only the namespace).
     pub fn with_config_domain(mesh: MeshConfig, domain: &str) -> Self {
-        Store {
-            resources: Resources::new(),
-            snapshot: Arc::new(Snapshot::empty(Arc::new(mesh), domain.into())),
-        }
+        Store { resources: Resources::new(), snapshot: Arc::new(Snapshot::empty(Arc::new(mesh), domain.into())) }
     }
 
     /// The current snapshot.
@@ -231,9 +207,10 @@ impl Store {
                 Change::Apply(resource) => {
                     let key = resource.key().clone();
                     let old = self.resources.get(&key).cloned();
-                    if old.as_ref().is_some_and(|o| {
-                        o.meta == resource.meta && o.body == resource.body && o.raw == resource.raw
-                    }) {
+                    if old
+                        .as_ref()
+                        .is_some_and(|o| o.meta == resource.meta && o.body == resource.body && o.raw == resource.raw)
+                    {
                         continue;
                     }
                     touched.note(old.as_ref(), Some(&resource), &key);
@@ -277,18 +254,11 @@ impl Store {
             stale.extend(next.services.iter().map(|s| s.key()));
         }
         for (namespace, labels) in &touched.workload_labels {
-            stale.extend(registry::affected_services(
-                next.services.iter(),
-                namespace,
-                labels,
-            ));
+            stale.extend(registry::affected_services(next.services.iter(), namespace, labels));
         }
         for (namespace, name) in &touched.slices {
             let host = Hostname::service(name, namespace, &next.mesh.domain);
-            stale.insert(ServiceKey {
-                namespace: namespace.clone(),
-                hostname: host,
-            });
+            stale.insert(ServiceKey { namespace: namespace.clone(), hostname: host });
         }
         if !stale.is_empty() {
             self.derive_endpoints(next, &old_services, stale, delta);
@@ -324,11 +294,7 @@ impl Store {
                 })
                 .collect();
             let export = &next.mesh.default_virtual_service_export_to;
-            next.virtual_services = Arc::new(VirtualServices::new(
-                configs.iter(),
-                &next.config_domain,
-                export,
-            ));
+            next.virtual_services = Arc::new(VirtualServices::new(configs.iter(), &next.config_domain, export));
         }
         if kind(&Kind::DestinationRule) {
             let configs: Vec<_> = of_kind(&self.resources, &Kind::DestinationRule, None)
@@ -351,10 +317,7 @@ impl Store {
         }
         if kind(&Kind::Namespace) {
             let list = of_kind(&self.resources, &Kind::Namespace, None);
-            next.namespaces = Arc::new(
-                list.map(|r| (r.meta.key.name.clone(), r.meta.labels.clone()))
-                    .collect(),
-            );
+            next.namespaces = Arc::new(list.map(|r| (r.meta.key.name.clone(), r.meta.labels.clone())).collect());
         }
         let workload_kinds = [
             Kind::Pod,
@@ -373,46 +336,28 @@ impl Store {
             Kind::ReplicationController,
             Kind::Namespace,
         ];
-        delta.configs.extend(
-            touched
-                .keys
-                .iter()
-                .filter(|k| !workload_kinds.contains(&k.kind))
-                .cloned(),
-        );
+        delta.configs.extend(touched.keys.iter().filter(|k| !workload_kinds.contains(&k.kind)).cloned());
         // A ConfigMap or Secret of an application is not configuration of the mesh.
-        delta
-            .configs
-            .retain(|k| !matches!(k.kind, Kind::ConfigMap | Kind::Other(_)));
+        delta.configs.retain(|k| !matches!(k.kind, Kind::ConfigMap | Kind::Other(_)));
     }
 
     fn derive_services(&self, next: &mut Snapshot, delta: &mut Delta) {
         let mesh = next.mesh.clone();
-        let declared = of_kind(&self.resources, &Kind::Service, None).chain(of_kind(
-            &self.resources,
-            &Kind::ServiceEntry,
-            None,
-        ));
-        let mut services: Vec<Service> = declared
-            .flat_map(|r| registry::services_of(r, &mesh))
-            .collect();
+        let declared =
+            of_kind(&self.resources, &Kind::Service, None).chain(of_kind(&self.resources, &Kind::ServiceEntry, None));
+        let mut services: Vec<Service> = declared.flat_map(|r| registry::services_of(r, &mesh)).collect();
         services.sort_by(|a, b| a.age_order(b));
         registry::allocate_addresses(&mut services);
         add_aliases(&mut services);
-        let old: BTreeMap<ServiceKey, &Arc<Service>> =
-            next.services.iter().map(|s| (s.key(), s)).collect();
+        let old: BTreeMap<ServiceKey, &Arc<Service>> = next.services.iter().map(|s| (s.key(), s)).collect();
         let mut seen: BTreeSet<ServiceKey> = BTreeSet::new();
         let mut by_host: BTreeMap<Hostname, BTreeMap<Arc<str>, Arc<Service>>> = BTreeMap::new();
         let mut list: Vec<Arc<Service>> = Vec::with_capacity(services.len());
         for service in services {
             let key = service.key();
             // The oldest declaration of a host within a namespace counts, but Kubernetes's before any other.
-            if let Some(taken) = by_host
-                .get(&key.hostname)
-                .and_then(|m| m.get(&key.namespace))
-            {
-                if taken.registry == Registry::Kubernetes || service.registry == Registry::External
-                {
+            if let Some(taken) = by_host.get(&key.hostname).and_then(|m| m.get(&key.namespace)) {
+                if taken.registry == Registry::Kubernetes || service.registry == Registry::External {
                     continue;
                 }
                 list.retain(|s| s.key() != key);
@@ -425,15 +370,10 @@ impl Store {
                 }
             };
             seen.insert(key.clone());
-            by_host
-                .entry(key.hostname)
-                .or_default()
-                .insert(key.namespace, shared.clone());
+            by_host.entry(key.hostname).or_default().insert(key.namespace, shared.clone());
             list.push(shared);
         }
-        delta
-            .services
-            .extend(old.keys().filter(|k| !seen.contains(*k)).cloned());
+        delta.services.extend(old.keys().filter(|k| !seen.contains(*k)).cloned());
         next.services = Arc::new(list);
         next.by_host = Arc::new(by_host);
     }
@@ -449,36 +389,18 @@ impl Store {
         let mut endpoints = (*next.endpoints).clone();
         let mut by_address = (*next.by_address).clone();
         for key in stale {
-            let service = next
-                .by_host
-                .get(&key.hostname)
-                .and_then(|m| m.get(&key.namespace))
-                .cloned();
-            let new = service
-                .as_ref()
-                .map(|s| registry::endpoints_of(s, &self.resources, &next.mesh));
+            let service = next.by_host.get(&key.hostname).and_then(|m| m.get(&key.namespace)).cloned();
+            let new = service.as_ref().map(|s| registry::endpoints_of(s, &self.resources, &next.mesh));
             let old = endpoints.get(&key).cloned();
             if old.as_deref() == new.as_ref() {
                 continue;
             }
             let identities = |list: &ServiceEndpoints| -> BTreeSet<(Arc<str>, Arc<str>)> {
-                list.iter()
-                    .map(|e| {
-                        (
-                            e.workload.namespace.clone(),
-                            e.workload.service_account.clone(),
-                        )
-                    })
-                    .collect()
+                list.iter().map(|e| (e.workload.namespace.clone(), e.workload.service_account.clone())).collect()
             };
             let empty = ServiceEndpoints::new();
-            let (before, after) = (
-                old.as_deref().unwrap_or(&empty),
-                new.as_ref().unwrap_or(&empty),
-            );
-            let in_cluster = service
-                .as_ref()
-                .is_some_and(|s| s.resolution != Resolution::ClientSideLb);
+            let (before, after) = (old.as_deref().unwrap_or(&empty), new.as_ref().unwrap_or(&empty));
+            let in_cluster = service.as_ref().is_some_and(|s| s.resolution != Resolution::ClientSideLb);
             if in_cluster || identities(before) != identities(after) {
                 delta.services.insert(key.clone());
             }
@@ -491,18 +413,10 @@ impl Store {
                 }
             }
             for e in after {
-                by_address
-                    .entry(e.address.clone())
-                    .or_default()
-                    .insert(key.clone());
+                by_address.entry(e.address.clone()).or_default().insert(key.clone());
             }
-            let addresses =
-                |l: &ServiceEndpoints| l.iter().map(|e| e.address.clone()).collect::<BTreeSet<_>>();
-            delta.workloads.extend(
-                addresses(before)
-                    .symmetric_difference(&addresses(after))
-                    .cloned(),
-            );
+            let addresses = |l: &ServiceEndpoints| l.iter().map(|e| e.address.clone()).collect::<BTreeSet<_>>();
+            delta.workloads.extend(addresses(before).symmetric_difference(&addresses(after)).cloned());
             delta.endpoints.insert(key.clone());
             match new {
                 Some(list) => endpoints.insert(key, Arc::new(list)),
@@ -516,10 +430,8 @@ impl Store {
 
 /// Tells services which `ExternalName` services point to them.
 fn add_aliases(services: &mut [Service]) {
-    let targets: BTreeMap<Hostname, Hostname> = services
-        .iter()
-        .filter_map(|s| Some((s.hostname.clone(), s.external_name.clone()?)))
-        .collect();
+    let targets: BTreeMap<Hostname, Hostname> =
+        services.iter().filter_map(|s| Some((s.hostname.clone(), s.external_name.clone()?))).collect();
     if targets.is_empty() {
         return;
     }
@@ -576,12 +488,8 @@ impl Touched {
             let labels = r.meta.labels.clone();
             match &r.body {
                 Body::Pod(p) => {
-                    self.workload_labels
-                        .entry(key.namespace.clone())
-                        .or_default()
-                        .push(labels);
-                    let relabelled =
-                        old.is_none_or(|o| new.is_none_or(|n| o.meta.labels != n.meta.labels));
+                    self.workload_labels.entry(key.namespace.clone()).or_default().push(labels);
+                    let relabelled = old.is_none_or(|o| new.is_none_or(|n| o.meta.labels != n.meta.labels));
                     if relabelled && !p.status.pod_ip.is_empty() {
                         self.addresses.insert(p.status.pod_ip.as_str().into());
                     }
@@ -589,15 +497,11 @@ impl Touched {
                 Body::WorkloadEntry(e) => {
                     let mut all = e.labels.clone();
                     all.extend(labels);
-                    self.workload_labels
-                        .entry(key.namespace.clone())
-                        .or_default()
-                        .push(all);
+                    self.workload_labels.entry(key.namespace.clone()).or_default().push(all);
                 }
                 Body::EndpointSlice(_) => {
                     if let Some(name) = labels.get("kubernetes.io/service-name") {
-                        self.slices
-                            .insert((key.namespace.clone(), name.as_str().into()));
+                        self.slices.insert((key.namespace.clone(), name.as_str().into()));
                     }
                 }
                 _ => {}

@@ -61,44 +61,22 @@ impl ScopeCache {
         }
         // Gateways are not bounded by sidecars.
         let sidecar = (proxy.node_type == NodeType::Sidecar)
-            .then(|| {
-                select_sidecar(
-                    &snapshot.sidecars,
-                    &proxy.namespace,
-                    &proxy.labels,
-                    &snapshot.mesh.root_namespace,
-                )
-            })
+            .then(|| select_sidecar(&snapshot.sidecars, &proxy.namespace, &proxy.labels, &snapshot.mesh.root_namespace))
             .flatten();
-        let key = sidecar
-            .as_ref()
-            .map(|s| ResourceKey::new(Kind::Sidecar, &s.namespace, &s.name));
+        let key = sidecar.as_ref().map(|s| ResourceKey::new(Kind::Sidecar, &s.namespace, &s.name));
         let scope = self.scopes.entry((proxy.namespace.clone(), key));
-        scope
-            .or_insert_with(|| Arc::new(SidecarScope::new(snapshot, &proxy.namespace, sidecar)))
-            .clone()
+        scope.or_insert_with(|| Arc::new(SidecarScope::new(snapshot, &proxy.namespace, sidecar))).clone()
     }
 }
 
 impl ProxyView {
     /// The view of `proxy`.
     pub fn new(snapshot: &Arc<Snapshot>, proxy: &Arc<Proxy>) -> Self {
-        Self::with_cache(
-            snapshot,
-            proxy,
-            &mut ScopeCache {
-                version: snapshot.version,
-                ..Default::default()
-            },
-        )
+        Self::with_cache(snapshot, proxy, &mut ScopeCache { version: snapshot.version, ..Default::default() })
     }
 
     /// The view of `proxy`, sharing scopes with others of the same snapshot.
-    pub fn with_cache(
-        snapshot: &Arc<Snapshot>,
-        proxy: &Arc<Proxy>,
-        cache: &mut ScopeCache,
-    ) -> Self {
+    pub fn with_cache(snapshot: &Arc<Snapshot>, proxy: &Arc<Proxy>, cache: &mut ScopeCache) -> Self {
         let root = snapshot.mesh.root_namespace.as_str();
         let targets = targets(snapshot, proxy);
         let router = proxy.node_type == NodeType::Router;
@@ -131,28 +109,16 @@ impl ProxyView {
 
     /// The service a host means to this proxy: in its scope, else (gateways route anywhere visible) in the mesh.
     pub fn service(&self, host: &Hostname) -> Option<Arc<Service>> {
-        self.scope
-            .by_host
-            .get(host)
-            .cloned()
-            .or_else(|| self.snapshot.service_for(host, &self.proxy.namespace))
+        self.scope.by_host.get(host).cloned().or_else(|| self.snapshot.service_for(host, &self.proxy.namespace))
     }
 
-    /// Whether a change can matter to this proxy at all.
+    /// Whether a change can matter to this proxy at all. What the view before the change and the view after it both
+    /// deny leaves everything the proxy got as it was.
     pub fn is_affected_by(&self, delta: &Delta) -> bool {
-        if delta.everything || !delta.configs.is_empty() {
-            return delta.everything || delta.configs.iter().any(|k| self.config_matters(k));
-        }
-        delta
-            .services
-            .iter()
-            .chain(&delta.endpoints)
-            .any(|k| self.service_matters(k))
-            || self
-                .proxy
-                .ips
-                .iter()
-                .any(|ip| delta.workloads.contains(ip.as_str()))
+        delta.everything
+            || delta.configs.iter().any(|k| self.config_matters(k))
+            || delta.services.iter().chain(&delta.endpoints).any(|k| self.service_matters(k))
+            || self.proxy.ips.iter().any(|ip| delta.workloads.contains(ip.as_str()))
     }
 
     fn config_matters(&self, key: &ResourceKey) -> bool {
@@ -170,10 +136,7 @@ impl ProxyView {
     }
 
     fn service_matters(&self, key: &crate::service::ServiceKey) -> bool {
-        self.scope
-            .by_host
-            .get(&key.hostname)
-            .is_none_or(|s| s.namespace == key.namespace)
+        self.scope.by_host.get(&key.hostname).is_none_or(|s| s.namespace == key.namespace)
     }
 }
 
@@ -182,48 +145,26 @@ impl ProxyView {
 fn targets(snapshot: &Snapshot, proxy: &Proxy) -> Vec<ServiceTarget> {
     let mut keys = std::collections::BTreeSet::new();
     for ip in &proxy.ips {
-        keys.extend(
-            snapshot
-                .by_address
-                .get(ip.as_str())
-                .into_iter()
-                .flatten()
-                .cloned(),
-        );
+        keys.extend(snapshot.by_address.get(ip.as_str()).into_iter().flatten().cloned());
     }
     let mut out = Vec::new();
     for service in snapshot.services.iter() {
         let key = service.key();
         if keys.contains(&key) {
-            for e in snapshot
-                .endpoints_of(service)
-                .iter()
-                .filter(|e| proxy.ips.iter().any(|ip| **ip == *e.address))
-            {
+            for e in snapshot.endpoints_of(service).iter().filter(|e| proxy.ips.iter().any(|ip| **ip == *e.address)) {
                 let Some(port) = service.port_named(&e.service_port) else {
                     continue;
                 };
-                let target = ServiceTarget {
-                    service: service.clone(),
-                    port: port.clone(),
-                    target_port: e.port,
-                };
+                let target = ServiceTarget { service: service.clone(), port: port.clone(), target_port: e.port };
                 if !out.contains(&target) {
                     out.push(target);
                 }
             }
         } else if keys.is_empty() && *service.namespace == *proxy.namespace {
-            let selected = service
-                .selector
-                .as_ref()
-                .is_some_and(|s| s.subset_of(&proxy.labels));
+            let selected = service.selector.as_ref().is_some_and(|s| s.subset_of(&proxy.labels));
             for port in service.ports.iter().filter(|_| selected) {
                 if let TargetPort::Number(n) = port.target {
-                    out.push(ServiceTarget {
-                        service: service.clone(),
-                        port: port.clone(),
-                        target_port: n,
-                    });
+                    out.push(ServiceTarget { service: service.clone(), port: port.clone(), target_port: n });
                 }
             }
         }
@@ -231,13 +172,7 @@ fn targets(snapshot: &Snapshot, proxy: &Proxy) -> Vec<ServiceTarget> {
     // Ports in the order the service lists them.
     out.sort_by_key(|t| {
         let at = |list: &[Port]| list.iter().position(|p| *p == t.port);
-        (
-            snapshot
-                .services
-                .iter()
-                .position(|s| Arc::ptr_eq(s, &t.service)),
-            at(&t.service.ports),
-        )
+        (snapshot.services.iter().position(|s| Arc::ptr_eq(s, &t.service)), at(&t.service.ports))
     });
     out
 }

@@ -40,16 +40,12 @@ impl VirtualServices {
         domain: &str,
         default_export_to: &[String],
     ) -> Self {
-        let mut resolved: Vec<ResolvedVirtualService> = configs
-            .map(|c| resolve(c, domain, default_export_to))
-            .collect();
+        let mut resolved: Vec<ResolvedVirtualService> =
+            configs.map(|c| resolve(c, domain, default_export_to)).collect();
         resolved.sort_by(|a, b| a.config.age_order(&b.config));
-        let (roots, leaves): (Vec<_>, Vec<_>) =
-            resolved.into_iter().partition(|v| !v.hosts.is_empty());
-        let leaves: BTreeMap<String, ResolvedVirtualService> = leaves
-            .into_iter()
-            .map(|v| (v.config.qualified(), v))
-            .collect();
+        let (roots, leaves): (Vec<_>, Vec<_>) = resolved.into_iter().partition(|v| !v.hosts.is_empty());
+        let leaves: BTreeMap<String, ResolvedVirtualService> =
+            leaves.into_iter().map(|v| (v.config.qualified(), v)).collect();
         let mut out = VirtualServices::default();
         for root in roots {
             let merged = Arc::new(merge_delegates(root, &leaves));
@@ -71,20 +67,12 @@ impl VirtualServices {
             Visibility::Public => Some(2),
             Visibility::Nobody => None,
             Visibility::Namespaces(set) if !set.contains(namespace) => None,
-            Visibility::Namespaces(set) if set.len() == 1 && *v.config.namespace == *namespace => {
-                Some(0)
-            }
+            Visibility::Namespaces(set) if set.len() == 1 && *v.config.namespace == *namespace => Some(0),
             Visibility::Namespaces(_) => Some(1),
         };
-        let positions = self
-            .by_gateway
-            .get(gateway)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        let mut found: Vec<_> = positions
-            .iter()
-            .filter_map(|&i| Some((rank(&self.all[i])?, self.all[i].clone())))
-            .collect();
+        let positions = self.by_gateway.get(gateway).map(Vec::as_slice).unwrap_or_default();
+        let mut found: Vec<_> =
+            positions.iter().filter_map(|&i| Some((rank(&self.all[i])?, self.all[i].clone()))).collect();
         found.sort_by_key(|(rank, _)| *rank);
         found.into_iter().map(|(_, v)| v).collect()
     }
@@ -112,11 +100,7 @@ pub fn gateway_name(name: &str, namespace: &str) -> String {
     }
 }
 
-fn resolve(
-    config: &Config<VirtualService>,
-    domain: &str,
-    default_export_to: &[String],
-) -> ResolvedVirtualService {
+fn resolve(config: &Config<VirtualService>, domain: &str, default_export_to: &[String]) -> ResolvedVirtualService {
     let namespace = &*config.namespace;
     let mut spec = config.spec.clone();
     let full = |host: &str| Hostname::resolve(host, namespace, domain);
@@ -125,10 +109,7 @@ fn resolve(
     if spec.gateways.is_empty() && !hosts.is_empty() {
         spec.gateways.push(MESH_GATEWAY.to_owned());
     }
-    let gateways = |list: &mut Vec<String>| {
-        list.iter_mut()
-            .for_each(|g| *g = gateway_name(g, namespace))
-    };
+    let gateways = |list: &mut Vec<String>| list.iter_mut().for_each(|g| *g = gateway_name(g, namespace));
     let destination = |d: &mut Option<Destination>| {
         if let Some(d) = d {
             d.host = full(&d.host).to_string();
@@ -136,32 +117,18 @@ fn resolve(
     };
     gateways(&mut spec.gateways);
     for http in &mut spec.http {
-        http.matches
-            .iter_mut()
-            .for_each(|m| gateways(&mut m.gateways));
-        http.route
-            .iter_mut()
-            .for_each(|r| destination(&mut r.destination));
+        http.matches.iter_mut().for_each(|m| gateways(&mut m.gateways));
+        http.route.iter_mut().for_each(|r| destination(&mut r.destination));
         destination(&mut http.mirror);
-        http.mirrors
-            .iter_mut()
-            .for_each(|m| destination(&mut m.destination));
+        http.mirrors.iter_mut().for_each(|m| destination(&mut m.destination));
     }
     for tcp in &mut spec.tcp {
-        tcp.matches
-            .iter_mut()
-            .for_each(|m| gateways(&mut m.gateways));
-        tcp.route
-            .iter_mut()
-            .for_each(|r| destination(&mut r.destination));
+        tcp.matches.iter_mut().for_each(|m| gateways(&mut m.gateways));
+        tcp.route.iter_mut().for_each(|r| destination(&mut r.destination));
     }
     for tls in &mut spec.tls {
-        tls.matches
-            .iter_mut()
-            .for_each(|m| gateways(&mut m.gateways));
-        tls.route
-            .iter_mut()
-            .for_each(|r| destination(&mut r.destination));
+        tls.matches.iter_mut().for_each(|m| gateways(&mut m.gateways));
+        tls.route.iter_mut().for_each(|r| destination(&mut r.destination));
     }
     ResolvedVirtualService {
         visibility: Visibility::parse(&spec.export_to, default_export_to, namespace),
@@ -184,26 +151,13 @@ fn merge_delegates(
             routes.push(route);
             continue;
         };
-        let namespace = if reference.namespace.is_empty() {
-            &*root.config.namespace
-        } else {
-            &reference.namespace
-        };
+        let namespace = if reference.namespace.is_empty() { &*root.config.namespace } else { &reference.namespace };
         let key = format!("{namespace}/{}", reference.name);
         // A delegate that is missing or not exported to the root takes its rule with it.
-        let Some(leaf) = leaves
-            .get(&key)
-            .filter(|l| l.visibility.allows(&root.config.namespace))
-        else {
+        let Some(leaf) = leaves.get(&key).filter(|l| l.visibility.allows(&root.config.namespace)) else {
             continue;
         };
-        routes.extend(
-            leaf.config
-                .spec
-                .http
-                .iter()
-                .filter_map(|r| merge_route(&route, r)),
-        );
+        routes.extend(leaf.config.spec.http.iter().filter_map(|r| merge_route(&route, r)));
         root.delegates.push(key);
     }
     root.config.spec.http = routes;
@@ -230,9 +184,7 @@ pub fn merge_route(root: &HttpRoute, leaf: &HttpRoute) -> Option<HttpRoute> {
     out.fault = out.fault.or_else(|| root.fault.clone());
     out.mirror = out.mirror.or_else(|| root.mirror.clone());
     out.mirror_percent = out.mirror_percent.or(root.mirror_percent);
-    out.mirror_percentage = out
-        .mirror_percentage
-        .or_else(|| root.mirror_percentage.clone());
+    out.mirror_percentage = out.mirror_percentage.or_else(|| root.mirror_percentage.clone());
     out.cors_policy = out.cors_policy.or_else(|| root.cors_policy.clone());
     out.headers = out.headers.or_else(|| root.headers.clone());
     if out.mirrors.is_empty() {
@@ -243,10 +195,7 @@ pub fn merge_route(root: &HttpRoute, leaf: &HttpRoute) -> Option<HttpRoute> {
 
 /// Every condition of the delegate under every root condition it is compatible with. `None`: one of them is
 /// compatible with none.
-pub fn merge_matches(
-    root: &[HttpMatchRequest],
-    leaf: &[HttpMatchRequest],
-) -> Option<Vec<HttpMatchRequest>> {
+pub fn merge_matches(root: &[HttpMatchRequest], leaf: &[HttpMatchRequest]) -> Option<Vec<HttpMatchRequest>> {
     if root.is_empty() {
         return Some(leaf.to_vec());
     }
@@ -256,11 +205,7 @@ pub fn merge_matches(
     let mut out = Vec::new();
     for l in leaf {
         let before = out.len();
-        out.extend(
-            root.iter()
-                .filter(|r| !conflicts(r, l))
-                .map(|r| merge_match(r, l)),
-        );
+        out.extend(root.iter().filter(|r| !conflicts(r, l)).map(|r| merge_match(r, l)));
         if out.len() == before {
             return None;
         }
@@ -285,9 +230,7 @@ fn merge_match(root: &HttpMatchRequest, leaf: &HttpMatchRequest) -> HttpMatchReq
         }
     }
     for (k, v) in &root.source_labels {
-        out.source_labels
-            .entry(k.clone())
-            .or_insert_with(|| v.clone());
+        out.source_labels.entry(k.clone()).or_insert_with(|| v.clone());
     }
     if out.port == 0 {
         out.port = root.port;
@@ -315,10 +258,7 @@ pub fn conflicts(root: &HttpMatchRequest, leaf: &HttpMatchRequest) -> bool {
         (&root.method, &leaf.method),
         (&root.authority, &leaf.authority),
     ];
-    if texts
-        .iter()
-        .any(|(r, l)| text_conflicts(r.as_ref(), l.as_ref()))
-    {
+    if texts.iter().any(|(r, l)| text_conflicts(r.as_ref(), l.as_ref())) {
         return true;
     }
     let maps = [
@@ -326,20 +266,13 @@ pub fn conflicts(root: &HttpMatchRequest, leaf: &HttpMatchRequest) -> bool {
         (&root.without_headers, &leaf.without_headers),
         (&root.query_params, &leaf.query_params),
     ];
-    if maps
-        .iter()
-        .any(|(r, l)| l.iter().any(|(k, v)| text_conflicts(r.get(k), Some(v))))
-    {
+    if maps.iter().any(|(r, l)| l.iter().any(|(k, v)| text_conflicts(r.get(k), Some(v)))) {
         return true;
     }
     if root.port > 0 && leaf.port > 0 && root.port != leaf.port {
         return true;
     }
-    if leaf
-        .source_labels
-        .iter()
-        .any(|(k, v)| root.source_labels.get(k).is_some_and(|r| r != v))
-    {
+    if leaf.source_labels.iter().any(|(k, v)| root.source_labels.get(k).is_some_and(|r| r != v)) {
         return true;
     }
     if !root.source_namespace.is_empty()

@@ -26,17 +26,11 @@ const DEFAULT_JSON: [(&str, &str); 25] = [
     ("response_code", "%RESPONSE_CODE%"),
     ("response_flags", "%RESPONSE_FLAGS%"),
     ("response_code_details", "%RESPONSE_CODE_DETAILS%"),
-    (
-        "connection_termination_details",
-        "%CONNECTION_TERMINATION_DETAILS%",
-    ),
+    ("connection_termination_details", "%CONNECTION_TERMINATION_DETAILS%"),
     ("bytes_received", "%BYTES_RECEIVED%"),
     ("bytes_sent", "%BYTES_SENT%"),
     ("duration", "%DURATION%"),
-    (
-        "upstream_service_time",
-        "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%",
-    ),
+    ("upstream_service_time", "%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%"),
     ("x_forwarded_for", "%REQ(X-FORWARDED-FOR)%"),
     ("user_agent", "%REQ(USER-AGENT)%"),
     ("request_id", "%REQ(X-REQUEST-ID)%"),
@@ -47,10 +41,7 @@ const DEFAULT_JSON: [(&str, &str); 25] = [
     ("downstream_local_address", "%DOWNSTREAM_LOCAL_ADDRESS%"),
     ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
     ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
-    (
-        "upstream_transport_failure_reason",
-        "%UPSTREAM_TRANSPORT_FAILURE_REASON%",
-    ),
+    ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
     ("grpc_status", "%GRPC_STATUS%"),
 ];
 
@@ -73,10 +64,7 @@ pub(crate) fn tcp(inputs: &Inputs, class: Class) -> Vec<accesslog::AccessLog> {
 }
 
 /// Logs of a listener: only connections that found no filter chain, as others are logged by their chain.
-pub(crate) fn listener(
-    inputs: &Inputs,
-    direction: core::TrafficDirection,
-) -> Vec<accesslog::AccessLog> {
+pub(crate) fn listener(inputs: &Inputs, direction: core::TrafficDirection) -> Vec<accesslog::AccessLog> {
     if inputs.mesh().disable_envoy_listener_log {
         return Vec::new();
     }
@@ -86,13 +74,9 @@ pub(crate) fn listener(
     };
     let mut out = logs(inputs, class, Level::Listener);
     for log in &mut out {
-        let flags = accesslog::ResponseFlagFilter {
-            flags: vec!["NR".to_owned()],
-        };
+        let flags = accesslog::ResponseFlagFilter { flags: vec!["NR".to_owned()] };
         log.filter = Some(accesslog::AccessLogFilter {
-            filter_specifier: Some(
-                accesslog::access_log_filter::FilterSpecifier::ResponseFlagFilter(flags),
-            ),
+            filter_specifier: Some(accesslog::access_log_filter::FilterSpecifier::ResponseFlagFilter(flags)),
         });
     }
     out
@@ -122,38 +106,23 @@ fn chosen(inputs: &Inputs, class: Class) -> Option<Vec<Chosen>> {
         t.selector.as_ref().map(|s| &s.match_labels)
     }
     let default = |ns: &str| {
-        snapshot
-            .telemetries
-            .iter()
-            .find(|t| *t.namespace == *ns && selects(&t.spec).is_none_or(|l| l.is_empty()))
+        snapshot.telemetries.iter().find(|t| *t.namespace == *ns && selects(&t.spec).is_none_or(|l| l.is_empty()))
     };
     let own = snapshot.telemetries.iter().find(|t| {
         *t.namespace == *proxy.namespace
             && selects(&t.spec).is_some_and(|l| !l.is_empty() && l.subset_of(&proxy.labels))
     });
-    let namespace = (*proxy.namespace != *root)
-        .then(|| default(&proxy.namespace))
-        .flatten();
+    let namespace = (*proxy.namespace != *root).then(|| default(&proxy.namespace)).flatten();
     let levels = [default(root), namespace, own];
     let mut out: Option<Vec<Chosen>> = None;
-    for entry in levels
-        .into_iter()
-        .flatten()
-        .flat_map(|t| &t.spec.access_logging)
-    {
+    for entry in levels.into_iter().flatten().flat_map(|t| &t.spec.access_logging) {
         apply(inputs, entry, class, &mut out);
     }
     out
 }
 
 fn apply(inputs: &Inputs, entry: &AccessLogging, class: Class, out: &mut Option<Vec<Chosen>>) {
-    if !applies(
-        entry
-            .matches
-            .as_ref()
-            .map_or(Mode::ClientAndServer, |m| m.mode),
-        class,
-    ) {
+    if !applies(entry.matches.as_ref().map_or(Mode::ClientAndServer, |m| m.mode), class) {
         return;
     }
     let list = out.get_or_insert_default();
@@ -170,14 +139,8 @@ fn apply(inputs: &Inputs, entry: &AccessLogging, class: Class, out: &mut Option<
     for name in names {
         list.retain(|c| c.provider != name);
         if entry.disabled != Some(true) {
-            let filter = entry
-                .filter
-                .as_ref()
-                .map_or(String::new(), |f| f.expression.clone());
-            list.push(Chosen {
-                provider: name,
-                filter,
-            });
+            let filter = entry.filter.as_ref().map_or(String::new(), |f| f.expression.clone());
+            list.push(Chosen { provider: name, filter });
         }
     }
 }
@@ -186,9 +149,7 @@ fn logs(inputs: &Inputs, class: Class, level: Level) -> Vec<accesslog::AccessLog
     let mesh = inputs.mesh();
     let Some(chosen) = chosen(inputs, class) else {
         let defaults = mesh.default_providers.access_logging.iter();
-        let mut out: Vec<_> = defaults
-            .filter_map(|name| of_provider(inputs, mesh.provider(name)?, level))
-            .collect();
+        let mut out: Vec<_> = defaults.filter_map(|name| of_provider(inputs, mesh.provider(name)?, level)).collect();
         if out.is_empty() && !mesh.access_log_file.is_empty() {
             out.push(file_log(&mesh.access_log_file, mesh_format(inputs)));
         }
@@ -208,9 +169,7 @@ fn mesh_format(inputs: &Inputs) -> core::substitution_format_string::Format {
     let mesh = inputs.mesh();
     if mesh.access_log_json {
         let custom = serde_json::from_str::<serde_json::Value>(&mesh.access_log_format).ok();
-        let fields = custom
-            .filter(serde_json::Value::is_object)
-            .map(|v| model::proxy::from_json(&v));
+        let fields = custom.filter(serde_json::Value::is_object).map(|v| model::proxy::from_json(&v));
         let given = fields.and_then(|v| match v.kind {
             Some(prost_types::value::Kind::StructValue(s)) => Some(s),
             _ => None,
@@ -222,9 +181,7 @@ fn mesh_format(inputs: &Inputs) -> core::substitution_format_string::Format {
 
 fn default_json() -> prost_types::Struct {
     let field = |(k, v): &(&str, &str)| ((*k).to_owned(), crate::wire::text_value(*v));
-    prost_types::Struct {
-        fields: DEFAULT_JSON.iter().map(field).collect(),
-    }
+    prost_types::Struct { fields: DEFAULT_JSON.iter().map(field).collect() }
 }
 
 /// The default for an empty format; every format ends its line.
@@ -239,12 +196,10 @@ fn text_format(stated: &str) -> String {
 fn file_log(path: &str, format: core::substitution_format_string::Format) -> accesslog::AccessLog {
     let config = file::FileAccessLog {
         path: path.to_owned(),
-        access_log_format: Some(file::file_access_log::AccessLogFormat::LogFormat(
-            core::SubstitutionFormatString {
-                format: Some(format),
-                ..Default::default()
-            },
-        )),
+        access_log_format: Some(file::file_access_log::AccessLogFormat::LogFormat(core::SubstitutionFormatString {
+            format: Some(format),
+            ..Default::default()
+        })),
     };
     log("envoy.access_loggers.file", any(&config))
 }
@@ -258,23 +213,13 @@ fn log(name: &str, config: prost_types::Any) -> accesslog::AccessLog {
 }
 
 #[allow(deprecated)]
-fn of_provider(
-    inputs: &Inputs,
-    provider: &ExtensionProvider,
-    level: Level,
-) -> Option<accesslog::AccessLog> {
+fn of_provider(inputs: &Inputs, provider: &ExtensionProvider, level: Level) -> Option<accesslog::AccessLog> {
     let config = &provider.config;
     match provider.kind.as_str() {
         "envoyFileAccessLog" => {
             use core::substitution_format_string::Format;
-            let path = config
-                .get("path")
-                .and_then(|p| p.as_str())
-                .filter(|p| !p.is_empty())
-                .unwrap_or("/dev/stdout");
-            let labels = config
-                .pointer("/logFormat/labels")
-                .filter(|l| l.is_object());
+            let path = config.get("path").and_then(|p| p.as_str()).filter(|p| !p.is_empty()).unwrap_or("/dev/stdout");
+            let labels = config.pointer("/logFormat/labels").filter(|l| l.is_object());
             let format = match labels.map(model::proxy::from_json).and_then(|v| v.kind) {
                 Some(prost_types::value::Kind::StructValue(s)) if s.fields.is_empty() => {
                     Format::JsonFormat(default_json())
@@ -289,48 +234,28 @@ fn of_provider(
         }
         "envoyHttpAls" if level == Level::Http => {
             let common_config = Some(grpc_config(inputs, config, "http_envoy_accesslog")?);
-            let config = grpc::HttpGrpcAccessLogConfig {
-                common_config,
-                ..Default::default()
-            };
+            let config = grpc::HttpGrpcAccessLogConfig { common_config, ..Default::default() };
             Some(log("envoy.access_loggers.http_grpc", any(&config)))
         }
         "envoyTcpAls" if level != Level::Http => {
-            let name = if level == Level::Tcp {
-                "tcp_envoy_accesslog"
-            } else {
-                "listener_envoy_accesslog"
-            };
-            let config = grpc::TcpGrpcAccessLogConfig {
-                common_config: Some(grpc_config(inputs, config, name)?),
-            };
+            let name = if level == Level::Tcp { "tcp_envoy_accesslog" } else { "listener_envoy_accesslog" };
+            let config = grpc::TcpGrpcAccessLogConfig { common_config: Some(grpc_config(inputs, config, name)?) };
             Some(log("envoy.access_loggers.tcp_grpc", any(&config)))
         }
         "envoyOtelAls" => {
             use protos::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
             let common_config = Some(grpc_config(inputs, config, "otel_envoy_accesslog")?);
             #[allow(deprecated)]
-            let config = OpenTelemetryAccessLogConfig {
-                common_config,
-                ..Default::default()
-            };
+            let config = OpenTelemetryAccessLogConfig { common_config, ..Default::default() };
             Some(log("envoy.access_loggers.open_telemetry", any(&config)))
         }
         _ => None,
     }
 }
 
-fn grpc_config(
-    inputs: &Inputs,
-    config: &serde_json::Value,
-    log_name: &str,
-) -> Option<grpc::CommonGrpcAccessLogConfig> {
+fn grpc_config(inputs: &Inputs, config: &serde_json::Value, log_name: &str) -> Option<grpc::CommonGrpcAccessLogConfig> {
     let (cluster, authority) = provider_cluster(inputs, config)?;
-    let name = config
-        .get("logName")
-        .and_then(|n| n.as_str())
-        .filter(|n| !n.is_empty())
-        .unwrap_or(log_name);
+    let name = config.get("logName").and_then(|n| n.as_str()).filter(|n| !n.is_empty()).unwrap_or(log_name);
     Some(grpc::CommonGrpcAccessLogConfig {
         log_name: name.to_owned(),
         grpc_service: Some(envoy_grpc(&cluster, &authority)),
@@ -342,23 +267,18 @@ fn grpc_config(
 /// A gRPC service behind a cluster of this proxy.
 pub(crate) fn envoy_grpc(cluster: &str, authority: &str) -> core::GrpcService {
     core::GrpcService {
-        target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
-            core::grpc_service::EnvoyGrpc {
-                cluster_name: cluster.to_owned(),
-                authority: authority.to_owned(),
-                ..Default::default()
-            },
-        )),
+        target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(core::grpc_service::EnvoyGrpc {
+            cluster_name: cluster.to_owned(),
+            authority: authority.to_owned(),
+            ..Default::default()
+        })),
         ..Default::default()
     }
 }
 
 /// The cluster and authority of a provider's `service` (`HOST` or `NAMESPACE/HOST`) and `port`. `None`: no such
 /// service or port.
-pub(crate) fn provider_cluster(
-    inputs: &Inputs,
-    config: &serde_json::Value,
-) -> Option<(String, String)> {
+pub(crate) fn provider_cluster(inputs: &Inputs, config: &serde_json::Value) -> Option<(String, String)> {
     let service = config.get("service")?.as_str()?;
     let port = u16::try_from(config.get("port")?.as_u64()?).ok()?;
     let snapshot = inputs.snapshot();
@@ -374,10 +294,7 @@ pub(crate) fn provider_cluster(
             host
         }
     };
-    Some((
-        names::ClusterName::outbound(port, "", &host).to_string(),
-        host.to_string(),
-    ))
+    Some((names::ClusterName::outbound(port, "", &host).to_string(), host.to_string()))
 }
 
 fn cel_filter(expression: &str) -> Option<accesslog::AccessLogFilter> {
@@ -387,16 +304,12 @@ fn cel_filter(expression: &str) -> Option<accesslog::AccessLogFilter> {
     }
     let filter = accesslog::ExtensionFilter {
         name: "cel".to_owned(),
-        config_type: Some(accesslog::extension_filter::ConfigType::TypedConfig(any(
-            &ExpressionFilter {
-                expression: expression.to_owned(),
-                ..Default::default()
-            },
-        ))),
+        config_type: Some(accesslog::extension_filter::ConfigType::TypedConfig(any(&ExpressionFilter {
+            expression: expression.to_owned(),
+            ..Default::default()
+        }))),
     };
     Some(accesslog::AccessLogFilter {
-        filter_specifier: Some(
-            accesslog::access_log_filter::FilterSpecifier::ExtensionFilter(filter),
-        ),
+        filter_specifier: Some(accesslog::access_log_filter::FilterSpecifier::ExtensionFilter(filter)),
     })
 }

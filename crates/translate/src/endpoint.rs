@@ -19,32 +19,12 @@ pub fn load_assignment(inputs: &Inputs, name: &str) -> Option<endpoint::ClusterL
     };
     let service = inputs.view.service(&cluster.host)?;
     let port = service.port(cluster.port)?;
-    let rule = inputs
-        .scope()
-        .rule(&service.hostname, &inputs.proxy().labels, false);
+    let rule = inputs.scope().rule(&service.hostname, &inputs.proxy().labels, false);
     let top = rule.and_then(|r| r.config.spec.traffic_policy.as_ref());
     let base = policy::for_port(top, port.number);
-    let subset = rule.and_then(|r| {
-        r.config
-            .spec
-            .subsets
-            .iter()
-            .find(|s| s.name == cluster.subset)
-    });
-    let merged = policy::for_subset(
-        base,
-        subset.and_then(|s| s.traffic_policy.as_ref()),
-        port.number,
-    );
-    Some(assignment(
-        inputs,
-        &service,
-        port,
-        &cluster.subset,
-        name,
-        merged.as_ref(),
-        sni,
-    ))
+    let subset = rule.and_then(|r| r.config.spec.subsets.iter().find(|s| s.name == cluster.subset));
+    let merged = policy::for_subset(base, subset.and_then(|s| s.traffic_policy.as_ref()), port.number);
+    Some(assignment(inputs, &service, port, &cluster.subset, name, merged.as_ref(), sni))
 }
 
 /// The endpoints of a DNS cluster, for inlining.
@@ -72,37 +52,18 @@ fn assignment(
     let labels = inputs
         .scope()
         .rule(&service.hostname, &inputs.proxy().labels, false)
-        .and_then(|r| {
-            r.config
-                .spec
-                .subsets
-                .iter()
-                .find(|s| s.name == subset)
-                .map(|s| s.labels.clone())
-        });
+        .and_then(|r| r.config.spec.subsets.iter().find(|s| s.name == subset).map(|s| s.labels.clone()));
     let chosen: Vec<&Endpoint> = all
         .iter()
         .filter(|e| e.service_port == port.name && e.health == Health::Healthy)
-        .filter(|e| {
-            labels
-                .as_ref()
-                .is_none_or(|l| l.subset_of(&e.workload.labels))
-        })
+        .filter(|e| labels.as_ref().is_none_or(|l| l.subset_of(&e.workload.labels)))
         .filter(|e| !only_mtls || e.workload.speaks_mtls)
         .collect();
     let lb = policy.and_then(|p| p.load_balancer.as_ref());
     let setting = crate::locality::setting(inputs.mesh(), lb);
     let failover = policy.is_some_and(|p| p.outlier_detection.is_some());
-    let switched_off = lb
-        .and_then(|l| l.locality_lb_setting.as_ref())
-        .is_some_and(|s| s.enabled == Some(false));
-    let groups = crate::locality::group(
-        &chosen,
-        inputs.proxy(),
-        service,
-        setting,
-        failover && !switched_off,
-    );
+    let switched_off = lb.and_then(|l| l.locality_lb_setting.as_ref()).is_some_and(|s| s.enabled == Some(false));
+    let groups = crate::locality::group(&chosen, inputs.proxy(), service, setting, failover && !switched_off);
     let endpoints = groups.into_iter().map(|g| endpoint::LocalityLbEndpoints {
         locality: Some(locality(&g.locality)),
         lb_endpoints: g.endpoints.iter().map(|e| lb_endpoint(e)).collect(),
@@ -119,12 +80,10 @@ fn assignment(
 
 fn lb_endpoint(e: &Endpoint) -> endpoint::LbEndpoint {
     endpoint::LbEndpoint {
-        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
-            endpoint::Endpoint {
-                address: Some(address(&e.address, e.port.into())),
-                ..Default::default()
-            },
-        )),
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
+            address: Some(address(&e.address, e.port.into())),
+            ..Default::default()
+        })),
         metadata: metadata(e),
         load_balancing_weight: Some(e.weight.max(1)),
         ..Default::default()
@@ -136,40 +95,16 @@ fn metadata(e: &Endpoint) -> Option<core::Metadata> {
     let mut out = core::Metadata::default();
     let w = &e.workload;
     if w.speaks_mtls {
-        out.filter_metadata.insert(
-            "envoy.transport_socket_match".to_owned(),
-            crate::cluster::mtls_match(),
-        );
+        out.filter_metadata.insert("envoy.transport_socket_match".to_owned(), crate::cluster::mtls_match());
     }
     if !w.name.is_empty() {
-        let label = |keys: &[&str]| {
-            keys.iter()
-                .find_map(|k| w.labels.get(*k))
-                .map_or("", String::as_str)
-        };
-        let canonical = label(&[
-            "service.istio.io/canonical-name",
-            "app.kubernetes.io/name",
-            "app",
-        ]);
-        let canonical = if canonical.is_empty() {
-            &*w.name
-        } else {
-            canonical
-        };
-        let revision = label(&[
-            "service.istio.io/canonical-revision",
-            "app.kubernetes.io/version",
-            "version",
-        ]);
-        let revision = if revision.is_empty() {
-            "latest"
-        } else {
-            revision
-        };
+        let label = |keys: &[&str]| keys.iter().find_map(|k| w.labels.get(*k)).map_or("", String::as_str);
+        let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+        let canonical = if canonical.is_empty() { &*w.name } else { canonical };
+        let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+        let revision = if revision.is_empty() { "latest" } else { revision };
         let text = format!("{};{};{canonical};{revision};", w.name, w.namespace);
-        out.filter_metadata
-            .insert("istio".to_owned(), object([("workload", text_value(text))]));
+        out.filter_metadata.insert("istio".to_owned(), object([("workload", text_value(text))]));
     }
     (!out.filter_metadata.is_empty()).then_some(out)
 }

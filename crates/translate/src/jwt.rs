@@ -29,12 +29,7 @@ const UNKNOWN_KEYS: &str = r#"{"keys":[{"kty":"RSA","e":"AQAB","n":"qNGZAoYuh7Bq
 
 /// The filter for the proxy's request authentications; `None` without any.
 pub(crate) fn filter(inputs: &Inputs) -> Option<hcm::HttpFilter> {
-    let rules: Vec<&JwtRule> = inputs
-        .view
-        .request_authentication
-        .iter()
-        .flat_map(|p| &p.spec.jwt_rules)
-        .collect();
+    let rules: Vec<&JwtRule> = inputs.view.request_authentication.iter().flat_map(|p| &p.spec.jwt_rules).collect();
     config(inputs, &rules).map(|c| http_filter(JWT_AUTHN, any(&c)))
 }
 
@@ -49,15 +44,9 @@ pub fn config(inputs: &Inputs, rules: &[&JwtRule]) -> Option<jwt::JwtAuthenticat
     }
     let mut sorted: Vec<&JwtRule> = rules.to_vec();
     sorted.sort_by(|a, b| a.issuer.cmp(&b.issuer));
-    let requirement = |r| jwt::JwtRequirement {
-        requires_type: Some(r),
-    };
-    let any_of =
-        |requirements| requirement(R::RequiresAny(jwt::JwtRequirementOrList { requirements }));
-    let mut out = jwt::JwtAuthentication {
-        bypass_cors_preflight: true,
-        ..Default::default()
-    };
+    let requirement = |r| jwt::JwtRequirement { requires_type: Some(r) };
+    let any_of = |requirements| requirement(R::RequiresAny(jwt::JwtRequirementOrList { requirements }));
+    let mut out = jwt::JwtAuthentication { bypass_cors_preflight: true, ..Default::default() };
     let (mut each, mut whole) = (Vec::new(), Vec::new());
     for (i, rule) in sorted.iter().enumerate() {
         let name = format!("origins-{i}");
@@ -69,9 +58,7 @@ pub fn config(inputs: &Inputs, rules: &[&JwtRule]) -> Option<jwt::JwtAuthenticat
     let requires = if each.len() == 1 {
         each.remove(0)
     } else {
-        whole.push(requirement(R::RequiresAll(jwt::JwtRequirementAndList {
-            requirements: each,
-        })));
+        whole.push(requirement(R::RequiresAll(jwt::JwtRequirementAndList { requirements: each })));
         any_of(whole)
     };
     out.rules = vec![jwt::RequirementRule {
@@ -101,10 +88,7 @@ fn provider(inputs: &Inputs, rule: &JwtRule) -> jwt::JwtProvider {
             space_delimited_claims: space_delimited_claims(&rule.space_delimited_claims),
         }),
         from_headers: headers
-            .map(|h| jwt::JwtHeader {
-                name: h.name.clone(),
-                value_prefix: h.prefix.clone(),
-            })
+            .map(|h| jwt::JwtHeader { name: h.name.clone(), value_prefix: h.prefix.clone() })
             .collect(),
         from_params: rule.from_params.clone(),
         from_cookies: rule.from_cookies.clone(),
@@ -135,20 +119,16 @@ fn keys(inputs: &Inputs, rule: &JwtRule) -> jwt::jwt_provider::JwksSourceSpecifi
         return S::RemoteJwks(jwt::RemoteJwks {
             http_uri: Some(core::HttpUri {
                 uri: rule.jwks_uri.clone(),
-                timeout: Some(rule.timeout.map_or_else(
-                    || duration(std::time::Duration::from_secs(TIMEOUT_S)),
-                    api_duration,
-                )),
+                timeout: Some(
+                    rule.timeout.map_or_else(|| duration(std::time::Duration::from_secs(TIMEOUT_S)), api_duration),
+                ),
                 http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster(cluster)),
             }),
             cache_duration: Some(duration(std::time::Duration::from_secs(CACHE_S))),
             ..Default::default()
         });
     }
-    let by_uri = inputs
-        .jwks
-        .get(&rule.jwks_uri)
-        .or_else(|| inputs.jwks.get(&rule.issuer));
+    let by_uri = inputs.jwks.get(&rule.jwks_uri).or_else(|| inputs.jwks.get(&rule.issuer));
     local(by_uri.map_or(UNKNOWN_KEYS, String::as_str))
 }
 
@@ -161,13 +141,7 @@ fn mesh_cluster(inputs: &Inputs, uri: &str) -> Option<String> {
         None => (authority, if scheme == "https" { 443 } else { 80 }),
     };
     let snapshot = inputs.snapshot();
-    let candidates = [
-        host.to_owned(),
-        format!("{host}.svc.{}", snapshot.mesh.domain),
-    ];
-    let host = candidates
-        .into_iter()
-        .map(Hostname::from)
-        .find(|h| snapshot.by_host.contains_key(h))?;
+    let candidates = [host.to_owned(), format!("{host}.svc.{}", snapshot.mesh.domain)];
+    let host = candidates.into_iter().map(Hostname::from).find(|h| snapshot.by_host.contains_key(h))?;
     Some(ClusterName::outbound(port, "", &host).to_string())
 }

@@ -12,6 +12,7 @@ pub mod jwt;
 pub mod listener;
 pub mod locality;
 pub mod name_table;
+mod patch;
 pub mod route;
 pub mod secret;
 pub mod tls;
@@ -35,10 +36,7 @@ pub struct Inputs {
 impl Inputs {
     /// Inputs for a view.
     pub fn new(view: Arc<ProxyView>) -> Self {
-        Inputs {
-            view,
-            jwks: Arc::default(),
-        }
+        Inputs { view, jwks: Arc::default() }
     }
 
     /// The mesh.
@@ -73,19 +71,13 @@ pub struct NamedResource {
 
 impl NamedResource {
     fn new<T: protos::prost::Message + protos::prost::Name>(name: &str, message: &T) -> Self {
-        NamedResource {
-            name: name.to_owned(),
-            resource: protos::any(message),
-        }
+        NamedResource { name: name.to_owned(), resource: protos::any(message) }
     }
 }
 
 /// Clusters (CDS), sorted by name.
 pub fn clusters(inputs: &Inputs) -> Vec<NamedResource> {
-    let mut out: Vec<_> = cluster::build(inputs)
-        .iter()
-        .map(|c| NamedResource::new(&c.name, c))
-        .collect();
+    let mut out: Vec<_> = cluster::build(inputs).iter().map(|c| NamedResource::new(&c.name, c)).collect();
     out.sort_by(|a, b| a.name.cmp(&b.name));
     out.dedup_by(|a, b| a.name == b.name);
     out
@@ -93,18 +85,12 @@ pub fn clusters(inputs: &Inputs) -> Vec<NamedResource> {
 
 /// Endpoints (EDS) of the named clusters; unknown names are absent.
 pub fn endpoints(inputs: &Inputs, names: &[String]) -> Vec<NamedResource> {
-    names
-        .iter()
-        .filter_map(|n| endpoint::load_assignment(inputs, n).map(|a| NamedResource::new(n, &a)))
-        .collect()
+    names.iter().filter_map(|n| endpoint::load_assignment(inputs, n).map(|a| NamedResource::new(n, &a))).collect()
 }
 
 /// Listeners (LDS), sorted by name.
 pub fn listeners(inputs: &Inputs) -> Vec<NamedResource> {
-    let mut out: Vec<_> = listener::build(inputs)
-        .iter()
-        .map(|l| NamedResource::new(&l.name, l))
-        .collect();
+    let mut out: Vec<_> = listener::build(inputs).iter().map(|l| NamedResource::new(&l.name, l)).collect();
     out.sort_by(|a, b| a.name.cmp(&b.name));
     out
 }
@@ -112,19 +98,18 @@ pub fn listeners(inputs: &Inputs) -> Vec<NamedResource> {
 /// Route configurations (RDS) of these names. Names that no longer exist give empty ones, as draining listeners
 /// still ask.
 pub fn routes(inputs: &Inputs, names: &[String]) -> Vec<NamedResource> {
-    names
-        .iter()
-        .map(|n| NamedResource::new(n, &route::build(inputs, n)))
-        .collect()
+    names.iter().map(|n| NamedResource::new(n, &route::build(inputs, n))).collect()
 }
 
 /// Gateway and origination credentials (SDS) of these names (`kubernetes://…`); those the proxy may not have or that
 /// do not exist are absent.
 pub fn secrets(inputs: &Inputs, names: &[String]) -> Vec<NamedResource> {
-    names
-        .iter()
-        .filter_map(|n| secret::build(inputs, n).map(|s| NamedResource::new(n, &s)))
-        .collect()
+    names.iter().filter_map(|n| secret::build(inputs, n).map(|s| NamedResource::new(n, &s))).collect()
+}
+
+/// Extension configurations (ECDS) of these names; unknown ones are absent.
+pub fn extension_configs(inputs: &Inputs, names: &[String]) -> Vec<NamedResource> {
+    patch::extension_configs(inputs, names)
 }
 
 /// The DNS name table (NDS).

@@ -12,9 +12,7 @@ pub fn setting<'a>(
     mesh: &'a MeshConfig,
     lb: Option<&'a LoadBalancerSettings>,
 ) -> Option<&'a LocalityLoadBalancerSetting> {
-    let stated = lb
-        .and_then(|l| l.locality_lb_setting.as_ref())
-        .or(mesh.locality_lb_setting.as_ref())?;
+    let stated = lb.and_then(|l| l.locality_lb_setting.as_ref()).or(mesh.locality_lb_setting.as_ref())?;
     (stated.enabled != Some(false)).then_some(stated)
 }
 
@@ -48,40 +46,24 @@ pub fn group<'a>(
             }
             TrafficDistribution::PreferSameNode => {
                 let same = !proxy.node_name.is_empty() && proxy.node_name == e.workload.node;
-                return if same {
-                    0
-                } else {
-                    1 + by_place(&proxy.locality, &e.workload.locality, 2)
-                };
+                return if same { 0 } else { 1 + by_place(&proxy.locality, &e.workload.locality, 2) };
             }
             TrafficDistribution::Any => {}
         }
         let Some(setting) = setting.filter(|s| failover_enabled && s.distribute.is_empty()) else {
-            let has_default = failover_enabled
-                && !proxy.locality.is_empty()
-                && setting.is_none_or(|s| s.distribute.is_empty());
-            return if has_default {
-                failover(proxy, e, &[])
-            } else {
-                0
-            };
+            let has_default =
+                failover_enabled && !proxy.locality.is_empty() && setting.is_none_or(|s| s.distribute.is_empty());
+            return if has_default { failover(proxy, e, &[]) } else { 0 };
         };
         if setting.failover_priority.is_empty() {
-            if proxy.locality.is_empty() {
-                0
-            } else {
-                failover(proxy, e, &setting.failover)
-            }
+            if proxy.locality.is_empty() { 0 } else { failover(proxy, e, &setting.failover) }
         } else {
             by_labels(proxy, e, &setting.failover_priority)
         }
     };
     let mut groups: BTreeMap<(u32, String), Vec<&'a Endpoint>> = BTreeMap::new();
     for &e in endpoints {
-        groups
-            .entry((priority(e), e.workload.locality.to_string()))
-            .or_default()
-            .push(e);
+        groups.entry((priority(e), e.workload.locality.to_string())).or_default().push(e);
     }
     let mut levels: Vec<u32> = groups.keys().map(|(p, _)| *p).collect();
     levels.dedup();
@@ -128,36 +110,22 @@ fn failover(proxy: &Proxy, e: &Endpoint, rules: &[api::destination_rule::Failove
 
 /// One less for every label of the list, from its start, that client and endpoint share.
 fn by_labels(proxy: &Proxy, e: &Endpoint, labels: &[String]) -> u32 {
-    let place =
-        |locality: &str, at: usize| locality.split('/').nth(at).unwrap_or_default().to_owned();
-    let value = |name: &str, labels: &names::Labels, locality: &str, network: &str, node: &str| {
-        match name {
-            "topology.kubernetes.io/region" => place(locality, 0),
-            "topology.kubernetes.io/zone" => place(locality, 1),
-            "topology.istio.io/subzone" => place(locality, 2),
-            "topology.istio.io/network" => network.to_owned(),
-            "kubernetes.io/hostname" => node.to_owned(),
-            other => labels.get(other).cloned().unwrap_or_default(),
-        }
+    let place = |locality: &str, at: usize| locality.split('/').nth(at).unwrap_or_default().to_owned();
+    let value = |name: &str, labels: &names::Labels, locality: &str, network: &str, node: &str| match name {
+        "topology.kubernetes.io/region" => place(locality, 0),
+        "topology.kubernetes.io/zone" => place(locality, 1),
+        "topology.istio.io/subzone" => place(locality, 2),
+        "topology.istio.io/network" => network.to_owned(),
+        "kubernetes.io/hostname" => node.to_owned(),
+        other => labels.get(other).cloned().unwrap_or_default(),
     };
     let shared = labels.iter().take_while(|label| {
-        let (name, wanted) = label
-            .split_once('=')
-            .map_or((label.as_str(), None), |(n, v)| (n, Some(v)));
+        let (name, wanted) = label.split_once('=').map_or((label.as_str(), None), |(n, v)| (n, Some(v)));
         let w = &e.workload;
         let theirs = value(name, &w.labels, &w.locality, &w.network, &w.node);
         match wanted {
             Some(v) => theirs == v,
-            None => {
-                theirs
-                    == value(
-                        name,
-                        &proxy.labels,
-                        &proxy.locality,
-                        &proxy.network,
-                        &proxy.node_name,
-                    )
-            }
+            None => theirs == value(name, &proxy.labels, &proxy.locality, &proxy.network, &proxy.node_name),
         }
     });
     u32::try_from(labels.len() - shared.count()).unwrap_or(0)
@@ -179,21 +147,11 @@ fn covers(pattern: &str, locality: &str) -> bool {
 }
 
 fn distribute(groups: &mut Vec<Group<'_>>, proxy: &Proxy, setting: &LocalityLoadBalancerSetting) {
-    let Some(rule) = setting
-        .distribute
-        .iter()
-        .find(|d| covers(&d.from, &proxy.locality))
-    else {
+    let Some(rule) = setting.distribute.iter().find(|d| covers(&d.from, &proxy.locality)) else {
         return;
     };
     // The longest pattern that covers a locality decides.
-    let pattern_of = |locality: &str| {
-        rule.to
-            .keys()
-            .filter(|p| covers(p, locality))
-            .max_by_key(|p| p.len())
-            .cloned()
-    };
+    let pattern_of = |locality: &str| rule.to.keys().filter(|p| covers(p, locality)).max_by_key(|p| p.len()).cloned();
     let mut totals: BTreeMap<String, u32> = BTreeMap::new();
     for g in groups.iter() {
         if let Some(p) = pattern_of(&g.locality) {
@@ -220,11 +178,6 @@ mod tests {
         assert_eq!(by_place("r/z/s", "r/z/s", 3), 0);
         assert_eq!(by_place("r/z/s", "r/z/t", 3), 1);
         assert_eq!(by_place("r/z", "q/z", 3), 3);
-        assert!(
-            covers("r/*", "r/z/s")
-                && covers("r/z", "r/z/s")
-                && !covers("r/y", "r/z/s")
-                && covers("*", "r")
-        );
+        assert!(covers("r/*", "r/z/s") && covers("r/z", "r/z/s") && !covers("r/y", "r/z/s") && covers("*", "r"));
     }
 }

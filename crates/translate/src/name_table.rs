@@ -20,11 +20,7 @@ pub fn build(inputs: &Inputs) -> NameTable {
                 ips,
                 registry: service.registry.as_str().to_owned(),
                 shortname: if kubernetes { short } else { String::new() },
-                namespace: if kubernetes {
-                    service.namespace.to_string()
-                } else {
-                    String::new()
-                },
+                namespace: if kubernetes { service.namespace.to_string() } else { String::new() },
                 alt_hosts: Vec::new(),
             };
             (hostname.to_owned(), info)
@@ -50,9 +46,7 @@ pub fn build(inputs: &Inputs) -> NameTable {
             continue;
         };
         if let Some(info) = out.table.get(target.as_str()).cloned() {
-            out.table
-                .entry(service.hostname.to_string())
-                .or_insert(info);
+            out.table.entry(service.hostname.to_string()).or_insert(info);
         }
     }
     out
@@ -60,21 +54,12 @@ pub fn build(inputs: &Inputs) -> NameTable {
 
 fn addresses(inputs: &Inputs, service: &Service) -> Vec<String> {
     let vips = service.addresses_for(inputs.proxy().dns_capture);
-    let plain: Vec<String> = vips
-        .iter()
-        .filter(|a| !a.contains('/') && *a != UNSPECIFIED)
-        .cloned()
-        .collect();
-    if !plain.is_empty()
-        || service.resolution != Resolution::Passthrough
-        || service.registry != Registry::Kubernetes
-    {
+    let plain: Vec<String> = vips.iter().filter(|a| !a.contains('/') && *a != UNSPECIFIED).cloned().collect();
+    if !plain.is_empty() || service.resolution != Resolution::Passthrough || service.registry != Registry::Kubernetes {
         return plain;
     }
     let endpoints = inputs.snapshot().endpoints_of(service);
-    let ready = endpoints
-        .iter()
-        .filter(|e| service.publish_not_ready || e.health == Health::Healthy);
+    let ready = endpoints.iter().filter(|e| service.publish_not_ready || e.health == Health::Healthy);
     let mut ips: Vec<String> = ready.map(|e| e.address.to_string()).collect();
     ips.sort();
     ips.dedup();

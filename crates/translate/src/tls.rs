@@ -10,22 +10,14 @@ use protos::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use api::destination_rule::{Tls as ClientTls, TlsMode};
 use api::networking::{ServerTls, ServerTlsMode, TlsProtocol};
 
-use crate::wire::{
-    ads, any, duration, exact_matchers, no_timeout, string_matcher, transport_socket,
-};
+use crate::wire::{ads, any, duration, exact_matchers, no_timeout, string_matcher, transport_socket};
 
 /// Name of the TLS transport socket.
 pub const TLS_SOCKET: &str = "envoy.transport_sockets.tls";
 /// ALPN of TCP with metadata exchange between workloads.
 pub const ALPN_PEER_EXCHANGE: &str = "istio-peer-exchange";
 /// ALPNs that mark mesh mTLS, for filter chain matches.
-pub const MTLS_ALPNS: [&str; 5] = [
-    "istio",
-    ALPN_PEER_EXCHANGE,
-    "istio-http/1.0",
-    "istio-http/1.1",
-    "istio-h2",
-];
+pub const MTLS_ALPNS: [&str; 5] = ["istio", ALPN_PEER_EXCHANGE, "istio-http/1.0", "istio-http/1.1", "istio-h2"];
 /// ALPNs of mesh mTLS whose payload is HTTP.
 pub const MTLS_HTTP_ALPNS: [&str; 3] = ["istio-http/1.0", "istio-http/1.1", "istio-h2"];
 /// ALPNs of mesh mTLS whose payload may be anything.
@@ -55,12 +47,10 @@ pub fn alpns(list: &[&str]) -> Vec<String> {
 /// A secret served by the agent (`default`, `ROOTCA`, `file-cert:…`).
 pub fn agent_secret(name: &str) -> tls::SdsSecretConfig {
     let grpc = core::GrpcService {
-        target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
-            core::grpc_service::EnvoyGrpc {
-                cluster_name: names::well_known::SDS_CLUSTER.to_owned(),
-                ..Default::default()
-            },
-        )),
+        target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(core::grpc_service::EnvoyGrpc {
+            cluster_name: names::well_known::SDS_CLUSTER.to_owned(),
+            ..Default::default()
+        })),
         ..Default::default()
     };
     let source = core::ApiConfigSource {
@@ -73,9 +63,7 @@ pub fn agent_secret(name: &str) -> tls::SdsSecretConfig {
     tls::SdsSecretConfig {
         name: name.to_owned(),
         sds_config: Some(core::ConfigSource {
-            config_source_specifier: Some(
-                core::config_source::ConfigSourceSpecifier::ApiConfigSource(source),
-            ),
+            config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::ApiConfigSource(source)),
             initial_fetch_timeout: Some(no_timeout()),
             resource_api_version: core::ApiVersion::V3 as i32,
             ..Default::default()
@@ -87,19 +75,12 @@ pub fn agent_secret(name: &str) -> tls::SdsSecretConfig {
 pub fn credential_secret(name: &str) -> tls::SdsSecretConfig {
     let mut source = ads();
     source.initial_fetch_timeout = None;
-    tls::SdsSecretConfig {
-        name: resource_name(name),
-        sds_config: Some(source),
-    }
+    tls::SdsSecretConfig { name: resource_name(name), sds_config: Some(source) }
 }
 
 /// The SDS name of a credential: `kubernetes://NAME` unless it carries a scheme already.
 pub fn resource_name(credential: &str) -> String {
-    if credential.contains("://") {
-        credential.to_owned()
-    } else {
-        format!("{KUBERNETES_SECRET}{credential}")
-    }
+    if credential.contains("://") { credential.to_owned() } else { format!("{KUBERNETES_SECRET}{credential}") }
 }
 
 fn combined(
@@ -117,24 +98,14 @@ fn combined(
 
 #[allow(deprecated)]
 fn sans(names: &[String]) -> tls::CertificateValidationContext {
-    tls::CertificateValidationContext {
-        match_subject_alt_names: exact_matchers(names),
-        ..Default::default()
-    }
+    tls::CertificateValidationContext { match_subject_alt_names: exact_matchers(names), ..Default::default() }
 }
 
 #[allow(deprecated)]
 fn trust_domain_sans(mesh: &MeshConfig) -> tls::CertificateValidationContext {
     let mut domains = vec![mesh.trust_domain.clone()];
-    domains.extend(
-        mesh.trust_domain_aliases
-            .iter()
-            .filter(|d| **d != mesh.trust_domain)
-            .cloned(),
-    );
-    let prefix = |d: &String| -> StringMatcher {
-        string_matcher(MatchPattern::Prefix(format!("spiffe://{d}/")))
-    };
+    domains.extend(mesh.trust_domain_aliases.iter().filter(|d| **d != mesh.trust_domain).cloned());
+    let prefix = |d: &String| -> StringMatcher { string_matcher(MatchPattern::Prefix(format!("spiffe://{d}/"))) };
     tls::CertificateValidationContext {
         match_subject_alt_names: domains.iter().map(prefix).collect(),
         ..Default::default()
@@ -149,21 +120,10 @@ fn downstream_socket(context: &tls::DownstreamTlsContext) -> core::TransportSock
 /// Peer exchange is offered only by proxies that have it: a client that negotiates it waits for metadata.
 pub fn inbound_mtls(mesh: &MeshConfig, peer_exchange: bool) -> core::TransportSocket {
     use tls::tls_parameters::TlsProtocol as P;
-    let alpn: &[&str] = if peer_exchange {
-        &[ALPN_PEER_EXCHANGE, "h2", "http/1.1"]
-    } else {
-        &["h2", "http/1.1"]
-    };
-    let minimum = if mesh.mesh_mtls_tls13 {
-        P::TlSv13
-    } else {
-        P::TlSv12
-    };
-    let ciphers = if mesh.mesh_mtls_cipher_suites.is_empty() {
-        alpns(&CIPHERS)
-    } else {
-        mesh.mesh_mtls_cipher_suites.clone()
-    };
+    let alpn: &[&str] = if peer_exchange { &[ALPN_PEER_EXCHANGE, "h2", "http/1.1"] } else { &["h2", "http/1.1"] };
+    let minimum = if mesh.mesh_mtls_tls13 { P::TlSv13 } else { P::TlSv12 };
+    let ciphers =
+        if mesh.mesh_mtls_cipher_suites.is_empty() { alpns(&CIPHERS) } else { mesh.mesh_mtls_cipher_suites.clone() };
     downstream_socket(&tls::DownstreamTlsContext {
         common_tls_context: Some(tls::CommonTlsContext {
             tls_params: Some(tls::TlsParameters {
@@ -221,9 +181,7 @@ const KNOWN_CIPHERS: [&str; 16] = [
 pub fn known_ciphers(written: &[String]) -> Vec<String> {
     let mut out: Vec<String> = Vec::new();
     for suite in written {
-        let known = KNOWN_CIPHERS.contains(&suite.as_str())
-            || suite == "AES256-SHA"
-            || suite == "DES-CBC3-SHA";
+        let known = KNOWN_CIPHERS.contains(&suite.as_str()) || suite == "AES256-SHA" || suite == "DES-CBC3-SHA";
         if known && !out.contains(suite) {
             out.push(suite.clone());
         }
@@ -236,17 +194,10 @@ pub fn known_ciphers(written: &[String]) -> Vec<String> {
 /// `tcp` selects the ALPN list of opaque servers. Certificates come from the control plane for credential names,
 /// from the agent for files, and are the workload's own for `ISTIO_MUTUAL`.
 #[allow(deprecated)]
-pub fn server_context(
-    settings: &ServerTls,
-    mesh: &MeshConfig,
-    tcp: bool,
-) -> Option<tls::DownstreamTlsContext> {
+pub fn server_context(settings: &ServerTls, mesh: &MeshConfig, tcp: bool) -> Option<tls::DownstreamTlsContext> {
     use tls::tls_parameters::TlsProtocol as P;
     let mode = settings.mode;
-    if matches!(
-        mode,
-        ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough
-    ) {
+    if matches!(mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) {
         return None;
     }
     let alpn: &[&str] = match (tcp, mode) {
@@ -254,10 +205,7 @@ pub fn server_context(
         (true, _) => &[],
         (false, _) => &["h2", "http/1.1"],
     };
-    let mut common = tls::CommonTlsContext {
-        alpn_protocols: alpns(alpn),
-        ..Default::default()
-    };
+    let mut common = tls::CommonTlsContext { alpn_protocols: alpns(alpn), ..Default::default() };
     let verify = tls::CertificateValidationContext {
         match_subject_alt_names: exact_matchers(&settings.subject_alt_names),
         verify_certificate_hash: settings.verify_certificate_hash.clone(),
@@ -271,8 +219,7 @@ pub fn server_context(
         name => vec![name.to_owned()],
     };
     if !credentials.is_empty() {
-        common.tls_certificate_sds_secret_configs =
-            credentials.iter().map(|c| credential_secret(c)).collect();
+        common.tls_certificate_sds_secret_configs = credentials.iter().map(|c| credential_secret(c)).collect();
         if wants_client {
             let ca = match settings.ca_cert_credential_name.as_str() {
                 "" => format!("{}{CA_SUFFIX}", credentials[0]),
@@ -284,31 +231,17 @@ pub fn server_context(
                 Some(tls::common_tls_context::ValidationContextType::ValidationContext(verify));
         }
     } else if mode == ServerTlsMode::IstioMutual {
-        common.tls_certificate_sds_secret_configs =
-            vec![agent_secret(names::well_known::SDS_DEFAULT)];
-        let defaults = if settings.subject_alt_names.is_empty() {
-            trust_domain_sans(mesh)
-        } else {
-            verify
-        };
-        common.validation_context_type = Some(combined(
-            defaults,
-            agent_secret(names::well_known::SDS_ROOTCA),
-        ));
+        common.tls_certificate_sds_secret_configs = vec![agent_secret(names::well_known::SDS_DEFAULT)];
+        let defaults = if settings.subject_alt_names.is_empty() { trust_domain_sans(mesh) } else { verify };
+        common.validation_context_type = Some(combined(defaults, agent_secret(names::well_known::SDS_ROOTCA)));
     } else {
         let pairs: Vec<(&str, &str)> = if settings.tls_certificates.is_empty() {
             vec![(&settings.server_certificate, &settings.private_key)]
         } else {
-            settings
-                .tls_certificates
-                .iter()
-                .map(|c| (c.server_certificate.as_str(), c.private_key.as_str()))
-                .collect()
+            settings.tls_certificates.iter().map(|c| (c.server_certificate.as_str(), c.private_key.as_str())).collect()
         };
-        common.tls_certificate_sds_secret_configs = pairs
-            .iter()
-            .map(|(cert, key)| agent_secret(&format!("file-cert:{cert}~{key}")))
-            .collect();
+        common.tls_certificate_sds_secret_configs =
+            pairs.iter().map(|(cert, key)| agent_secret(&format!("file-cert:{cert}~{key}"))).collect();
         if wants_client && !settings.ca_certificates.is_empty() {
             let ca = agent_secret(&format!("file-root:{}", settings.ca_certificates));
             common.validation_context_type = Some(combined(verify, ca));
@@ -324,38 +257,18 @@ pub fn server_context(
             &mut common.validation_context_type
             && settings.insecure_skip_verify.unwrap_or(false)
         {
-            c.default_validation_context
-                .get_or_insert_default()
-                .trust_chain_verification = TrustChainVerification::AcceptUntrusted as i32;
+            c.default_validation_context.get_or_insert_default().trust_chain_verification =
+                TrustChainVerification::AcceptUntrusted as i32;
         }
     }
     let ciphers = known_ciphers(&settings.cipher_suites);
-    let (minimum, maximum) = (
-        protocol(settings.min_protocol_version),
-        protocol(settings.max_protocol_version),
-    );
-    let minimum = if minimum == P::TlsAuto && mesh.tls_default_tls13 {
-        P::TlSv13
-    } else {
-        minimum
-    };
-    let curves = if settings.ecdh_curves.is_empty() {
-        &mesh.tls_default_ecdh_curves
-    } else {
-        &settings.ecdh_curves
-    };
+    let (minimum, maximum) = (protocol(settings.min_protocol_version), protocol(settings.max_protocol_version));
+    let minimum = if minimum == P::TlsAuto && mesh.tls_default_tls13 { P::TlSv13 } else { minimum };
+    let curves = if settings.ecdh_curves.is_empty() { &mesh.tls_default_ecdh_curves } else { &settings.ecdh_curves };
     let params = tls::TlsParameters {
-        tls_minimum_protocol_version: if minimum == P::TlsAuto {
-            P::TlSv12
-        } else {
-            minimum
-        } as i32,
+        tls_minimum_protocol_version: if minimum == P::TlsAuto { P::TlSv12 } else { minimum } as i32,
         tls_maximum_protocol_version: maximum as i32,
-        cipher_suites: if ciphers.is_empty() {
-            mesh.tls_default_cipher_suites.clone()
-        } else {
-            ciphers
-        },
+        cipher_suites: if ciphers.is_empty() { mesh.tls_default_cipher_suites.clone() } else { ciphers },
         ecdh_curves: curves.clone(),
         ..Default::default()
     };
@@ -368,19 +281,12 @@ pub fn server_context(
 }
 
 /// The transport socket of [`server_context`].
-pub fn server_socket(
-    settings: &ServerTls,
-    mesh: &MeshConfig,
-    tcp: bool,
-) -> Option<core::TransportSocket> {
+pub fn server_socket(settings: &ServerTls, mesh: &MeshConfig, tcp: bool) -> Option<core::TransportSocket> {
     server_context(settings, mesh, tcp).map(|c| downstream_socket(&c))
 }
 
 fn file(path: &str) -> core::DataSource {
-    core::DataSource {
-        specifier: Some(core::data_source::Specifier::Filename(path.to_owned())),
-        ..Default::default()
-    }
+    core::DataSource { specifier: Some(core::data_source::Specifier::Filename(path.to_owned())), ..Default::default() }
 }
 
 fn client_params() -> tls::TlsParameters {
@@ -393,12 +299,7 @@ fn client_params() -> tls::TlsParameters {
 }
 
 /// The client side of mesh mTLS: own certificate, peers with these identities, this SNI.
-pub fn outbound_mtls(
-    identities: &[String],
-    sni: &str,
-    http2: bool,
-    peer_exchange: bool,
-) -> tls::UpstreamTlsContext {
+pub fn outbound_mtls(identities: &[String], sni: &str, http2: bool, peer_exchange: bool) -> tls::UpstreamTlsContext {
     let mut alpn = Vec::new();
     if peer_exchange {
         alpn.push(ALPN_PEER_EXCHANGE);
@@ -411,10 +312,7 @@ pub fn outbound_mtls(
         common_tls_context: Some(tls::CommonTlsContext {
             tls_params: Some(client_params()),
             tls_certificate_sds_secret_configs: vec![agent_secret(names::well_known::SDS_DEFAULT)],
-            validation_context_type: Some(combined(
-                sans(identities),
-                agent_secret(names::well_known::SDS_ROOTCA),
-            )),
+            validation_context_type: Some(combined(sans(identities), agent_secret(names::well_known::SDS_ROOTCA))),
             alpn_protocols: alpns(&alpn),
             ..Default::default()
         }),
@@ -440,20 +338,10 @@ pub struct UpstreamFacts<'a> {
 
 /// TLS origination as a destination rule asks for. `None`: the rule cannot be served to this proxy (a credential a
 /// sidecar must not ask for, or `MUTUAL` without files).
-pub fn originate(
-    settings: &ClientTls,
-    facts: UpstreamFacts<'_>,
-) -> Option<tls::UpstreamTlsContext> {
+pub fn originate(settings: &ClientTls, facts: UpstreamFacts<'_>) -> Option<tls::UpstreamTlsContext> {
     let mutual = settings.mode == TlsMode::Mutual;
-    let mut common = tls::CommonTlsContext {
-        tls_params: Some(client_params()),
-        ..Default::default()
-    };
-    let names = if settings.subject_alt_names.is_empty() {
-        facts.service_sans
-    } else {
-        &settings.subject_alt_names
-    };
+    let mut common = tls::CommonTlsContext { tls_params: Some(client_params()), ..Default::default() };
+    let names = if settings.subject_alt_names.is_empty() { facts.service_sans } else { &settings.subject_alt_names };
     let skip_verify = settings.insecure_skip_verify.unwrap_or(false);
     let mut validation = sans(names);
     if !settings.ca_crl.is_empty() {
@@ -469,11 +357,7 @@ pub fn originate(
             common.tls_certificate_sds_secret_configs = vec![credential_secret(name)];
         }
         let ca = format!("{name}{CA_SUFFIX}");
-        let ca = if name.starts_with(KUBERNETES_CONFIGMAP) {
-            name.clone()
-        } else {
-            ca
-        };
+        let ca = if name.starts_with(KUBERNETES_CONFIGMAP) { name.clone() } else { ca };
         common.validation_context_type = Some(if skip_verify {
             tls::common_tls_context::ValidationContextType::ValidationContext(Default::default())
         } else {
@@ -484,17 +368,10 @@ pub fn originate(
             if settings.client_certificate.is_empty() || settings.private_key.is_empty() {
                 return None;
             }
-            let name = format!(
-                "file-cert:{}~{}",
-                settings.client_certificate, settings.private_key
-            );
+            let name = format!("file-cert:{}~{}", settings.client_certificate, settings.private_key);
             common.tls_certificate_sds_secret_configs = vec![agent_secret(&name)];
         }
-        let ca = if settings.ca_certificates.is_empty() {
-            "system"
-        } else {
-            &settings.ca_certificates
-        };
+        let ca = if settings.ca_certificates.is_empty() { "system" } else { &settings.ca_certificates };
         common.validation_context_type = Some(if skip_verify {
             tls::common_tls_context::ValidationContextType::ValidationContext(Default::default())
         } else {
@@ -507,11 +384,7 @@ pub fn originate(
     if facts.http2 {
         common.alpn_protocols = alpns(&["h2"]);
     }
-    Some(tls::UpstreamTlsContext {
-        common_tls_context: Some(common),
-        sni: settings.sni.clone(),
-        ..Default::default()
-    })
+    Some(tls::UpstreamTlsContext { common_tls_context: Some(common), sni: settings.sni.clone(), ..Default::default() })
 }
 
 /// The transport socket of an upstream context.

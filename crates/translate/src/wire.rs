@@ -37,31 +37,20 @@ pub fn api_duration(d: api::Duration) -> prost_types::Duration {
 
 /// Zero, Envoy's word for "no timeout" in most places.
 pub const fn no_timeout() -> prost_types::Duration {
-    prost_types::Duration {
-        seconds: 0,
-        nanos: 0,
-    }
+    prost_types::Duration { seconds: 0, nanos: 0 }
 }
 
 /// `host:port` or, for a path, a pipe.
 pub fn address(host: &str, port: u32) -> core::Address {
-    let inner = match host
-        .strip_prefix("unix://")
-        .or_else(|| host.starts_with(['/', '@']).then_some(host))
-    {
-        Some(path) => core::address::Address::Pipe(core::Pipe {
-            path: path.to_owned(),
-            ..Default::default()
-        }),
+    let inner = match host.strip_prefix("unix://").or_else(|| host.starts_with(['/', '@']).then_some(host)) {
+        Some(path) => core::address::Address::Pipe(core::Pipe { path: path.to_owned(), ..Default::default() }),
         None => core::address::Address::SocketAddress(core::SocketAddress {
             address: host.to_owned(),
             port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port)),
             ..Default::default()
         }),
     };
-    core::Address {
-        address: Some(inner),
-    }
+    core::Address { address: Some(inner) }
 }
 
 /// An address or CIDR as a range; `None` when it is neither.
@@ -74,10 +63,7 @@ pub fn cidr(text: &str) -> Option<core::CidrRange> {
         }
     };
     let max = if address.is_ipv4() { 32 } else { 128 };
-    (len <= max).then(|| core::CidrRange {
-        address_prefix: address.to_string(),
-        prefix_len: Some(len),
-    })
+    (len <= max).then(|| core::CidrRange { address_prefix: address.to_string(), prefix_len: Some(len) })
 }
 
 /// A transport socket holding `config`.
@@ -91,18 +77,12 @@ pub fn transport_socket(name: &str, config: Any) -> core::TransportSocket {
 /// The plain-text transport socket.
 pub fn raw_buffer() -> core::TransportSocket {
     use protos::envoy::extensions::transport_sockets::raw_buffer::v3::RawBuffer;
-    transport_socket(
-        "envoy.transport_sockets.raw_buffer",
-        any(&RawBuffer::default()),
-    )
+    transport_socket("envoy.transport_sockets.raw_buffer", any(&RawBuffer::default()))
 }
 
 /// A network filter.
 pub fn network_filter(name: &str, config: Any) -> listener::Filter {
-    listener::Filter {
-        name: name.to_owned(),
-        config_type: Some(listener::filter::ConfigType::TypedConfig(config)),
-    }
+    listener::Filter { name: name.to_owned(), config_type: Some(listener::filter::ConfigType::TypedConfig(config)) }
 }
 
 /// A listener filter.
@@ -126,9 +106,7 @@ pub fn http_filter(name: &str, config: Any) -> hcm::HttpFilter {
 /// Configuration over the aggregated stream.
 pub fn ads() -> core::ConfigSource {
     core::ConfigSource {
-        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
-            Default::default(),
-        )),
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(Default::default())),
         initial_fetch_timeout: Some(no_timeout()),
         resource_api_version: core::ApiVersion::V3 as i32,
         ..Default::default()
@@ -137,26 +115,17 @@ pub fn ads() -> core::ConfigSource {
 
 /// An RE2 pattern.
 pub fn regex(pattern: impl Into<String>) -> matcher::RegexMatcher {
-    matcher::RegexMatcher {
-        regex: pattern.into(),
-        ..Default::default()
-    }
+    matcher::RegexMatcher { regex: pattern.into(), ..Default::default() }
 }
 
 /// A string matcher.
 pub fn string_matcher(pattern: matcher::string_matcher::MatchPattern) -> matcher::StringMatcher {
-    matcher::StringMatcher {
-        match_pattern: Some(pattern),
-        ignore_case: false,
-    }
+    matcher::StringMatcher { match_pattern: Some(pattern), ignore_case: false }
 }
 
 /// Exact matchers for all of these.
 pub fn exact_matchers(texts: &[String]) -> Vec<matcher::StringMatcher> {
-    texts
-        .iter()
-        .map(|t| string_matcher(matcher::string_matcher::MatchPattern::Exact(t.clone())))
-        .collect()
+    texts.iter().map(|t| string_matcher(matcher::string_matcher::MatchPattern::Exact(t.clone()))).collect()
 }
 
 /// The API's string match; `None` for mere presence (also the historical regex `*`).
@@ -173,10 +142,7 @@ pub fn api_string_match(m: &api::StringMatch) -> Option<matcher::StringMatcher> 
 
 /// A whole-number percentage.
 pub fn percent(value: u32) -> typ::FractionalPercent {
-    typ::FractionalPercent {
-        numerator: value,
-        denominator: typ::fractional_percent::DenominatorType::Hundred as i32,
-    }
+    typ::FractionalPercent { numerator: value, denominator: typ::fractional_percent::DenominatorType::Hundred as i32 }
 }
 
 /// A fractional percentage, in millionths as Istio writes it.
@@ -189,80 +155,54 @@ pub fn percent_f64(value: f64) -> typ::FractionalPercent {
 
 /// A percentage without runtime key.
 pub fn runtime_percent(value: typ::FractionalPercent) -> core::RuntimeFractionalPercent {
-    core::RuntimeFractionalPercent {
-        default_value: Some(value),
-        runtime_key: String::new(),
-    }
+    core::RuntimeFractionalPercent { default_value: Some(value), runtime_key: String::new() }
 }
 
 /// A string value.
 pub fn text_value(text: impl Into<String>) -> Value {
-    Value {
-        kind: Some(Kind::StringValue(text.into())),
-    }
+    Value { kind: Some(Kind::StringValue(text.into())) }
 }
 
 /// A boolean value.
 pub fn bool_value(b: bool) -> Value {
-    Value {
-        kind: Some(Kind::BoolValue(b)),
-    }
+    Value { kind: Some(Kind::BoolValue(b)) }
 }
 
 /// A number value.
 pub fn number_value(n: f64) -> Value {
-    Value {
-        kind: Some(Kind::NumberValue(n)),
-    }
+    Value { kind: Some(Kind::NumberValue(n)) }
 }
 
 /// A list value.
 pub fn list_value(values: Vec<Value>) -> Value {
-    Value {
-        kind: Some(Kind::ListValue(prost_types::ListValue { values })),
-    }
+    Value { kind: Some(Kind::ListValue(prost_types::ListValue { values })) }
 }
 
 /// An object value.
 pub fn object_value<const N: usize>(fields: [(&str, Value); N]) -> Value {
-    Value {
-        kind: Some(Kind::StructValue(object(fields))),
-    }
+    Value { kind: Some(Kind::StructValue(object(fields))) }
 }
 
 /// A `Struct`.
 pub fn object<const N: usize>(fields: [(&str, Value); N]) -> Struct {
-    Struct {
-        fields: fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
-    }
+    Struct { fields: fields.into_iter().map(|(k, v)| (k.to_owned(), v)).collect() }
 }
 
 /// Metadata under the `istio` namespace, created on first use.
 pub fn istio_metadata(metadata: &mut Option<core::Metadata>) -> &mut BTreeMap<String, Value> {
     let metadata = metadata.get_or_insert_default();
-    &mut metadata
-        .filter_metadata
-        .entry("istio".to_owned())
-        .or_default()
-        .fields
+    &mut metadata.filter_metadata.entry("istio".to_owned()).or_default().fields
 }
 
 /// `filter_metadata.istio.config`: the path of the resource that caused this part of the configuration.
 pub fn config_path(kind: &names::Kind, namespace: &str, name: &str) -> String {
-    format!(
-        "/apis/{}/namespaces/{namespace}/{}/{name}",
-        kind.api_version(),
-        kebab(kind.name())
-    )
+    format!("/apis/{}/namespaces/{namespace}/{}/{name}", kind.api_version(), kebab(kind.name()))
 }
 
 /// Metadata that names the source resource.
 pub fn config_metadata(kind: &names::Kind, namespace: &str, name: &str) -> Option<core::Metadata> {
     let mut metadata = None;
-    istio_metadata(&mut metadata).insert(
-        "config".to_owned(),
-        text_value(config_path(kind, namespace, name)),
-    );
+    istio_metadata(&mut metadata).insert("config".to_owned(), text_value(config_path(kind, namespace, name)));
     metadata
 }
 
@@ -285,11 +225,7 @@ pub fn host_port(host: &str, port: u32) -> String {
 
 /// IPv6 addresses in brackets, everything else as it is.
 pub fn bracketed(host: &str) -> String {
-    if host.contains(':') && !host.starts_with('[') {
-        format!("[{host}]")
-    } else {
-        host.to_owned()
-    }
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_owned() }
 }
 
 /// A stat prefix that ends in `;`, so that Istio's tag extraction finds its end.

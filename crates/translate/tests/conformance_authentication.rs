@@ -61,8 +61,7 @@ fn resource(kind: &str, n: usize, config: &Value) -> Result<api::Resource, Strin
         Some(t) if !t.is_empty() => t.replace(' ', "-"),
         _ => default.to_owned(),
     };
-    let mut metadata =
-        json!({"name": text("Name", &format!("c{n}")), "namespace": text("Namespace", "my-ns")});
+    let mut metadata = json!({"name": text("Name", &format!("c{n}")), "namespace": text("Namespace", "my-ns")});
     if meta["CreationTimestamp"]["$call"].is_string() {
         let second = 5 + meta["CreationTimestamp"]["args"][0].as_i64().unwrap_or(0);
         metadata["creationTimestamp"] = json!(format!("2026-01-01T00:00:0{second}Z"));
@@ -74,25 +73,12 @@ fn resource(kind: &str, n: usize, config: &Value) -> Result<api::Resource, Strin
 fn inputs(mesh: &Value, resources: Vec<api::Resource>) -> Inputs {
     let mut store = Store::new(MeshConfig::from_json(mesh));
     store.apply(resources.into_iter().map(Change::Apply));
-    let proxy = Proxy::new(
-        NodeType::Sidecar,
-        "1.1.1.1",
-        "my-ns",
-        common::labels(&[("app", "foo")]),
-    );
-    Inputs::new(Arc::new(ProxyView::new(
-        &store.snapshot(),
-        &Arc::new(proxy),
-    )))
+    let proxy = Proxy::new(NodeType::Sidecar, "1.1.1.1", "my-ns", common::labels(&[("app", "foo")]));
+    Inputs::new(Arc::new(ProxyView::new(&store.snapshot(), &Arc::new(proxy))))
 }
 
 fn configs(kind: &str, list: &Value) -> Result<Vec<api::Resource>, String> {
-    list.as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
-        .map(|(n, c)| resource(kind, n, c))
-        .collect()
+    list.as_array().into_iter().flatten().enumerate().map(|(n, c)| resource(kind, n, c)).collect()
 }
 
 fn mode(v: &Value) -> MtlsMode {
@@ -104,37 +90,20 @@ fn mode(v: &Value) -> MtlsMode {
 }
 
 fn peer_authentication(v: &Value) -> Result<(), String> {
-    let inputs = inputs(
-        &json!({"rootNamespace": "root-namespace"}),
-        configs("PeerAuthentication", &v["configs"])?,
-    );
+    let inputs = inputs(&json!({"rootNamespace": "root-namespace"}), configs("PeerAuthentication", &v["configs"])?);
     let got = &inputs.view.peer_authentication;
     let want = &v["want"];
-    let ports: BTreeMap<u16, MtlsMode> = want["PerPort"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(p, m)| (p.parse().expect("a port"), mode(m)))
-        .collect();
-    (got.mode == mode(&want["Mode"]) && got.per_port == ports)
-        .then_some(())
-        .ok_or(format!("{got:?}"))
+    let ports: BTreeMap<u16, MtlsMode> =
+        want["PerPort"].as_object().into_iter().flatten().map(|(p, m)| (p.parse().expect("a port"), mode(m))).collect();
+    (got.mode == mode(&want["Mode"]) && got.per_port == ports).then_some(()).ok_or(format!("{got:?}"))
 }
 
 /// The mode that a port gets; its TLS contexts are the filter chains' business (see the simulation).
 fn inbound_settings(v: &Value) -> Result<(), String> {
-    let inputs = inputs(
-        &json!({}),
-        configs("PeerAuthentication", &v["peerPolicies"])?,
-    );
+    let inputs = inputs(&json!({}), configs("PeerAuthentication", &v["peerPolicies"])?);
     let port = v["expected"]["Port"].as_u64().unwrap_or(8080);
-    let got = inputs
-        .view
-        .peer_authentication
-        .for_port(u16::try_from(port).expect("a port"));
-    (got == mode(&v["expected"]["Mode"]))
-        .then_some(())
-        .ok_or(format!("{got:?}"))
+    let got = inputs.view.peer_authentication.for_port(u16::try_from(port).expect("a port"));
+    (got == mode(&v["expected"]["Mode"])).then_some(()).ok_or(format!("{got:?}"))
 }
 
 fn tokens(v: &Value, whole_policies: bool) -> Result<(), String> {
@@ -142,21 +111,12 @@ fn tokens(v: &Value, whole_policies: bool) -> Result<(), String> {
     use protos::prost::Message as _;
     let rules: Vec<Value> = if whole_policies {
         let specs = v["in"].as_array().into_iter().flatten();
-        specs
-            .flat_map(|c| {
-                plain(&c["Spec"])["jwtRules"]
-                    .as_array()
-                    .cloned()
-                    .unwrap_or_default()
-            })
-            .collect()
+        specs.flat_map(|c| plain(&c["Spec"])["jwtRules"].as_array().cloned().unwrap_or_default()).collect()
     } else {
         plain(&v["in"]).as_array().cloned().unwrap_or_default()
     };
-    let rules: Vec<api::security::JwtRule> = rules
-        .iter()
-        .map(|r| api::from_value(r).map_err(|e| format!("{e:?}")))
-        .collect::<Result<_, _>>()?;
+    let rules: Vec<api::security::JwtRule> =
+        rules.iter().map(|r| api::from_value(r).map_err(|e| format!("{e:?}"))).collect::<Result<_, _>>()?;
     let mut want = plain(&v["expected"]);
     if whole_policies && !want.is_null() {
         want = want["typedConfig"].take();
@@ -165,32 +125,20 @@ fn tokens(v: &Value, whole_policies: bool) -> Result<(), String> {
         "spec": {"clusterIP": "10.0.0.9", "ports": [{"name": "http", "port": 7443}]}});
     let service = api::Resource::from_value(service, None, "mesh").map_err(|e| e.to_string())?;
     let mut inputs = inputs(&json!({}), vec![service]);
-    let keys = want["providers"]
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter_map(|(_, p)| {
-            Some((
-                p["issuer"].as_str()?.to_owned(),
-                p["localJwks"]["inlineString"].as_str()?.to_owned(),
-            ))
-        });
+    let keys = want["providers"].as_object().into_iter().flatten().filter_map(|(_, p)| {
+        Some((p["issuer"].as_str()?.to_owned(), p["localJwks"]["inlineString"].as_str()?.to_owned()))
+    });
     inputs.jwks = Arc::new(keys.collect());
     let got = translate::jwt::config(&inputs, &rules.iter().collect::<Vec<_>>());
     let want = match want {
         Value::Null => None,
         want => {
-            let bytes = protos::json::from_json(
-                "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
-                &want,
-            )
-            .map_err(|e| format!("{e:?}"))?;
+            let bytes = protos::json::from_json("envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication", &want)
+                .map_err(|e| format!("{e:?}"))?;
             Some(jwt::JwtAuthentication::decode(&*bytes).map_err(|e| e.to_string())?)
         }
     };
-    (got == want)
-        .then_some(())
-        .ok_or(format!("{got:#?}\nwanted {want:#?}"))
+    (got == want).then_some(()).ok_or(format!("{got:#?}\nwanted {want:#?}"))
 }
 
 fn trust_domains(v: &Value) -> Result<(), String> {
@@ -200,17 +148,13 @@ fn trust_domains(v: &Value) -> Result<(), String> {
     );
     let list = |v: &Value| serde_json::from_value::<Vec<String>>(v.clone()).unwrap_or_default();
     let got = translate::authz::trust_domain::Bundle::new(&mesh).expand(&list(&v["principals"]));
-    (got == list(&v["expect"]))
-        .then_some(())
-        .ok_or(format!("{got:?}"))
+    (got == list(&v["expect"])).then_some(()).ok_or(format!("{got:?}"))
 }
 
 fn claims(v: &Value) -> Result<(), String> {
     let list = |v: &Value| serde_json::from_value::<Vec<String>>(v.clone()).unwrap_or_default();
     let got = translate::jwt::space_delimited_claims(&list(&v["input"]));
-    (got == list(&v["expected"]))
-        .then_some(())
-        .ok_or(format!("{got:?}"))
+    (got == list(&v["expected"])).then_some(()).ok_or(format!("{got:?}"))
 }
 
 #[test]
@@ -219,8 +163,7 @@ fn authentication() {
         println!("authentication: not run, no conformance data (PROA_CONFORMANCE)");
         return;
     };
-    let tables: Vec<Value> =
-        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let tables: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let mut report = Report::default();
     for table in &tables {
         let func = table["func"].as_str().unwrap_or_default();
@@ -244,14 +187,8 @@ fn authentication() {
                 Ok(()) if v["expected"].to_string().contains(PLACEHOLDER) => report.allowed += 1,
                 Ok(()) => report.passed += 1,
                 // The original fetches keys in one of three ways by environment variable; ours always as `Hybrid`.
-                Err(_)
-                    if ["jwt.Istiod", "jwt.Envoy"]
-                        .contains(&v["jwksFetchMode"]["$ref"].as_str().unwrap_or("")) =>
-                {
-                    *report
-                        .not_served
-                        .entry(format!("{func}/{name}"))
-                        .or_default() += 1;
+                Err(_) if ["jwt.Istiod", "jwt.Envoy"].contains(&v["jwksFetchMode"]["$ref"].as_str().unwrap_or("")) => {
+                    *report.not_served.entry(format!("{func}/{name}")).or_default() += 1;
                 }
                 Err(e) => report.failed.push(format!("{func}/{name}: {e}")),
             }

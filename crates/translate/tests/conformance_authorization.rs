@@ -16,20 +16,14 @@ const ALLOWED: [(&str, &str); 0] = [];
 
 fn yaml(text: &str) -> Vec<Value> {
     use serde::Deserialize as _;
-    serde_norway::Deserializer::from_str(text)
-        .map(|d| Value::deserialize(d).expect("YAML"))
-        .collect()
+    serde_norway::Deserializer::from_str(text).map(|d| Value::deserialize(d).expect("YAML")).collect()
 }
 
 /// `{name, typedConfig}` as the message it describes, so that field order and spelling do not matter.
 fn canonical(name: &str, mut config: Value) -> Result<(String, Vec<u8>), String> {
     let object = config.as_object_mut().ok_or("no typedConfig")?;
-    let url = object
-        .remove("@type")
-        .and_then(|t| t.as_str().map(str::to_owned))
-        .ok_or("no @type")?;
-    let bytes =
-        protos::json::from_json(protos::type_name(&url), &config).map_err(|e| format!("{e:?}"))?;
+    let url = object.remove("@type").and_then(|t| t.as_str().map(str::to_owned)).ok_or("no @type")?;
+    let bytes = protos::json::from_json(protos::type_name(&url), &config).map_err(|e| format!("{e:?}"))?;
     Ok((name.to_owned(), normal(&url, &bytes)))
 }
 
@@ -42,27 +36,18 @@ fn normal(url: &str, bytes: &[u8]) -> Vec<u8> {
     }
     match protos::type_name(url) {
         "envoy.extensions.filters.http.rbac.v3.RBAC" => again::<f::http::rbac::v3::Rbac>(bytes),
-        "envoy.extensions.filters.network.rbac.v3.RBAC" => {
-            again::<f::network::rbac::v3::Rbac>(bytes)
-        }
-        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => {
-            again::<f::http::ext_authz::v3::ExtAuthz>(bytes)
-        }
-        "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz" => {
-            again::<f::network::ext_authz::v3::ExtAuthz>(bytes)
-        }
+        "envoy.extensions.filters.network.rbac.v3.RBAC" => again::<f::network::rbac::v3::Rbac>(bytes),
+        "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz" => again::<f::http::ext_authz::v3::ExtAuthz>(bytes),
+        "envoy.extensions.filters.network.ext_authz.v3.ExtAuthz" => again::<f::network::ext_authz::v3::ExtAuthz>(bytes),
         other => panic!("unexpected {other}"),
     }
 }
 
 fn plain(v: &Value) -> Value {
     match v {
-        Value::Object(o) => Value::Object(
-            o.iter()
-                .filter(|(k, _)| *k != "$t")
-                .map(|(k, v)| (k.clone(), plain(v)))
-                .collect(),
-        ),
+        Value::Object(o) => {
+            Value::Object(o.iter().filter(|(k, _)| *k != "$t").map(|(k, v)| (k.clone(), plain(v))).collect())
+        }
         Value::Array(a) => a.iter().map(plain).collect(),
         other => other.clone(),
     }
@@ -76,11 +61,7 @@ fn inputs(case: &Value, policies: &str) -> Inputs {
     let mut store = Store::new(MeshConfig::from_json(&mesh));
     let service = "apiVersion: v1\nkind: Service\nmetadata: {name: my-custom-ext-authz, namespace: foo}\n\
                    spec: {clusterIP: 10.0.0.1, ports: [{name: grpc, port: 9000}]}";
-    let all = [
-        common::resources(service, "foo"),
-        common::resources(policies, "foo"),
-    ]
-    .concat();
+    let all = [common::resources(service, "foo"), common::resources(policies, "foo")].concat();
     store.apply(all.into_iter().map(Change::Apply));
     let labels = common::labels(&[("app", "httpbin"), ("version", "v1")]);
     let proxy = Arc::new(Proxy::new(NodeType::Sidecar, "10.0.0.2", "foo", labels));
@@ -89,8 +70,7 @@ fn inputs(case: &Value, policies: &str) -> Inputs {
 
 fn run(case: &Value, dir: &std::path::Path, tcp: bool) -> Result<(), String> {
     let text = |name: &str| std::fs::read_to_string(dir.join(name));
-    let input =
-        text(case["input"].as_str().ok_or("no input")?).map_err(|e| format!("input: {e}"))?;
+    let input = text(case["input"].as_str().ok_or("no input")?).map_err(|e| format!("input: {e}"))?;
     let inputs = inputs(case, &input);
     let got: Vec<(String, Vec<u8>)> = if tcp {
         use protos::envoy::config::listener::v3::filter::ConfigType;
@@ -113,10 +93,7 @@ fn run(case: &Value, dir: &std::path::Path, tcp: bool) -> Result<(), String> {
             })
             .collect()
     };
-    let want = case["want"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let want = case["want"].as_array().map(Vec::as_slice).unwrap_or_default();
     if got.len() != want.len() {
         return Err(format!("{} filters, {} wanted", got.len(), want.len()));
     }
@@ -126,10 +103,7 @@ fn run(case: &Value, dir: &std::path::Path, tcp: bool) -> Result<(), String> {
             continue;
         };
         let doc = yaml(&text).remove(0);
-        let want = canonical(
-            doc["name"].as_str().unwrap_or_default(),
-            doc["typedConfig"].clone(),
-        )?;
+        let want = canonical(doc["name"].as_str().unwrap_or_default(), doc["typedConfig"].clone())?;
         if *got != want {
             return Err(format!("filter {i} ({}) differs", got.0));
         }
@@ -144,19 +118,14 @@ fn tables() {
         return;
     };
     let root = path.parent().unwrap();
-    let tables: Vec<Value> =
-        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let tables: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let (mut passed, mut failed, mut allowed) = (0, Vec::new(), 0);
     for table in &tables {
         let tcp = table["func"].as_str().unwrap_or_default().contains("TCP");
         let dir = root.join(if tcp { "tcp" } else { "http" });
         for case in table["cases"].as_array().unwrap() {
             let v = &case["v"];
-            let name = format!(
-                "{}/{}",
-                if tcp { "tcp" } else { "http" },
-                v["name"].as_str().unwrap_or_default()
-            );
+            let name = format!("{}/{}", if tcp { "tcp" } else { "http" }, v["name"].as_str().unwrap_or_default());
             match run(v, &dir, tcp) {
                 Ok(()) => passed += 1,
                 Err(_) if ALLOWED.iter().any(|(n, _)| *n == name) => allowed += 1,

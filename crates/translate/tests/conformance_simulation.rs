@@ -9,9 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use common::conformance;
 use model::{Change, MeshConfig, Proxy, Store};
 use names::NodeType;
-use proxy_config::listener::{
-    DownstreamTransport, Listener, ListenerFilterKind, NetworkFilterKind,
-};
+use proxy_config::listener::{DownstreamTransport, Listener, ListenerFilterKind, NetworkFilterKind};
 use proxy_config::route::{ClusterSpecifier, RouteAction, RouteTable};
 use proxy_config::tls::CertificateSource;
 use proxy_core::filter_chain::ConnFacts;
@@ -103,11 +101,7 @@ fn call(name: &str, args: &[Arg]) -> Option<String> {
             .collect::<String>()
     };
     let or = |s: &str, d: &str| {
-        if s.is_empty() {
-            d.to_owned()
-        } else {
-            s.to_owned()
-        }
+        if s.is_empty() { d.to_owned() } else { s.to_owned() }
     };
     const HEAD: &str = "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata:\n";
     Some(match name {
@@ -124,9 +118,7 @@ fn call(name: &str, args: &[Arg]) -> Option<String> {
             servers(2)
         ),
         "tmpl.MustEvaluate" => match args.get(1)? {
-            Arg::List(list) => {
-                text(0)?.replace("{{ . |toJson }}", &serde_json::to_string(list).ok()?)
-            }
+            Arg::List(list) => text(0)?.replace("{{ . |toJson }}", &serde_json::to_string(list).ok()?),
             Arg::Text(_) => return None,
         },
         "peerAuthConfig" => format!(
@@ -134,11 +126,8 @@ fn call(name: &str, args: &[Arg]) -> Option<String> {
             text(0)?
         ),
         "sidecarSimple" | "sidecarMutual" => {
-            let (mode, ca) = if name == "sidecarSimple" {
-                ("SIMPLE", "")
-            } else {
-                ("MUTUAL", "caCertificates: ca.pem, ")
-            };
+            let (mode, ca) =
+                if name == "sidecarSimple" { ("SIMPLE", "") } else { ("MUTUAL", "caCertificates: ca.pem, ") };
             format!(
                 "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: sidecar, labels: {{app: foo}}}}\nspec: {{ingress: [{{defaultEndpoint: \"0.0.0.0:9080\", port: {{name: tls, number: 9080, protocol: {}}}, tls: {{mode: {mode}, privateKey: httpbinkey.pem, serverCertificate: httpbin.pem, {ca}}}}}], workloadSelector: {{labels: {{app: foo}}}}}}\n---\n",
                 text(0)?
@@ -151,26 +140,14 @@ fn call(name: &str, args: &[Arg]) -> Option<String> {
 /// The few template constructs of the tables, over the fields of their argument.
 fn template(text: &str, input: &Value) -> Option<String> {
     let mut out = text.to_owned();
-    for (i, a) in input["Addresses"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
+    for (i, a) in input["Addresses"].as_array().into_iter().flatten().enumerate() {
         out = out.replace(&format!("{{{{index .Addresses {i}}}}}"), a.as_str()?);
     }
-    out = out.replace(
-        "{{.Protocol}}",
-        input["Protocol"].as_str().unwrap_or_default(),
-    );
-    if let (Some(start), Some(end)) = (out.find("{{ if .VirtualService }}"), out.find("{{ end }}"))
-    {
+    out = out.replace("{{.Protocol}}", input["Protocol"].as_str().unwrap_or_default());
+    if let (Some(start), Some(end)) = (out.find("{{ if .VirtualService }}"), out.find("{{ end }}")) {
         let body = out[start + "{{ if .VirtualService }}".len()..end].to_owned();
         let keep = input["VirtualService"].as_bool().unwrap_or(false);
-        out.replace_range(
-            start..end + "{{ end }}".len(),
-            if keep { &body } else { "" },
-        );
+        out.replace_range(start..end + "{{ end }}".len(), if keep { &body } else { "" });
     }
     (!out.contains("{{")).then_some(out)
 }
@@ -184,8 +161,7 @@ fn text_of(v: &Value) -> Result<String, String> {
             go(o["$expr"].as_str().unwrap_or_default()).ok_or_else(|| "expression".to_owned())
         }
         Value::Object(o) if o.get("$call").is_some_and(|c| c == "tmpl.MustEvaluate") => {
-            template(o["args"][0].as_str().unwrap_or_default(), &o["args"][1])
-                .ok_or_else(|| "template".to_owned())
+            template(o["args"][0].as_str().unwrap_or_default(), &o["args"][1]).ok_or_else(|| "template".to_owned())
         }
         _ => Err("reference".to_owned()),
     }
@@ -205,12 +181,7 @@ struct Call {
 }
 
 fn parse_call(v: &Value, func: &str, mode: &str) -> Call {
-    let word = |k: &str, d: &str| {
-        v[k].as_str()
-            .filter(|s| !s.is_empty())
-            .unwrap_or(d)
-            .to_owned()
-    };
+    let word = |k: &str, d: &str| v[k].as_str().filter(|s| !s.is_empty()).unwrap_or(d).to_owned();
     let mut call = Call {
         address: word("Address", "9.9.9.9"),
         port: u16::try_from(v["Port"].as_u64().unwrap_or(80)).unwrap(),
@@ -231,12 +202,7 @@ fn parse_call(v: &Value, func: &str, mode: &str) -> Call {
             call.tls = args[2].as_str().unwrap().to_owned();
         } else {
             call.tls = args[1].as_str().unwrap().to_owned();
-            call.protocol = if func == "TestPeerAuthenticationPassthrough" {
-                "http"
-            } else {
-                "tcp"
-            }
-            .to_owned();
+            call.protocol = if func == "TestPeerAuthenticationPassthrough" { "http" } else { "tcp" }.to_owned();
         }
         call.address = PROXY_IP.to_owned();
     }
@@ -268,15 +234,12 @@ impl World {
         let mut listeners = Vec::new();
         for l in &lds {
             let message = protos::unpack(&l.resource).map_err(|e| e.to_string())?;
-            listeners.push(
-                proxy_config::parse::listener(&message).map_err(|e| format!("{}: {e}", l.name))?,
-            );
+            listeners.push(proxy_config::parse::listener(&message).map_err(|e| format!("{}: {e}", l.name))?);
         }
         let mut routes = Vec::new();
         for r in translate::routes(inputs, &common::route_names(&lds)) {
             let message = protos::unpack(&r.resource).map_err(|e| e.to_string())?;
-            let table = proxy_config::parse::route_table(&message)
-                .map_err(|e| format!("{}: {e}", r.name))?;
+            let table = proxy_config::parse::route_table(&message).map_err(|e| format!("{}: {e}", r.name))?;
             routes.push((r.name, table));
         }
         for c in translate::clusters(inputs) {
@@ -293,13 +256,7 @@ impl World {
         }
         named(&format!("{}_{}", call.address, call.port))
             .or_else(|| named(&format!("0.0.0.0_{}", call.port)))
-            .or_else(|| {
-                named(if call.port == 15006 {
-                    "virtualInbound"
-                } else {
-                    "virtualOutbound"
-                })
-            })
+            .or_else(|| named(if call.port == 15006 { "virtualInbound" } else { "virtualOutbound" }))
     }
 
     fn run(&self, call: &Call) -> Outcome {
@@ -313,17 +270,14 @@ impl World {
         };
         out.listener = l.name.to_string();
         let has = |wanted: fn(&ListenerFilterKind) -> bool| {
-            l.listener_filters.iter().any(|f| {
-                wanted(&f.kind) && !f.disabled.as_ref().is_some_and(|d| d.matches(call.port))
-            })
+            l.listener_filters
+                .iter()
+                .any(|f| wanted(&f.kind) && !f.disabled.as_ref().is_some_and(|d| d.matches(call.port)))
         };
         let tls = has(|k| matches!(k, ListenerFilterKind::TlsInspector { .. }));
         let http = has(|k| matches!(k, ListenerFilterKind::HttpInspector));
         let is_http = matches!(call.protocol.as_str(), "http" | "http2");
-        let version = |h1: &'static str, h2: &'static str, other: &'static str| match call
-            .protocol
-            .as_str()
-        {
+        let version = |h1: &'static str, h2: &'static str, other: &'static str| match call.protocol.as_str() {
             "http" => h1,
             "http2" => h2,
             _ => other,
@@ -341,20 +295,12 @@ impl World {
         if http && call.tls == "plaintext" {
             alpn = version("http/1.1", "h2c", "").to_owned();
         }
-        let offered: Vec<&[u8]> = if alpn.is_empty() {
-            vec![]
-        } else {
-            vec![alpn.as_bytes()]
-        };
+        let offered: Vec<&[u8]> = if alpn.is_empty() { vec![] } else { vec![alpn.as_bytes()] };
         let ip: Option<IpAddr> = call.address.parse().ok();
         let facts = ConnFacts {
             destination: ip.map(|ip| SocketAddr::new(ip, call.port)),
             server_name: if tls { &call.sni } else { "" },
-            transport_protocol: if tls && call.tls != "plaintext" {
-                "tls"
-            } else {
-                "raw_buffer"
-            },
+            transport_protocol: if tls && call.tls != "plaintext" { "tls" } else { "raw_buffer" },
             application_protocols: &offered,
             ..Default::default()
         };
@@ -405,11 +351,7 @@ impl World {
 
     fn route(&self, table: &RouteTable, call: &Call, mut out: Outcome) -> Outcome {
         use proxy_core::route::{RouteInput, Selection, select};
-        let scheme = if call.tls == "plaintext" {
-            "http"
-        } else {
-            "https"
-        };
+        let scheme = if call.tls == "plaintext" { "http" } else { "https" };
         let headers = proxy_core::header_view::HeaderList::of(&[
             (":authority", call.host.as_str()),
             (":path", call.path.as_str()),
@@ -441,12 +383,7 @@ impl World {
     }
 }
 
-fn inputs(
-    config: &str,
-    kube: &str,
-    gateway: bool,
-    labels: &[(&str, &str)],
-) -> Result<Inputs, String> {
+fn inputs(config: &str, kube: &str, gateway: bool, labels: &[(&str, &str)]) -> Result<Inputs, String> {
     // Names in the tables' configuration have no cluster domain.
     let mut store = Store::with_config_domain(MeshConfig::default(), "");
     let mut all = common::try_resources(config, "default")?;
@@ -464,10 +401,7 @@ fn inputs(
 
 fn compare(got: &Outcome, want: &Value) -> Result<(), String> {
     let word = |k: &str| want[k].as_str().unwrap_or_default();
-    let error = want["Error"]["$ref"]
-        .as_str()
-        .and_then(|e| e.rsplit('.').next())
-        .unwrap_or_default();
+    let error = want["Error"]["$ref"].as_str().and_then(|e| e.rsplit('.').next()).unwrap_or_default();
     let strict = want["StrictMatch"].as_bool().unwrap_or(false);
     if got.error != error {
         return Err(format!("error {:?}, {error:?} wanted: {got:?}", got.error));
@@ -483,9 +417,7 @@ fn compare(got: &Outcome, want: &Value) -> Result<(), String> {
     for (k, got_value) in fields {
         let stated = !word(k).is_empty();
         // The original's strict comparison knows chain names only where they were asked for.
-        if stated && word(k) != got_value
-            || (strict && !stated && k != "FilterChainMatched" && !got_value.is_empty())
-        {
+        if stated && word(k) != got_value || (strict && !stated && k != "FilterChainMatched" && !got_value.is_empty()) {
             return Err(format!("{k}: {got_value:?}, {:?} wanted", word(k)));
         }
     }
@@ -528,9 +460,7 @@ fn scenario(report: &mut Report, func: &str, v: &Value) {
         report.not_served.push(format!("{name}: another API"));
         return;
     }
-    let gateway = ["Gateway", "TargetPort", "DisablePortTranslation", "Ingress"]
-        .iter()
-        .any(|w| func.contains(w));
+    let gateway = ["Gateway", "TargetPort", "DisablePortTranslation", "Ingress"].iter().any(|w| func.contains(w));
     let mode = if gateway { "gateway" } else { "outbound" };
     let world = inputs(&config, &kube, gateway, &[("app", "foo")]).and_then(|i| World::new(&i));
     for c in calls {
@@ -565,33 +495,17 @@ spec: {mtls: {mode: MODE}}
 
 /// One call under each mTLS mode.
 fn inbound(report: &mut Report, v: &Value) {
-    for (key, mode) in [
-        ("Disabled", "DISABLE"),
-        ("Permissive", "PERMISSIVE"),
-        ("Strict", "STRICT"),
-    ] {
-        let name = format!(
-            "TestInbound/{}/{mode}",
-            v["Name"].as_str().unwrap_or_default()
-        );
-        let world =
-            inputs(&INBOUND.replace("MODE", mode), "", false, &[]).and_then(|i| World::new(&i));
-        let result = world.and_then(|w| {
-            compare(
-                &w.run(&parse_call(&v["Call"], "TestInbound", "inbound")),
-                &v[key],
-            )
-        });
+    for (key, mode) in [("Disabled", "DISABLE"), ("Permissive", "PERMISSIVE"), ("Strict", "STRICT")] {
+        let name = format!("TestInbound/{}/{mode}", v["Name"].as_str().unwrap_or_default());
+        let world = inputs(&INBOUND.replace("MODE", mode), "", false, &[]).and_then(|i| World::new(&i));
+        let result = world.and_then(|w| compare(&w.run(&parse_call(&v["Call"], "TestInbound", "inbound")), &v[key]));
         report.add(name, result);
     }
 }
 
 /// Host to clusters of one route configuration.
 fn sidecar_routes(report: &mut Report, v: &Value) {
-    let name = format!(
-        "TestSidecarRoutes/{}",
-        v["name"].as_str().unwrap_or_default()
-    );
+    let name = format!("TestSidecarRoutes/{}", v["name"].as_str().unwrap_or_default());
     let mut config = String::new();
     for host in ["known", "alt-known"] {
         config += &format!(
@@ -613,17 +527,10 @@ fn sidecar_routes(report: &mut Report, v: &Value) {
             Some(m) => serde_json::to_string(m).unwrap(),
             None => format!("[\"{}\"]", word("Match")),
         };
-        let port = c["Port"]
-            .as_u64()
-            .map_or(String::new(), |p| format!(", port: {{number: {p}}}"));
-        let port_match = c["PortMatch"]
-            .as_u64()
-            .map_or(String::new(), |p| format!("match: [{{port: {p}}}], "));
-        let time = if word("Time").is_empty() {
-            String::new()
-        } else {
-            format!(", creationTimestamp: \"{}\"", word("Time"))
-        };
+        let port = c["Port"].as_u64().map_or(String::new(), |p| format!(", port: {{number: {p}}}"));
+        let port_match = c["PortMatch"].as_u64().map_or(String::new(), |p| format!("match: [{{port: {p}}}], "));
+        let time =
+            if word("Time").is_empty() { String::new() } else { format!(", creationTimestamp: \"{}\"", word("Time")) };
         config += &format!(
             "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: vs{i}, namespace: {}{time}}}\nspec: {{hosts: {matches}, http: [{{{port_match}route: [{{destination: {{host: {}{port}}}}}]}}]}}\n---\n",
             word("Namespace"),
@@ -634,21 +541,13 @@ fn sidecar_routes(report: &mut Report, v: &Value) {
     let route_name = v["routeName"].as_str().unwrap_or("80").to_owned();
     let result = (|| {
         let mut store = Store::with_config_domain(MeshConfig::default(), "");
-        store.apply(
-            common::try_resources(&config, "default")?
-                .into_iter()
-                .map(Change::Apply),
-        );
+        store.apply(common::try_resources(&config, "default")?.into_iter().map(Change::Apply));
         let inputs = common::inputs(&store, common::sidecar(PROXY_IP, namespace, &[]));
         let rds = translate::routes(&inputs, &[route_name]);
-        let r: protos::envoy::config::route::v3::RouteConfiguration =
-            protos::unpack(&rds[0].resource).unwrap();
+        let r: protos::envoy::config::route::v3::RouteConfiguration = protos::unpack(&rds[0].resource).unwrap();
         let table = proxy_config::parse::route_table(&r).map_err(|e| e.to_string())?;
         for (host, want) in v["expected"].as_object().into_iter().flatten() {
-            let found = table
-                .virtual_hosts
-                .iter()
-                .find(|h| h.name.rsplit_once(':').is_some_and(|(n, _)| n == host));
+            let found = table.virtual_hosts.iter().find(|h| h.name.rsplit_once(':').is_some_and(|(n, _)| n == host));
             let clusters: Vec<String> = found
                 .iter()
                 .flat_map(|h| h.routes.iter())
@@ -660,12 +559,8 @@ fn sidecar_routes(report: &mut Report, v: &Value) {
                     _ => None,
                 })
                 .collect();
-            let want: Vec<String> = want
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|c| c.as_str().map(str::to_owned))
-                .collect();
+            let want: Vec<String> =
+                want.as_array().into_iter().flatten().filter_map(|c| c.as_str().map(str::to_owned)).collect();
             if clusters != want {
                 return Err(format!("{host}: {clusters:?}, {want:?} wanted"));
             }
@@ -681,8 +576,7 @@ fn simulation() {
         println!("networking-simulation: not run, no conformance data (PROA_CONFORMANCE)");
         return;
     };
-    let tables: Vec<Value> =
-        serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    let tables: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let mut report = Report::default();
     for table in &tables {
         let func = table["func"].as_str().unwrap_or_default();
@@ -692,9 +586,7 @@ fn simulation() {
                 "TestInbound" if v.get("Call").is_some() => inbound(&mut report, v),
                 "TestSidecarRoutes" => sidecar_routes(&mut report, v),
                 "TestTLSRouteTermination" | "TestInboundClusters" => {
-                    report
-                        .not_served
-                        .push(format!("{func}: {}", v["name"].as_str().unwrap_or("")));
+                    report.not_served.push(format!("{func}: {}", v["name"].as_str().unwrap_or("")));
                 }
                 _ => scenario(&mut report, func, v),
             }

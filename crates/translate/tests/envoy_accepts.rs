@@ -8,9 +8,7 @@ use std::process::Command;
 
 use common::{gateway, inputs, route_names, sidecar, store};
 use protos::envoy::config::bootstrap::v3::{Bootstrap, bootstrap};
-use protos::envoy::config::{
-    cluster::v3 as cluster, core::v3 as core, listener::v3 as listener, route::v3 as route,
-};
+use protos::envoy::config::{cluster::v3 as cluster, core::v3 as core, listener::v3 as listener, route::v3 as route};
 use protos::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use protos::prost::Message as _;
 use translate::Inputs;
@@ -23,11 +21,9 @@ fn static_cluster(name: &str) -> cluster::Cluster {
         ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig,
     };
     let http2 = upstreams::HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(
-            ExplicitHttpConfig {
-                protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Default::default())),
-            },
-        )),
+        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig {
+            protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(Default::default())),
+        })),
         ..Default::default()
     };
     cluster::Cluster {
@@ -46,22 +42,14 @@ fn static_cluster(name: &str) -> cluster::Cluster {
 fn route_holder(at: usize, config: route::RouteConfiguration) -> listener::Listener {
     let manager = hcm::HttpConnectionManager {
         stat_prefix: "routes".to_owned(),
-        route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(
-            config,
-        )),
+        route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(config)),
         http_filters: ["fault", "cors", "router"]
             .iter()
             .map(|f| {
                 let any = match *f {
-                    "fault" => protos::any(
-                        &protos::envoy::extensions::filters::http::fault::v3::HttpFault::default(),
-                    ),
-                    "cors" => protos::any(
-                        &protos::envoy::extensions::filters::http::cors::v3::Cors::default(),
-                    ),
-                    _ => protos::any(
-                        &protos::envoy::extensions::filters::http::router::v3::Router::default(),
-                    ),
+                    "fault" => protos::any(&protos::envoy::extensions::filters::http::fault::v3::HttpFault::default()),
+                    "cors" => protos::any(&protos::envoy::extensions::filters::http::cors::v3::Cors::default()),
+                    _ => protos::any(&protos::envoy::extensions::filters::http::router::v3::Router::default()),
                 };
                 hcm::HttpFilter {
                     name: format!("envoy.filters.http.{f}"),
@@ -74,16 +62,11 @@ fn route_holder(at: usize, config: route::RouteConfiguration) -> listener::Liste
     };
     listener::Listener {
         name: format!("routes-{at}"),
-        address: Some(translate::wire::address(
-            "127.0.0.1",
-            30_000 + u32::try_from(at).unwrap(),
-        )),
+        address: Some(translate::wire::address("127.0.0.1", 30_000 + u32::try_from(at).unwrap())),
         filter_chains: vec![listener::FilterChain {
             filters: vec![listener::Filter {
                 name: "envoy.filters.network.http_connection_manager".to_owned(),
-                config_type: Some(listener::filter::ConfigType::TypedConfig(protos::any(
-                    &manager,
-                ))),
+                config_type: Some(listener::filter::ConfigType::TypedConfig(protos::any(&manager))),
             }],
             ..Default::default()
         }],
@@ -94,17 +77,12 @@ fn route_holder(at: usize, config: route::RouteConfiguration) -> listener::Liste
 fn bootstrap_of(inputs: &Inputs) -> Bootstrap {
     let lds = translate::listeners(inputs);
     let names = route_names(&lds);
-    let mut listeners: Vec<listener::Listener> = lds
-        .iter()
-        .map(|l| protos::unpack(&l.resource).unwrap())
-        .collect();
+    let mut listeners: Vec<listener::Listener> = lds.iter().map(|l| protos::unpack(&l.resource).unwrap()).collect();
     for (at, r) in translate::routes(inputs, &names).iter().enumerate() {
         listeners.push(route_holder(at, protos::unpack(&r.resource).unwrap()));
     }
-    let mut clusters: Vec<cluster::Cluster> = translate::clusters(inputs)
-        .iter()
-        .map(|c| protos::unpack(&c.resource).unwrap())
-        .collect();
+    let mut clusters: Vec<cluster::Cluster> =
+        translate::clusters(inputs).iter().map(|c| protos::unpack(&c.resource).unwrap()).collect();
     clusters.push(static_cluster("sds-grpc"));
     clusters.push(static_cluster("xds-grpc"));
     Bootstrap {
@@ -113,21 +91,14 @@ fn bootstrap_of(inputs: &Inputs) -> Bootstrap {
             cluster: "x".to_owned(),
             ..Default::default()
         }),
-        static_resources: Some(bootstrap::StaticResources {
-            listeners,
-            clusters,
-            secrets: vec![],
-        }),
+        static_resources: Some(bootstrap::StaticResources { listeners, clusters, secrets: vec![] }),
         dynamic_resources: Some(bootstrap::DynamicResources {
             ads_config: Some(core::ApiConfigSource {
                 api_type: core::api_config_source::ApiType::Grpc as i32,
                 transport_api_version: core::ApiVersion::V3 as i32,
                 grpc_services: vec![core::GrpcService {
                     target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(
-                        core::grpc_service::EnvoyGrpc {
-                            cluster_name: "xds-grpc".to_owned(),
-                            ..Default::default()
-                        },
+                        core::grpc_service::EnvoyGrpc { cluster_name: "xds-grpc".to_owned(), ..Default::default() },
                     )),
                     ..Default::default()
                 }],
@@ -153,11 +124,7 @@ fn validate(what: &str, inputs: &Inputs) {
         .output()
         .expect("Envoy runs");
     let text = String::from_utf8_lossy(&out.stderr);
-    assert!(
-        out.status.success(),
-        "{what}: {}",
-        text.lines().rev().take(20).collect::<Vec<_>>().join("\n")
-    );
+    assert!(out.status.success(), "{what}: {}", text.lines().rev().take(20).collect::<Vec<_>>().join("\n"));
 }
 
 const HTTPBIN: &str = include_str!("mesh/httpbin.yaml");
@@ -166,30 +133,23 @@ const EVERYTHING: &str = include_str!("mesh/everything.yaml");
 #[test]
 fn httpbin_and_sleep() {
     let store = store(HTTPBIN);
-    validate(
-        "httpbin",
-        &inputs(
-            &store,
-            sidecar("10.0.0.2", "samples", &[("app", "httpbin")]),
-        ),
-    );
-    validate(
-        "sleep",
-        &inputs(&store, sidecar("10.0.0.3", "samples", &[("app", "sleep")])),
-    );
+    validate("httpbin", &inputs(&store, sidecar("10.0.0.2", "samples", &[("app", "httpbin")])));
+    validate("sleep", &inputs(&store, sidecar("10.0.0.3", "samples", &[("app", "sleep")])));
     validate("gateway", &inputs(&store, gateway("10.0.0.9")));
 }
 
 #[test]
 fn everything() {
     let store = store(EVERYTHING);
-    validate(
-        "client",
-        &inputs(&store, sidecar("10.0.0.3", "a", &[("app", "client")])),
-    );
-    validate(
-        "server",
-        &inputs(&store, sidecar("10.0.0.2", "a", &[("app", "web")])),
-    );
+    validate("client", &inputs(&store, sidecar("10.0.0.3", "a", &[("app", "client")])));
+    validate("server", &inputs(&store, sidecar("10.0.0.2", "a", &[("app", "web")])));
+    validate("gateway", &inputs(&store, gateway("10.0.0.9")));
+}
+
+#[test]
+fn patched() {
+    let store = store(&format!("{HTTPBIN}\n---\n{}", include_str!("mesh/filters.yaml")));
+    validate("httpbin", &inputs(&store, sidecar("10.0.0.2", "samples", &[("app", "httpbin")])));
+    validate("sleep", &inputs(&store, sidecar("10.0.0.3", "samples", &[("app", "sleep")])));
     validate("gateway", &inputs(&store, gateway("10.0.0.9")));
 }

@@ -20,9 +20,7 @@ use serde_json::Value;
 use super::{HTTP_RBAC, NETWORK_RBAC, Policy, TCP_PREFIX, policies};
 use crate::Inputs;
 use crate::access_log::{envoy_grpc, provider_cluster};
-use crate::wire::{
-    any, api_duration, duration, http_filter, network_filter, regex, string_matcher,
-};
+use crate::wire::{any, api_duration, duration, http_filter, network_filter, regex, string_matcher};
 
 /// Prefix of the marks that RBAC leaves.
 const STAT_PREFIX: &str = "istio_ext_authz_";
@@ -39,19 +37,11 @@ struct Authorizer {
 }
 
 fn chosen(inputs: &Inputs) -> Vec<&Policy> {
-    inputs
-        .view
-        .authorization
-        .iter()
-        .filter(|p| p.spec.action == AuthorizationAction::Custom)
-        .collect()
+    inputs.view.authorization.iter().filter(|p| p.spec.action == AuthorizationAction::Custom).collect()
 }
 
 fn provider_names(policies: &[&Policy]) -> BTreeSet<String> {
-    policies
-        .iter()
-        .map(|p| provider_name(p).to_owned())
-        .collect()
+    policies.iter().map(|p| provider_name(p).to_owned()).collect()
 }
 
 fn provider_name(policy: &Policy) -> &str {
@@ -77,22 +67,11 @@ pub(crate) fn http(inputs: &Inputs) -> Vec<hcm::HttpFilter> {
             };
             let mut config = authorizer.http;
             config.filter_enabled_metadata = Some(enabled(HTTP_RBAC, &provider));
-            vec![
-                http_filter(HTTP_RBAC, any(&marks)),
-                http_filter("envoy.filters.http.ext_authz", any(&config)),
-            ]
+            vec![http_filter(HTTP_RBAC, any(&marks)), http_filter("envoy.filters.http.ext_authz", any(&config))]
         }
         Err(()) => denied(inputs, &chosen, false)
             .into_iter()
-            .map(|r| {
-                http_filter(
-                    HTTP_RBAC,
-                    any(&http_rbac::Rbac {
-                        rules: Some(r),
-                        ..Default::default()
-                    }),
-                )
-            })
+            .map(|r| http_filter(HTTP_RBAC, any(&http_rbac::Rbac { rules: Some(r), ..Default::default() })))
             .collect(),
     }
 }
@@ -122,11 +101,7 @@ pub(crate) fn tcp(inputs: &Inputs) -> Vec<listener::Filter> {
         }
         Err(()) => denied(inputs, &chosen, true)
             .into_iter()
-            .map(|r| network_rbac::Rbac {
-                rules: Some(r),
-                stat_prefix: TCP_PREFIX.to_owned(),
-                ..Default::default()
-            })
+            .map(|r| network_rbac::Rbac { rules: Some(r), stat_prefix: TCP_PREFIX.to_owned(), ..Default::default() })
             .map(|config| network_filter(NETWORK_RBAC, any(&config)))
             .collect(),
     }
@@ -138,14 +113,11 @@ fn single(inputs: &Inputs, chosen: &[&Policy]) -> Result<(String, Authorizer), (
     let (1, Some(name)) = (names.len(), names.first()) else {
         return Err(());
     };
-    let found = inputs
-        .mesh()
-        .provider(name)
-        .and_then(|p| match p.kind.as_str() {
-            "envoyExtAuthzHttp" => http_authorizer(inputs, &p.config),
-            "envoyExtAuthzGrpc" => grpc_authorizer(inputs, &p.config),
-            _ => None,
-        });
+    let found = inputs.mesh().provider(name).and_then(|p| match p.kind.as_str() {
+        "envoyExtAuthzHttp" => http_authorizer(inputs, &p.config),
+        "envoyExtAuthzGrpc" => grpc_authorizer(inputs, &p.config),
+        _ => None,
+    });
     found.map(|a| (name.clone(), a)).ok_or(())
 }
 
@@ -153,42 +125,27 @@ fn marked(inputs: &Inputs, chosen: &[&Policy], provider: &str, for_tcp: bool) ->
     let action = rbac::rbac::Action::Deny;
     let name = |rule: &str| format!("{}-{rule}", mark(provider));
     let policies = policies(inputs, chosen.iter().copied(), action, for_tcp, name);
-    rbac::Rbac {
-        action: action as i32,
-        policies,
-        ..Default::default()
-    }
+    rbac::Rbac { action: action as i32, policies, ..Default::default() }
 }
 
 /// Rules that refuse what the providers should have decided, one set per provider.
 fn denied(inputs: &Inputs, chosen: &[&Policy], for_tcp: bool) -> Vec<rbac::Rbac> {
     let action = rbac::rbac::Action::Deny;
     let of = |provider: String| {
-        let own = chosen
-            .iter()
-            .copied()
-            .filter(|p| provider_name(p) == provider);
+        let own = chosen.iter().copied().filter(|p| provider_name(p) == provider);
         let name = |rule: &str| format!("{}-{rule}-deny-due-to-bad-CUSTOM-action", mark(&provider));
         let policies = policies(inputs, own, action, for_tcp, name);
-        rbac::Rbac {
-            action: action as i32,
-            policies,
-            ..Default::default()
-        }
+        rbac::Rbac { action: action as i32, policies, ..Default::default() }
     };
     provider_names(chosen).into_iter().map(of).collect()
 }
 
 fn enabled(filter: &str, provider: &str) -> matcher::MetadataMatcher {
-    let prefix = string_matcher(matcher::string_matcher::MatchPattern::Prefix(mark(
-        provider,
-    )));
+    let prefix = string_matcher(matcher::string_matcher::MatchPattern::Prefix(mark(provider)));
     matcher::MetadataMatcher {
         filter: filter.to_owned(),
         path: vec![matcher::metadata_matcher::PathSegment {
-            segment: Some(matcher::metadata_matcher::path_segment::Segment::Key(
-                EFFECTIVE_POLICY.to_owned(),
-            )),
+            segment: Some(matcher::metadata_matcher::path_segment::Segment::Key(EFFECTIVE_POLICY.to_owned())),
         }],
         value: Some(matcher::ValueMatcher {
             match_pattern: Some(matcher::value_matcher::MatchPattern::StringMatch(prefix)),
@@ -206,42 +163,30 @@ fn word<'a>(config: &'a Value, name: &str) -> &'a str {
 }
 
 fn strings(config: &Value, name: &str) -> Vec<String> {
-    let list = config
-        .get(name)
-        .and_then(Value::as_array)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    list.iter()
-        .filter_map(|v| v.as_str().map(str::to_owned))
-        .collect()
+    let list = config.get(name).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
 }
 
 /// Settings that both kinds share. `None`: something is not valid.
 fn common(config: &Value) -> Option<ext::ExtAuthz> {
     let status = match word(config, "statusOnError") {
         "" => typ::StatusCode::Forbidden,
-        text => typ::StatusCode::try_from(text.parse::<i32>().ok()?)
-            .ok()
-            .filter(|c| *c != typ::StatusCode::Empty)?,
+        text => typ::StatusCode::try_from(text.parse::<i32>().ok()?).ok().filter(|c| *c != typ::StatusCode::Empty)?,
     };
-    let body = config
-        .get("includeRequestBodyInCheck")
-        .map(|b| ext::BufferSettings {
-            max_request_bytes: b
-                .get("maxRequestBytes")
-                .and_then(Value::as_u64)
-                .and_then(|n| u32::try_from(n).ok())
-                .unwrap_or(0),
-            allow_partial_message: flag(b, "allowPartialMessage"),
-            pack_as_bytes: flag(b, "packAsBytes"),
-        });
+    let body = config.get("includeRequestBodyInCheck").map(|b| ext::BufferSettings {
+        max_request_bytes: b
+            .get("maxRequestBytes")
+            .and_then(Value::as_u64)
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(0),
+        allow_partial_message: flag(b, "allowPartialMessage"),
+        pack_as_bytes: flag(b, "packAsBytes"),
+    });
     Some(ext::ExtAuthz {
         transport_api_version: core::ApiVersion::V3 as i32,
         failure_mode_allow: flag(config, "failOpen"),
         clear_route_cache: flag(config, "clearRouteCache"),
-        status_on_error: Some(typ::HttpStatus {
-            code: status as i32,
-        }),
+        status_on_error: Some(typ::HttpStatus { code: status as i32 }),
         with_request_body: body,
         ..Default::default()
     })
@@ -249,10 +194,7 @@ fn common(config: &Value) -> Option<ext::ExtAuthz> {
 
 fn timeout(config: &Value) -> prost_types::Duration {
     let stated = api::Duration::parse(word(config, "timeout"));
-    stated.map_or_else(
-        || duration(std::time::Duration::from_secs(TIMEOUT_S)),
-        api_duration,
-    )
+    stated.map_or_else(|| duration(std::time::Duration::from_secs(TIMEOUT_S)), api_duration)
 }
 
 fn grpc_authorizer(inputs: &Inputs, config: &Value) -> Option<Authorizer> {
@@ -268,10 +210,7 @@ fn grpc_authorizer(inputs: &Inputs, config: &Value) -> Option<Authorizer> {
         grpc_service: Some(grpc),
         ..Default::default()
     };
-    Some(Authorizer {
-        http,
-        tcp: Some(tcp),
-    })
+    Some(Authorizer { http, tcp: Some(tcp) })
 }
 
 /// Header names with a `*` at either end, in any case.
@@ -284,14 +223,9 @@ fn headers(names: &[String]) -> Option<matcher::ListStringMatcher> {
             (None, Some(head)) => P::Prefix(head.to_owned()),
             (None, None) => P::Exact(n.clone()),
         };
-        matcher::StringMatcher {
-            ignore_case: true,
-            match_pattern: Some(p),
-        }
+        matcher::StringMatcher { ignore_case: true, match_pattern: Some(p) }
     };
-    (!names.is_empty()).then(|| matcher::ListStringMatcher {
-        patterns: names.iter().map(pattern).collect(),
-    })
+    (!names.is_empty()).then(|| matcher::ListStringMatcher { patterns: names.iter().map(pattern).collect() })
 }
 
 fn http_authorizer(inputs: &Inputs, config: &Value) -> Option<Authorizer> {
@@ -306,9 +240,7 @@ fn http_authorizer(inputs: &Inputs, config: &Value) -> Option<Authorizer> {
         sent = strings(config, "includeHeadersInCheck");
     }
     http.allowed_headers = headers(&sent);
-    let added = config
-        .get("includeAdditionalHeadersInCheck")
-        .and_then(Value::as_object);
+    let added = config.get("includeAdditionalHeadersInCheck").and_then(Value::as_object);
     let mut added: Vec<core::HeaderValue> = added
         .into_iter()
         .flatten()
@@ -332,10 +264,8 @@ fn http_authorizer(inputs: &Inputs, config: &Value) -> Option<Authorizer> {
             timeout: Some(timeout(config)),
             http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster(cluster)),
         }),
-        authorization_request: (!added.is_empty()).then(|| ext::AuthorizationRequest {
-            headers_to_add: added,
-            ..Default::default()
-        }),
+        authorization_request: (!added.is_empty())
+            .then(|| ext::AuthorizationRequest { headers_to_add: added, ..Default::default() }),
         authorization_response: (response != Default::default()).then_some(response),
         ..Default::default()
     }));

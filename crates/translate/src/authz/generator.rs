@@ -53,20 +53,14 @@ impl Generated {
     pub(super) fn into_permission(self) -> Permission {
         match self {
             Generated::Permission(rule) => Permission { rule: Some(rule) },
-            Generated::Principal(_) => Permission {
-                rule: Some(permission::Rule::Any(true)),
-            },
+            Generated::Principal(_) => Permission { rule: Some(permission::Rule::Any(true)) },
         }
     }
 
     pub(super) fn into_principal(self) -> Principal {
         match self {
-            Generated::Principal(id) => Principal {
-                identifier: Some(id),
-            },
-            Generated::Permission(_) => Principal {
-                identifier: Some(principal::Identifier::Any(true)),
-            },
+            Generated::Principal(id) => Principal { identifier: Some(id) },
+            Generated::Permission(_) => Principal { identifier: Some(principal::Identifier::Any(true)) },
         }
     }
 }
@@ -75,68 +69,44 @@ impl Generated {
 pub(crate) fn nested_names(text: &str) -> Option<Vec<String>> {
     let inner = text.strip_prefix('[')?.strip_suffix(']')?;
     let names: Vec<String> = inner.split("][").map(str::to_owned).collect();
-    names
-        .iter()
-        .all(|n| !n.is_empty() && !n.contains(['[', ']']))
-        .then_some(names)
+    names.iter().all(|n| !n.is_empty() && !n.contains(['[', ']'])).then_some(names)
 }
 
 /// A matcher for a claim that may be a text or a list.
-pub(crate) fn claims_matcher(
-    path: &[String],
-    value: matcher::StringMatcher,
-) -> matcher::MetadataMatcher {
+pub(crate) fn claims_matcher(path: &[String], value: matcher::StringMatcher) -> matcher::MetadataMatcher {
     let list = matcher::ListMatcher {
-        match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(
-            string_value(value.clone()),
-        ))),
+        match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(string_value(value.clone())))),
     };
     let value = or_value(vec![
-        matcher::ValueMatcher {
-            match_pattern: Some(matcher::value_matcher::MatchPattern::ListMatch(Box::new(
-                list,
-            ))),
-        },
+        matcher::ValueMatcher { match_pattern: Some(matcher::value_matcher::MatchPattern::ListMatch(Box::new(list))) },
         string_value(value),
     ]);
     payload_matcher(path, value)
 }
 
 fn string_value(m: matcher::StringMatcher) -> matcher::ValueMatcher {
-    matcher::ValueMatcher {
-        match_pattern: Some(matcher::value_matcher::MatchPattern::StringMatch(m)),
-    }
+    matcher::ValueMatcher { match_pattern: Some(matcher::value_matcher::MatchPattern::StringMatch(m)) }
 }
 
 fn or_value(value_matchers: Vec<matcher::ValueMatcher>) -> matcher::ValueMatcher {
     let or = matcher::OrMatcher { value_matchers };
-    matcher::ValueMatcher {
-        match_pattern: Some(matcher::value_matcher::MatchPattern::OrMatch(or)),
-    }
+    matcher::ValueMatcher { match_pattern: Some(matcher::value_matcher::MatchPattern::OrMatch(or)) }
 }
 
 fn one_or_many(mut values: Vec<matcher::ValueMatcher>) -> matcher::ValueMatcher {
-    if values.len() == 1 {
-        values.remove(0)
-    } else {
-        or_value(values)
-    }
+    if values.len() == 1 { values.remove(0) } else { or_value(values) }
 }
 
 fn key(name: &str) -> matcher::metadata_matcher::PathSegment {
     matcher::metadata_matcher::PathSegment {
-        segment: Some(matcher::metadata_matcher::path_segment::Segment::Key(
-            name.to_owned(),
-        )),
+        segment: Some(matcher::metadata_matcher::path_segment::Segment::Key(name.to_owned())),
     }
 }
 
 fn payload_matcher(path: &[String], value: matcher::ValueMatcher) -> matcher::MetadataMatcher {
     matcher::MetadataMatcher {
         filter: JWT_AUTHN.to_owned(),
-        path: std::iter::once(key(PAYLOAD))
-            .chain(path.iter().map(|p| key(p)))
-            .collect(),
+        path: std::iter::once(key(PAYLOAD)).chain(path.iter().map(|p| key(p))).collect(),
         value: Some(value),
         invert: false,
     }
@@ -170,16 +140,9 @@ fn header(name: &str, value: &str, ignore_case: bool) -> route::HeaderMatcher {
     let specifier = if value == "*" {
         H::PresentMatch(true)
     } else {
-        H::StringMatch(matcher::StringMatcher {
-            ignore_case,
-            ..text(value, "")
-        })
+        H::StringMatch(matcher::StringMatcher { ignore_case, ..text(value, "") })
     };
-    route::HeaderMatcher {
-        name: name.to_owned(),
-        header_match_specifier: Some(specifier),
-        ..Default::default()
-    }
+    route::HeaderMatcher { name: name.to_owned(), header_match_specifier: Some(specifier), ..Default::default() }
 }
 
 fn path(value: &str) -> permission::Rule {
@@ -188,9 +151,7 @@ fn path(value: &str) -> permission::Rule {
         let template = value.replace("{*}", "*").replace("{**}", "**");
         return permission::Rule::UriTemplate(core::TypedExtensionConfig {
             name: "uri-template".to_owned(),
-            typed_config: Some(any(&UriTemplateMatchConfig {
-                path_template: template,
-            })),
+            typed_config: Some(any(&UriTemplateMatchConfig { path_template: template })),
         });
     }
     let rule = Some(matcher::path_matcher::Rule::Path(text(value, "")));
@@ -198,9 +159,7 @@ fn path(value: &str) -> permission::Rule {
 }
 
 fn authenticated(name: matcher::StringMatcher) -> principal::Identifier {
-    principal::Identifier::Authenticated(principal::Authenticated {
-        principal_name: Some(name),
-    })
+    principal::Identifier::Authenticated(principal::Authenticated { principal_name: Some(name) })
 }
 
 fn by_regex(pattern: String) -> principal::Identifier {
@@ -217,20 +176,14 @@ fn service_account(value: &str, own_namespace: &str) -> Result<principal::Identi
     if account.is_empty() || account.contains('/') {
         return Err(Error);
     }
-    Ok(by_regex(format!(
-        "spiffe://.+/ns/{}/(.+/|)sa/{}(/.+)?",
-        quote(namespace),
-        quote(account)
-    )))
+    Ok(by_regex(format!("spiffe://.+/ns/{}/(.+/|)sa/{}(/.+)?", quote(namespace), quote(account))))
 }
 
 fn trust_domain(value: &str) -> principal::Identifier {
     if value.contains('*') {
         return by_regex(format!("spiffe://{}/.*", wild(value, "[^/]*")));
     }
-    authenticated(string_matcher(MatchPattern::Prefix(format!(
-        "spiffe://{value}/"
-    ))))
+    authenticated(string_matcher(MatchPattern::Prefix(format!("spiffe://{value}/"))))
 }
 
 /// `ISSUER/SUBJECT`: the two claims of the token that make a request principal.
@@ -241,33 +194,23 @@ fn request_principal(value: &str) -> principal::Identifier {
         None if value == "*" => (anything(), anything()),
         None if value.starts_with('*') => (anything(), text(value, "")),
         None if value.ends_with('*') => (text(value, ""), anything()),
-        None => (
-            text(value, ""),
-            string_matcher(MatchPattern::Exact(String::new())),
-        ),
+        None => (text(value, ""), string_matcher(MatchPattern::Exact(String::new()))),
     };
     let claim = |name: &str, m| Principal {
-        identifier: Some(principal::Identifier::Metadata(payload_matcher(
-            &[name.to_owned()],
-            string_value(m),
-        ))),
+        identifier: Some(principal::Identifier::Metadata(payload_matcher(&[name.to_owned()], string_value(m)))),
     };
-    principal::Identifier::AndIds(principal::Set {
-        ids: vec![claim("iss", issuer), claim("sub", subject)],
-    })
+    principal::Identifier::AndIds(principal::Set { ids: vec![claim("iss", issuer), claim("sub", subject)] })
 }
 
 /// `[a, b]` asks for a list that has the value; anything else for a text.
 fn filter_value(value: &str) -> matcher::ValueMatcher {
     match value.strip_prefix('[').and_then(|v| v.strip_suffix(']')) {
         Some(inner) => matcher::ValueMatcher {
-            match_pattern: Some(matcher::value_matcher::MatchPattern::ListMatch(Box::new(
-                matcher::ListMatcher {
-                    match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(
-                        string_value(text(inner, "")),
-                    ))),
-                },
-            ))),
+            match_pattern: Some(matcher::value_matcher::MatchPattern::ListMatch(Box::new(matcher::ListMatcher {
+                match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(string_value(text(
+                    inner, "",
+                ))))),
+            }))),
         },
         None => string_value(text(value, "")),
     }
@@ -302,10 +245,7 @@ impl Attribute {
                     let rest = name.strip_prefix("experimental.")?;
                     let (filter, key) = rest.split_once('[')?;
                     let key = key.strip_suffix(']')?;
-                    Attribute::EnvoyFilter {
-                        filter: filter.to_owned(),
-                        key: key.to_owned(),
-                    }
+                    Attribute::EnvoyFilter { filter: filter.to_owned(), key: key.to_owned() }
                 }
             }
         })
@@ -343,12 +283,7 @@ impl Attribute {
     }
 
     /// The alternatives that `values` stand for.
-    pub(super) fn generate(
-        &self,
-        values: &[String],
-        namespace: &str,
-        for_tcp: bool,
-    ) -> Result<Vec<Generated>, Error> {
+    pub(super) fn generate(&self, values: &[String], namespace: &str, for_tcp: bool) -> Result<Vec<Generated>, Error> {
         if values.is_empty() {
             return Ok(Vec::new());
         }
@@ -369,20 +304,11 @@ impl Attribute {
             Attribute::Claim(path) => {
                 let value = one_or_many(values.iter().map(|v| string_value(text(v, ""))).collect());
                 let list = matcher::ListMatcher {
-                    match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(
-                        value.clone(),
-                    ))),
+                    match_pattern: Some(matcher::list_matcher::MatchPattern::OneOf(Box::new(value.clone()))),
                 };
                 let list = matcher::value_matcher::MatchPattern::ListMatch(Box::new(list));
-                let either = or_value(vec![
-                    matcher::ValueMatcher {
-                        match_pattern: Some(list),
-                    },
-                    value,
-                ]);
-                Ok(vec![Generated::Principal(principal::Identifier::Metadata(
-                    payload_matcher(path, either),
-                ))])
+                let either = or_value(vec![matcher::ValueMatcher { match_pattern: Some(list) }, value]);
+                Ok(vec![Generated::Principal(principal::Identifier::Metadata(payload_matcher(path, either)))])
             }
             _ => values.iter().map(|v| self.one(v, namespace)).collect(),
         }
@@ -396,16 +322,14 @@ impl Attribute {
             Attribute::Host => Generated::Permission(R::Header(header(":authority", v, true))),
             Attribute::Method => Generated::Permission(R::Header(header(":method", v, false))),
             Attribute::Path => Generated::Permission(path(v)),
-            Attribute::DestinationPort => Generated::Permission(R::DestinationPort(
-                v.parse::<u16>().map_err(|_| Error)?.into(),
-            )),
+            Attribute::DestinationPort => {
+                Generated::Permission(R::DestinationPort(v.parse::<u16>().map_err(|_| Error)?.into()))
+            }
             Attribute::DestinationIp => Generated::Permission(R::DestinationIp(range()?)),
             Attribute::Sni => Generated::Permission(R::RequestedServerName(text(v, ""))),
             Attribute::Principal => Generated::Principal(authenticated(text(v, "spiffe://"))),
             Attribute::RequestPrincipal => Generated::Principal(request_principal(v)),
-            Attribute::Namespace => {
-                Generated::Principal(by_regex(format!(".*/ns/{}/.*", wild(v, ".*"))))
-            }
+            Attribute::Namespace => Generated::Principal(by_regex(format!(".*/ns/{}/.*", wild(v, ".*")))),
             Attribute::TrustDomain => Generated::Principal(trust_domain(v)),
             Attribute::RemoteIp => Generated::Principal(I::RemoteIp(range()?)),
             Attribute::SourceIp => Generated::Principal(I::DirectRemoteIp(range()?)),

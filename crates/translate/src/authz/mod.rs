@@ -42,35 +42,19 @@ struct Rules {
 
 impl Rules {
     fn shadow_prefix(&self) -> String {
-        let denies = self
-            .shadow
-            .as_ref()
-            .is_some_and(|s| s.action == rbac::rbac::Action::Deny as i32);
-        if denies {
-            "istio_dry_run_deny_"
-        } else {
-            "istio_dry_run_allow_"
-        }
-        .to_owned()
+        let denies = self.shadow.as_ref().is_some_and(|s| s.action == rbac::rbac::Action::Deny as i32);
+        if denies { "istio_dry_run_deny_" } else { "istio_dry_run_allow_" }.to_owned()
     }
 }
 
 /// A policy that never matches: what a policy without rules means.
 fn never() -> rbac::Policy {
     use rbac::{permission::Rule, principal::Identifier};
-    let permission = rbac::Permission {
-        rule: Some(Rule::Any(true)),
-    };
-    let principal = rbac::Principal {
-        identifier: Some(Identifier::Any(true)),
-    };
+    let permission = rbac::Permission { rule: Some(Rule::Any(true)) };
+    let principal = rbac::Principal { identifier: Some(Identifier::Any(true)) };
     rbac::Policy {
-        permissions: vec![rbac::Permission {
-            rule: Some(Rule::NotRule(Box::new(permission))),
-        }],
-        principals: vec![rbac::Principal {
-            identifier: Some(Identifier::NotId(Box::new(principal))),
-        }],
+        permissions: vec![rbac::Permission { rule: Some(Rule::NotRule(Box::new(permission))) }],
+        principals: vec![rbac::Principal { identifier: Some(Identifier::NotId(Box::new(principal))) }],
         ..Default::default()
     }
 }
@@ -87,19 +71,13 @@ fn policies<'a>(
     let domains = trust_domain::Bundle::new(inputs.mesh());
     let mut out = BTreeMap::new();
     for policy in chosen {
-        let base = |i: usize| {
-            name(&format!(
-                "ns[{}]-policy[{}]-rule[{i}]",
-                policy.namespace, policy.name
-            ))
-        };
+        let base = |i: usize| name(&format!("ns[{}]-policy[{}]-rule[{i}]", policy.namespace, policy.name));
         if policy.spec.rules.is_empty() {
             out.insert(base(0), never());
         }
         for (i, r) in policy.spec.rules.iter().enumerate() {
             let allow = action == rbac::rbac::Action::Allow;
-            if let Some(generated) = rule::translate(r, &policy.namespace, &domains, for_tcp, allow)
-            {
+            if let Some(generated) = rule::translate(r, &policy.namespace, &domains, for_tcp, allow) {
                 out.insert(base(i), generated);
             }
         }
@@ -116,27 +94,15 @@ fn rules(inputs: &Inputs, for_tcp: bool) -> Vec<Rules> {
         (A::Allow, rbac::rbac::Action::Allow),
     ];
     let of = |(wanted, action): (A, rbac::rbac::Action)| {
-        let all: Vec<&Policy> = inputs
-            .view
-            .authorization
-            .iter()
-            .filter(|p| p.spec.action == wanted)
-            .collect();
+        let all: Vec<&Policy> = inputs.view.authorization.iter().filter(|p| p.spec.action == wanted).collect();
         let is_dry = |p: &Policy| p.annotations.get(DRY_RUN).is_some_and(|v| v == "true");
         let part = |dry: bool| {
             let mut chosen = all.iter().copied().filter(|p| is_dry(p) == dry).peekable();
             chosen.peek()?;
             let policies = policies(inputs, chosen, action, for_tcp, str::to_owned);
-            Some(rbac::Rbac {
-                action: action as i32,
-                policies,
-                ..Default::default()
-            })
+            Some(rbac::Rbac { action: action as i32, policies, ..Default::default() })
         };
-        (!all.is_empty()).then(|| Rules {
-            enforced: part(false),
-            shadow: part(true),
-        })
+        (!all.is_empty()).then(|| Rules { enforced: part(false), shadow: part(true) })
     };
     actions.into_iter().filter_map(of).collect()
 }
@@ -172,10 +138,7 @@ pub(crate) fn tcp(inputs: &Inputs) -> Vec<listener::Filter> {
 
 /// The filters a policy set gives, for tests and `x authz`: custom ones first.
 pub fn http_filters(inputs: &Inputs) -> Vec<hcm::HttpFilter> {
-    custom_http(inputs)
-        .into_iter()
-        .chain(http(inputs))
-        .collect()
+    custom_http(inputs).into_iter().chain(http(inputs)).collect()
 }
 
 /// The same for TCP.

@@ -40,62 +40,29 @@ pub(super) fn translate(
     for_tcp: bool,
     allow: bool,
 ) -> Option<rbac::Policy> {
-    let context = Context {
-        namespace,
-        domains,
-        for_tcp,
-        allow,
-    };
+    let context = Context { namespace, domains, for_tcp, allow };
     let (mut on_permission, mut on_principal) = (Vec::new(), Vec::new());
     for c in &r.when {
         let attribute = Attribute::of_condition(&c.key)?;
-        let side = if attribute.is_permission() {
-            &mut on_permission
-        } else {
-            &mut on_principal
-        };
+        let side = if attribute.is_permission() { &mut on_permission } else { &mut on_principal };
         side.extend(test(attribute, &c.values, &c.not_values));
     }
-    let sides = |own: Vec<Test>, conditions: &[Test]| {
-        own.into_iter()
-            .chain(conditions.iter().cloned())
-            .collect::<Vec<_>>()
-    };
-    let mut principals: Vec<Vec<Test>> = r
-        .from
-        .iter()
-        .map(|f| {
-            sides(
-                f.source.as_ref().map(source).unwrap_or_default(),
-                &on_principal,
-            )
-        })
-        .collect();
+    let sides =
+        |own: Vec<Test>, conditions: &[Test]| own.into_iter().chain(conditions.iter().cloned()).collect::<Vec<_>>();
+    let mut principals: Vec<Vec<Test>> =
+        r.from.iter().map(|f| sides(f.source.as_ref().map(source).unwrap_or_default(), &on_principal)).collect();
     if principals.is_empty() {
         principals.push(on_principal);
     }
     let mut permissions: Vec<Vec<Test>> =
-        r.to.iter()
-            .map(|t| {
-                sides(
-                    t.operation.as_ref().map(operation).unwrap_or_default(),
-                    &on_permission,
-                )
-            })
-            .collect();
+        r.to.iter().map(|t| sides(t.operation.as_ref().map(operation).unwrap_or_default(), &on_permission)).collect();
     if permissions.is_empty() {
         permissions.push(on_permission);
     }
     // One part that cannot be said makes the whole rule unsayable where that would widen what is allowed.
-    let permissions: Result<Vec<_>, Error> =
-        permissions.iter().map(|t| context.permission(t)).collect();
-    let principals: Result<Vec<_>, Error> =
-        principals.iter().map(|t| context.principal(t)).collect();
-    Some(rbac::Policy {
-        permissions: permissions.ok()?,
-        principals: principals.ok()?,
-        ..Default::default()
-    })
+    let permissions: Result<Vec<_>, Error> = permissions.iter().map(|t| context.permission(t)).collect();
+    let principals: Result<Vec<_>, Error> = principals.iter().map(|t| context.principal(t)).collect();
+    Some(rbac::Policy { permissions: permissions.ok()?, principals: principals.ok()?, ..Default::default() })
 }
 
 fn operation(o: &Operation) -> Vec<Test> {
@@ -113,28 +80,12 @@ fn operation(o: &Operation) -> Vec<Test> {
 fn source(s: &Source) -> Vec<Test> {
     [
         test(Attribute::Principal, &s.principals, &s.not_principals),
-        test(
-            Attribute::RequestPrincipal,
-            &s.request_principals,
-            &s.not_request_principals,
-        ),
+        test(Attribute::RequestPrincipal, &s.request_principals, &s.not_request_principals),
         test(Attribute::Namespace, &s.namespaces, &s.not_namespaces),
-        test(
-            Attribute::TrustDomain,
-            &s.trust_domains,
-            &s.not_trust_domains,
-        ),
-        test(
-            Attribute::RemoteIp,
-            &s.remote_ip_blocks,
-            &s.not_remote_ip_blocks,
-        ),
+        test(Attribute::TrustDomain, &s.trust_domains, &s.not_trust_domains),
+        test(Attribute::RemoteIp, &s.remote_ip_blocks, &s.not_remote_ip_blocks),
         test(Attribute::SourceIp, &s.ip_blocks, &s.not_ip_blocks),
-        test(
-            Attribute::ServiceAccount,
-            &s.service_accounts,
-            &s.not_service_accounts,
-        ),
+        test(Attribute::ServiceAccount, &s.service_accounts, &s.not_service_accounts),
     ]
     .into_iter()
     .flatten()
@@ -149,10 +100,7 @@ impl Context<'_> {
             Attribute::Principal => self.domains.expand(values),
             _ => values.to_vec(),
         };
-        match t
-            .attribute
-            .generate(&expanded, self.namespace, self.for_tcp)
-        {
+        match t.attribute.generate(&expanded, self.namespace, self.for_tcp) {
             Ok(list) => Ok(list),
             Err(e) if self.allow => Err(e),
             Err(_) => Ok(Vec::new()),
@@ -163,13 +111,8 @@ impl Context<'_> {
         use permission::{Rule, Set};
         let wrap = |rule| Permission { rule: Some(rule) };
         let any_of = |list: Vec<Generated>, whole: bool| {
-            let mut rules: Vec<Permission> =
-                list.into_iter().map(Generated::into_permission).collect();
-            if whole {
-                rules.remove(0)
-            } else {
-                wrap(Rule::OrRules(Set { rules }))
-            }
+            let mut rules: Vec<Permission> = list.into_iter().map(Generated::into_permission).collect();
+            if whole { rules.remove(0) } else { wrap(Rule::OrRules(Set { rules })) }
         };
         let mut all = Vec::new();
         for t in tests {
@@ -191,16 +134,10 @@ impl Context<'_> {
 
     fn principal(&self, tests: &[Test]) -> Result<Principal, Error> {
         use principal::{Identifier, Set};
-        let wrap = |identifier| Principal {
-            identifier: Some(identifier),
-        };
+        let wrap = |identifier| Principal { identifier: Some(identifier) };
         let any_of = |list: Vec<Generated>, whole: bool| {
             let mut ids: Vec<Principal> = list.into_iter().map(Generated::into_principal).collect();
-            if whole {
-                ids.remove(0)
-            } else {
-                wrap(Identifier::OrIds(Set { ids }))
-            }
+            if whole { ids.remove(0) } else { wrap(Identifier::OrIds(Set { ids })) }
         };
         let mut all = Vec::new();
         for t in tests {

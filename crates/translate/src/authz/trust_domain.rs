@@ -9,9 +9,7 @@ pub struct Bundle {
 }
 
 fn prefix_match(text: &str, pattern: &str) -> bool {
-    pattern
-        .strip_suffix('*')
-        .is_some_and(|p| text.starts_with(p))
+    pattern.strip_suffix('*').is_some_and(|p| text.starts_with(p))
 }
 
 fn suffix_match(text: &str, pattern: &str) -> bool {
@@ -19,24 +17,14 @@ fn suffix_match(text: &str, pattern: &str) -> bool {
 }
 
 fn matches(a: &str, b: &str) -> bool {
-    a == b
-        || a == "*"
-        || prefix_match(a, b)
-        || prefix_match(b, a)
-        || suffix_match(a, b)
-        || suffix_match(b, a)
+    a == b || a == "*" || prefix_match(a, b) || prefix_match(b, a) || suffix_match(a, b) || suffix_match(b, a)
 }
 
 impl Bundle {
     /// The bundle of a mesh.
     pub fn new(mesh: &MeshConfig) -> Self {
         let mut domains = vec![mesh.trust_domain.clone()];
-        domains.extend(
-            mesh.trust_domain_aliases
-                .iter()
-                .filter(|a| **a != mesh.trust_domain)
-                .cloned(),
-        );
+        domains.extend(mesh.trust_domain_aliases.iter().filter(|a| **a != mesh.trust_domain).cloned());
         Bundle { domains }
     }
 
@@ -49,8 +37,7 @@ impl Bundle {
             let parts: Vec<&str> = principal.split('/').collect();
             let named = parts.len() == 5;
             let domain = parts[0];
-            let ours = self.domains.iter().any(|d| matches(domain, d))
-                || domain == names::well_known::CLUSTER_LOCAL;
+            let ours = self.domains.iter().any(|d| matches(domain, d)) || domain == names::well_known::CLUSTER_LOCAL;
             if !named || !ours {
                 out.push(principal.clone());
                 continue;
@@ -58,11 +45,8 @@ impl Bundle {
             let mut expanded: Vec<String> = Vec::new();
             for d in &self.domains {
                 // A wildcard that covers the domain already says it.
-                let text = if suffix_match(d, domain) {
-                    principal.clone()
-                } else {
-                    format!("{d}/{}", parts[1..].join("/"))
-                };
+                let text =
+                    if suffix_match(d, domain) { principal.clone() } else { format!("{d}/{}", parts[1..].join("/")) };
                 if !expanded.contains(&text) {
                     expanded.push(text);
                 }

@@ -28,28 +28,16 @@ fn base(inputs: &Inputs, name: &str, kind: DiscoveryType, lb: LbPolicy) -> clust
 
 /// `BlackHoleCluster`: no endpoints.
 pub(super) fn black_hole(inputs: &Inputs) -> cluster::Cluster {
-    base(
-        inputs,
-        names::well_known::BLACK_HOLE_CLUSTER,
-        DiscoveryType::Static,
-        LbPolicy::RoundRobin,
-    )
+    base(inputs, names::well_known::BLACK_HOLE_CLUSTER, DiscoveryType::Static, LbPolicy::RoundRobin)
 }
 
 /// `PassthroughCluster`: where the application meant to go.
 pub(super) fn passthrough(inputs: &Inputs) -> cluster::Cluster {
     let name = names::well_known::PASSTHROUGH_CLUSTER;
-    let mut c = base(
-        inputs,
-        name,
-        DiscoveryType::OriginalDst,
-        LbPolicy::ClusterProvided,
-    );
+    let mut c = base(inputs, name, DiscoveryType::OriginalDst, LbPolicy::ClusterProvided);
     c.typed_extension_protocol_options = passthrough_options();
-    c.circuit_breakers = Some(cluster::CircuitBreakers {
-        thresholds: vec![default_thresholds()],
-        ..Default::default()
-    });
+    c.circuit_breakers =
+        Some(cluster::CircuitBreakers { thresholds: vec![default_thresholds()], ..Default::default() });
     c.filters = exchange_filters(inputs);
     super::policy::keepalive(&mut c, inputs.mesh(), None);
     c
@@ -58,28 +46,17 @@ pub(super) fn passthrough(inputs: &Inputs) -> cluster::Cluster {
 /// `InboundPassthroughCluster`: to the application's port, from an address that is not captured again.
 pub(super) fn inbound_passthrough(inputs: &Inputs) -> cluster::Cluster {
     let name = names::well_known::INBOUND_PASSTHROUGH_CLUSTER;
-    let mut c = base(
-        inputs,
-        name,
-        DiscoveryType::OriginalDst,
-        LbPolicy::ClusterProvided,
-    );
+    let mut c = base(inputs, name, DiscoveryType::OriginalDst, LbPolicy::ClusterProvided);
     c.typed_extension_protocol_options = passthrough_options();
-    c.circuit_breakers = Some(cluster::CircuitBreakers {
-        thresholds: vec![default_thresholds()],
-        ..Default::default()
-    });
+    c.circuit_breakers =
+        Some(cluster::CircuitBreakers { thresholds: vec![default_thresholds()], ..Default::default() });
     c.upstream_bind_config = Some(inbound_bind(inputs));
     c
 }
 
 /// The source address towards the application.
 pub(super) fn inbound_bind(inputs: &Inputs) -> core::BindConfig {
-    let address = if inputs.proxy().is_ipv6_only() {
-        INBOUND_BIND_V6
-    } else {
-        INBOUND_BIND_V4
-    };
+    let address = if inputs.proxy().is_ipv6_only() { INBOUND_BIND_V6 } else { INBOUND_BIND_V4 };
     core::BindConfig {
         source_address: Some(core::SocketAddress {
             address: address.to_owned(),
@@ -96,9 +73,7 @@ pub(super) fn dynamic_forward_proxy(inputs: &Inputs) -> cluster::cluster::Custom
         name: "envoy.clusters.dynamic_forward_proxy".to_owned(),
         typed_config: Some(any(&dfp::ClusterConfig {
             cluster_implementation_specifier: Some(
-                dfp::cluster_config::ClusterImplementationSpecifier::DnsCacheConfig(dns_cache(
-                    inputs,
-                )),
+                dfp::cluster_config::ClusterImplementationSpecifier::DnsCacheConfig(dns_cache(inputs)),
             ),
             ..Default::default()
         })),
@@ -110,11 +85,7 @@ pub(crate) fn dns_cache(inputs: &Inputs) -> DnsCacheConfig {
     use cluster::cluster::DnsLookupFamily as F;
     DnsCacheConfig {
         name: "proa_dynamic_dns".to_owned(),
-        dns_lookup_family: if inputs.proxy().is_ipv6_only() {
-            F::V6Only
-        } else {
-            F::V4Only
-        } as i32,
+        dns_lookup_family: if inputs.proxy().is_ipv6_only() { F::V6Only } else { F::V4Only } as i32,
         dns_refresh_rate: Some(duration(inputs.mesh().dns_refresh_rate)),
         ..Default::default()
     }

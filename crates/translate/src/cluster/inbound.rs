@@ -30,8 +30,7 @@ pub(super) fn build(inputs: &Inputs, out: &mut Vec<cluster::Cluster>) {
         by_port.entry(target.target_port).or_default().push(target);
     }
     for (port, targets) in by_port {
-        let bind = (!inputs.mesh().inbound_passthrough)
-            .then(|| (inputs.proxy().localhost().to_owned(), port));
+        let bind = (!inputs.mesh().inbound_passthrough).then(|| (inputs.proxy().localhost().to_owned(), port));
         let services: Vec<_> = targets.iter().map(|t| &*t.service).collect();
         out.push(cluster(inputs, port, &targets[0].port, &services, bind));
     }
@@ -91,11 +90,7 @@ fn cluster(
     bind: Option<(String, u16)>,
 ) -> cluster::Cluster {
     let name = ClusterName::inbound(number).to_string();
-    let kind = if bind.is_some() {
-        DiscoveryType::Static
-    } else {
-        DiscoveryType::OriginalDst
-    };
+    let kind = if bind.is_some() { DiscoveryType::Static } else { DiscoveryType::OriginalDst };
     let mut d: Draft = draft(&name, kind, inputs);
     let stat = &inputs.mesh().inbound_cluster_stat_name;
     if let (false, Some(service)) = (stat.is_empty(), services.first()) {
@@ -104,28 +99,21 @@ fn cluster(
     match bind {
         Some((host, port)) => {
             let lb = endpoint::LbEndpoint {
-                host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
-                    endpoint::Endpoint {
-                        address: Some(address(&host, port.into())),
-                        ..Default::default()
-                    },
-                )),
+                host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
+                    address: Some(address(&host, port.into())),
+                    ..Default::default()
+                })),
                 ..Default::default()
             };
             d.cluster.load_assignment = Some(endpoint::ClusterLoadAssignment {
                 cluster_name: name.clone(),
-                endpoints: vec![endpoint::LocalityLbEndpoints {
-                    lb_endpoints: vec![lb],
-                    ..Default::default()
-                }],
+                endpoints: vec![endpoint::LocalityLbEndpoints { lb_endpoints: vec![lb], ..Default::default() }],
                 ..Default::default()
             });
         }
         None => {
             d.cluster.lb_policy = LbPolicy::ClusterProvided as i32;
-            d.cluster.cleanup_interval = Some(crate::wire::duration(
-                std::time::Duration::from_secs(NEVER_S),
-            ));
+            d.cluster.cleanup_interval = Some(crate::wire::duration(std::time::Duration::from_secs(NEVER_S)));
             d.cluster.upstream_bind_config = Some(fixed::inbound_bind(inputs));
         }
     }
@@ -135,29 +123,14 @@ fn cluster(
     let labels = &inputs.proxy().labels;
     let rule = services.first().and_then(|s| {
         let found = scope.rule(&s.hostname, labels, true).cloned();
-        let lookup = || {
-            inputs.snapshot().destination_rules.lookup(
-                &inputs.proxy().namespace,
-                &s.hostname,
-                &s.namespace,
-            )
-        };
-        found.or_else(|| {
-            model::destination_rule::select(&lookup(), &inputs.proxy().namespace, labels, true)
-                .cloned()
-        })
+        let lookup =
+            || inputs.snapshot().destination_rules.lookup(&inputs.proxy().namespace, &s.hostname, &s.namespace);
+        found.or_else(|| model::destination_rule::select(&lookup(), &inputs.proxy().namespace, labels, true).cloned())
     });
-    let from_rule = rule
-        .as_ref()
-        .and_then(|r| policy::for_port(r.config.spec.traffic_policy.as_ref(), port.number));
+    let from_rule = rule.as_ref().and_then(|r| policy::for_port(r.config.spec.traffic_policy.as_ref(), port.number));
     let sidecar_pool = scope.config.as_ref().and_then(|c| {
-        let own = c.spec.ingress.iter().find(|i| {
-            i.port
-                .as_ref()
-                .is_some_and(|p| p.number == u32::from(number))
-        });
-        own.and_then(|i| i.connection_pool.clone())
-            .or_else(|| c.spec.inbound_connection_pool.clone())
+        let own = c.spec.ingress.iter().find(|i| i.port.as_ref().is_some_and(|p| p.number == u32::from(number)));
+        own.and_then(|i| i.connection_pool.clone()).or_else(|| c.spec.inbound_connection_pool.clone())
     });
     let pool = sidecar_pool.or_else(|| from_rule.and_then(|p| p.connection_pool));
     policy::connection_pool(&mut d, inputs.mesh(), pool.as_ref(), None);
@@ -174,10 +147,7 @@ fn cluster(
     }
     if let Some(rule) = rule {
         let c = &rule.config;
-        metadata.insert(
-            "config".to_owned(),
-            text_value(config_path(&c.kind, &c.namespace, &c.name)),
-        );
+        metadata.insert("config".to_owned(), text_value(config_path(&c.kind, &c.namespace, &c.name)));
     }
     d.build()
 }

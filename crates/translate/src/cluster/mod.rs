@@ -18,8 +18,8 @@ use protos::envoy::extensions::upstreams::http::v3 as upstreams;
 
 use crate::Inputs;
 use crate::wire::{
-    ads, any, bool_value, config_path, delimited, duration, istio_metadata, list_value,
-    number_value, object_value, text_value,
+    ads, any, bool_value, config_path, delimited, duration, istio_metadata, list_value, number_value, object_value,
+    text_value,
 };
 use policy::{ClusterMode, Context};
 
@@ -38,15 +38,11 @@ impl Draft {
     }
 
     pub(crate) fn is_original_dst(&self) -> bool {
-        self.cluster.cluster_discovery_type
-            == Some(ClusterDiscoveryType::Type(
-                DiscoveryType::OriginalDst as i32,
-            ))
+        self.cluster.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst as i32))
     }
 
     pub(crate) fn is_eds(&self) -> bool {
-        self.cluster.cluster_discovery_type
-            == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32))
+        self.cluster.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32))
     }
 
     pub(crate) fn is_http2(&self) -> bool {
@@ -65,9 +61,7 @@ impl Draft {
             if http.upstream_protocol_options.is_none() {
                 http.upstream_protocol_options = Some(explicit_http1());
             }
-            self.cluster
-                .typed_extension_protocol_options
-                .insert(HTTP_OPTIONS.to_owned(), any(&http));
+            self.cluster.typed_extension_protocol_options.insert(HTTP_OPTIONS.to_owned(), any(&http));
         }
         self.cluster
     }
@@ -116,17 +110,14 @@ pub fn build(inputs: &Inputs) -> Vec<cluster::Cluster> {
             inbound::build(inputs, &mut out);
         }
         _ => {
-            let auto = inputs
-                .view
-                .gateway
-                .as_ref()
-                .is_some_and(|g| !g.auto_passthrough_hosts.is_empty());
+            let auto = inputs.view.gateway.as_ref().is_some_and(|g| !g.auto_passthrough_hosts.is_empty());
             if auto {
                 let internal = inputs.scope().services.iter().filter(|s| !s.mesh_external);
                 internal.for_each(|s| outbound(inputs, s, ClusterMode::SniDnat, &mut out));
             }
         }
     }
+    crate::patch::cluster::apply(inputs, &mut out);
     out
 }
 
@@ -140,35 +131,18 @@ fn discovery(service: &Service, proxy: NodeType) -> DiscoveryType {
     }
 }
 
-fn outbound(
-    inputs: &Inputs,
-    service: &Arc<Service>,
-    mode: ClusterMode,
-    out: &mut Vec<cluster::Cluster>,
-) {
+fn outbound(inputs: &Inputs, service: &Arc<Service>, mode: ClusterMode, out: &mut Vec<cluster::Cluster>) {
     if service.resolution == Resolution::Alias {
         return;
     }
     let labels = &inputs.proxy().labels;
     let rule = inputs.scope().rule(&service.hostname, labels, false);
-    for port in service
-        .ports
-        .iter()
-        .filter(|p| p.protocol != PortProtocol::Udp)
-    {
+    for port in service.ports.iter().filter(|p| p.protocol != PortProtocol::Udp) {
         let top = rule.and_then(|r| r.config.spec.traffic_policy.as_ref());
         let base = policy::for_port(top, port.number);
         let rule_has_selector = rule.is_some_and(|r| r.config.spec.workload_selector.is_some());
         let mut push = |subset: &str, policy: Option<TrafficPolicy>| {
-            let context = Context {
-                inputs,
-                service,
-                port,
-                mode,
-                subset,
-                policy,
-                rule_has_selector,
-            };
+            let context = Context { inputs, service, port, mode, subset, policy, rule_has_selector };
             let Some(mut draft) = start(&context) else {
                 return;
             };
@@ -178,52 +152,28 @@ fn outbound(
         };
         push("", base.clone());
         for subset in rule.iter().flat_map(|r| &r.config.spec.subsets) {
-            let merged =
-                policy::for_subset(base.clone(), subset.traffic_policy.as_ref(), port.number);
+            let merged = policy::for_subset(base.clone(), subset.traffic_policy.as_ref(), port.number);
             push(&subset.name, merged);
         }
     }
 }
 
 fn start(context: &Context<'_>) -> Option<Draft> {
-    let Context {
-        inputs,
-        service,
-        port,
-        subset,
-        mode,
-        ..
-    } = context;
+    let Context { inputs, service, port, subset, mode, .. } = context;
     let name = ClusterName::outbound(port.number, subset, &service.hostname);
-    let name = if *mode == ClusterMode::SniDnat {
-        name.to_sni()
-    } else {
-        name.to_string()
-    };
-    let passthrough = context
-        .policy
-        .as_ref()
-        .and_then(|p| p.load_balancer.as_ref())
-        .and_then(|l| l.simple);
+    let name = if *mode == ClusterMode::SniDnat { name.to_sni() } else { name.to_string() };
+    let passthrough = context.policy.as_ref().and_then(|p| p.load_balancer.as_ref()).and_then(|l| l.simple);
     let kind = match passthrough {
         Some(SimpleLb::Passthrough) => DiscoveryType::OriginalDst,
         _ => discovery(service, inputs.proxy().node_type),
     };
     let mut draft = draft(&name, kind, inputs);
     if service.resolution == Resolution::DynamicDns {
-        draft.cluster.cluster_discovery_type = Some(ClusterDiscoveryType::ClusterType(
-            fixed::dynamic_forward_proxy(inputs),
-        ));
+        draft.cluster.cluster_discovery_type =
+            Some(ClusterDiscoveryType::ClusterType(fixed::dynamic_forward_proxy(inputs)));
         draft.cluster.lb_policy = cluster::cluster::LbPolicy::ClusterProvided as i32;
     } else if matches!(kind, DiscoveryType::StrictDns | DiscoveryType::LogicalDns) {
-        let assignment = crate::endpoint::inline(
-            inputs,
-            service,
-            port,
-            subset,
-            &name,
-            context.policy.as_ref(),
-        );
+        let assignment = crate::endpoint::inline(inputs, service, port, subset, &name, context.policy.as_ref());
         if assignment.endpoints.is_empty() {
             return None;
         }
@@ -231,20 +181,15 @@ fn start(context: &Context<'_>) -> Option<Draft> {
     }
     if kind == DiscoveryType::OriginalDst {
         let target = match &port.target {
-            model::TargetPort::Number(n)
-                if *n != port.number && service.registry == Registry::External =>
-            {
-                Some(*n)
-            }
+            model::TargetPort::Number(n) if *n != port.number && service.registry == Registry::External => Some(*n),
             _ => None,
         };
         if let Some(target) = target {
-            draft.cluster.lb_config = Some(cluster::cluster::LbConfig::OriginalDstLbConfig(
-                cluster::cluster::OriginalDstLbConfig {
+            draft.cluster.lb_config =
+                Some(cluster::cluster::LbConfig::OriginalDstLbConfig(cluster::cluster::OriginalDstLbConfig {
                     upstream_port_override: Some(target.into()),
                     ..Default::default()
-                },
-            ));
+                }));
         }
     }
     set_protocol(&mut draft, port, inputs.proxy().node_type);
@@ -265,19 +210,12 @@ fn draft(name: &str, kind: DiscoveryType, inputs: &Inputs) -> Draft {
     };
     if matches!(kind, DiscoveryType::StrictDns | DiscoveryType::LogicalDns) {
         use cluster::cluster::DnsLookupFamily as F;
-        c.dns_lookup_family = if inputs.proxy().is_ipv6_only() {
-            F::V6Only
-        } else {
-            F::V4Only
-        } as i32;
+        c.dns_lookup_family = if inputs.proxy().is_ipv6_only() { F::V6Only } else { F::V4Only } as i32;
         c.dns_refresh_rate = Some(duration(mesh.dns_refresh_rate));
         c.respect_dns_ttl = true;
         c.dns_jitter = Some(duration(std::time::Duration::from_millis(100)));
     }
-    Draft {
-        cluster: c,
-        http: None,
-    }
+    Draft { cluster: c, http: None }
 }
 
 fn set_protocol(draft: &mut Draft, port: &Port, proxy: NodeType) {
@@ -289,11 +227,7 @@ fn set_protocol(draft: &mut Draft, port: &Port, proxy: NodeType) {
 }
 
 /// What comes after the policies: where endpoints come from, and metadata for telemetry and provenance.
-fn finish(
-    draft: &mut Draft,
-    context: &Context<'_>,
-    rule: Option<&model::destination_rule::MergedRule>,
-) {
+fn finish(draft: &mut Draft, context: &Context<'_>, rule: Option<&model::destination_rule::MergedRule>) {
     if draft.is_eds() {
         draft.cluster.eds_cluster_config = Some(cluster::cluster::EdsClusterConfig {
             eds_config: Some(ads()),
@@ -306,35 +240,19 @@ fn finish(
         draft.cluster.alt_stat_name = delimited(&name);
     }
     let metadata = istio_metadata(&mut draft.cluster.metadata);
-    metadata.insert(
-        "default_original_port".to_owned(),
-        number_value(context.port.number.into()),
-    );
-    metadata.insert(
-        "services".to_owned(),
-        list_value(vec![service_metadata(context.service)]),
-    );
+    metadata.insert("default_original_port".to_owned(), number_value(context.port.number.into()));
+    metadata.insert("services".to_owned(), list_value(vec![service_metadata(context.service)]));
     if context.service.mesh_external {
         metadata.insert("external".to_owned(), bool_value(true));
     }
     if let Some(rule) = rule {
         let config = &rule.config;
-        metadata.insert(
-            "config".to_owned(),
-            text_value(config_path(&config.kind, &config.namespace, &config.name)),
-        );
+        metadata.insert("config".to_owned(), text_value(config_path(&config.kind, &config.namespace, &config.name)));
         if !context.subset.is_empty() {
             metadata.insert("subset".to_owned(), text_value(context.subset));
         }
-        let mode = context
-            .policy
-            .as_ref()
-            .and_then(|p| p.tls.as_ref())
-            .map(|t| t.mode);
-        if matches!(
-            mode,
-            Some(api::destination_rule::TlsMode::Simple | api::destination_rule::TlsMode::Mutual)
-        ) {
+        let mode = context.policy.as_ref().and_then(|p| p.tls.as_ref()).map(|t| t.mode);
+        if matches!(mode, Some(api::destination_rule::TlsMode::Simple | api::destination_rule::TlsMode::Mutual)) {
             metadata.insert("alpn_override".to_owned(), text_value("false"));
         }
     }
@@ -380,12 +298,10 @@ fn exchange_filters(inputs: &Inputs) -> Vec<cluster::Filter> {
     }
     vec![cluster::Filter {
         name: "istio.metadata_exchange".to_owned(),
-        typed_config: Some(any(
-            &protos::envoy::tcp::metadataexchange::config::MetadataExchange {
-                protocol: crate::tls::ALPN_PEER_EXCHANGE.to_owned(),
-                ..Default::default()
-            },
-        )),
+        typed_config: Some(any(&protos::envoy::tcp::metadataexchange::config::MetadataExchange {
+            protocol: crate::tls::ALPN_PEER_EXCHANGE.to_owned(),
+            ..Default::default()
+        })),
         ..Default::default()
     }]
 }
@@ -406,11 +322,7 @@ pub(crate) fn default_thresholds() -> cluster::circuit_breakers::Thresholds {
 pub fn locality(text: &str) -> core::Locality {
     let mut parts = text.splitn(3, '/');
     let mut next = || parts.next().unwrap_or_default().to_owned();
-    core::Locality {
-        region: next(),
-        zone: next(),
-        sub_zone: next(),
-    }
+    core::Locality { region: next(), zone: next(), sub_zone: next() }
 }
 
 /// Typed options of a pass-through cluster: speak what the client spoke, close idle connections after five minutes.

@@ -2,8 +2,8 @@
 //! balancing, TLS, PROXY protocol. Follows `cluster_traffic_policy.go` and `cluster_tls.go`.
 
 use api::destination_rule::{
-    ConnectionPoolSettings, H2UpgradePolicy, LoadBalancerSettings, OutlierDetection,
-    ProxyProtocolVersion, RetryBudget, SimpleLb, TcpKeepalive, Tls, TlsMode, TrafficPolicy,
+    ConnectionPoolSettings, H2UpgradePolicy, LoadBalancerSettings, OutlierDetection, ProxyProtocolVersion, RetryBudget,
+    SimpleLb, TcpKeepalive, Tls, TlsMode, TrafficPolicy,
 };
 use model::{MeshConfig, MtlsMode, Port, Registry, Resolution, Service};
 use names::ClusterName;
@@ -48,10 +48,8 @@ pub fn for_port(policy: Option<&TrafficPolicy>, port: u16) -> Option<TrafficPoli
 }
 
 fn override_port(out: &mut TrafficPolicy, levels: &TrafficPolicy, port: u16) {
-    let level = levels
-        .port_level_settings
-        .iter()
-        .find(|l| l.port.as_ref().is_some_and(|p| p.number == u32::from(port)));
+    let level =
+        levels.port_level_settings.iter().find(|l| l.port.as_ref().is_some_and(|p| p.number == u32::from(port)));
     if let Some(level) = level {
         out.connection_pool = level.connection_pool.clone();
         out.load_balancer = level.load_balancer.clone();
@@ -61,11 +59,7 @@ fn override_port(out: &mut TrafficPolicy, levels: &TrafficPolicy, port: u16) {
 }
 
 /// The policy of a subset over that of its host: block by block, then the subset's port-level block.
-pub fn for_subset(
-    base: Option<TrafficPolicy>,
-    subset: Option<&TrafficPolicy>,
-    port: u16,
-) -> Option<TrafficPolicy> {
+pub fn for_subset(base: Option<TrafficPolicy>, subset: Option<&TrafficPolicy>, port: u16) -> Option<TrafficPolicy> {
     let Some(subset) = subset else { return base };
     let mut out = base.unwrap_or_default();
     out.connection_pool = subset.connection_pool.clone().or(out.connection_pool);
@@ -85,17 +79,10 @@ pub(crate) fn apply(draft: &mut Draft, context: &Context<'_>) {
     let empty = TrafficPolicy::default();
     let policy = context.policy.as_ref().unwrap_or(&empty);
     let defaults = mesh.default_traffic_policy.as_ref();
-    let pool = policy
-        .connection_pool
-        .as_ref()
-        .or_else(|| defaults?.connection_pool.as_ref());
+    let pool = policy.connection_pool.as_ref().or_else(|| defaults?.connection_pool.as_ref());
     connection_pool(draft, mesh, pool, policy.retry_budget.as_ref());
     h2_upgrade(draft, context.port, mesh, pool);
-    if let Some(outlier) = policy
-        .outlier_detection
-        .as_ref()
-        .or_else(|| defaults?.outlier_detection.as_ref())
-    {
+    if let Some(outlier) = policy.outlier_detection.as_ref().or_else(|| defaults?.outlier_detection.as_ref()) {
         outlier_detection(draft, outlier);
     }
     load_balancer(draft, context, policy.load_balancer.as_ref());
@@ -127,8 +114,7 @@ pub(crate) fn connection_pool(
     let tcp = pool.and_then(|p| p.tcp.as_ref());
     if let Some(http) = http {
         thresholds.max_requests = positive(http.http2_max_requests).or(thresholds.max_requests);
-        thresholds.max_pending_requests =
-            positive(http.http1_max_pending_requests).or(thresholds.max_pending_requests);
+        thresholds.max_pending_requests = positive(http.http1_max_pending_requests).or(thresholds.max_pending_requests);
         thresholds.max_retries = positive(http.max_retries).or(thresholds.max_retries);
     }
     if let Some(tcp) = tcp {
@@ -141,9 +127,7 @@ pub(crate) fn connection_pool(
         // Envoy's own default of the percentage is 20.
         thresholds.max_retries = None;
         thresholds.retry_budget = Some(cluster::circuit_breakers::thresholds::RetryBudget {
-            budget_percent: Some(typ::Percent {
-                value: budget.percent.unwrap_or(20.0),
-            }),
+            budget_percent: Some(typ::Percent { value: budget.percent.unwrap_or(20.0) }),
             min_retry_concurrency: Some(if budget.min_retry_concurrency == 0 {
                 3
             } else {
@@ -152,27 +136,16 @@ pub(crate) fn connection_pool(
             budget_interval: budget.budget_interval.map(api_duration),
         });
     }
-    keepalive(
-        &mut draft.cluster,
-        mesh,
-        tcp.and_then(|t| t.tcp_keepalive.as_ref()),
-    );
-    draft.cluster.circuit_breakers = Some(cluster::CircuitBreakers {
-        thresholds: vec![thresholds],
-        ..Default::default()
-    });
+    keepalive(&mut draft.cluster, mesh, tcp.and_then(|t| t.tcp_keepalive.as_ref()));
+    draft.cluster.circuit_breakers =
+        Some(cluster::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() });
 
-    let idle = http
-        .and_then(|h| h.idle_timeout)
-        .or_else(|| tcp.and_then(|t| t.idle_timeout));
+    let idle = http.and_then(|h| h.idle_timeout).or_else(|| tcp.and_then(|t| t.idle_timeout));
     let max_duration = tcp.and_then(|t| t.max_connection_duration);
     let max_requests = http.and_then(|h| positive(h.max_requests_per_connection));
     let max_streams = http.and_then(|h| positive(h.max_concurrent_streams));
     if idle.is_some() || max_duration.is_some() || max_requests.is_some() || max_streams.is_some() {
-        let common = draft
-            .http()
-            .common_http_protocol_options
-            .get_or_insert_default();
+        let common = draft.http().common_http_protocol_options.get_or_insert_default();
         common.idle_timeout = idle.map(api_duration);
         common.max_connection_duration = max_duration.map(api_duration);
         common.max_requests_per_connection = max_requests;
@@ -180,10 +153,8 @@ pub(crate) fn connection_pool(
     let ping = http.and_then(|h| h.http2_keep_alive.as_ref());
     if max_streams.is_some() || ping.is_some() {
         use protos::envoy::extensions::upstreams::http::v3::http_protocol_options as o;
-        if let Some(o::UpstreamProtocolOptions::ExplicitHttpConfig(c)) =
-            &mut draft.http().upstream_protocol_options
-            && let Some(o::explicit_http_config::ProtocolConfig::Http2ProtocolOptions(h2)) =
-                &mut c.protocol_config
+        if let Some(o::UpstreamProtocolOptions::ExplicitHttpConfig(c)) = &mut draft.http().upstream_protocol_options
+            && let Some(o::explicit_http_config::ProtocolConfig::Http2ProtocolOptions(h2)) = &mut c.protocol_config
         {
             h2.max_concurrent_streams = max_streams.or(h2.max_concurrent_streams);
             h2.connection_keepalive = ping.map(|p| core::KeepaliveSettings {
@@ -200,42 +171,24 @@ pub(crate) fn connection_pool(
 
 /// TCP keep-alive: the rule's over the mesh's.
 pub(crate) fn keepalive(c: &mut cluster::Cluster, mesh: &MeshConfig, rule: Option<&TcpKeepalive>) {
-    let seconds = |d: Option<api::Duration>| {
-        d.and_then(|d| u32::try_from(d.to_std().as_secs()).ok())
-            .filter(|s| *s > 0)
-    };
+    let seconds =
+        |d: Option<api::Duration>| d.and_then(|d| u32::try_from(d.to_std().as_secs()).ok()).filter(|s| *s > 0);
     let nonzero = |n: u32| (n > 0).then_some(n);
     let mesh = mesh.tcp_keepalive.as_ref();
     if rule.is_none() && mesh.is_none() {
         return;
     }
     let tcp_keepalive = core::TcpKeepalive {
-        keepalive_probes: rule
-            .and_then(|r| nonzero(r.probes))
-            .or_else(|| nonzero(mesh?.probes)),
-        keepalive_time: rule
-            .and_then(|r| seconds(r.time))
-            .or_else(|| nonzero(mesh?.time_s)),
-        keepalive_interval: rule
-            .and_then(|r| seconds(r.interval))
-            .or_else(|| nonzero(mesh?.interval_s)),
+        keepalive_probes: rule.and_then(|r| nonzero(r.probes)).or_else(|| nonzero(mesh?.probes)),
+        keepalive_time: rule.and_then(|r| seconds(r.time)).or_else(|| nonzero(mesh?.time_s)),
+        keepalive_interval: rule.and_then(|r| seconds(r.interval)).or_else(|| nonzero(mesh?.interval_s)),
     };
-    c.upstream_connection_options = Some(cluster::UpstreamConnectionOptions {
-        tcp_keepalive: Some(tcp_keepalive),
-        ..Default::default()
-    });
+    c.upstream_connection_options =
+        Some(cluster::UpstreamConnectionOptions { tcp_keepalive: Some(tcp_keepalive), ..Default::default() });
 }
 
-fn h2_upgrade(
-    draft: &mut Draft,
-    port: &Port,
-    mesh: &MeshConfig,
-    pool: Option<&ConnectionPoolSettings>,
-) {
-    let upgrade = match pool
-        .and_then(|p| p.http.as_ref())
-        .map(|h| h.h2_upgrade_policy)
-    {
+fn h2_upgrade(draft: &mut Draft, port: &Port, mesh: &MeshConfig, pool: Option<&ConnectionPoolSettings>) {
+    let upgrade = match pool.and_then(|p| p.http.as_ref()).map(|h| h.h2_upgrade_policy) {
         Some(H2UpgradePolicy::Upgrade) => true,
         Some(H2UpgradePolicy::DoNotUpgrade) => false,
         // Only ports that say HTTP: what is sniffed keeps the client's protocol.
@@ -273,45 +226,30 @@ fn outlier_detection(draft: &mut Draft, o: &OutlierDetection) {
     lb_config(draft).healthy_panic_threshold = Some(typ::Percent { value: percent });
     if !o.outlier_detection_http_error_codes.is_empty() {
         use protos::envoy::config::common::matcher::v3 as m;
-        use protos::envoy::config::route::v3::{
-            HeaderMatcher, header_matcher::HeaderMatchSpecifier,
-        };
+        use protos::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
         use protos::envoy::extensions::upstreams::http::v3::http_protocol_options as options;
         let exact = |code: &u32| {
-            crate::wire::string_matcher(
-                protos::envoy::r#type::matcher::v3::string_matcher::MatchPattern::Exact(
-                    code.to_string(),
-                ),
-            )
+            crate::wire::string_matcher(protos::envoy::r#type::matcher::v3::string_matcher::MatchPattern::Exact(
+                code.to_string(),
+            ))
         };
-        let rules = o
-            .outlier_detection_http_error_codes
-            .iter()
-            .map(|code| m::MatchPredicate {
-                rule: Some(m::match_predicate::Rule::HttpResponseHeadersMatch(
-                    m::HttpHeadersMatch {
-                        headers: vec![HeaderMatcher {
-                            name: ":status".to_owned(),
-                            header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact(
-                                code,
-                            ))),
-                            ..Default::default()
-                        }],
-                    },
-                )),
-            });
+        let rules = o.outlier_detection_http_error_codes.iter().map(|code| m::MatchPredicate {
+            rule: Some(m::match_predicate::Rule::HttpResponseHeadersMatch(m::HttpHeadersMatch {
+                headers: vec![HeaderMatcher {
+                    name: ":status".to_owned(),
+                    header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact(code))),
+                    ..Default::default()
+                }],
+            })),
+        });
         let mut rules: Vec<_> = rules.collect();
         let rule = if rules.len() == 1 {
             rules.remove(0)
         } else {
             let set = m::match_predicate::MatchSet { rules };
-            m::MatchPredicate {
-                rule: Some(m::match_predicate::Rule::OrMatch(set)),
-            }
+            m::MatchPredicate { rule: Some(m::match_predicate::Rule::OrMatch(set)) }
         };
-        draft.http().outlier_detection = Some(options::OutlierDetection {
-            error_matcher: Some(rule),
-        });
+        draft.http().outlier_detection = Some(options::OutlierDetection { error_matcher: Some(rule) });
     }
 }
 
@@ -324,23 +262,17 @@ fn load_balancer(draft: &mut Draft, context: &Context<'_>, lb: Option<&LoadBalan
     let mesh = context.inputs.mesh();
     let settings = crate::locality::setting(mesh, lb);
     let failover = draft.cluster.outlier_detection.is_some();
-    if let Some(zone) = lb
-        .and_then(|l| l.zone_aware_lb_setting.as_ref())
-        .filter(|z| z.enabled != Some(false))
-    {
-        lb_config(draft).locality_config_specifier = Some(
-            LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
+    if let Some(zone) = lb.and_then(|l| l.zone_aware_lb_setting.as_ref()).filter(|z| z.enabled != Some(false)) {
+        lb_config(draft).locality_config_specifier =
+            Some(LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
                 min_cluster_size: zone.min_cluster_size.map(u64::from),
                 ..Default::default()
-            }),
-        );
+            }));
     } else if settings.is_some_and(|s| {
-        !s.distribute.is_empty()
-            || (failover && (!s.failover.is_empty() || !s.failover_priority.is_empty()))
+        !s.distribute.is_empty() || (failover && (!s.failover.is_empty() || !s.failover_priority.is_empty()))
     }) {
-        lb_config(draft).locality_config_specifier = Some(
-            LocalityConfigSpecifier::LocalityWeightedLbConfig(Default::default()),
-        );
+        lb_config(draft).locality_config_specifier =
+            Some(LocalityConfigSpecifier::LocalityWeightedLbConfig(Default::default()));
     }
     if draft.is_original_dst() || matches!(context.service.resolution, Resolution::DynamicDns) {
         draft.cluster.lb_policy = LbPolicy::ClusterProvided as i32;
@@ -352,9 +284,7 @@ fn load_balancer(draft: &mut Draft, context: &Context<'_>, lb: Option<&LoadBalan
         Some(SimpleLb::RoundRobin) => {
             draft.cluster.lb_policy = LbPolicy::RoundRobin as i32;
             draft.cluster.lb_config = slow_start.map(|s| {
-                LbConfig::RoundRobinLbConfig(cluster::cluster::RoundRobinLbConfig {
-                    slow_start_config: Some(s),
-                })
+                LbConfig::RoundRobinLbConfig(cluster::cluster::RoundRobinLbConfig { slow_start_config: Some(s) })
             });
         }
         _ => {
@@ -373,42 +303,31 @@ fn load_balancer(draft: &mut Draft, context: &Context<'_>, lb: Option<&LoadBalan
     if let Some(maglev) = &hash.maglev {
         draft.cluster.lb_policy = LbPolicy::Maglev as i32;
         draft.cluster.lb_config = (maglev.table_size > 0).then(|| {
-            LbConfig::MaglevLbConfig(cluster::cluster::MaglevLbConfig {
-                table_size: Some(maglev.table_size.into()),
-            })
+            LbConfig::MaglevLbConfig(cluster::cluster::MaglevLbConfig { table_size: Some(maglev.table_size.into()) })
         });
         return;
     }
     // 1024 is Istio's minimum and Envoy's default.
-    let stated = hash
-        .ring_hash
-        .as_ref()
-        .map_or(hash.minimum_ring_size, |r| r.minimum_ring_size);
+    let stated = hash.ring_hash.as_ref().map_or(hash.minimum_ring_size, |r| r.minimum_ring_size);
     let size = if stated == 0 { 1024 } else { stated };
     draft.cluster.lb_policy = LbPolicy::RingHash as i32;
-    draft.cluster.lb_config = Some(LbConfig::RingHashLbConfig(
-        cluster::cluster::RingHashLbConfig {
-            minimum_ring_size: Some(size.into()),
-            ..Default::default()
-        },
-    ));
+    draft.cluster.lb_config = Some(LbConfig::RingHashLbConfig(cluster::cluster::RingHashLbConfig {
+        minimum_ring_size: Some(size.into()),
+        ..Default::default()
+    }));
 }
 
 fn slow_start(lb: &LoadBalancerSettings) -> Option<SlowStartConfig> {
     if let Some(warmup) = &lb.warmup {
         return Some(SlowStartConfig {
             slow_start_window: warmup.duration.map(api_duration),
-            aggression: warmup.aggression.map(|a| core::RuntimeDouble {
-                default_value: a,
-                runtime_key: "lb.slow_start.aggression".to_owned(),
-            }),
+            aggression: warmup
+                .aggression
+                .map(|a| core::RuntimeDouble { default_value: a, runtime_key: "lb.slow_start.aggression".to_owned() }),
             min_weight_percent: warmup.minimum_percent.map(|value| typ::Percent { value }),
         });
     }
-    lb.warmup_duration_secs.map(|d| SlowStartConfig {
-        slow_start_window: Some(api_duration(d)),
-        ..Default::default()
-    })
+    lb.warmup_duration_secs.map(|d| SlowStartConfig { slow_start_window: Some(api_duration(d)), ..Default::default() })
 }
 
 /// Whether clients should try mesh mTLS with a service that no rule speaks about: policies of its namespace and, for
@@ -421,53 +340,27 @@ fn auto_mtls(context: &Context<'_>, draft: &Draft) -> bool {
     }
     if service.resolution == Resolution::Passthrough || draft.is_original_dst() {
         let endpoints = snapshot.endpoints_of(service);
-        let mut of_port = endpoints
-            .iter()
-            .filter(|e| e.service_port == context.port.name)
-            .peekable();
+        let mut of_port = endpoints.iter().filter(|e| e.service_port == context.port.name).peekable();
         if of_port.peek().is_none() || of_port.any(|e| !e.workload.speaks_mtls) {
             return false;
         }
     }
     let root = &snapshot.mesh.root_namespace;
     let none = names::Labels::new();
-    let own = model::security::peer_authentication(
-        &snapshot.peer_authentications,
-        &service.namespace,
-        &none,
-        root,
-    );
+    let own = model::security::peer_authentication(&snapshot.peer_authentications, &service.namespace, &none, root);
     own.mode != MtlsMode::Disable
 }
 
 fn upstream_tls(draft: &mut Draft, context: &Context<'_>, tls: Option<&Tls>) {
     let snapshot = context.inputs.snapshot();
-    let identities = || {
-        snapshot
-            .identities_of(context.service)
-            .into_iter()
-            .collect::<Vec<_>>()
-    };
-    let default_sni = ClusterName::outbound(
-        context.port.number,
-        context.subset,
-        &context.service.hostname,
-    )
-    .to_sni();
+    let identities = || snapshot.identities_of(context.service).into_iter().collect::<Vec<_>>();
+    let default_sni = ClusterName::outbound(context.port.number, context.subset, &context.service.hostname).to_sni();
     let exchange = context.inputs.proxy().capabilities.peer_metadata;
     match tls {
         Some(t) if t.mode == TlsMode::Disable => {}
         Some(t) if t.mode == TlsMode::IstioMutual => {
-            let sans = if t.subject_alt_names.is_empty() {
-                identities()
-            } else {
-                t.subject_alt_names.clone()
-            };
-            let sni = if t.sni.is_empty() {
-                &default_sni
-            } else {
-                &t.sni
-            };
+            let sans = if t.subject_alt_names.is_empty() { identities() } else { t.subject_alt_names.clone() };
+            let sni = if t.sni.is_empty() { &default_sni } else { &t.sni };
             let context = tls::outbound_mtls(&sans, sni, draft.is_http2(), exchange);
             draft.cluster.transport_socket = Some(tls::upstream_socket(&context));
         }
@@ -484,12 +377,10 @@ fn upstream_tls(draft: &mut Draft, context: &Context<'_>, tls: Option<&Tls>) {
                 http2: draft.is_http2(),
                 rule_has_selector: context.rule_has_selector,
             };
-            draft.cluster.transport_socket =
-                tls::originate(t, facts).map(|c| tls::upstream_socket(&c));
+            draft.cluster.transport_socket = tls::originate(t, facts).map(|c| tls::upstream_socket(&c));
         }
         None if auto_mtls(context, draft) => {
-            let context =
-                tls::outbound_mtls(&identities(), &default_sni, draft.is_http2(), exchange);
+            let context = tls::outbound_mtls(&identities(), &default_sni, draft.is_http2(), exchange);
             let socket = tls::upstream_socket(&context);
             if draft.is_original_dst() {
                 draft.cluster.transport_socket = Some(socket);
@@ -518,10 +409,7 @@ fn auto_sni(draft: &mut Draft, tls: &Tls) {
         return;
     }
     let verify = tls.subject_alt_names.is_empty() && tls.insecure_skip_verify != Some(true);
-    let options = draft
-        .http()
-        .upstream_http_protocol_options
-        .get_or_insert_default();
+    let options = draft.http().upstream_http_protocol_options.get_or_insert_default();
     options.auto_sni = true;
     options.auto_san_validation = verify;
 }
@@ -541,17 +429,10 @@ fn upstream_proxy_protocol(draft: &mut Draft, version: ProxyProtocolVersion) {
             transport_socket: Some(inner),
             ..Default::default()
         };
-        transport_socket(
-            "envoy.transport_sockets.upstream_proxy_protocol",
-            any(&config),
-        )
+        transport_socket("envoy.transport_sockets.upstream_proxy_protocol", any(&config))
     };
     if draft.cluster.transport_socket_matches.is_empty() {
-        let inner = draft
-            .cluster
-            .transport_socket
-            .take()
-            .unwrap_or_else(raw_buffer);
+        let inner = draft.cluster.transport_socket.take().unwrap_or_else(raw_buffer);
         draft.cluster.transport_socket = Some(wrap(inner));
         return;
     }

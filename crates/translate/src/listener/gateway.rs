@@ -30,37 +30,17 @@ pub(super) fn build(inputs: &Inputs) -> Vec<listener::Listener> {
         if inputs.proxy().unprivileged && port.number < 1024 {
             continue;
         }
-        let bind = if port.bind.is_empty() {
-            inputs.proxy().wildcard().to_owned()
-        } else {
-            port.bind.clone()
-        };
+        let bind = if port.bind.is_empty() { inputs.proxy().wildcard().to_owned() } else { port.bind.clone() };
         let name = names::listener_name(&bind, port.number);
         let mut chains = Vec::new();
         if port.protocol.is_http() {
-            chains.push(http_chain(
-                inputs,
-                &port.route_name,
-                &name,
-                "",
-                port.protocol,
-            ));
+            chains.push(http_chain(inputs, &port.route_name, &name, "", port.protocol));
         } else {
             for server in &port.servers {
-                chains.extend(server_chains(
-                    inputs,
-                    server,
-                    port.number,
-                    &name,
-                    &mut taken,
-                ));
+                chains.extend(server_chains(inputs, server, port.number, &name, &mut taken));
             }
         }
-        by_name
-            .entry(name)
-            .or_insert_with(|| (bind, port.number, Vec::new()))
-            .2
-            .extend(chains);
+        by_name.entry(name).or_insert_with(|| (bind, port.number, Vec::new())).2.extend(chains);
     }
     by_name
         .into_iter()
@@ -69,29 +49,13 @@ pub(super) fn build(inputs: &Inputs) -> Vec<listener::Listener> {
         .collect()
 }
 
-fn finish(
-    inputs: &Inputs,
-    name: String,
-    bind: &str,
-    port: u16,
-    chains: &[Chain],
-) -> listener::Listener {
+fn finish(inputs: &Inputs, name: String, bind: &str, port: u16, chains: &[Chain]) -> listener::Listener {
     let mut filters = Vec::new();
-    if inputs
-        .proxy()
-        .config(inputs.mesh(), "/gatewayTopology/proxyProtocol")
-        .is_some()
-    {
+    if inputs.proxy().config(inputs.mesh(), "/gatewayTopology/proxyProtocol").is_some() {
         use protos::envoy::extensions::filters::listener::proxy_protocol::v3::ProxyProtocol;
-        filters.push(listener_filter(
-            "envoy.filters.listener.proxy_protocol",
-            any(&ProxyProtocol::default()),
-        ));
+        filters.push(listener_filter("envoy.filters.listener.proxy_protocol", any(&ProxyProtocol::default())));
     }
-    if chains
-        .iter()
-        .any(|c| !c.sni_hosts.is_empty() || c.transport_socket.is_some())
-    {
+    if chains.iter().any(|c| !c.sni_hosts.is_empty() || c.transport_socket.is_some()) {
         filters.push(super::tls_inspector());
     }
     listener::Listener {
@@ -107,29 +71,10 @@ fn finish(
     }
 }
 
-fn http_chain(
-    inputs: &Inputs,
-    route: &str,
-    listener: &str,
-    stat: &str,
-    protocol: PortProtocol,
-) -> Chain {
-    let stat = if stat.is_empty() {
-        delimited(&format!("outbound_{listener}"))
-    } else {
-        stat.to_owned()
-    };
-    let options = Options {
-        class: Class::Gateway,
-        routes: Routes::Rds(route.to_owned()),
-        stat_prefix: stat,
-        protocol,
-    };
-    Chain {
-        http: true,
-        filters: vec![hcm::filter(inputs, options)],
-        ..Default::default()
-    }
+fn http_chain(inputs: &Inputs, route: &str, listener: &str, stat: &str, protocol: PortProtocol) -> Chain {
+    let stat = if stat.is_empty() { delimited(&format!("outbound_{listener}")) } else { stat.to_owned() };
+    let options = Options { class: Class::Gateway, routes: Routes::Rds(route.to_owned()), stat_prefix: stat, protocol };
+    Chain { http: true, filters: vec![hcm::filter(inputs, options)], ..Default::default() }
 }
 
 fn server_chains(
@@ -140,11 +85,7 @@ fn server_chains(
     taken: &mut TakenNames,
 ) -> Vec<Chain> {
     let s = &server.server;
-    let terminate = |tcp: bool| {
-        s.tls
-            .as_ref()
-            .and_then(|t| tls::server_socket(t, inputs.mesh(), tcp))
-    };
+    let terminate = |tcp: bool| s.tls.as_ref().and_then(|t| tls::server_socket(t, inputs.mesh(), tcp));
     if is_https_terminated(s) {
         let mut chain = http_chain(inputs, &server.route_name, listener, &s.name, protocol(s));
         chain.sni_hosts = server.sni_hosts.clone();
@@ -159,11 +100,7 @@ fn server_chains(
     };
     vec![Chain {
         sni_hosts: server.sni_hosts.clone(),
-        transport_socket: if is_tcp_with_tls(s) {
-            terminate(true)
-        } else {
-            None
-        },
+        transport_socket: if is_tcp_with_tls(s) { terminate(true) } else { None },
         metadata: config_metadata(&v.config.kind, &v.config.namespace, &v.config.name),
         filters,
         ..Default::default()
@@ -190,11 +127,7 @@ fn l4_matches(server: &Server, gateway: &str, port: u32, gateways: &[String]) ->
 }
 
 fn server_port(server: &Server) -> u16 {
-    server
-        .port
-        .as_ref()
-        .and_then(|p| u16::try_from(p.number).ok())
-        .unwrap_or(0)
+    server.port.as_ref().and_then(|p| u16::try_from(p.number).ok()).unwrap_or(0)
 }
 
 /// The first TCP rule that applies to an opaque server.
@@ -202,15 +135,9 @@ fn tcp_filters(
     inputs: &Inputs,
     server: &GatewayServer,
 ) -> Option<(Vec<listener::Filter>, Arc<ResolvedVirtualService>)> {
-    let rules = inputs
-        .snapshot()
-        .virtual_services
-        .for_gateway(&inputs.proxy().namespace, &server.gateway);
+    let rules = inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, &server.gateway);
     let s = &server.server;
-    let exchange = s
-        .tls
-        .as_ref()
-        .is_some_and(|t| t.mode == ServerTlsMode::IstioMutual);
+    let exchange = s.tls.as_ref().is_some_and(|t| t.mode == ServerTlsMode::IstioMutual);
     for v in rules.into_iter().filter(|v| exposes(s, v)) {
         for rule in &v.config.spec.tcp {
             let fits = |m: &L4MatchAttributes| l4_matches(s, &server.gateway, m.port, &m.gateways);
@@ -227,24 +154,13 @@ fn tcp_filters(
     None
 }
 
-fn passthrough_chains(
-    inputs: &Inputs,
-    server: &GatewayServer,
-    port: u16,
-    taken: &mut TakenNames,
-) -> Vec<Chain> {
+fn passthrough_chains(inputs: &Inputs, server: &GatewayServer, port: u16, taken: &mut TakenNames) -> Vec<Chain> {
     let s = &server.server;
-    if s.tls
-        .as_ref()
-        .is_some_and(|t| t.mode == ServerTlsMode::AutoPassthrough)
-    {
+    if s.tls.as_ref().is_some_and(|t| t.mode == ServerTlsMode::AutoPassthrough) {
         return auto_passthrough(inputs, &server.sni_hosts);
     }
     let mut out = Vec::new();
-    let rules = inputs
-        .snapshot()
-        .virtual_services
-        .for_gateway(&inputs.proxy().namespace, &server.gateway);
+    let rules = inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, &server.gateway);
     for v in rules.iter().filter(|v| exposes(s, v)) {
         for rule in v.config.spec.tls.iter().filter(|r| !r.route.is_empty()) {
             for m in &rule.matches {
@@ -253,10 +169,7 @@ fn passthrough_chains(
                 }
                 // Envoy refuses a listener with two equal matches: the older rule keeps the name.
                 let known = taken.entry(port).or_default();
-                if m.sni_hosts
-                    .iter()
-                    .any(|h| known.get(h).is_some_and(|b| *b == s.bind))
-                {
+                if m.sni_hosts.iter().any(|h| known.get(h).is_some_and(|b| *b == s.bind)) {
                     continue;
                 }
                 known.extend(m.sni_hosts.iter().map(|h| (h.clone(), s.bind.clone())));
@@ -279,35 +192,16 @@ fn passthrough_chains(
 
 /// East-west gateways: the server name is the cluster's, and only mesh mTLS gets in.
 fn auto_passthrough(inputs: &Inputs, hosts: &[String]) -> Vec<Chain> {
-    let exposed = |host: &Hostname| {
-        hosts
-            .iter()
-            .any(|h| host.subset_of(&Hostname::from(h.as_str())))
-    };
+    let exposed = |host: &Hostname| hosts.iter().any(|h| host.subset_of(&Hostname::from(h.as_str())));
     let mut out = Vec::new();
-    for service in inputs
-        .scope()
-        .services
-        .iter()
-        .filter(|s| !s.mesh_external && exposed(&s.hostname))
-    {
-        let rule = inputs
-            .scope()
-            .rule(&service.hostname, &inputs.proxy().labels, false);
-        let subsets = rule
-            .iter()
-            .flat_map(|r| r.config.spec.subsets.iter().map(|s| s.name.as_str()));
+    for service in inputs.scope().services.iter().filter(|s| !s.mesh_external && exposed(&s.hostname)) {
+        let rule = inputs.scope().rule(&service.hostname, &inputs.proxy().labels, false);
+        let subsets = rule.iter().flat_map(|r| r.config.spec.subsets.iter().map(|s| s.name.as_str()));
         let subsets: Vec<&str> = std::iter::once("").chain(subsets).collect();
-        for port in service
-            .ports
-            .iter()
-            .filter(|p| p.protocol != PortProtocol::Udp)
-        {
+        for port in service.ports.iter().filter(|p| p.protocol != PortProtocol::Udp) {
             for subset in &subsets {
-                let cluster =
-                    ClusterName::outbound(port.number, subset, &service.hostname).to_sni();
-                let stat =
-                    network::stat_prefix(inputs, Some(service), subset, port.number, &cluster);
+                let cluster = ClusterName::outbound(port.number, subset, &service.hostname).to_sni();
+                let stat = network::stat_prefix(inputs, Some(service), subset, port.number, &cluster);
                 out.push(Chain {
                     sni_hosts: vec![cluster.clone()],
                     alpns: alpns(&MTLS_ALPNS),

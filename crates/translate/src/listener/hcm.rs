@@ -35,18 +35,11 @@ pub(crate) struct Options {
 }
 
 fn flag(inputs: &Inputs, pointer: &str) -> Option<bool> {
-    inputs
-        .proxy()
-        .config(inputs.mesh(), pointer)
-        .and_then(serde_json::Value::as_bool)
+    inputs.proxy().config(inputs.mesh(), pointer).and_then(serde_json::Value::as_bool)
 }
 
 fn word<'a>(inputs: &'a Inputs, pointer: &str) -> &'a str {
-    inputs
-        .proxy()
-        .config(inputs.mesh(), pointer)
-        .and_then(serde_json::Value::as_str)
-        .unwrap_or_default()
+    inputs.proxy().config(inputs.mesh(), pointer).and_then(serde_json::Value::as_str).unwrap_or_default()
 }
 
 /// The `proxyHeaders` of the proxy's configuration.
@@ -60,14 +53,9 @@ pub(crate) struct ProxyHeaders {
 
 impl ProxyHeaders {
     pub(crate) fn new(inputs: &Inputs, class: Class) -> Self {
-        let disabled =
-            |what: &str| flag(inputs, &format!("/proxyHeaders/{what}/disabled")) == Some(true);
+        let disabled = |what: &str| flag(inputs, &format!("/proxyHeaders/{what}/disabled")) == Some(true);
         let server = word(inputs, "/proxyHeaders/server/value");
-        let default = if class == Class::SidecarOutbound {
-            ""
-        } else {
-            SERVER_NAME
-        };
+        let default = if class == Class::SidecarOutbound { "" } else { SERVER_NAME };
         let off = disabled("server");
         ProxyHeaders {
             server_name: if off {
@@ -85,10 +73,7 @@ impl ProxyHeaders {
     }
 }
 
-fn forward_client_cert(
-    text: &str,
-    default: h::ForwardClientCertDetails,
-) -> h::ForwardClientCertDetails {
+fn forward_client_cert(text: &str, default: h::ForwardClientCertDetails) -> h::ForwardClientCertDetails {
     use h::ForwardClientCertDetails as F;
     match text {
         "SANITIZE" => F::Sanitize,
@@ -117,10 +102,7 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
         generate_request_id: headers.generate_request_id,
         proxy_100_continue: true,
         stream_idle_timeout: Some(no_timeout()),
-        upgrade_configs: vec![h::UpgradeConfig {
-            upgrade_type: "websocket".to_owned(),
-            ..Default::default()
-        }],
+        upgrade_configs: vec![h::UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
         path_with_escaped_slashes_action: Slashes::KeepUnchanged as i32,
         normalize_path: Some(mesh.path_normalization != PathNormalization::None),
         merge_slashes: matches!(
@@ -136,24 +118,15 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
         out.server_header_transformation = h::ServerHeaderTransformation::PassThrough as i32;
     }
     if let Some(idle) = inputs.proxy().idle_timeout {
-        out.common_http_protocol_options = Some(core::HttpProtocolOptions {
-            idle_timeout: Some(duration(idle)),
-            ..Default::default()
-        });
+        out.common_http_protocol_options =
+            Some(core::HttpProtocolOptions { idle_timeout: Some(duration(idle)), ..Default::default() });
     }
     match options.class {
         Class::SidecarInbound => {
             let details = |what: &str, default: bool| {
-                flag(
-                    inputs,
-                    &format!("/proxyHeaders/setCurrentClientCertDetails/{what}"),
-                )
-                .unwrap_or(default)
+                flag(inputs, &format!("/proxyHeaders/setCurrentClientCertDetails/{what}")).unwrap_or(default)
             };
-            let forward = forward_client_cert(
-                word(inputs, "/proxyHeaders/forwardedClientCert"),
-                F::AppendForward,
-            );
+            let forward = forward_client_cert(word(inputs, "/proxyHeaders/forwardedClientCert"), F::AppendForward);
             out.forward_client_cert_details = forward as i32;
             out.set_current_client_cert_details = Some(h::SetCurrentClientCertDetails {
                 subject: Some(details("subject", true)),
@@ -169,15 +142,9 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
         }
         Class::Gateway => {
             let topology = |k: &str| format!("/gatewayTopology/{k}");
-            let hops = inputs
-                .proxy()
-                .config(mesh, &topology("numTrustedProxies"))
-                .and_then(serde_json::Value::as_u64);
+            let hops = inputs.proxy().config(mesh, &topology("numTrustedProxies")).and_then(serde_json::Value::as_u64);
             out.xff_num_trusted_hops = hops.and_then(|h| u32::try_from(h).ok()).unwrap_or(0);
-            let forward = forward_client_cert(
-                word(inputs, &topology("forwardClientCertDetails")),
-                F::SanitizeSet,
-            );
+            let forward = forward_client_cert(word(inputs, &topology("forwardClientCertDetails")), F::SanitizeSet);
             out.forward_client_cert_details = forward as i32;
             if matches!(forward, F::AppendForward | F::SanitizeSet) {
                 out.set_current_client_cert_details = Some(h::SetCurrentClientCertDetails {
@@ -198,9 +165,7 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
         }
     }
     if inputs.proxy().http10 {
-        out.http_protocol_options
-            .get_or_insert_default()
-            .accept_http_10 = true;
+        out.http_protocol_options.get_or_insert_default().accept_http_10 = true;
     }
     out.access_log = crate::access_log::http(inputs, options.class);
     let sampling_by_request_id = crate::tracing::configure(inputs, &mut out, options.class);
@@ -214,10 +179,7 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
 }
 
 fn h_rds(name: String) -> h::RouteSpecifier {
-    h::RouteSpecifier::Rds(hcm::Rds {
-        config_source: Some(ads()),
-        route_config_name: name,
-    })
+    h::RouteSpecifier::Rds(hcm::Rds { config_source: Some(ads()), route_config_name: name })
 }
 
 fn request_id(use_for_sampling: bool) -> hcm::RequestIdExtension {
@@ -245,83 +207,51 @@ fn filters(inputs: &Inputs, options: &Options, headers: &ProxyHeaders) -> Vec<hc
         out.extend(crate::authz::http(inputs));
     }
     if options.protocol == PortProtocol::GrpcWeb {
-        out.push(http_filter(
-            "envoy.filters.http.grpc_web",
-            any(&f::grpc_web::v3::GrpcWeb::default()),
-        ));
+        out.push(http_filter("envoy.filters.http.grpc_web", any(&f::grpc_web::v3::GrpcWeb::default())));
     }
     let grpc_stats = f::grpc_stats::v3::FilterConfig {
         emit_filter_state: true,
-        per_method_stat_specifier: Some(
-            f::grpc_stats::v3::filter_config::PerMethodStatSpecifier::StatsForAllMethods(false),
-        ),
+        per_method_stat_specifier: Some(f::grpc_stats::v3::filter_config::PerMethodStatSpecifier::StatsForAllMethods(
+            false,
+        )),
         ..Default::default()
     };
-    out.push(http_filter(
-        "envoy.filters.http.grpc_stats",
-        any(&grpc_stats),
-    ));
+    out.push(http_filter("envoy.filters.http.grpc_stats", any(&grpc_stats)));
     if capabilities.istio_alpn && options.class != Class::SidecarInbound {
         out.push(alpn());
     }
-    out.push(http_filter(
-        "envoy.filters.http.fault",
-        any(&f::fault::v3::HttpFault::default()),
-    ));
-    out.push(http_filter(
-        "envoy.filters.http.cors",
-        any(&f::cors::v3::Cors::default()),
-    ));
+    out.push(http_filter("envoy.filters.http.fault", any(&f::fault::v3::HttpFault::default())));
+    out.push(http_filter("envoy.filters.http.cors", any(&f::cors::v3::Cors::default())));
     if capabilities.istio_stats {
         out.push(http_filter("istio.stats", any(&stats(options.class))));
     }
-    let dynamic = inputs
-        .scope()
-        .services
-        .iter()
-        .any(|s| s.resolution == model::Resolution::DynamicDns);
+    let dynamic = inputs.scope().services.iter().any(|s| s.resolution == model::Resolution::DynamicDns);
     if dynamic && options.class != Class::SidecarInbound {
         use f::dynamic_forward_proxy::v3::{FilterConfig, filter_config::ImplementationSpecifier};
         let cache = ImplementationSpecifier::DnsCacheConfig(crate::cluster::dns_cache(inputs));
-        let config = FilterConfig {
-            implementation_specifier: Some(cache),
-            ..Default::default()
-        };
-        out.push(http_filter(
-            "envoy.filters.http.dynamic_forward_proxy",
-            any(&config),
-        ));
+        let config = FilterConfig { implementation_specifier: Some(cache), ..Default::default() };
+        out.push(http_filter("envoy.filters.http.dynamic_forward_proxy", any(&config)));
     }
-    let router = f::router::v3::Router {
-        suppress_envoy_headers: headers.suppress_debug,
-        ..Default::default()
-    };
+    let router = f::router::v3::Router { suppress_envoy_headers: headers.suppress_debug, ..Default::default() };
     out.push(http_filter("envoy.filters.http.router", any(&router)));
     out
 }
 
 fn peer_metadata(class: Class) -> hcm::HttpFilter {
     use pm::config::{
-        DiscoveryMethod, IstioHeaders, PropagationMethod, WorkloadDiscovery, discovery_method,
-        propagation_method,
+        DiscoveryMethod, IstioHeaders, PropagationMethod, WorkloadDiscovery, discovery_method, propagation_method,
     };
     use protos::io::istio::http::peer_metadata as pm;
     let headers = || DiscoveryMethod {
-        method_specifier: Some(discovery_method::MethodSpecifier::IstioHeaders(
-            IstioHeaders::default(),
-        )),
+        method_specifier: Some(discovery_method::MethodSpecifier::IstioHeaders(IstioHeaders::default())),
     };
     let workloads = || DiscoveryMethod {
-        method_specifier: Some(discovery_method::MethodSpecifier::WorkloadDiscovery(
-            WorkloadDiscovery {},
-        )),
+        method_specifier: Some(discovery_method::MethodSpecifier::WorkloadDiscovery(WorkloadDiscovery {})),
     };
     let propagate = |skip_external_clusters| PropagationMethod {
-        method_specifier: Some(propagation_method::MethodSpecifier::IstioHeaders(
-            IstioHeaders {
-                skip_external_clusters,
-            },
-        )),
+        method_specifier: Some(propagation_method::MethodSpecifier::IstioHeaders(IstioHeaders {
+            skip_external_clusters,
+        })),
     };
     let config = if class == Class::SidecarInbound {
         pm::Config {
@@ -341,33 +271,20 @@ fn peer_metadata(class: Class) -> hcm::HttpFilter {
 
 fn alpn() -> hcm::HttpFilter {
     use protos::istio::envoy::config::filter::http::alpn::v2alpha1 as a;
-    let rule =
-        |protocol: a::filter_config::Protocol, alpns: [&str; 3]| a::filter_config::AlpnOverride {
-            upstream_protocol: protocol as i32,
-            alpn_override: alpns.iter().map(|s| (*s).to_owned()).collect(),
-        };
+    let rule = |protocol: a::filter_config::Protocol, alpns: [&str; 3]| a::filter_config::AlpnOverride {
+        upstream_protocol: protocol as i32,
+        alpn_override: alpns.iter().map(|s| (*s).to_owned()).collect(),
+    };
     let config = a::FilterConfig {
         alpn_override: vec![
-            rule(
-                a::filter_config::Protocol::Http10,
-                ["istio-http/1.0", "istio", "http/1.0"],
-            ),
-            rule(
-                a::filter_config::Protocol::Http11,
-                ["istio-http/1.1", "istio", "http/1.1"],
-            ),
-            rule(
-                a::filter_config::Protocol::Http2,
-                ["istio-h2", "istio", "h2"],
-            ),
+            rule(a::filter_config::Protocol::Http10, ["istio-http/1.0", "istio", "http/1.0"]),
+            rule(a::filter_config::Protocol::Http11, ["istio-http/1.1", "istio", "http/1.1"]),
+            rule(a::filter_config::Protocol::Http2, ["istio-h2", "istio", "h2"]),
         ],
     };
     http_filter("istio.alpn", any(&config))
 }
 
 pub(crate) fn stats(class: Class) -> protos::stats::PluginConfig {
-    protos::stats::PluginConfig {
-        disable_host_header_fallback: class != Class::SidecarOutbound,
-        ..Default::default()
-    }
+    protos::stats::PluginConfig { disable_host_header_fallback: class != Class::SidecarOutbound, ..Default::default() }
 }

@@ -55,12 +55,7 @@ struct Match {
 }
 
 fn m(alpn: &[&str], transport: &'static str, http: bool, terminate: bool) -> Match {
-    Match {
-        alpns: alpns(alpn),
-        transport,
-        http,
-        terminate,
-    }
+    Match { alpns: alpns(alpn), transport, http, terminate }
 }
 
 /// `None`: sniffed; `Some(true)`: HTTP; `Some(false)`: bytes.
@@ -82,27 +77,14 @@ fn matches(mode: MtlsMode, http: Option<bool>) -> Vec<Match> {
             // The application's own TLS.
             m(&[], TLS, false, false),
         ],
-        (MtlsMode::Permissive, Some(true)) => vec![
-            m(&MTLS_ALPNS, TLS, true, true),
-            m(&[], RAW_BUFFER, true, false),
-        ],
+        (MtlsMode::Permissive, Some(true)) => vec![m(&MTLS_ALPNS, TLS, true, true), m(&[], RAW_BUFFER, true, false)],
         (MtlsMode::Permissive, Some(false)) => {
-            vec![
-                m(&MTLS_ALPNS, TLS, false, true),
-                m(&[], TLS, false, false),
-                m(&[], RAW_BUFFER, false, false),
-            ]
+            vec![m(&MTLS_ALPNS, TLS, false, true), m(&[], TLS, false, false), m(&[], RAW_BUFFER, false, false)]
         }
-        (MtlsMode::Strict, None) => vec![
-            m(&MTLS_HTTP_ALPNS, TLS, true, true),
-            m(&[], TLS, false, true),
-        ],
+        (MtlsMode::Strict, None) => vec![m(&MTLS_HTTP_ALPNS, TLS, true, true), m(&[], TLS, false, true)],
         (MtlsMode::Strict, Some(http)) => vec![m(&[], TLS, http, true)],
         // No transport in either: Envoy does not come back from `raw_buffer` to "any".
-        (MtlsMode::Disable, None) => vec![
-            m(&PLAINTEXT_HTTP_ALPNS, "", true, false),
-            m(&[], "", false, false),
-        ],
+        (MtlsMode::Disable, None) => vec![m(&PLAINTEXT_HTTP_ALPNS, "", true, false), m(&[], "", false, false)],
         (MtlsMode::Disable, Some(http)) => vec![m(&[], "", http, false)],
     }
 }
@@ -115,14 +97,7 @@ pub(super) fn build(inputs: &Inputs) -> Vec<listener::Listener> {
         let chains = chains(inputs, &config);
         if config.bind_to_port {
             let name = names::listener_name(&config.bind, config.target);
-            out.push(listener(
-                inputs,
-                &name,
-                &config.bind,
-                config.target,
-                true,
-                chains,
-            ));
+            out.push(listener(inputs, &name, &config.bind, config.target, true, chains));
         } else {
             captured.extend(chains);
         }
@@ -132,14 +107,7 @@ pub(super) fn build(inputs: &Inputs) -> Vec<listener::Listener> {
         all.extend(passthrough(inputs));
         all.extend(captured);
         let port = inputs.mesh().proxy_inbound_listen_port;
-        out.push(listener(
-            inputs,
-            VIRTUAL_INBOUND,
-            inputs.proxy().wildcard(),
-            port,
-            false,
-            all,
-        ));
+        out.push(listener(inputs, VIRTUAL_INBOUND, inputs.proxy().wildcard(), port, false, all));
     }
     out
 }
@@ -158,16 +126,10 @@ fn chains(inputs: &Inputs, config: &ChainConfig) -> Vec<listener::FilterChain> {
         .map(|option| {
             let socket = option.terminate.then(|| match custom {
                 Some(tls) => tls::server_socket(tls, mesh, false),
-                None => Some(tls::inbound_mtls(
-                    mesh,
-                    !option.http && inputs.proxy().capabilities.peer_metadata,
-                )),
+                None => Some(tls::inbound_mtls(mesh, !option.http && inputs.proxy().capabilities.peer_metadata)),
             });
-            let filters = if option.http {
-                http_filters(inputs, config)
-            } else {
-                network::inbound(inputs, &config.cluster)
-            };
+            let filters =
+                if option.http { http_filters(inputs, config) } else { network::inbound(inputs, &config.cluster) };
             listener::FilterChain {
                 name: config.name(option.http),
                 filter_chain_match: Some(listener::FilterChainMatch {
@@ -186,22 +148,13 @@ fn chains(inputs: &Inputs, config: &ChainConfig) -> Vec<listener::FilterChain> {
 }
 
 fn http_filters(inputs: &Inputs, config: &ChainConfig) -> Vec<listener::Filter> {
-    let stat = if config.passthrough {
-        config.cluster.clone()
-    } else {
-        format!("inbound_{}", config.name(true))
-    };
+    let stat = if config.passthrough { config.cluster.clone() } else { format!("inbound_{}", config.name(true)) };
     let mut out = network::metadata_exchange(inputs);
     out.push(hcm::filter(
         inputs,
         Options {
             class: Class::SidecarInbound,
-            routes: Routes::Inline(Box::new(crate::route::inbound(
-                inputs,
-                &config.cluster,
-                &config.host,
-                config.port,
-            ))),
+            routes: Routes::Inline(Box::new(crate::route::inbound(inputs, &config.cluster, &config.host, config.port))),
             stat_prefix: delimited(&stat),
             protocol: config.protocol,
         },
@@ -217,12 +170,7 @@ fn configs(inputs: &Inputs) -> Vec<ChainConfig> {
         if proxy.interception == Interception::None {
             return Vec::new();
         }
-        for t in inputs
-            .view
-            .targets
-            .iter()
-            .filter(|t| t.port.protocol != PortProtocol::Udp)
-        {
+        for t in inputs.view.targets.iter().filter(|t| t.port.protocol != PortProtocol::Udp) {
             // The oldest service decides the protocol of a shared port.
             out.entry(t.target_port).or_insert_with(|| ChainConfig {
                 cluster: ClusterName::inbound(t.target_port).to_string(),
@@ -270,11 +218,7 @@ fn configs(inputs: &Inputs) -> Vec<ChainConfig> {
             port: number,
             target: number,
             protocol,
-            bind: if i.bind.is_empty() {
-                own.to_owned()
-            } else {
-                i.bind.clone()
-            },
+            bind: if i.bind.is_empty() { own.to_owned() } else { i.bind.clone() },
             bind_to_port,
             tls: i.tls.clone(),
             passthrough: false,
@@ -295,12 +239,7 @@ fn passthrough(inputs: &Inputs) -> Vec<listener::FilterChain> {
         }
         _ => view.targets.iter().map(|t| t.target_port).collect(),
     };
-    let own = view
-        .peer_authentication
-        .per_port
-        .keys()
-        .copied()
-        .filter(|p| !declared.contains(p));
+    let own = view.peer_authentication.per_port.keys().copied().filter(|p| !declared.contains(p));
     std::iter::once(0)
         .chain(own)
         .flat_map(|target| {
@@ -326,12 +265,7 @@ fn passthrough(inputs: &Inputs) -> Vec<listener::FilterChain> {
 /// Connections to the capture port itself would loop.
 fn blackhole(inputs: &Inputs) -> listener::FilterChain {
     let mut filters = network::metadata_exchange(inputs);
-    filters.extend(network::fixed(
-        inputs,
-        names::well_known::BLACK_HOLE_CLUSTER,
-        Class::SidecarInbound,
-        false,
-    ));
+    filters.extend(network::fixed(inputs, names::well_known::BLACK_HOLE_CLUSTER, Class::SidecarInbound, false));
     listener::FilterChain {
         name: VIRTUAL_INBOUND_BLACKHOLE.to_owned(),
         filter_chain_match: Some(listener::FilterChainMatch {
@@ -382,22 +316,14 @@ fn inspectors(chains: &[listener::FilterChain]) -> Vec<listener::ListenerFilter>
         let m = chain.filter_chain_match.clone().unwrap_or_default();
         let entry = needs.entry(m.destination_port.unwrap_or(0)).or_default();
         entry.0 |= m.transport_protocol == TLS;
-        entry.1 |= m
-            .application_protocols
-            .iter()
-            .any(|a| PLAINTEXT_HTTP_ALPNS.contains(&a.as_str()));
+        entry.1 |= m.application_protocols.iter().any(|a| PLAINTEXT_HTTP_ALPNS.contains(&a.as_str()));
     }
     let filter = |mut base: listener::ListenerFilter, wanted: &dyn Fn(&(bool, bool)) -> bool| {
         if !needs.values().any(wanted) {
             return None;
         }
-        let ports = |on: bool| {
-            needs
-                .iter()
-                .filter(|(p, n)| **p != 0 && wanted(n) == on)
-                .map(|(p, _)| *p)
-                .collect::<Vec<_>>()
-        };
+        let ports =
+            |on: bool| needs.iter().filter(|(p, n)| **p != 0 && wanted(n) == on).map(|(p, _)| *p).collect::<Vec<_>>();
         let by_default = needs.get(&0).is_some_and(wanted);
         base.filter_disabled = match (by_default, ports(!by_default)) {
             (_, list) if list.is_empty() => None,
@@ -417,24 +343,15 @@ use listener::listener_filter_chain_match_predicate::{MatchSet, Rule};
 fn port_predicate(ports: &[u32]) -> Predicate {
     let range = |p: &u32| {
         let start = i32::try_from(*p).expect("ports are below 65536");
-        Predicate {
-            rule: Some(Rule::DestinationPortRange(Int32Range {
-                start,
-                end: start + 1,
-            })),
-        }
+        Predicate { rule: Some(Rule::DestinationPortRange(Int32Range { start, end: start + 1 })) }
     };
     let mut rules: Vec<Predicate> = ports.iter().map(range).collect();
     if rules.len() == 1 {
         return rules.remove(0);
     }
-    Predicate {
-        rule: Some(Rule::OrMatch(MatchSet { rules })),
-    }
+    Predicate { rule: Some(Rule::OrMatch(MatchSet { rules })) }
 }
 
 fn not(predicate: Predicate) -> Predicate {
-    Predicate {
-        rule: Some(Rule::NotMatch(Box::new(predicate))),
-    }
+    Predicate { rule: Some(Rule::NotMatch(Box::new(predicate))) }
 }

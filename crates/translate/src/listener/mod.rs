@@ -30,11 +30,7 @@ pub enum Class {
 impl Class {
     /// The class of outbound-like configuration of a proxy.
     pub fn outbound(node: NodeType) -> Self {
-        if node == NodeType::Sidecar {
-            Class::SidecarOutbound
-        } else {
-            Class::Gateway
-        }
+        if node == NodeType::Sidecar { Class::SidecarOutbound } else { Class::Gateway }
     }
 }
 
@@ -57,6 +53,7 @@ pub fn build(inputs: &Inputs) -> Vec<listener::Listener> {
     for l in &mut out {
         l.access_log = crate::access_log::listener(inputs, l.traffic_direction());
     }
+    crate::patch::listener::apply(inputs, &mut out);
     out
 }
 
@@ -114,11 +111,7 @@ impl Chain {
             server_names,
             application_protocols: self.alpns.clone(),
             transport_protocol: self.transport.to_owned(),
-            prefix_ranges: ranges
-                .iter()
-                .filter_map(|c| cidr(c))
-                .filter(|c| c.address_prefix != "0.0.0.0")
-                .collect(),
+            prefix_ranges: ranges.iter().filter_map(|c| cidr(c)).filter(|c| c.address_prefix != "0.0.0.0").collect(),
             ..Default::default()
         })
     }
@@ -155,29 +148,20 @@ fn networks(cidrs: &[String]) -> Vec<String> {
 /// The TLS inspector; it reads little first, as most hellos are small.
 pub(crate) fn tls_inspector() -> listener::ListenerFilter {
     use protos::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
-    let config = TlsInspector {
-        initial_read_buffer_size: Some(512),
-        ..Default::default()
-    };
+    let config = TlsInspector { initial_read_buffer_size: Some(512), ..Default::default() };
     listener_filter("envoy.filters.listener.tls_inspector", any(&config))
 }
 
 /// The HTTP inspector.
 pub(crate) fn http_inspector() -> listener::ListenerFilter {
     use protos::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
-    listener_filter(
-        "envoy.filters.listener.http_inspector",
-        any(&HttpInspector::default()),
-    )
+    listener_filter("envoy.filters.listener.http_inspector", any(&HttpInspector::default()))
 }
 
 /// Restores the destination that was captured.
 pub(crate) fn original_dst() -> listener::ListenerFilter {
     use protos::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
-    listener_filter(
-        "envoy.filters.listener.original_dst",
-        any(&OriginalDst::default()),
-    )
+    listener_filter("envoy.filters.listener.original_dst", any(&OriginalDst::default()))
 }
 
 /// Keeps the client's address towards the application (TPROXY).
@@ -185,27 +169,11 @@ pub(crate) fn original_src() -> listener::ListenerFilter {
     use protos::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
     /// Packets with this mark are not captured again.
     const MARK: u32 = 1337;
-    listener_filter(
-        "envoy.filters.listener.original_src",
-        any(&OriginalSrc {
-            mark: MARK,
-            ..Default::default()
-        }),
-    )
+    listener_filter("envoy.filters.listener.original_src", any(&OriginalSrc { mark: MARK, ..Default::default() }))
 }
 
 /// Whether a listener on the wildcard address would collide with the proxy's own ports.
 pub(crate) fn is_reserved(port: u16) -> bool {
-    use names::ports::{
-        ADMIN, AGENT_STATUS, HEALTH, INBOUND_CAPTURE, OUTBOUND_CAPTURE, PROXY_METRICS,
-    };
-    [
-        ADMIN,
-        OUTBOUND_CAPTURE,
-        INBOUND_CAPTURE,
-        AGENT_STATUS,
-        HEALTH,
-        PROXY_METRICS,
-    ]
-    .contains(&port)
+    use names::ports::{ADMIN, AGENT_STATUS, HEALTH, INBOUND_CAPTURE, OUTBOUND_CAPTURE, PROXY_METRICS};
+    [ADMIN, OUTBOUND_CAPTURE, INBOUND_CAPTURE, AGENT_STATUS, HEALTH, PROXY_METRICS].contains(&port)
 }

@@ -18,17 +18,10 @@ use crate::wire::{any, api_duration, duration, network_filter};
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 
 /// A TCP proxy to one fixed cluster, without policies.
-pub(crate) fn fixed(
-    inputs: &Inputs,
-    cluster: &str,
-    class: Class,
-    logged: bool,
-) -> Vec<listener::Filter> {
+pub(crate) fn fixed(inputs: &Inputs, cluster: &str, class: Class, logged: bool) -> Vec<listener::Filter> {
     let mut proxy = tcp::TcpProxy {
         stat_prefix: cluster.to_owned(),
-        cluster_specifier: Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(
-            cluster.to_owned(),
-        )),
+        cluster_specifier: Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         ..Default::default()
     };
     if logged {
@@ -45,10 +38,7 @@ fn metrics(inputs: &Inputs, class: Class) -> Vec<listener::Filter> {
     if !inputs.proxy().capabilities.istio_stats {
         return Vec::new();
     }
-    vec![network_filter(
-        "istio.stats",
-        any(&super::hcm::stats(class)),
-    )]
+    vec![network_filter("istio.stats", any(&super::hcm::stats(class)))]
 }
 
 /// Exchange of peer metadata on inbound byte streams.
@@ -64,17 +54,8 @@ pub(crate) fn metadata_exchange(inputs: &Inputs) -> Vec<listener::Filter> {
     vec![network_filter("istio.metadata_exchange", any(&config))]
 }
 
-fn complete(
-    inputs: &Inputs,
-    class: Class,
-    exchange: bool,
-    mut proxy: tcp::TcpProxy,
-) -> Vec<listener::Filter> {
-    let mut out = if exchange {
-        metadata_exchange(inputs)
-    } else {
-        Vec::new()
-    };
+fn complete(inputs: &Inputs, class: Class, exchange: bool, mut proxy: tcp::TcpProxy) -> Vec<listener::Filter> {
+    let mut out = if exchange { metadata_exchange(inputs) } else { Vec::new() };
     if class != Class::SidecarOutbound {
         out.extend(crate::authz::custom_tcp(inputs));
         out.extend(crate::authz::tcp(inputs));
@@ -89,9 +70,7 @@ fn complete(
 pub(crate) fn inbound(inputs: &Inputs, cluster: &str) -> Vec<listener::Filter> {
     let proxy = tcp::TcpProxy {
         stat_prefix: cluster.to_owned(),
-        cluster_specifier: Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(
-            cluster.to_owned(),
-        )),
+        cluster_specifier: Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         idle_timeout: inputs.proxy().idle_timeout.map(duration),
         ..Default::default()
     };
@@ -109,12 +88,7 @@ pub(crate) fn single(
 ) -> Vec<listener::Filter> {
     let specifier = tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned());
     let proxy = tcp_proxy(inputs, stat_prefix, specifier, subset, rule);
-    complete(
-        inputs,
-        Class::outbound(inputs.proxy().node_type),
-        exchange,
-        proxy,
-    )
+    complete(inputs, Class::outbound(inputs.proxy().node_type), exchange, proxy)
 }
 
 fn tcp_proxy(
@@ -125,40 +99,24 @@ fn tcp_proxy(
     rule: Option<&Config<DestinationRule>>,
 ) -> tcp::TcpProxy {
     let policy = rule.and_then(|r| r.spec.traffic_policy.as_ref());
-    let settings = policy
-        .and_then(|p| p.connection_pool.as_ref())
-        .and_then(|c| c.tcp.as_ref());
+    let settings = policy.and_then(|p| p.connection_pool.as_ref()).and_then(|c| c.tcp.as_ref());
     let own = inputs.proxy().idle_timeout.map(duration);
     let mut proxy = tcp::TcpProxy {
         stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(specifier),
-        idle_timeout: settings
-            .and_then(|s| s.idle_timeout)
-            .map(api_duration)
-            .or(own),
-        max_downstream_connection_duration: settings
-            .and_then(|s| s.max_connection_duration)
-            .map(api_duration),
+        idle_timeout: settings.and_then(|s| s.idle_timeout).map(api_duration).or(own),
+        max_downstream_connection_duration: settings.and_then(|s| s.max_connection_duration).map(api_duration),
         ..Default::default()
     };
     let of_subset = rule.and_then(|r| r.spec.subsets.iter().find(|s| s.name == subset));
     let subset_policy = of_subset.and_then(|s| s.traffic_policy.as_ref());
-    let lb = subset_policy
-        .and_then(|p| p.load_balancer.as_ref())
-        .or_else(|| policy?.load_balancer.as_ref());
-    if lb
-        .and_then(|l| l.consistent_hash.as_ref())
-        .is_some_and(|h| h.use_source_ip == Some(true))
-    {
+    let lb = subset_policy.and_then(|p| p.load_balancer.as_ref()).or_else(|| policy?.load_balancer.as_ref());
+    if lb.and_then(|l| l.consistent_hash.as_ref()).is_some_and(|h| h.use_source_ip == Some(true)) {
         proxy.hash_policy = vec![typ::HashPolicy {
-            policy_specifier: Some(typ::hash_policy::PolicySpecifier::SourceIp(
-                Default::default(),
-            )),
+            policy_specifier: Some(typ::hash_policy::PolicySpecifier::SourceIp(Default::default())),
         }];
     }
-    let tunnel = subset_policy
-        .and_then(|p| p.tunnel.as_ref())
-        .or_else(|| policy?.tunnel.as_ref());
+    let tunnel = subset_policy.and_then(|p| p.tunnel.as_ref()).or_else(|| policy?.tunnel.as_ref());
     proxy.tunneling_config = tunnel.map(|t| tcp::tcp_proxy::TunnelingConfig {
         hostname: crate::wire::host_port(&t.target_host, t.target_port),
         use_post: t.protocol.eq_ignore_ascii_case("POST"),
@@ -181,10 +139,7 @@ pub(crate) fn routed(
     let lookup = |host: &str| inputs.view.service(&Hostname::from(host));
     let service = lookup(&first.host);
     let labels = &inputs.proxy().labels;
-    let rule = service
-        .as_ref()
-        .and_then(|s| inputs.scope().rule(&s.hostname, labels, false))
-        .map(|r| &r.config);
+    let rule = service.as_ref().and_then(|s| inputs.scope().rule(&s.hostname, labels, false)).map(|r| &r.config);
     if let [_] = routes {
         let cluster = destination_cluster(first, service.as_deref(), port);
         let stat = stat_prefix(inputs, service.as_deref(), &first.subset, port, &cluster);
@@ -203,17 +158,9 @@ pub(crate) fn routed(
     if clusters.is_empty() {
         return Vec::new();
     }
-    let specifier =
-        tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(tcp::tcp_proxy::WeightedCluster {
-            clusters,
-        });
+    let specifier = tcp::tcp_proxy::ClusterSpecifier::WeightedClusters(tcp::tcp_proxy::WeightedCluster { clusters });
     let proxy = tcp_proxy(inputs, source, specifier, "", rule);
-    complete(
-        inputs,
-        Class::outbound(inputs.proxy().node_type),
-        exchange,
-        proxy,
-    )
+    complete(inputs, Class::outbound(inputs.proxy().node_type), exchange, proxy)
 }
 
 /// The stat prefix of a cluster's byte streams: its name, unless the mesh has a pattern.
@@ -226,9 +173,7 @@ pub(crate) fn stat_prefix(
 ) -> String {
     let pattern = &inputs.mesh().outbound_cluster_stat_name;
     match service.and_then(|s| Some((s, s.port(port)?))) {
-        Some((service, port)) if !pattern.is_empty() => {
-            crate::cluster::stat_name(pattern, service, subset, port)
-        }
+        Some((service, port)) if !pattern.is_empty() => crate::cluster::stat_name(pattern, service, subset, port),
         _ => cluster.to_owned(),
     }
 }

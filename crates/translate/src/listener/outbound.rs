@@ -6,13 +6,10 @@ use std::sync::Arc;
 
 use api::networking::CaptureMode;
 use model::service::UNSPECIFIED;
-use model::{
-    EgressListener, Interception, OutboundMode, Port, Registry, Resolution, ResolvedVirtualService,
-    Service,
-};
+use model::{EgressListener, Interception, OutboundMode, Port, Registry, Resolution, ResolvedVirtualService, Service};
 use names::well_known::{
-    BLACK_HOLE_CLUSTER, MESH_GATEWAY, PASSTHROUGH_CLUSTER, VIRTUAL_OUTBOUND,
-    VIRTUAL_OUTBOUND_BLACKHOLE, VIRTUAL_OUTBOUND_CATCHALL_TCP,
+    BLACK_HOLE_CLUSTER, MESH_GATEWAY, PASSTHROUGH_CLUSTER, VIRTUAL_OUTBOUND, VIRTUAL_OUTBOUND_BLACKHOLE,
+    VIRTUAL_OUTBOUND_CATCHALL_TCP,
 };
 use names::{ClusterName, LabelsExt, PortProtocol};
 use protos::envoy::config::core::v3 as core;
@@ -70,10 +67,8 @@ pub(super) fn virtual_outbound(inputs: &Inputs) -> Option<listener::Listener> {
     let port = inputs.mesh().proxy_listen_port;
     let chain = |name: &str, destination: Option<u16>, filters| listener::FilterChain {
         name: name.to_owned(),
-        filter_chain_match: destination.map(|p| listener::FilterChainMatch {
-            destination_port: Some(p.into()),
-            ..Default::default()
-        }),
+        filter_chain_match: destination
+            .map(|p| listener::FilterChainMatch { destination_port: Some(p.into()), ..Default::default() }),
         filters,
         ..Default::default()
     };
@@ -87,16 +82,8 @@ pub(super) fn virtual_outbound(inputs: &Inputs) -> Option<listener::Listener> {
         max_connections_to_accept_per_socket_event: Some(1),
         filter_chains: vec![
             // A connection to the capture port itself would loop.
-            chain(
-                VIRTUAL_OUTBOUND_BLACKHOLE,
-                Some(port),
-                network::fixed(inputs, BLACK_HOLE_CLUSTER, class, false),
-            ),
-            chain(
-                VIRTUAL_OUTBOUND_CATCHALL_TCP,
-                None,
-                network::fixed(inputs, &fallback_cluster(inputs), class, true),
-            ),
+            chain(VIRTUAL_OUTBOUND_BLACKHOLE, Some(port), network::fixed(inputs, BLACK_HOLE_CLUSTER, class, false)),
+            chain(VIRTUAL_OUTBOUND_CATCHALL_TCP, None, network::fixed(inputs, &fallback_cluster(inputs), class, true)),
         ],
         ..Default::default()
     })
@@ -108,8 +95,7 @@ pub(super) fn build(inputs: &Inputs) -> Vec<listener::Listener> {
     for egress in &inputs.scope().egress {
         from_egress(inputs, egress, &mut entries);
     }
-    let mut out: Vec<listener::Listener> =
-        entries.into_values().map(|e| finish(inputs, e)).collect();
+    let mut out: Vec<listener::Listener> = entries.into_values().map(|e| finish(inputs, e)).collect();
     out.extend(http_proxy(inputs));
     out
 }
@@ -154,22 +140,14 @@ fn from_egress(inputs: &Inputs, egress: &EgressListener, entries: &mut Entries) 
             }
             if bind.is_empty() && per_endpoint(inputs, service, port) {
                 let endpoints = inputs.snapshot().endpoints_of(service);
-                let of_port = endpoints
-                    .iter()
-                    .filter(|e| e.service_port == port.name && names::is_ip(&e.address));
+                let of_port = endpoints.iter().filter(|e| e.service_port == port.name && names::is_ip(&e.address));
                 let addresses: BTreeSet<&str> = of_port.map(|e| &*e.address).collect();
                 // Nothing to bind to: a plain service entry still deserves its port on the wildcard.
-                if addresses.is_empty()
-                    && service.registry == Registry::External
-                    && service.selector.is_none()
-                {
+                if addresses.is_empty() && service.registry == Registry::External && service.selector.is_none() {
                     add(inputs, wanted(service, port.clone(), ""), entries);
                 }
                 // The workload's calls to itself do not pass here.
-                for a in addresses
-                    .into_iter()
-                    .filter(|a| !proxy.ips.iter().any(|ip| ip == a))
-                {
+                for a in addresses.into_iter().filter(|a| !proxy.ips.iter().any(|ip| ip == a)) {
                     add(inputs, wanted(service, port.clone(), a), entries);
                 }
                 continue;
@@ -197,11 +175,7 @@ fn add(inputs: &Inputs, wanted: Wanted<'_>, entries: &mut Entries) {
     }
     let wildcard = inputs.proxy().wildcard();
     if protocol.is_http() {
-        let bind = if wanted.bind.is_empty() {
-            wildcard.to_owned()
-        } else {
-            wanted.bind.clone()
-        };
+        let bind = if wanted.bind.is_empty() { wildcard.to_owned() } else { wanted.bind.clone() };
         return http(inputs, &wanted, bind, entries);
     }
     if !wanted.bind.is_empty() {
@@ -209,8 +183,7 @@ fn add(inputs: &Inputs, wanted: Wanted<'_>, entries: &mut Entries) {
         return bytes(inputs, &wanted, bind, Vec::new(), entries);
     }
     let addresses = wanted.service.addresses_for(inputs.proxy().dns_capture);
-    let (ranges, plain): (Vec<&String>, Vec<&String>) =
-        addresses.iter().partition(|a| a.contains('/'));
+    let (ranges, plain): (Vec<&String>, Vec<&String>) = addresses.iter().partition(|a| a.contains('/'));
     for ip in &plain {
         bytes(inputs, &wanted, (*ip).clone(), Vec::new(), entries);
     }
@@ -238,30 +211,17 @@ fn http(inputs: &Inputs, wanted: &Wanted<'_>, bind: String, entries: &mut Entrie
     if conflicts_with_own_ports(inputs, &bind, wanted.port.number) {
         return;
     }
-    let inspected =
-        bind == inputs.proxy().wildcard() && wanted.port.protocol != PortProtocol::HttpProxy;
+    let inspected = bind == inputs.proxy().wildcard() && wanted.port.protocol != PortProtocol::HttpProxy;
     let chain = Chain {
         http: true,
-        alpns: if inspected {
-            alpns(&PLAINTEXT_HTTP_ALPNS)
-        } else {
-            Vec::new()
-        },
+        alpns: if inspected { alpns(&PLAINTEXT_HTTP_ALPNS) } else { Vec::new() },
         transport: if inspected { RAW_BUFFER } else { "" },
         ..Default::default()
     };
-    let rds = if wanted.port.number == 0 {
-        bind.clone()
-    } else {
-        wanted.port.number.to_string()
-    };
+    let rds = if wanted.port.number == 0 { bind.clone() } else { wanted.port.number.to_string() };
     match entries.get_mut(&key) {
         None => {
-            let protocol = if inspected {
-                PortProtocol::Unsupported
-            } else {
-                wanted.port.protocol
-            };
+            let protocol = if inspected { PortProtocol::Unsupported } else { wanted.port.protocol };
             entries.insert(
                 key,
                 Entry {
@@ -276,10 +236,7 @@ fn http(inputs: &Inputs, wanted: &Wanted<'_>, bind: String, entries: &mut Entrie
             );
         }
         // Routes tell HTTP services of a port apart.
-        Some(e)
-            if e.locked
-                || !e.protocol.is_tcp()
-                || !compatible(wanted.port.protocol, e.protocol) => {}
+        Some(e) if e.locked || !e.protocol.is_tcp() || !compatible(wanted.port.protocol, e.protocol) => {}
         Some(e) => {
             merge(e, vec![chain]);
             e.rds.get_or_insert((rds, wanted.port.protocol));
@@ -288,18 +245,10 @@ fn http(inputs: &Inputs, wanted: &Wanted<'_>, bind: String, entries: &mut Entrie
     }
 }
 
-fn bytes(
-    inputs: &Inputs,
-    wanted: &Wanted<'_>,
-    bind: String,
-    cidrs: Vec<String>,
-    entries: &mut Entries,
-) {
+fn bytes(inputs: &Inputs, wanted: &Wanted<'_>, bind: String, cidrs: Vec<String>, entries: &mut Entries) {
     let port = &wanted.port;
     let key = (bind.clone(), port.number);
-    if conflicts_with_own_ports(inputs, &bind, port.number)
-        || entries.get(&key).is_some_and(|e| e.locked)
-    {
+    if conflicts_with_own_ports(inputs, &bind, port.number) || entries.get(&key).is_some_and(|e| e.locked) {
         return;
     }
     let sniffed = port.protocol == PortProtocol::Unsupported;
@@ -307,10 +256,7 @@ fn bytes(
     let mut rds = None;
     if sniffed {
         let own = bind != inputs.proxy().wildcard();
-        rds = Some((
-            names::outbound_route_name(port.number, own.then_some(&wanted.service.hostname)),
-            port.protocol,
-        ));
+        rds = Some((names::outbound_route_name(port.number, own.then_some(&wanted.service.hostname)), port.protocol));
         chains.push(Chain {
             http: true,
             alpns: alpns(&PLAINTEXT_HTTP_ALPNS),
@@ -337,8 +283,7 @@ fn bytes(
         }
         Some(e) if sniffed && !e.protocol.is_tcp() => {}
         Some(e) => {
-            let upgrade =
-                sniffed != (e.protocol == PortProtocol::Unsupported) || e.protocol.is_http();
+            let upgrade = sniffed != (e.protocol == PortProtocol::Unsupported) || e.protocol.is_http();
             merge(e, chains);
             if rds.is_some() && e.rds.is_none() {
                 e.rds = rds;
@@ -361,10 +306,7 @@ fn merge(entry: &mut Entry, chains: Vec<Chain>) {
 
 /// Virtual services with TLS or TCP rules for a host.
 fn applicable<'a>(wanted: &'a Wanted<'_>) -> impl Iterator<Item = &'a Arc<ResolvedVirtualService>> {
-    wanted
-        .virtual_services
-        .iter()
-        .filter(|v| v.hosts.iter().any(|h| h.matches(&wanted.service.hostname)))
+    wanted.virtual_services.iter().filter(|v| v.hosts.iter().any(|h| h.matches(&wanted.service.hostname)))
 }
 
 /// The static conditions of a TLS or TCP rule: gateway, source labels and namespace, port.
@@ -394,25 +336,13 @@ fn byte_chains(inputs: &Inputs, wanted: &Wanted<'_>, bind: &str, cidrs: &[String
 }
 
 /// The chain to the service itself, when no rule takes all of its traffic.
-fn default_chain(
-    inputs: &Inputs,
-    wanted: &Wanted<'_>,
-    cidrs: &[String],
-    sni_hosts: Vec<String>,
-) -> Chain {
+fn default_chain(inputs: &Inputs, wanted: &Wanted<'_>, cidrs: &[String], sni_hosts: Vec<String>) -> Chain {
     let service = wanted.service;
     // A listener port that the service lacks means its only port.
-    let port = if let [only] = service.ports.as_slice() {
-        only.number
-    } else {
-        wanted.port.number
-    };
+    let port = if let [only] = service.ports.as_slice() { only.number } else { wanted.port.number };
     let cluster = ClusterName::outbound(port, "", &service.hostname).to_string();
     let stat = network::stat_prefix(inputs, Some(service), "", port, &cluster);
-    let rule = inputs
-        .scope()
-        .rule(&service.hostname, &inputs.proxy().labels, false)
-        .map(|r| &r.config);
+    let rule = inputs.scope().rule(&service.hostname, &inputs.proxy().labels, false).map(|r| &r.config);
     Chain {
         sni_hosts,
         cidrs: cidrs.to_vec(),
@@ -440,11 +370,8 @@ fn tls_chains(inputs: &Inputs, wanted: &Wanted<'_>, bind: &str, cidrs: &[String]
                 {
                     continue;
                 }
-                let subnets = if m.destination_subnets.is_empty() || port == 0 {
-                    cidrs
-                } else {
-                    &m.destination_subnets
-                };
+                let subnets =
+                    if m.destination_subnets.is_empty() || port == 0 { cidrs } else { &m.destination_subnets };
                 let source = format!("{}.{}", v.config.name, v.config.namespace);
                 out.push(Chain {
                     metadata: config_metadata(&v.config.kind, &v.config.namespace, &v.config.name),
@@ -464,17 +391,13 @@ fn tls_chains(inputs: &Inputs, wanted: &Wanted<'_>, bind: &str, cidrs: &[String]
     let own = service.addresses_for(inputs.proxy().dns_capture);
     let wildcard = inputs.proxy().wildcard();
     // Where the address does not tell services apart, the server name must.
-    let by_name = !cidrs.is_empty()
-        || (bind == wildcard && own.iter().all(|a| a == UNSPECIFIED || a.contains('/')));
+    let by_name = !cidrs.is_empty() || (bind == wildcard && own.iter().all(|a| a == UNSPECIFIED || a.contains('/')));
     let mut sni = Vec::new();
     if by_name {
         sni.push(service.hostname.to_string());
         for alias in &service.aliases {
             sni.push(alias.to_string());
-            sni.extend(crate::route::domains::alternatives(
-                alias,
-                &inputs.proxy().dns_domain,
-            ));
+            sni.extend(crate::route::domains::alternatives(alias, &inputs.proxy().dns_domain));
         }
     }
     vec![default_chain(inputs, wanted, cidrs, sni)]
@@ -505,10 +428,8 @@ fn tcp_chains(inputs: &Inputs, wanted: &Wanted<'_>, cidrs: &[String]) -> Vec<Cha
                     c.hold(inputs, port)
                 })
                 .collect();
-            let catch_all = rule.matches.is_empty()
-                || holding
-                    .iter()
-                    .any(|m| m.destination_subnets.is_empty() || port == 0);
+            let catch_all =
+                rule.matches.is_empty() || holding.iter().any(|m| m.destination_subnets.is_empty() || port == 0);
             if catch_all {
                 let c = chain(cidrs);
                 if !c.filters.is_empty() {
@@ -516,10 +437,7 @@ fn tcp_chains(inputs: &Inputs, wanted: &Wanted<'_>, cidrs: &[String]) -> Vec<Cha
                     return out;
                 }
             }
-            let subnets: Vec<String> = holding
-                .iter()
-                .flat_map(|m| m.destination_subnets.iter().cloned())
-                .collect();
+            let subnets: Vec<String> = holding.iter().flat_map(|m| m.destination_subnets.iter().cloned()).collect();
             if !subnets.is_empty() {
                 out.push(chain(&subnets));
             }
@@ -535,11 +453,7 @@ fn tcp_chains(inputs: &Inputs, wanted: &Wanted<'_>, cidrs: &[String]) -> Vec<Cha
 
 fn finish(inputs: &Inputs, mut entry: Entry) -> listener::Listener {
     let unix = entry.bind.starts_with("unix://");
-    let name = if unix {
-        entry.bind.clone()
-    } else {
-        names::listener_name(&entry.bind, entry.port)
-    };
+    let name = if unix { entry.bind.clone() } else { names::listener_name(&entry.bind, entry.port) };
     if let Some((rds, protocol)) = entry.rds.take() {
         for chain in entry.chains.iter_mut().filter(|c| c.http) {
             let options = Options {
@@ -581,20 +495,13 @@ fn finish(inputs: &Inputs, mut entry: Entry) -> listener::Listener {
         }
     }
     match &out.default_filter_chain {
-        Some(_) if out.filter_chains.is_empty() => {
-            out.filter_chains.extend(out.default_filter_chain.take())
-        }
+        Some(_) if out.filter_chains.is_empty() => out.filter_chains.extend(out.default_filter_chain.take()),
         Some(_) => {}
         None => {
             out.default_filter_chain = Some(listener::FilterChain {
                 name: PASSTHROUGH_CHAIN.to_owned(),
                 filter_chain_match: Some(Default::default()),
-                filters: network::fixed(
-                    inputs,
-                    &fallback_cluster(inputs),
-                    Class::SidecarOutbound,
-                    true,
-                ),
+                filters: network::fixed(inputs, &fallback_cluster(inputs), Class::SidecarOutbound, true),
                 ..Default::default()
             });
         }
@@ -613,10 +520,7 @@ fn http_proxy(inputs: &Inputs) -> Option<listener::Listener> {
         port,
         bind_to_port: true,
         locked: false,
-        chains: vec![Chain {
-            http: true,
-            ..Default::default()
-        }],
+        chains: vec![Chain { http: true, ..Default::default() }],
         protocol: PortProtocol::HttpProxy,
         rds: Some((crate::route::HTTP_PROXY.to_owned(), PortProtocol::HttpProxy)),
     };

@@ -1,14 +1,12 @@
 //! What does one HTTP rule of a virtual service become? Match, destination or answer, and everything done on the way.
-//! Follows `route.go`, `retry.go`. Used for sidecars and gateways alike.
+//! Follows `route.go`. Used for sidecars and gateways alike.
 
 use std::collections::BTreeMap;
 
-use api::StringMatch;
 use api::destination_rule::{ConsistentHashLb, PortTrafficPolicy, TrafficPolicy};
 use api::networking::{
-    CorsPolicy, Destination, Headers, HttpFaultInjection, HttpMatchRequest, HttpRedirect,
-    HttpRetry, HttpRoute, HttpRouteDestination, Percent, RedirectPortSelection,
-    UnmatchedPreflights,
+    CorsPolicy, Destination, Headers, HttpFaultInjection, HttpMatchRequest, HttpRedirect, HttpRoute,
+    HttpRouteDestination, Percent, RedirectPortSelection, UnmatchedPreflights,
 };
 use model::{ResolvedVirtualService, Service};
 use names::{ClusterName, Hostname, LabelsExt};
@@ -17,11 +15,13 @@ use protos::envoy::config::route::v3 as route;
 use protos::envoy::extensions::filters::http::{cors::v3 as cors, fault::v3 as fault};
 use protos::envoy::r#type::matcher::v3 as matcher;
 
+use super::conditions::route_match;
 use super::destination_cluster;
+use super::retry::{GRPC_CODES, retry};
 use crate::Inputs;
 use crate::wire::{
-    any, api_duration, api_string_match, config_metadata, exact_matchers, no_timeout, percent,
-    percent_f64, regex, runtime_percent,
+    any, api_duration, api_string_match, config_metadata, exact_matchers, no_timeout, percent, percent_f64, regex,
+    runtime_percent,
 };
 
 /// The name of routes that no rule made.
@@ -55,10 +55,7 @@ pub(crate) fn plain(name: &str, action: route::RouteAction, operation: &str) -> 
     route::Route {
         name: name.to_owned(),
         r#match: Some(any_path()),
-        decorator: Some(route::Decorator {
-            operation: operation.to_owned(),
-            propagate: None,
-        }),
+        decorator: Some(route::Decorator { operation: operation.to_owned(), propagate: None }),
         action: Some(route::route::Action::Route(action)),
         ..Default::default()
     }
@@ -67,15 +64,10 @@ pub(crate) fn plain(name: &str, action: route::RouteAction, operation: &str) -> 
 /// The route of a service without virtual service.
 pub(crate) fn default_outbound(inputs: &Inputs, service: &Service, port: u16) -> route::Route {
     let cluster = ClusterName::outbound(port, "", &service.hostname).to_string();
-    let rule = inputs
-        .scope()
-        .rule(&service.hostname, &inputs.proxy().labels, false);
+    let rule = inputs.scope().rule(&service.hostname, &inputs.proxy().labels, false);
     let policy = rule.and_then(|r| r.config.spec.traffic_policy.as_ref());
     let hash = policy.and_then(|p| {
-        let level = p
-            .port_level_settings
-            .iter()
-            .find(|l| l.port.as_ref().is_some_and(|n| n.number == u32::from(port)));
+        let level = p.port_level_settings.iter().find(|l| l.port.as_ref().is_some_and(|n| n.number == u32::from(port)));
         level.and_then(level_hash).or_else(|| policy_hash(p))
     });
     #[allow(deprecated)]
@@ -87,11 +79,7 @@ pub(crate) fn default_outbound(inputs: &Inputs, service: &Service, port: u16) ->
         hash_policy: hash.and_then(hash_policy).into_iter().collect(),
         ..Default::default()
     };
-    plain(
-        DEFAULT_ROUTE,
-        action,
-        &format!("{}:{port}/*", service.hostname),
-    )
+    plain(DEFAULT_ROUTE, action, &format!("{}:{port}/*", service.hostname))
 }
 
 /// Routes of a virtual service, in order, up to the first that takes everything.
@@ -186,32 +174,23 @@ fn translate(
             (_, Some(b)) => Some(Specifier::InlineBytes(decode_base64(b))),
             _ => None,
         });
-        let body = body.map(|s| core::DataSource {
-            specifier: Some(s),
+        let body = body.map(|s| core::DataSource { specifier: Some(s), ..Default::default() });
+        Some(route::route::Action::DirectResponse(route::DirectResponseAction {
+            status: d.status,
+            body,
             ..Default::default()
-        });
-        Some(route::route::Action::DirectResponse(
-            route::DirectResponseAction {
-                status: d.status,
-                body,
-                ..Default::default()
-            },
-        ))
+        }))
     } else {
         let action = destination(context, rule, authority, &mut out)?;
         Some(route::route::Action::Route(action))
     };
-    out.decorator = Some(route::Decorator {
-        operation: operation(&out, &v.config.name, context.port),
-        propagate: None,
-    });
+    out.decorator =
+        Some(route::Decorator { operation: operation(&out, &v.config.name, context.port), propagate: None });
     if let Some(f) = rule.fault.as_ref().and_then(fault) {
-        out.typed_per_filter_config
-            .insert(FAULT.to_owned(), any(&f));
+        out.typed_per_filter_config.insert(FAULT.to_owned(), any(&f));
     }
     if let Some(c) = &rule.cors_policy {
-        out.typed_per_filter_config
-            .insert(CORS.to_owned(), any(&cors_policy(c)));
+        out.typed_per_filter_config.insert(CORS.to_owned(), any(&cors_policy(c)));
     }
     Some(out)
 }
@@ -252,9 +231,7 @@ fn operation(r: &route::Route, name: &str, port: u16) -> String {
     };
     let cluster = match &r.action {
         Some(route::route::Action::Route(a)) => match &a.cluster_specifier {
-            Some(route::route_action::ClusterSpecifier::Cluster(c)) => {
-                c.parse::<ClusterName>().ok()
-            }
+            Some(route::route_action::ClusterSpecifier::Cluster(c)) => c.parse::<ClusterName>().ok(),
             _ => None,
         },
         _ => None,
@@ -263,97 +240,6 @@ fn operation(r: &route::Route, name: &str, port: u16) -> String {
         Some(c) => format!("{}:{}{path}", c.host, c.port),
         None => format!("{name}:{port}{path}"),
     }
-}
-
-/// The request conditions of a rule.
-pub(crate) fn route_match(m: &HttpMatchRequest) -> route::RouteMatch {
-    use route::route_match::PathSpecifier as P;
-    let mut out = any_path();
-    for (name, value) in &m.headers {
-        match claims(name) {
-            Some(path) => out.dynamic_metadata.push(claim_match(&path, value, false)),
-            None => out.headers.push(header_match(name, value)),
-        }
-    }
-    for (name, value) in &m.without_headers {
-        match claims(name) {
-            Some(path) => out.dynamic_metadata.push(claim_match(&path, value, true)),
-            None => {
-                let mut h = header_match(name, value);
-                h.invert_match = true;
-                // Absence is not the stated value; for mere presence Envoy knows without being told.
-                h.treat_missing_header_as_empty = api_string_match(value).is_some();
-                out.headers.push(h);
-            }
-        }
-    }
-    out.headers.sort_by(|a, b| a.name.cmp(&b.name));
-    match &m.uri {
-        Some(StringMatch::Exact(p)) => out.path_specifier = Some(P::Path(p.clone())),
-        Some(StringMatch::Prefix(p)) => out.path_specifier = Some(P::Prefix(p.clone())),
-        Some(StringMatch::Regex(p)) => out.path_specifier = Some(P::SafeRegex(regex(p.clone()))),
-        Some(StringMatch::Present) | None => {}
-    }
-    out.case_sensitive = Some(!m.ignore_uri_case);
-    for (name, value) in [
-        (":method", &m.method),
-        (":authority", &m.authority),
-        (":scheme", &m.scheme),
-    ] {
-        if let Some(value) = value {
-            out.headers.push(header_match(name, value));
-        }
-    }
-    for (name, value) in &m.query_params {
-        use route::query_parameter_matcher::QueryParameterMatchSpecifier as Q;
-        let specifier = match api_string_match(value) {
-            Some(s) => Q::StringMatch(s),
-            None => Q::PresentMatch(true),
-        };
-        out.query_parameters.push(route::QueryParameterMatcher {
-            name: name.clone(),
-            query_parameter_match_specifier: Some(specifier),
-        });
-    }
-    out
-}
-
-fn header_match(name: &str, value: &StringMatch) -> route::HeaderMatcher {
-    use route::header_matcher::HeaderMatchSpecifier as H;
-    let specifier = match api_string_match(value) {
-        Some(s) => H::StringMatch(s),
-        None => H::PresentMatch(true),
-    };
-    route::HeaderMatcher {
-        name: name.to_owned(),
-        header_match_specifier: Some(specifier),
-        ..Default::default()
-    }
-}
-
-/// The claim path of `@request.auth.claims.a.b` or `@request.auth.claims[a][b]`.
-fn claims(header: &str) -> Option<Vec<String>> {
-    const PREFIX: &str = "@request.auth.claims";
-    if header.len() < PREFIX.len() || !header[..PREFIX.len()].eq_ignore_ascii_case(PREFIX) {
-        return None;
-    }
-    let rest = &header[PREFIX.len()..];
-    if let Some(dotted) = rest.strip_prefix('.') {
-        let parts: Vec<String> = dotted.split('.').map(str::to_owned).collect();
-        return (!dotted.is_empty()).then_some(parts);
-    }
-    crate::authz::nested_names(rest)
-}
-
-fn claim_match(path: &[String], value: &StringMatch, invert: bool) -> matcher::MetadataMatcher {
-    let string = api_string_match(value).unwrap_or_else(|| {
-        crate::wire::string_matcher(matcher::string_matcher::MatchPattern::SafeRegex(regex(
-            ".+",
-        )))
-    });
-    let mut out = crate::authz::claims_matcher(path, string);
-    out.invert = invert;
-    out
 }
 
 struct HeaderOps {
@@ -377,18 +263,11 @@ fn header_operations(headers: &Headers) -> HeaderOps {
     let response = headers.response.as_ref().unwrap_or(&empty);
     let options = |map: &BTreeMap<String, String>, action: A| {
         let one = |(k, v): (&String, &String)| core::HeaderValueOption {
-            header: Some(core::HeaderValue {
-                key: k.clone(),
-                value: v.clone(),
-                ..Default::default()
-            }),
+            header: Some(core::HeaderValue { key: k.clone(), value: v.clone(), ..Default::default() }),
             append_action: action as i32,
             ..Default::default()
         };
-        map.iter()
-            .filter(|(k, _)| !is_internal(k))
-            .map(one)
-            .collect::<Vec<_>>()
+        map.iter().filter(|(k, _)| !is_internal(k)).map(one).collect::<Vec<_>>()
     };
     let both = |set, add| {
         let mut out = options(set, A::OverwriteIfExistsOrAdd);
@@ -396,12 +275,8 @@ fn header_operations(headers: &Headers) -> HeaderOps {
         out
     };
     let authority = |map: &BTreeMap<String, String>| {
-        let is =
-            |k: &String| k.eq_ignore_ascii_case(":authority") || k.eq_ignore_ascii_case("host");
-        map.iter()
-            .filter(|(k, _)| is(k))
-            .map(|(_, v)| v.clone())
-            .next_back()
+        let is = |k: &String| k.eq_ignore_ascii_case(":authority") || k.eq_ignore_ascii_case("host");
+        map.iter().filter(|(k, _)| is(k)).map(|(_, v)| v.clone()).next_back()
     };
     let keep = |list: &[String]| list.iter().filter(|k| !is_internal(k)).cloned().collect();
     HeaderOps {
@@ -409,16 +284,12 @@ fn header_operations(headers: &Headers) -> HeaderOps {
         request_remove: keep(&request.remove),
         response_add: both(&response.set, &response.add),
         response_remove: keep(&response.remove),
-        authority: authority(&request.set)
-            .or_else(|| authority(&request.add))
-            .unwrap_or_default(),
+        authority: authority(&request.set).or_else(|| authority(&request.add)).unwrap_or_default(),
     }
 }
 
 fn redirect(r: &HttpRedirect, context: &Context<'_>) -> Option<route::RedirectAction> {
-    use route::redirect_action::{
-        PathRewriteSpecifier as P, RedirectResponseCode as C, SchemeRewriteSpecifier as S,
-    };
+    use route::redirect_action::{PathRewriteSpecifier as P, RedirectResponseCode as C, SchemeRewriteSpecifier as S};
     let code = match r.redirect_code {
         0 | 301 => C::MovedPermanently,
         302 => C::Found,
@@ -451,8 +322,7 @@ fn redirect(r: &HttpRedirect, context: &Context<'_>) -> Option<route::RedirectAc
         port_redirect: port,
         response_code: code as i32,
         path_rewrite_specifier: Some(path),
-        scheme_rewrite_specifier: (!r.scheme.is_empty())
-            .then(|| S::SchemeRedirect(r.scheme.clone())),
+        scheme_rewrite_specifier: (!r.scheme.is_empty()).then(|| S::SchemeRedirect(r.scheme.clone())),
         ..Default::default()
     })
 }
@@ -466,11 +336,8 @@ fn destination(
 ) -> Option<route::RouteAction> {
     use route::route_action::{ClusterSpecifier, HostRewriteSpecifier};
     let timeout = rule.timeout.map_or_else(no_timeout, api_duration);
-    let mut action = route::RouteAction {
-        timeout: Some(timeout),
-        max_grpc_timeout: Some(timeout),
-        ..Default::default()
-    };
+    let mut action =
+        route::RouteAction { timeout: Some(timeout), max_grpc_timeout: Some(timeout), ..Default::default() };
     if let Some(rewrite) = &rule.rewrite {
         if let Some(r) = &rewrite.uri_regex_rewrite {
             action.regex_rewrite = Some(matcher::RegexMatchAndSubstitute {
@@ -488,10 +355,7 @@ fn destination(
         action.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral(authority));
     }
     action.request_mirror_policies = mirrors(context, rule);
-    let policy = rule
-        .retries
-        .as_ref()
-        .or(context.inputs.mesh().default_http_retry_policy.as_ref());
+    let policy = rule.retries.as_ref().or(context.inputs.mesh().default_http_retry_policy.as_ref());
     let cluster = |d: &Destination| {
         let service = (context.lookup)(&Hostname::from(d.host.as_str()));
         destination_cluster(d, service.as_deref(), context.port)
@@ -507,13 +371,10 @@ fn destination(
             out.response_headers_to_add.extend(ops.response_add);
             out.response_headers_to_remove.extend(ops.response_remove);
             if !ops.authority.is_empty() && action.host_rewrite_specifier.is_none() {
-                action.host_rewrite_specifier =
-                    Some(HostRewriteSpecifier::HostRewriteLiteral(ops.authority));
+                action.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral(ops.authority));
             }
         }
-        let hash = destination_hash(context, only)
-            .as_ref()
-            .and_then(hash_policy);
+        let hash = destination_hash(context, only).as_ref().and_then(hash_policy);
         hashed = hash.is_some();
         action.hash_policy.extend(hash);
     } else {
@@ -534,27 +395,19 @@ fn destination(
                 ),
                 ..Default::default()
             });
-            action
-                .hash_policy
-                .extend(destination_hash(context, w).as_ref().and_then(hash_policy));
+            action.hash_policy.extend(destination_hash(context, w).as_ref().and_then(hash_policy));
         }
         if clusters.is_empty() {
             return None;
         }
         action.cluster_specifier =
-            Some(ClusterSpecifier::WeightedClusters(route::WeightedCluster {
-                clusters,
-                ..Default::default()
-            }));
+            Some(ClusterSpecifier::WeightedClusters(route::WeightedCluster { clusters, ..Default::default() }));
     }
     action.retry_policy = retry(policy, hashed);
     Some(action)
 }
 
-fn mirrors(
-    context: &Context<'_>,
-    rule: &HttpRoute,
-) -> Vec<route::route_action::RequestMirrorPolicy> {
+fn mirrors(context: &Context<'_>, rule: &HttpRoute) -> Vec<route::route_action::RequestMirrorPolicy> {
     let fraction = |stated: Option<&Percent>, whole: Option<u32>| match (stated, whole) {
         (Some(p), _) if p.value > 0.0 => Some(percent_f64(p.value)),
         (None, Some(p)) if p > 0 => Some(percent(p)),
@@ -570,18 +423,12 @@ fn mirrors(
             ..Default::default()
         }
     };
-    let single = rule.mirror.iter().filter_map(|d| {
-        Some(one(
-            d,
-            fraction(rule.mirror_percentage.as_ref(), rule.mirror_percent)?,
-        ))
-    });
-    let several = rule.mirrors.iter().filter_map(|m| {
-        Some(one(
-            m.destination.as_ref()?,
-            fraction(m.percentage.as_ref(), None)?,
-        ))
-    });
+    let single = rule
+        .mirror
+        .iter()
+        .filter_map(|d| Some(one(d, fraction(rule.mirror_percentage.as_ref(), rule.mirror_percent)?)));
+    let several =
+        rule.mirrors.iter().filter_map(|m| Some(one(m.destination.as_ref()?, fraction(m.percentage.as_ref(), None)?)));
     single.chain(several).collect()
 }
 
@@ -597,26 +444,13 @@ fn level_hash(p: &PortTrafficPolicy) -> Option<&ConsistentHashLb> {
 fn destination_hash(context: &Context<'_>, d: &HttpRouteDestination) -> Option<ConsistentHashLb> {
     let d = d.destination.as_ref()?;
     let inputs = context.inputs;
-    let rule = inputs.scope().rule(
-        &Hostname::from(d.host.as_str()),
-        &inputs.proxy().labels,
-        false,
-    )?;
+    let rule = inputs.scope().rule(&Hostname::from(d.host.as_str()), &inputs.proxy().labels, false)?;
     let by_port = |p: &TrafficPolicy| -> Option<ConsistentHashLb> {
         let number = d.port.as_ref()?.number;
-        let level = p
-            .port_level_settings
-            .iter()
-            .find(|l| l.port.as_ref().is_some_and(|n| n.number == number))?;
+        let level = p.port_level_settings.iter().find(|l| l.port.as_ref().is_some_and(|n| n.number == number))?;
         level_hash(level).cloned()
     };
-    let subset = rule
-        .config
-        .spec
-        .subsets
-        .iter()
-        .find(|s| s.name == d.subset)
-        .and_then(|s| s.traffic_policy.as_ref());
+    let subset = rule.config.spec.subsets.iter().find(|s| s.name == d.subset).and_then(|s| s.traffic_policy.as_ref());
     let top = rule.config.spec.traffic_policy.as_ref();
     subset
         .and_then(by_port)
@@ -628,10 +462,7 @@ fn destination_hash(context: &Context<'_>, d: &HttpRouteDestination) -> Option<C
 fn hash_policy(h: &ConsistentHashLb) -> Option<route::route_action::HashPolicy> {
     use route::route_action::hash_policy as hp;
     let specifier = if let Some(name) = &h.http_header_name {
-        hp::PolicySpecifier::Header(hp::Header {
-            header_name: name.clone(),
-            ..Default::default()
-        })
+        hp::PolicySpecifier::Header(hp::Header { header_name: name.clone(), ..Default::default() })
     } else if let Some(c) = &h.http_cookie {
         let attributes = c.attributes.iter();
         hp::PolicySpecifier::Cookie(hp::Cookie {
@@ -639,10 +470,7 @@ fn hash_policy(h: &ConsistentHashLb) -> Option<route::route_action::HashPolicy> 
             ttl: c.ttl.map(api_duration),
             path: c.path.clone(),
             attributes: attributes
-                .map(|a| hp::CookieAttribute {
-                    name: a.name.clone(),
-                    value: a.value.clone(),
-                })
+                .map(|a| hp::CookieAttribute { name: a.name.clone(), value: a.value.clone() })
                 .collect(),
         })
     } else if let Some(source_ip) = h.use_source_ip {
@@ -651,121 +479,8 @@ fn hash_policy(h: &ConsistentHashLb) -> Option<route::route_action::HashPolicy> 
         let name = h.http_query_parameter_name.as_ref()?;
         hp::PolicySpecifier::QueryParameter(hp::QueryParameter { name: name.clone() })
     };
-    Some(route::route_action::HashPolicy {
-        policy_specifier: Some(specifier),
-        terminal: false,
-    })
+    Some(route::route_action::HashPolicy { policy_specifier: Some(specifier), terminal: false })
 }
-
-/// Istio's default: two attempts elsewhere for what surely did not reach the application.
-const DEFAULT_RETRY_ON: &str =
-    "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
-
-fn previous_hosts() -> route::retry_policy::RetryHostPredicate {
-    use protos::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
-    route::retry_policy::RetryHostPredicate {
-        name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
-        config_type: Some(
-            route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(
-                &PreviousHostsPredicate {},
-            )),
-        ),
-    }
-}
-
-/// The retry policy of a rule, or Istio's default without one. `None`: retries are off.
-///
-/// With affinity by hash the previous host is not excluded, or every retry would break it.
-pub fn retry(policy: Option<&HttpRetry>, hashed: bool) -> Option<route::RetryPolicy> {
-    let mut out = route::RetryPolicy {
-        retry_on: DEFAULT_RETRY_ON.to_owned(),
-        num_retries: Some(2),
-        host_selection_retry_max_attempts: 5,
-        ..Default::default()
-    };
-    if !hashed {
-        out.retry_host_predicate = vec![previous_hosts()];
-    }
-    let Some(policy) = policy else {
-        out.retriable_status_codes = vec![503];
-        return Some(out);
-    };
-    if policy.attempts <= 0 {
-        return None;
-    }
-    out.num_retries = u32::try_from(policy.attempts).ok();
-    if policy.retry_on.is_empty() {
-        out.retriable_status_codes = vec![503];
-    } else {
-        let (words, codes) = split_retry_on(&policy.retry_on);
-        out.retry_on = words;
-        out.retriable_status_codes = codes;
-    }
-    out.per_try_timeout = policy.per_try_timeout.map(api_duration);
-    out.retry_back_off = policy.backoff.map(|b| route::retry_policy::RetryBackOff {
-        base_interval: Some(api_duration(b)),
-        max_interval: None,
-    });
-    match policy.retry_ignore_previous_hosts {
-        Some(true) => out.retry_host_predicate = vec![previous_hosts()],
-        Some(false) => out.retry_host_predicate.clear(),
-        None => {}
-    }
-    if policy.retry_remote_localities == Some(true) {
-        use protos::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
-        let config = PreviousPrioritiesConfig {
-            update_frequency: 2,
-        };
-        out.retry_priority = Some(route::retry_policy::RetryPriority {
-            name: "envoy.retry_priorities.previous_priorities".to_owned(),
-            config_type: Some(
-                route::retry_policy::retry_priority::ConfigType::TypedConfig(any(&config)),
-            ),
-        });
-    }
-    Some(out)
-}
-
-/// Separates status codes, which Envoy wants in a list of their own and announced by a word.
-fn split_retry_on(text: &str) -> (String, Vec<u32>) {
-    let mut words: Vec<&str> = Vec::new();
-    let mut codes = Vec::new();
-    for part in text.split(',').map(str::trim) {
-        if part.is_empty() {
-            continue;
-        }
-        match part.parse::<u32>() {
-            Ok(code) => codes.push(code),
-            Err(_) => words.push(part),
-        }
-    }
-    const CODES: &str = "retriable-status-codes";
-    if !codes.is_empty() && !words.contains(&CODES) {
-        words.push(CODES);
-    }
-    (words.join(","), codes)
-}
-
-/// Status codes by their gRPC names.
-const GRPC_CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
 
 fn fault(f: &HttpFaultInjection) -> Option<fault::HttpFault> {
     use protos::envoy::extensions::filters::common::fault::v3 as common;
@@ -777,16 +492,12 @@ fn fault(f: &HttpFaultInjection) -> Option<fault::HttpFault> {
         };
         Some(common::FaultDelay {
             percentage: Some(percentage),
-            fault_delay_secifier: Some(common::fault_delay::FaultDelaySecifier::FixedDelay(
-                api_duration(fixed),
-            )),
+            fault_delay_secifier: Some(common::fault_delay::FaultDelaySecifier::FixedDelay(api_duration(fixed))),
         })
     });
     let abort = f.abort.as_ref().and_then(|a| {
         let error = match (a.http_status, &a.grpc_status) {
-            (Some(status), _) => {
-                fault::fault_abort::ErrorType::HttpStatus(u32::try_from(status).ok()?)
-            }
+            (Some(status), _) => fault::fault_abort::ErrorType::HttpStatus(u32::try_from(status).ok()?),
             (_, Some(name)) => {
                 let code = GRPC_CODES.iter().position(|c| c == name)?;
                 fault::fault_abort::ErrorType::GrpcStatus(u32::try_from(code).ok()?)
@@ -794,44 +505,29 @@ fn fault(f: &HttpFaultInjection) -> Option<fault::HttpFault> {
             _ => return None,
         };
         Some(fault::FaultAbort {
-            percentage: Some(
-                a.percentage
-                    .as_ref()
-                    .map_or_else(|| percent(100), |p| percent_f64(p.value)),
-            ),
+            percentage: Some(a.percentage.as_ref().map_or_else(|| percent(100), |p| percent_f64(p.value))),
             error_type: Some(error),
             ..Default::default()
         })
     });
-    (delay.is_some() || abort.is_some()).then(|| fault::HttpFault {
-        delay,
-        abort,
-        ..Default::default()
-    })
+    (delay.is_some() || abort.is_some()).then(|| fault::HttpFault { delay, abort, ..Default::default() })
 }
 
 fn cors_policy(c: &CorsPolicy) -> cors::CorsPolicy {
     let origins = if c.allow_origins.is_empty() {
         exact_matchers(&c.allow_origin)
     } else {
-        c.allow_origins
-            .iter()
-            .filter_map(api_string_match)
-            .collect()
+        c.allow_origins.iter().filter_map(api_string_match).collect()
     };
     cors::CorsPolicy {
         allow_origin_string_match: origins,
         allow_methods: c.allow_methods.join(","),
         allow_headers: c.allow_headers.join(","),
         expose_headers: c.expose_headers.join(","),
-        max_age: c
-            .max_age
-            .map_or(String::new(), |d| d.to_std().as_secs().to_string()),
+        max_age: c.max_age.map_or(String::new(), |d| d.to_std().as_secs().to_string()),
         allow_credentials: c.allow_credentials,
         filter_enabled: Some(runtime_percent(percent(100))),
-        forward_not_matching_preflights: Some(
-            c.unmatched_preflights != UnmatchedPreflights::Ignore,
-        ),
+        forward_not_matching_preflights: Some(c.unmatched_preflights != UnmatchedPreflights::Ignore),
         ..Default::default()
     }
 }

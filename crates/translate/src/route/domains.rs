@@ -28,11 +28,7 @@ pub(crate) fn of_service(
         let below: Vec<String> = out.iter().map(|d| format!("*.{d}")).collect();
         out.extend(below);
     }
-    for address in service
-        .addresses_for(dns_capture)
-        .iter()
-        .filter(|a| *a != UNSPECIFIED && !a.contains('/'))
-    {
+    for address in service.addresses_for(dns_capture).iter().filter(|a| *a != UNSPECIFIED && !a.contains('/')) {
         push(&mut out, address, port);
     }
     (out, short)
@@ -65,12 +61,7 @@ pub(crate) fn alternatives(host: &str, proxy_domain: &str) -> Vec<String> {
     }
     let ours: Vec<&str> = host.split('.').collect();
     let theirs: Vec<&str> = proxy_domain.split('.').collect();
-    let shared = ours
-        .iter()
-        .rev()
-        .zip(theirs.iter().rev())
-        .take_while(|(a, b)| a == b)
-        .count();
+    let shared = ours.iter().rev().zip(theirs.iter().rev()).take_while(|(a, b)| a == b).count();
     if shared == 0 {
         return Vec::new();
     }
@@ -118,26 +109,12 @@ mod tests {
 
     #[test]
     fn short_names() {
-        let check = |host: &str, domain: &str, want: &[&str]| {
-            assert_eq!(alternatives(host, domain), want, "{host}")
-        };
-        check(
-            "foo.ns.svc.cluster.local",
-            "ns.svc.cluster.local",
-            &["foo", "foo.ns.svc", "foo.ns"],
-        );
-        check(
-            "foo.ns.svc.cluster.local",
-            "other.svc.cluster.local",
-            &["foo.ns", "foo.ns.svc"],
-        );
+        let check = |host: &str, domain: &str, want: &[&str]| assert_eq!(alternatives(host, domain), want, "{host}");
+        check("foo.ns.svc.cluster.local", "ns.svc.cluster.local", &["foo", "foo.ns.svc", "foo.ns"]);
+        check("foo.ns.svc.cluster.local", "other.svc.cluster.local", &["foo.ns", "foo.ns.svc"]);
         check("foo.com", "ns.svc.cluster.local", &[]);
         check("foo.local.campus.net", "local.campus.net", &["foo"]);
-        check(
-            "foo.local.campus.net",
-            "remote.campus.net",
-            &["foo.local", "foo.local.campus"],
-        );
+        check("foo.local.campus.net", "remote.campus.net", &["foo.local", "foo.local.campus"]);
         check("foo.local.campus.net", "example.com", &[]);
     }
 }

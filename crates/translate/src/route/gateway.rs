@@ -24,26 +24,15 @@ pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::Vi
         name: host_port(host, port.into()),
         domains: vec![host.to_string()],
         include_request_attempt_count: attempts,
-        require_tls: if redirect {
-            TlsRequirementType::All
-        } else {
-            TlsRequirementType::None
-        } as i32,
+        require_tls: if redirect { TlsRequirementType::All } else { TlsRequirementType::None } as i32,
         ..Default::default()
     };
     for server in servers {
         let s = &server.server;
-        let port = s
-            .port
-            .as_ref()
-            .and_then(|p| u16::try_from(p.number).ok())
-            .unwrap_or(0);
+        let port = s.port.as_ref().and_then(|p| u16::try_from(p.number).ok()).unwrap_or(0);
         first_port.get_or_insert(port);
         let redirect = s.tls.as_ref().is_some_and(|t| t.https_redirect);
-        let rules = inputs
-            .snapshot()
-            .virtual_services
-            .for_gateway(&inputs.proxy().namespace, &server.gateway);
+        let rules = inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, &server.gateway);
         for v in rules {
             let exposed = hosts_for_namespace(&s.hosts, &v.config.namespace);
             let shared = intersection(&exposed, &v.hosts);
@@ -51,31 +40,19 @@ pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::Vi
                 continue;
             }
             let lookup = |host: &Hostname| {
-                let own = inputs
-                    .snapshot()
-                    .by_host
-                    .get(host)
-                    .and_then(|m| m.get(&v.config.namespace));
+                let own = inputs.snapshot().by_host.get(host).and_then(|m| m.get(&v.config.namespace));
                 own.filter(|s| s.visibility.allows(&inputs.proxy().namespace))
                     .cloned()
                     .or_else(|| inputs.view.service(host))
             };
-            let context = Context {
-                inputs,
-                port,
-                gateway: &server.gateway,
-                tls: s.tls.is_some(),
-                lookup: &lookup,
-            };
+            let context = Context { inputs, port, gateway: &server.gateway, tls: s.tls.is_some(), lookup: &lookup };
             let routes = action::routes(&context, &v);
             if routes.is_empty() {
                 continue;
             }
             for host in shared {
                 let host = Hostname::from(host.to_ascii_lowercase());
-                let vhost = hosts
-                    .entry(host.clone())
-                    .or_insert_with(|| new(&host, port, redirect));
+                let vhost = hosts.entry(host.clone()).or_insert_with(|| new(&host, port, redirect));
                 vhost.routes.extend(routes.iter().cloned());
                 if redirect {
                     vhost.require_tls = TlsRequirementType::All as i32;
@@ -85,14 +62,9 @@ pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::Vi
         if redirect {
             // Redirects need no virtual service.
             for host in &s.hosts {
-                let host = host
-                    .split_once('/')
-                    .map_or(host.as_str(), |(_, h)| h)
-                    .to_ascii_lowercase();
+                let host = host.split_once('/').map_or(host.as_str(), |(_, h)| h).to_ascii_lowercase();
                 let host = Hostname::from(host);
-                let vhost = hosts
-                    .entry(host.clone())
-                    .or_insert_with(|| new(&host, port, true));
+                let vhost = hosts.entry(host.clone()).or_insert_with(|| new(&host, port, true));
                 vhost.require_tls = TlsRequirementType::All as i32;
             }
         }

@@ -2,10 +2,13 @@
 //! inline routes of inbound listeners. Single rules are translated in `action`, domains spelled in `domains`.
 
 pub(crate) mod action;
+mod conditions;
 pub(crate) mod domains;
 mod gateway;
+pub(crate) mod retry;
 mod sidecar;
 
+use api::envoy_filter::PatchContext;
 use api::networking::Destination;
 use model::{OutboundMode, Service};
 use names::well_known::{ALLOW_ANY, BLACK_HOLE_CLUSTER, BLOCK_ALL};
@@ -15,6 +18,7 @@ use protos::envoy::config::route::v3 as route;
 use crate::Inputs;
 use crate::listener::Class;
 use crate::listener::hcm::ProxyHeaders;
+use crate::patch::Patches;
 use crate::wire::no_timeout;
 
 /// Route name of the HTTP proxy listener.
@@ -35,27 +39,29 @@ pub fn build(inputs: &Inputs, name: &str) -> route::RouteConfiguration {
             ..Default::default()
         };
     };
-    route::RouteConfiguration {
+    let mut out = route::RouteConfiguration {
         name: name.to_owned(),
         virtual_hosts,
         validate_clusters: Some(false),
         ignore_port_in_host_matching: true,
         max_direct_response_body_size_bytes: Some(DIRECT_RESPONSE_BODY_MAX),
         ..Default::default()
+    };
+    let patches = Patches::of(inputs, &crate::patch::route::APPLY_TO);
+    if !patches.is_empty() {
+        let context = match inputs.proxy().node_type {
+            NodeType::Sidecar => PatchContext::SidecarOutbound,
+            _ => PatchContext::Gateway,
+        };
+        crate::patch::route::apply(&patches, context, &mut out);
     }
+    out
 }
 
 /// The route to the application: everything on one port, no timeouts, one retry for requests that never left.
-pub(crate) fn inbound(
-    _inputs: &Inputs,
-    cluster: &str,
-    host: &str,
-    port: u16,
-) -> route::RouteConfiguration {
+pub(crate) fn inbound(_inputs: &Inputs, cluster: &str, host: &str, port: u16) -> route::RouteConfiguration {
     let action = route::RouteAction {
-        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(
-            cluster.to_owned(),
-        )),
+        cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
         timeout: Some(no_timeout()),
         max_stream_duration: Some(route::route_action::MaxStreamDuration {
             max_stream_duration: Some(no_timeout()),
@@ -72,11 +78,7 @@ pub(crate) fn inbound(
     let vhost = route::VirtualHost {
         name: format!("inbound|http|{port}"),
         domains: vec!["*".to_owned()],
-        routes: vec![action::plain(
-            "default",
-            action,
-            &format!("{host}:{port}/*"),
-        )],
+        routes: vec![action::plain("default", action, &format!("{host}:{port}/*"))],
         ..Default::default()
     };
     route::RouteConfiguration {
@@ -88,20 +90,12 @@ pub(crate) fn inbound(
 }
 
 /// The cluster a destination means on a listener port. `ExternalName` services stand for what they name.
-pub(crate) fn destination_cluster(
-    destination: &Destination,
-    service: Option<&Service>,
-    listener_port: u16,
-) -> String {
+pub(crate) fn destination_cluster(destination: &Destination, service: Option<&Service>, listener_port: u16) -> String {
     let host = match service.and_then(|s| s.external_name.clone()) {
         Some(target) => target,
         None => Hostname::from(destination.host.as_str()),
     };
-    let stated = destination
-        .port
-        .as_ref()
-        .and_then(|p| u16::try_from(p.number).ok())
-        .filter(|p| *p > 0);
+    let stated = destination.port.as_ref().and_then(|p| u16::try_from(p.number).ok()).filter(|p| *p > 0);
     let port = stated.unwrap_or_else(|| match service.map(|s| s.ports.as_slice()) {
         Some([only]) => only.number,
         _ => listener_port,
@@ -111,14 +105,10 @@ pub(crate) fn destination_cluster(
 
 /// The virtual host for unknown authorities: pass through or refuse, as the mesh or `Sidecar` says.
 fn catch_all(inputs: &Inputs) -> route::VirtualHost {
-    let include_request_attempt_count =
-        ProxyHeaders::new(inputs, Class::SidecarOutbound).attempt_count;
+    let include_request_attempt_count = ProxyHeaders::new(inputs, Class::SidecarOutbound).attempt_count;
     let domains = vec!["*".to_owned()];
     if inputs.scope().outbound_mode == OutboundMode::RegistryOnly {
-        let response = route::DirectResponseAction {
-            status: 502,
-            ..Default::default()
-        };
+        let response = route::DirectResponseAction { status: 502, ..Default::default() };
         return route::VirtualHost {
             name: BLOCK_ALL.to_owned(),
             domains,

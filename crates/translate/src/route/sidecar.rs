@@ -50,10 +50,7 @@ fn for_port(inputs: &Inputs, port: u16, name: &str) -> Vec<route::VirtualHost> {
     let Some(egress) = inputs.scope().egress_for_route(port, name) else {
         return Vec::new();
     };
-    let proxy_style = egress
-        .port
-        .as_ref()
-        .is_some_and(|p| p.protocol == PortProtocol::HttpProxy);
+    let proxy_style = egress.port.as_ref().is_some_and(|p| p.protocol == PortProtocol::HttpProxy);
     let port = if proxy_style { 0 } else { port };
     // The services of the port, reduced to it.
     let mut registry: BTreeMap<Hostname, Arc<Service>> = BTreeMap::new();
@@ -75,36 +72,20 @@ fn for_port(inputs: &Inputs, port: u16, name: &str) -> Vec<route::VirtualHost> {
     let most_specific = most_specific(&egress.virtual_services, &registry);
     let relevant = egress.virtual_services.iter().filter(|v| {
         // Port 80 also carries hosts that are no services.
-        port == 80
-            || v.hosts
-                .iter()
-                .any(|h| registry.keys().any(|s| h.matches(s)))
+        port == 80 || v.hosts.iter().any(|h| registry.keys().any(|s| h.matches(s)))
     });
     let lookup = |host: &Hostname| registry.get(host).cloned();
-    let context = Context {
-        inputs,
-        port,
-        gateway: MESH_GATEWAY,
-        tls: false,
-        lookup: &lookup,
-    };
+    let context = Context { inputs, port, gateway: MESH_GATEWAY, tls: false, lookup: &lookup };
     let mut wrappers = Vec::new();
     for v in relevant {
         wrappers.extend(of_virtual_service(&context, v, &registry, &most_specific));
     }
-    let shaped: Vec<Hostname> = wrappers
-        .iter()
-        .flat_map(|w| w.services.iter().map(|s| s.hostname.clone()))
-        .collect();
+    let shaped: Vec<Hostname> = wrappers.iter().flat_map(|w| w.services.iter().map(|s| s.hostname.clone())).collect();
     for (host, s) in &registry {
         if s.resolution == Resolution::Alias || shaped.contains(host) {
             continue;
         }
-        for p in s
-            .ports
-            .iter()
-            .filter(|p| p.protocol.is_http() || p.protocol == PortProtocol::Unsupported)
-        {
+        for p in s.ports.iter().filter(|p| p.protocol.is_http() || p.protocol == PortProtocol::Unsupported) {
             wrappers.push(Wrapper {
                 port: p.number,
                 services: vec![s.clone()],
@@ -121,17 +102,13 @@ fn most_specific<'a>(
     rules: &'a [Arc<ResolvedVirtualService>],
     registry: &BTreeMap<Hostname, Arc<Service>>,
 ) -> BTreeMap<Hostname, &'a Arc<ResolvedVirtualService>> {
-    let mut index: model::config::HostIndex<Option<&'a Arc<ResolvedVirtualService>>> =
-        Default::default();
+    let mut index: model::config::HostIndex<Option<&'a Arc<ResolvedVirtualService>>> = Default::default();
     for v in rules {
         for h in &v.hosts {
             index.entry(h).get_or_insert(v);
         }
     }
-    registry
-        .keys()
-        .filter_map(|h| Some((h.clone(), (*index.most_specific(h)?)?)))
-        .collect()
+    registry.keys().filter_map(|h| Some((h.clone(), (*index.most_specific(h)?)?))).collect()
 }
 
 fn of_virtual_service(
@@ -162,11 +139,7 @@ fn of_virtual_service(
     }
     let mut by_port: BTreeMap<u16, Vec<Arc<Service>>> = BTreeMap::new();
     for s in &services {
-        for p in s
-            .ports
-            .iter()
-            .filter(|p| p.protocol.is_http() || p.protocol == PortProtocol::Unsupported)
-        {
+        for p in s.ports.iter().filter(|p| p.protocol.is_http() || p.protocol == PortProtocol::Unsupported) {
             by_port.entry(p.number).or_default().push(s.clone());
         }
     }
@@ -175,12 +148,7 @@ fn of_virtual_service(
     }
     by_port
         .into_iter()
-        .map(|(port, services)| Wrapper {
-            port,
-            services,
-            hosts: hosts.clone(),
-            routes: routes.clone(),
-        })
+        .map(|(port, services)| Wrapper { port, services, hosts: hosts.clone(), routes: routes.clone() })
         .collect()
 }
 
@@ -190,9 +158,7 @@ fn spell(inputs: &Inputs, port: u16, wrappers: Vec<Wrapper>) -> Vec<route::Virtu
     let proxy = inputs.proxy();
     let mut taken = Taken::default();
     for w in &wrappers {
-        w.services
-            .iter()
-            .for_each(|s| taken.know(&s.hostname, w.port));
+        w.services.iter().for_each(|s| taken.know(&s.hostname, w.port));
     }
     let mut out: Vec<route::VirtualHost> = Vec::new();
     for w in wrappers.into_iter().filter(|w| !w.routes.is_empty()) {

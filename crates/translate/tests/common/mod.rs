@@ -36,19 +36,9 @@ fn pruned(mut value: serde_json::Value, namespace: &str) -> Result<api::Resource
         if !problem.message.contains("unknown field") {
             return Err(error.to_string());
         }
-        let pointer = format!(
-            "/{}",
-            problem
-                .path
-                .replace('[', "/")
-                .replace(']', "")
-                .replace('.', "/")
-        );
+        let pointer = format!("/{}", problem.path.replace('[', "/").replace(']', "").replace('.', "/"));
         let (parent, field) = pointer.rsplit_once('/').unwrap_or_default();
-        value
-            .pointer_mut(parent)
-            .and_then(|v| v.as_object_mut())
-            .and_then(|v| v.remove(field));
+        value.pointer_mut(parent).and_then(|v| v.as_object_mut()).and_then(|v| v.remove(field));
     }
     api::Resource::from_value(value, None, namespace).map_err(|e| e.to_string())
 }
@@ -60,10 +50,7 @@ pub fn store(yaml: &str) -> Store {
 }
 
 pub fn labels(pairs: &[(&str, &str)]) -> Labels {
-    pairs
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect()
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
 pub fn sidecar(ip: &str, namespace: &str, pairs: &[(&str, &str)]) -> Proxy {
@@ -71,19 +58,11 @@ pub fn sidecar(ip: &str, namespace: &str, pairs: &[(&str, &str)]) -> Proxy {
 }
 
 pub fn gateway(ip: &str) -> Proxy {
-    Proxy::new(
-        NodeType::Router,
-        ip,
-        "istio-system",
-        labels(&[("istio", "ingressgateway")]),
-    )
+    Proxy::new(NodeType::Router, ip, "istio-system", labels(&[("istio", "ingressgateway")]))
 }
 
 pub fn inputs(store: &Store, proxy: Proxy) -> Inputs {
-    Inputs::new(Arc::new(ProxyView::new(
-        &store.snapshot(),
-        &Arc::new(proxy),
-    )))
+    Inputs::new(Arc::new(ProxyView::new(&store.snapshot(), &Arc::new(proxy))))
 }
 
 /// Route names that the listeners ask for.
@@ -101,9 +80,7 @@ pub fn route_names(listeners: &[translate::NamedResource]) -> Vec<String> {
                 let Ok(h) = protos::unpack::<hcm::HttpConnectionManager>(any) else {
                     continue;
                 };
-                if let Some(hcm::http_connection_manager::RouteSpecifier::Rds(r)) =
-                    h.route_specifier
-                {
+                if let Some(hcm::http_connection_manager::RouteSpecifier::Rds(r)) = h.route_specifier {
                     out.push(r.route_config_name);
                 }
             }
@@ -118,9 +95,7 @@ pub fn route_names(listeners: &[translate::NamedResource]) -> Vec<String> {
 pub fn conformance(file: &str) -> Option<PathBuf> {
     let root = std::env::var_os("PROA_CONFORMANCE")
         .map(PathBuf::from)
-        .unwrap_or_else(|| {
-            PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance")
-        });
+        .unwrap_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance"));
     let path = root.join(file);
     path.exists().then_some(path)
 }
