@@ -17,7 +17,7 @@ pub struct Accepted {
     /// The bytes.
     pub socket: Socket,
     /// Everything else.
-    pub about: About,
+    pub about: Box<About>,
 }
 
 /// Facts of a downstream connection.
@@ -55,11 +55,7 @@ pub struct About {
 
 impl MetadataView for About {
     fn metadata(&self, namespace: &str) -> Option<&Value> {
-        self.metadata
-            .iter()
-            .rev()
-            .find(|(n, _)| **n == *namespace)
-            .map(|(_, v)| v)
+        self.metadata.iter().rev().find(|(n, _)| **n == *namespace).map(|(_, v)| v)
     }
 
     fn filter_state(&self, key: &str) -> Option<&[u8]> {
@@ -78,12 +74,11 @@ pub struct PeerText {
 impl PeerText {
     /// Makes them.
     pub fn of(tls: Option<&TlsInfo>) -> Self {
-        tls.and_then(|t| t.peer.as_ref())
-            .map_or_else(PeerText::default, |peer| PeerText {
-                sha256: peer.sha256_hex(),
-                sha1: peer.sha1_hex(),
-                pem: peer.pem_url_encoded(),
-            })
+        tls.and_then(|t| t.peer.as_ref()).map_or_else(PeerText::default, |peer| PeerText {
+            sha256: peer.sha256_hex(),
+            sha1: peer.sha1_hex(),
+            pem: peer.pem_url_encoded(),
+        })
     }
 }
 
@@ -121,11 +116,7 @@ pub fn tls_facts<'a>(tls: &'a TlsInfo, text: &'a PeerText) -> TlsFacts<'a> {
 impl About {
     /// The filter state object `key`; the last one set wins.
     pub fn state_text(&self, key: &str) -> Option<&str> {
-        self.state
-            .iter()
-            .rev()
-            .find(|(k, _)| **k == *key)
-            .map(|(_, v)| &**v)
+        self.state.iter().rev().find(|(k, _)| **k == *key).map(|(_, v)| &**v)
     }
 
     /// What decisions and logs see. `text` comes from [`PeerText::of`].
@@ -158,7 +149,6 @@ impl About {
             None => Default::default(),
         };
         map.insert(key.clone(), value);
-        self.metadata
-            .push((namespace.clone(), Value::Struct(Arc::new(map))));
+        self.metadata.push((namespace.clone(), Value::Struct(Arc::new(map))));
     }
 }

@@ -19,11 +19,7 @@ pub struct Bucket {
 impl Bucket {
     /// A full bucket.
     pub fn new(config: TokenBucket) -> Self {
-        Bucket {
-            config,
-            start: Instant::now(),
-            state: AtomicU64::new(u64::from(config.max_tokens)),
-        }
+        Bucket { config, start: Instant::now(), state: AtomicU64::new(u64::from(config.max_tokens)) }
     }
 
     /// Takes a token if there is one.
@@ -37,12 +33,9 @@ impl Bucket {
         self.state
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |s| {
                 let (filled, left) = ((s >> 32) as u32, s as u32);
-                let gained = now
-                    .saturating_sub(filled)
-                    .saturating_mul(self.config.tokens_per_fill);
+                let gained = now.saturating_sub(filled).saturating_mul(self.config.tokens_per_fill);
                 let left = left.saturating_add(gained).min(self.config.max_tokens);
-                left.checked_sub(1)
-                    .map(|left| u64::from(now.max(filled)) << 32 | u64::from(left))
+                left.checked_sub(1).map(|left| u64::from(now.max(filled)) << 32 | u64::from(left))
             })
             .is_ok()
     }

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use telemetry::access_log::ResponseFlags;
 use telemetry::stats::envoy::{listener as stat, listener_worker, ssl, ssl_context};
@@ -21,11 +21,39 @@ use crate::worker::{Active, Worker};
 const ECHO_BYTES: usize = 16 * 1024;
 
 /// Serves an accepted connection until it is over. Cancel safe: dropping it closes the connection.
-pub async fn serve(worker: Rc<Worker>, mut active: Rc<Active>, mut conn: Accepted) {
-    let mut listener = active.listener();
-    if inspected(&listener, &mut conn).await.is_none() {
-        return;
+///
+/// What setting up needs is boxed and gone before the connection is served: an idle connection holds
+/// only what serving needs.
+pub async fn serve(worker: Rc<Worker>, active: Rc<Active>, conn: Accepted) {
+    let Some(ready) = Box::pin(establish(worker, active, conn)).await else { return };
+    let Ready { stream, about, chain, listener, worker, _counted, _places } = ready;
+    match &chain.terminal {
+        Terminal::Tcp(proxy) => proxy.serve(stream, &about, &worker).await,
+        Terminal::Http(manager) => {
+            let facts = http_facts(about, &listener, &chain);
+            drop(listener);
+            l7::serve_connection(stream, facts, manager.clone(), worker.http.clone()).await;
+        }
+        Terminal::Echo => Box::pin(echo(stream)).await,
+        Terminal::DirectResponse(bytes) => Box::pin(respond(stream, bytes)).await,
     }
+}
+
+/// A connection whose chain, transport and network filters are done.
+struct Ready {
+    stream: Stream,
+    about: Box<About>,
+    chain: Arc<Chain>,
+    listener: Arc<Listener>,
+    worker: Rc<Worker>,
+    _counted: Counted,
+    _places: Vec<Place>,
+}
+
+/// Takes a connection up to its terminal filter. `None`: it ended before, and has been accounted for.
+async fn establish(worker: Rc<Worker>, mut active: Rc<Active>, mut conn: Accepted) -> Option<Ready> {
+    let mut listener = active.listener();
+    inspected(&listener, &mut conn).await?;
     if listener.config.use_original_dst
         && conn.about.restored
         && let Some(other) = worker.find(conn.about.local)
@@ -34,75 +62,50 @@ pub async fn serve(worker: Rc<Worker>, mut active: Rc<Active>, mut conn: Accepte
         active = other;
         listener = active.listener();
         // The next listener's filters judge anew; addresses stay restored.
-        if inspected(&listener, &mut conn).await.is_none() {
-            return;
-        }
+        inspected(&listener, &mut conn).await?;
     }
     let Some(chain) = listener.select(&conn.about).cloned() else {
         listener.stats.inc(stat::NO_FILTER_CHAIN_MATCH);
         let flags = ResponseFlags::NO_ROUTE_FOUND;
-        log_unserved(
-            &listener,
-            &conn.about,
-            &worker,
-            flags,
-            "filter_chain_not_found",
-            "",
-        );
-        return;
+        log_unserved(&listener, &conn.about, &worker, flags, "filter_chain_not_found", "");
+        return None;
     };
-    let _counted = Counted::new(&worker, &active, &listener, &chain, conn.about.id);
+    let counted = Counted::new(&worker, &active, &listener, &chain, conn.about.id);
     let Accepted { socket, mut about } = conn;
-    let stream = match &chain.tls {
-        None => Stream::from(socket),
-        Some(context) => {
-            let limit = chain
-                .config
-                .transport_socket_connect_timeout
-                .unwrap_or(Duration::MAX);
-            let handshake = context.accept(socket);
-            let outcome = match limit {
-                Duration::MAX => Some(handshake.await),
-                limit => tokio::time::timeout(limit, handshake).await.ok(),
-            };
-            match outcome {
-                Some(Ok(stream)) => {
-                    shaken(&listener, &mut about, stream.info());
-                    Stream::from(stream)
-                }
-                Some(Err(e)) => {
-                    not_shaken(&listener, &e);
-                    let reason = e.transport_failure_reason();
-                    log_unserved(
-                        &listener,
-                        &about,
-                        &worker,
-                        ResponseFlags::default(),
-                        "",
-                        &reason,
-                    );
-                    return;
-                }
-                None => {
-                    listener
-                        .stats
-                        .inc(stat::DOWNSTREAM_CX_TRANSPORT_SOCKET_CONNECT_TIMEOUT);
-                    return;
-                }
-            }
-        }
+    let stream = transport(&listener, &chain, socket, &mut about, &worker).await?;
+    let places = filtered(&listener, &chain, &mut about, &worker).await?;
+    Some(Ready { stream, about, chain, listener, worker, _counted: counted, _places: places })
+}
+
+/// Sets up the chain's transport socket. `None`: the handshake failed and has been accounted for.
+async fn transport(
+    listener: &Listener,
+    chain: &Chain,
+    socket: tls::Socket,
+    about: &mut About,
+    worker: &Worker,
+) -> Option<Stream> {
+    let Some(context) = &chain.tls else { return Some(Stream::from(socket)) };
+    let handshake = context.accept(socket);
+    let outcome = match chain.config.transport_socket_connect_timeout {
+        None => Some(handshake.await),
+        Some(limit) => tokio::time::timeout(limit, handshake).await.ok(),
     };
-    let Some(_places) = filtered(&listener, &chain, &mut about, &worker).await else {
-        return;
-    };
-    match &chain.terminal {
-        Terminal::Tcp(proxy) => proxy.serve(stream, &about, &worker).await,
-        Terminal::Http(manager) => {
-            let facts = http_facts(about, &listener, &chain);
-            l7::serve_connection(stream, facts, manager.clone(), worker.http.clone()).await;
+    match outcome {
+        Some(Ok(stream)) => {
+            shaken(listener, about, stream.info());
+            Some(Stream::from(stream))
         }
-        Terminal::Echo => echo(stream).await,
-        Terminal::DirectResponse(bytes) => respond(stream, bytes).await,
+        Some(Err(e)) => {
+            not_shaken(listener, &e);
+            let reason = e.transport_failure_reason();
+            log_unserved(listener, about, worker, ResponseFlags::default(), "", &reason);
+            None
+        }
+        None => {
+            listener.stats.inc(stat::DOWNSTREAM_CX_TRANSPORT_SOCKET_CONNECT_TIMEOUT);
+            None
+        }
     }
 }
 
@@ -123,17 +126,11 @@ async fn inspected(listener: &Arc<Listener>, conn: &mut Accepted) -> Option<()> 
     match rejected {
         None => return Some(()),
         Some(Rejected::Timeout) => listener.stats.inc(stat::DOWNSTREAM_PRE_CX_TIMEOUT),
-        Some(Rejected::RemoteClose) => listener
-            .stats
-            .inc(stat::DOWNSTREAM_LISTENER_FILTER_REMOTE_CLOSE),
+        Some(Rejected::RemoteClose) => listener.stats.inc(stat::DOWNSTREAM_LISTENER_FILTER_REMOTE_CLOSE),
         Some(Rejected::Error) => listener.stats.inc(stat::DOWNSTREAM_LISTENER_FILTER_ERROR),
         Some(Rejected::RateLimited) => {}
     }
-    telemetry::debug!(
-        conn_handler,
-        "[C{}] closed by listener filters: {rejected:?}",
-        conn.about.id
-    );
+    telemetry::debug!(conn_handler, "[C{}] closed by listener filters: {rejected:?}", conn.about.id);
     None
 }
 
@@ -155,9 +152,7 @@ fn not_shaken(listener: &Listener, e: &HandshakeError) {
     let s = &listener.ssl;
     match e.failure() {
         Failure::SecretsNotReady => {
-            listener
-                .ssl_context
-                .inc(ssl_context::DOWNSTREAM_CONTEXT_SECRETS_NOT_READY);
+            listener.ssl_context.inc(ssl_context::DOWNSTREAM_CONTEXT_SECRETS_NOT_READY);
             return;
         }
         Failure::Io => {
@@ -171,20 +166,11 @@ fn not_shaken(listener: &Listener, e: &HandshakeError) {
         Failure::ConnectionError => {}
     }
     s.inc(ssl::CONNECTION_ERROR);
-    telemetry::debug!(
-        connection,
-        "TLS handshake failed: {}",
-        e.transport_failure_reason()
-    );
+    telemetry::debug!(connection, "TLS handshake failed: {}", e.transport_failure_reason());
 }
 
 /// Runs the network filters before the terminal one. `None`: the connection was closed.
-async fn filtered(
-    listener: &Listener,
-    chain: &Chain,
-    about: &mut About,
-    worker: &Rc<Worker>,
-) -> Option<Vec<Place>> {
+async fn filtered(listener: &Listener, chain: &Chain, about: &mut About, worker: &Rc<Worker>) -> Option<Vec<Place>> {
     let mut places = Vec::new();
     if chain.filters.is_empty() {
         return Some(places);
@@ -195,14 +181,7 @@ async fn filtered(
             Verdict::Continue => {}
             Verdict::Hold(place) => places.push(place),
             Verdict::Close { details, delay } => {
-                log_unserved(
-                    listener,
-                    about,
-                    worker,
-                    ResponseFlags::default(),
-                    &details,
-                    "",
-                );
+                log_unserved(listener, about, worker, ResponseFlags::default(), &details, "");
                 if !delay.is_zero() {
                     worker.http.timers.sleep(delay).await;
                 }
@@ -239,7 +218,8 @@ fn log_unserved(
     }
 }
 
-fn http_facts(about: About, listener: &Listener, chain: &Chain) -> l7::ConnFacts {
+fn http_facts(about: Box<About>, listener: &Listener, chain: &Chain) -> l7::ConnFacts {
+    let about = *about;
     let some = |n: &proxy_config::Name| (!n.is_empty()).then(|| n.clone());
     l7::ConnFacts {
         id: about.id,
@@ -284,19 +264,11 @@ struct Counted {
 }
 
 impl Counted {
-    fn new(
-        worker: &Rc<Worker>,
-        active: &Rc<Active>,
-        listener: &Arc<Listener>,
-        chain: &Arc<Chain>,
-        id: u64,
-    ) -> Self {
+    fn new(worker: &Rc<Worker>, active: &Rc<Active>, listener: &Arc<Listener>, chain: &Arc<Chain>, id: u64) -> Self {
         listener.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
         listener.stats.gauge_add(stat::DOWNSTREAM_CX_ACTIVE, 1);
         active.stats.inc(listener_worker::DOWNSTREAM_CX_TOTAL);
-        active
-            .stats
-            .gauge_add(listener_worker::DOWNSTREAM_CX_ACTIVE, 1);
+        active.stats.gauge_add(listener_worker::DOWNSTREAM_CX_ACTIVE, 1);
         worker.enter(id, chain);
         Counted {
             worker: worker.clone(),
@@ -314,12 +286,24 @@ impl Drop for Counted {
         let stats = &self.listener.stats;
         stats.inc(stat::DOWNSTREAM_CX_DESTROY);
         stats.gauge_sub(stat::DOWNSTREAM_CX_ACTIVE, 1);
-        stats.record(
-            stat::DOWNSTREAM_CX_LENGTH_MS,
-            self.began.elapsed().as_millis() as u64,
-        );
-        self.active
-            .stats
-            .gauge_sub(listener_worker::DOWNSTREAM_CX_ACTIVE, 1);
+        stats.record(stat::DOWNSTREAM_CX_LENGTH_MS, self.began.elapsed().as_millis() as u64);
+        self.active.stats.gauge_sub(listener_worker::DOWNSTREAM_CX_ACTIVE, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        fn size<A, B, C, F: Future>(_: impl Fn(A, B, C) -> F) -> usize {
+            size_of::<F>()
+        }
+        fn http<A, B, C, D, F: Future>(_: impl Fn(A, B, C, D) -> F) -> usize {
+            size_of::<F>()
+        }
+        let ours = size(serve) - http(l7::serve_connection);
+        assert!(ours <= 512, "{ours} bytes beside the HTTP session");
     }
 }

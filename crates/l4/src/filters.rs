@@ -27,10 +27,7 @@ pub enum Filter {
     /// `connection_limit`
     ConnectionLimit(Arc<Limit>),
     /// `local_ratelimit`
-    LocalRateLimit(
-        Bucket,
-        Block<network_local_rate_limit::NetworkLocalRateLimit>,
-    ),
+    LocalRateLimit(Bucket, Block<network_local_rate_limit::NetworkLocalRateLimit>),
     /// `set_filter_state`
     SetFilterState(Arc<SetFilterState>),
     /// `sni_cluster`
@@ -52,9 +49,7 @@ pub struct Place(Arc<Limit>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::AcqRel);
-        self.0
-            .stats
-            .gauge_sub(connection_limit::ACTIVE_CONNECTIONS, 1);
+        self.0.stats.gauge_sub(connection_limit::ACTIVE_CONNECTIONS, 1);
     }
 }
 
@@ -80,17 +75,11 @@ impl Filter {
     /// Errors name filters that are not served yet.
     pub fn new(f: &NetworkFilter, store: &Arc<Store>) -> Result<Option<Self>, String> {
         let prefixed = |prefix: &str, suffix: &str| {
-            let dot = if prefix.is_empty() || prefix.ends_with('.') {
-                ""
-            } else {
-                "."
-            };
+            let dot = if prefix.is_empty() || prefix.ends_with('.') { "" } else { "." };
             format!("{prefix}{dot}{suffix}")
         };
         Ok(Some(match &f.kind {
-            NetworkFilterKind::Rbac(c) => {
-                Filter::Rbac(c.clone(), store.block(&prefixed(&c.stat_prefix, "rbac.")))
-            }
+            NetworkFilterKind::Rbac(c) => Filter::Rbac(c.clone(), store.block(&prefixed(&c.stat_prefix, "rbac."))),
             NetworkFilterKind::ConnectionLimit(c) => Filter::ConnectionLimit(Arc::new(Limit {
                 config: c.clone(),
                 active: AtomicU64::new(0),
@@ -139,9 +128,7 @@ impl Filter {
                     let mut out = Vec::new();
                     proxy_core::format::text(&v.value, &about.facts(text), b"", &mut out);
                     if !(out.is_empty() && v.skip_if_empty) {
-                        about
-                            .state
-                            .push((v.key.clone(), String::from_utf8_lossy(&out).into()));
+                        about.state.push((v.key.clone(), String::from_utf8_lossy(&out).into()));
                     }
                 }
                 Verdict::Continue
@@ -157,26 +144,14 @@ impl Filter {
 }
 
 fn close(details: &str) -> Verdict {
-    Verdict::Close {
-        details: details.to_owned(),
-        delay: Duration::ZERO,
-    }
+    Verdict::Close { details: details.to_owned(), delay: Duration::ZERO }
 }
 
-fn authorize(
-    c: &NetworkRbac,
-    stats: &Block<rbac_stat::Rbac>,
-    about: &About,
-    text: &PeerText,
-) -> Verdict {
+fn authorize(c: &NetworkRbac, stats: &Block<rbac_stat::Rbac>, about: &About, text: &PeerText) -> Verdict {
     let facts = about.facts(text);
     if let Some(shadow) = &c.config.shadow_rules {
         let allowed = rbac::evaluate(shadow, &facts).allowed;
-        stats.inc(if allowed {
-            rbac_stat::SHADOW_ALLOWED
-        } else {
-            rbac_stat::SHADOW_DENIED
-        });
+        stats.inc(if allowed { rbac_stat::SHADOW_ALLOWED } else { rbac_stat::SHADOW_DENIED });
     }
     let Some(rules) = &c.config.rules else {
         return Verdict::Continue;
@@ -190,10 +165,7 @@ fn authorize(
     // As Envoy words it; blanks in policy names become underscores.
     let policy = verdict.policy.unwrap_or("none").replace(' ', "_");
     let details = format!("rbac_access_denied_matched_policy[{policy}]");
-    Verdict::Close {
-        details,
-        delay: c.delay_deny,
-    }
+    Verdict::Close { details, delay: c.delay_deny }
 }
 
 impl Limit {
@@ -203,18 +175,12 @@ impl Limit {
         }
         let room = self
             .active
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| {
-                (n < self.config.max_connections).then_some(n + 1)
-            });
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < self.config.max_connections).then_some(n + 1));
         if room.is_ok() {
-            self.stats
-                .gauge_add(connection_limit::ACTIVE_CONNECTIONS, 1);
+            self.stats.gauge_add(connection_limit::ACTIVE_CONNECTIONS, 1);
             return Verdict::Hold(Place(self.clone()));
         }
         self.stats.inc(connection_limit::LIMITED_CONNECTIONS);
-        Verdict::Close {
-            details: "connection_limit".to_owned(),
-            delay: self.config.delay,
-        }
+        Verdict::Close { details: "connection_limit".to_owned(), delay: self.config.delay }
     }
 }

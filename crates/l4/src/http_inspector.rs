@@ -74,11 +74,7 @@ impl Inspected {
 pub fn inspect(bytes: &[u8]) -> Inspected {
     let n = bytes.len().min(PREFACE.len());
     if bytes[..n] == PREFACE[..n] {
-        return if n == PREFACE.len() {
-            Inspected::Http2
-        } else {
-            Inspected::More
-        };
+        return if n == PREFACE.len() { Inspected::Http2 } else { Inspected::More };
     }
     let line_end = bytes.iter().position(|b| matches!(b, b'\r' | b'\n'));
     let line = &bytes[..line_end.unwrap_or(bytes.len())];
@@ -92,11 +88,7 @@ pub fn inspect(bytes: &[u8]) -> Inspected {
         return Inspected::NotHttp;
     }
     if line_end.is_none() {
-        return if bytes.len() >= BYTES_MAX {
-            Inspected::NotHttp
-        } else {
-            Inspected::More
-        };
+        return if bytes.len() >= BYTES_MAX { Inspected::NotHttp } else { Inspected::More };
     }
     let mut words = line.split(|b| *b == b' ');
     let (_, target, version, rest) = (words.next(), words.next(), words.next(), words.next());
@@ -137,10 +129,7 @@ mod tests {
         ] {
             assert_eq!(inspect(text.as_bytes()), expect, "{text:?}");
         }
-        assert_eq!(
-            inspect(format!("GET /{}", "x".repeat(BYTES_MAX)).as_bytes()),
-            NotHttp
-        );
+        assert_eq!(inspect(format!("GET /{}", "x".repeat(BYTES_MAX)).as_bytes()), NotHttp);
     }
 
     proptest! {

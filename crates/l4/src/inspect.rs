@@ -51,17 +51,8 @@ pub async fn run(listener: &Listener, conn: &mut Accepted) -> Result<(), Rejecte
 }
 
 async fn run_all(listener: &Listener, conn: &mut Accepted) -> Result<(), Rejected> {
-    for (filter, state) in listener
-        .config
-        .listener_filters
-        .iter()
-        .zip(&listener.listener_filters)
-    {
-        if filter
-            .disabled
-            .as_ref()
-            .is_some_and(|p| p.matches(conn.about.local.port()))
-        {
+    for (filter, state) in listener.config.listener_filters.iter().zip(&listener.listener_filters) {
+        if filter.disabled.as_ref().is_some_and(|p| p.matches(conn.about.local.port())) {
             continue;
         }
         let Socket::Tcp(stream) = &conn.socket else {
@@ -69,13 +60,9 @@ async fn run_all(listener: &Listener, conn: &mut Accepted) -> Result<(), Rejecte
         };
         let about = &mut conn.about;
         match &filter.kind {
-            ListenerFilterKind::OriginalDst => {
-                original_dst(listener.config.transparent, stream, about)
-            }
+            ListenerFilterKind::OriginalDst => original_dst(listener.config.transparent, stream, about),
             ListenerFilterKind::ProxyProtocol(c) => proxy_protocol(c, stream, about).await?,
-            ListenerFilterKind::TlsInspector { .. } => {
-                tls_inspector(listener, stream, about).await?
-            }
+            ListenerFilterKind::TlsInspector { .. } => tls_inspector(listener, stream, about).await?,
             ListenerFilterKind::HttpInspector => http_inspector(listener, stream, about).await?,
             ListenerFilterKind::LocalRateLimit(_) => {
                 if let FilterState::RateLimit(bucket) = state
@@ -109,17 +96,12 @@ fn original_dst(transparent: bool, stream: &TcpStream, about: &mut About) {
     }
 }
 
-async fn proxy_protocol(
-    config: &ProxyProtocol,
-    stream: &TcpStream,
-    about: &mut About,
-) -> Result<(), Rejected> {
+async fn proxy_protocol(config: &ProxyProtocol, stream: &TcpStream, about: &mut About) -> Result<(), Rejected> {
     let mut buf = Vec::new();
     let mut known = 0;
     let header = loop {
-        let peeked = peek_beyond(stream, known, &mut buf, proxy_protocol::V2_BYTES_MAX)
-            .await
-            .map_err(|_| Rejected::Error)?;
+        let peeked =
+            peek_beyond(stream, known, &mut buf, proxy_protocol::V2_BYTES_MAX).await.map_err(|_| Rejected::Error)?;
         match proxy_protocol::parse(peeked.bytes) {
             Parsed::Header(h) => break h,
             Parsed::Absent if config.allow_requests_without_proxy_protocol => return Ok(()),
@@ -132,9 +114,7 @@ async fn proxy_protocol(
         return Err(Rejected::Error);
     }
     consume(stream, header.len).map_err(|_| Rejected::Error)?;
-    let Header {
-        addresses, tlvs, ..
-    } = header;
+    let Header { addresses, tlvs, .. } = header;
     if let Some((source, destination)) = addresses {
         about.remote = source;
         about.restored |= destination != about.local;
@@ -149,32 +129,18 @@ async fn proxy_protocol(
     Ok(())
 }
 
-async fn tls_inspector(
-    listener: &Listener,
-    stream: &TcpStream,
-    about: &mut About,
-) -> Result<(), Rejected> {
+async fn tls_inspector(listener: &Listener, stream: &TcpStream, about: &mut About) -> Result<(), Rejected> {
     let stats = &listener.tls_inspector;
     let mut buf = Vec::new();
     let (mut known, mut limit) = (0, FIRST_PEEK_BYTES);
     loop {
-        let peeked = peek_beyond(stream, known, &mut buf, limit)
-            .await
-            .map_err(|_| Rejected::Error)?;
+        let peeked = peek_beyond(stream, known, &mut buf, limit).await.map_err(|_| Rejected::Error)?;
         match client_hello::peek(peeked.bytes) {
             client_hello::Peek::Tls(hello) => {
                 stats.inc(tls_stat::TLS_FOUND);
-                stats.inc(if hello.sni.is_some() {
-                    tls_stat::SNI_FOUND
-                } else {
-                    tls_stat::SNI_NOT_FOUND
-                });
+                stats.inc(if hello.sni.is_some() { tls_stat::SNI_FOUND } else { tls_stat::SNI_NOT_FOUND });
                 let offered = !hello.alpn.is_empty();
-                stats.inc(if offered {
-                    tls_stat::ALPN_FOUND
-                } else {
-                    tls_stat::ALPN_NOT_FOUND
-                });
+                stats.inc(if offered { tls_stat::ALPN_FOUND } else { tls_stat::ALPN_NOT_FOUND });
                 stats.record(tls_stat::BYTES_PROCESSED, peeked.bytes.len() as u64);
                 about.transport_protocol = "tls";
                 about.server_name = hello.sni.map(Into::into);
@@ -206,11 +172,7 @@ async fn tls_inspector(
     }
 }
 
-async fn http_inspector(
-    listener: &Listener,
-    stream: &TcpStream,
-    about: &mut About,
-) -> Result<(), Rejected> {
+async fn http_inspector(listener: &Listener, stream: &TcpStream, about: &mut About) -> Result<(), Rejected> {
     if about.transport_protocol == "tls" {
         return Ok(());
     }

@@ -15,9 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwapOption;
 use proxy_config::common::Address;
 use proxy_config::listener::NetworkFilterKind;
-use proxy_config::listener::{
-    self as config, DownstreamTransport, ListenAddress, ListenerFilterKind,
-};
+use proxy_config::listener::{self as config, DownstreamTransport, ListenAddress, ListenerFilterKind};
 use proxy_config::route::RouteTable;
 use proxy_core::filter_chain;
 use telemetry::access_log::Sinks;
@@ -119,20 +117,16 @@ impl Listener {
         previous: Option<&Listener>,
     ) -> Result<Arc<Self>, String> {
         let stat_name = stat_name(&config);
-        let kept: HashMap<u64, &Arc<Chain>> = previous
-            .iter()
-            .flat_map(|p| p.chains.values())
-            .map(|c| (c.fingerprint, c))
-            .collect();
+        let kept: HashMap<u64, &Arc<Chain>> =
+            previous.iter().flat_map(|p| p.chains.values()).map(|c| (c.fingerprint, c)).collect();
         let mut chains = HashMap::new();
         for c in config.chains.all() {
             let fingerprint = fingerprint(c, &stat_name);
             let chain = match kept.get(&fingerprint) {
                 Some(chain) if !chain.draining() => Arc::clone(chain),
                 _ => Arc::new(
-                    Chain::new(c.clone(), fingerprint, &stat_name, deps).map_err(|e| {
-                        format!("listener {}: filter chain '{}': {e}", config.name, c.name)
-                    })?,
+                    Chain::new(c.clone(), fingerprint, &stat_name, deps)
+                        .map_err(|e| format!("listener {}: filter chain '{}': {e}", config.name, c.name))?,
                 ),
             };
             chains.insert(Arc::as_ptr(c) as usize, chain);
@@ -141,13 +135,10 @@ impl Listener {
             .listener_filters
             .iter()
             .map(|f| match &f.kind {
-                ListenerFilterKind::LocalRateLimit(c) => {
-                    Ok(FilterState::RateLimit(Bucket::new(c.bucket)))
+                ListenerFilterKind::LocalRateLimit(c) => Ok(FilterState::RateLimit(Bucket::new(c.bucket))),
+                ListenerFilterKind::OriginalSrc { .. } => {
+                    Err(format!("listener {}: listener filter {} is not supported", config.name, f.name))
                 }
-                ListenerFilterKind::OriginalSrc { .. } => Err(format!(
-                    "listener {}: listener filter {} is not supported",
-                    config.name, f.name
-                )),
                 _ => Ok(FilterState::Stateless),
             })
             .collect::<Result<_, _>>()?;
@@ -155,9 +146,7 @@ impl Listener {
         Ok(Arc::new(Listener {
             stats: deps.store.block(&prefix),
             ssl: deps.store.block(&format!("{prefix}ssl.")),
-            ssl_context: deps
-                .store
-                .block(&format!("{prefix}server_ssl_socket_factory.")),
+            ssl_context: deps.store.block(&format!("{prefix}server_ssl_socket_factory.")),
             tls_inspector: deps.store.block("tls_inspector."),
             http_inspector: deps.store.block("http_inspector."),
             listener_filters,
@@ -181,11 +170,7 @@ impl Listener {
     /// Where it listens (with real ports), or would if it were bound.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         let bound = self.bound.lock().unwrap_or_else(PoisonError::into_inner);
-        if bound.is_empty() {
-            self.configured_addresses()
-        } else {
-            bound.clone()
-        }
+        if bound.is_empty() { self.configured_addresses() } else { bound.clone() }
     }
 
     /// The numeric addresses of its configuration.
@@ -194,10 +179,7 @@ impl Listener {
             ListenAddress::Bound(a) => Some(a),
             ListenAddress::Internal => None,
         };
-        main.into_iter()
-            .chain(&self.config.additional_addresses)
-            .filter_map(Address::socket)
-            .collect()
+        main.into_iter().chain(&self.config.additional_addresses).filter_map(Address::socket).collect()
     }
 
     /// `0.0.0.0_8000`: its name in stats.
@@ -241,9 +223,9 @@ impl Chain {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let tls = match &config.transport {
             DownstreamTransport::Raw => None,
-            DownstreamTransport::Tls(c) => Some(Arc::new(
-                ServerContext::from_config(c, deps.secrets).map_err(|e| e.to_string())?,
-            )),
+            DownstreamTransport::Tls(c) => {
+                Some(Arc::new(ServerContext::from_config(c, deps.secrets).map_err(|e| e.to_string())?))
+            }
         };
         let (last, before) = config.filters.split_last().ok_or("no network filters")?;
         let mut filters = Vec::new();
@@ -261,16 +243,11 @@ impl Chain {
                 };
                 Terminal::Http(l7::Manager::new(hcm.clone(), &deps)?)
             }
-            NetworkFilterKind::TcpProxy(c) => {
-                Terminal::Tcp(Arc::new(TcpProxy::new(c.clone(), deps)?))
-            }
+            NetworkFilterKind::TcpProxy(c) => Terminal::Tcp(Arc::new(TcpProxy::new(c.clone(), deps)?)),
             NetworkFilterKind::Echo => Terminal::Echo,
             NetworkFilterKind::DirectResponse(bytes) => Terminal::DirectResponse(bytes.clone()),
             _ => {
-                return Err(format!(
-                    "the last network filter, {}, is not terminal",
-                    last.name
-                ));
+                return Err(format!("the last network filter, {}, is not terminal", last.name));
             }
         };
         Ok(Chain {
@@ -299,10 +276,7 @@ impl Chain {
 
     /// Certificates it presents, for the admin's `/certs`.
     pub fn certificates(&self) -> Vec<Arc<tls::Certificate>> {
-        self.tls
-            .as_ref()
-            .map(|t| t.certificates())
-            .unwrap_or_default()
+        self.tls.as_ref().map(|t| t.certificates()).unwrap_or_default()
     }
 }
 

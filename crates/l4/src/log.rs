@@ -35,20 +35,12 @@ impl Logger {
             LogSink::Grpc(_) | LogSink::OpenTelemetry(_) => return None,
         };
         let sink = sinks.open(path).ok()?;
-        Some(Logger {
-            filter: config.filter.clone(),
-            format: format.clone(),
-            sink,
-        })
+        Some(Logger { filter: config.filter.clone(), format: format.clone(), sink })
     }
 
     /// Writes the entry if the filter lets it.
     pub fn log(&self, facts: &Facts<'_>, random: u64) {
-        if self
-            .filter
-            .as_ref()
-            .is_some_and(|f| !passes(f, facts, random))
-        {
+        if self.filter.as_ref().is_some_and(|f| !passes(f, facts, random)) {
             return;
         }
         LINE.with_borrow_mut(|line| {
@@ -72,29 +64,15 @@ fn passes(filter: &LogFilter, facts: &Facts<'_>, random: u64) -> bool {
         // No headers: only inverted matches and the like can hold.
         LogFilter::Header(_) | LogFilter::GrpcStatus { .. } => false,
         LogFilter::ResponseFlag(names) if names.is_empty() => !facts.flags.is_empty(),
-        LogFilter::ResponseFlag(names) => names
-            .iter()
-            .filter_map(|n| ResponseFlags::from_short(n))
-            .any(|f| facts.flags.contains(f)),
+        LogFilter::ResponseFlag(names) => {
+            names.iter().filter_map(|n| ResponseFlags::from_short(n)).any(|f| facts.flags.contains(f))
+        }
         LogFilter::Metadata { matcher: None, .. } => true,
-        LogFilter::Metadata {
-            matcher: Some(m),
-            match_if_key_not_found,
-        } => {
-            let there = facts
-                .metadata
-                .metadata(&m.filter)
-                .and_then(|v| v.path(&m.path))
-                .is_some();
-            if there {
-                matcher::metadata(m, facts.metadata)
-            } else {
-                *match_if_key_not_found
-            }
+        LogFilter::Metadata { matcher: Some(m), match_if_key_not_found } => {
+            let there = facts.metadata.metadata(&m.filter).and_then(|v| v.path(&m.path)).is_some();
+            if there { matcher::metadata(m, facts.metadata) } else { *match_if_key_not_found }
         }
-        LogFilter::LogType { types, exclude } => {
-            types.iter().any(|t| &**t == facts.log_type) != *exclude
-        }
+        LogFilter::LogType { types, exclude } => types.iter().any(|t| &**t == facts.log_type) != *exclude,
         LogFilter::Cel(c) => proxy_core::cel::is_true(&c.expr, facts),
     }
 }

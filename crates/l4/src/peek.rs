@@ -40,10 +40,7 @@ pub async fn peek_beyond<'a>(
         match peeked {
             Ok(n) => {
                 let ended = n == 0 || (n <= known && ready.is_read_closed());
-                return Ok(Peeked {
-                    bytes: &buf[..n],
-                    ended,
-                });
+                return Ok(Peeked { bytes: &buf[..n], ended });
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) => return Err(e),

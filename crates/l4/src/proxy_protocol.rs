@@ -44,11 +44,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
         bytes[..n] == signature[..n]
     };
     if prefix(V2_SIGNATURE) {
-        return if bytes.len() < 16 {
-            Parsed::More
-        } else {
-            v2(bytes)
-        };
+        return if bytes.len() < 16 { Parsed::More } else { v2(bytes) };
     }
     if !prefix(b"PROXY ") {
         return Parsed::Absent;
@@ -56,46 +52,27 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     let window = &bytes[..bytes.len().min(V1_BYTES_MAX)];
     match window.windows(2).position(|w| w == b"\r\n") {
         Some(end) => v1(&bytes[..end], end + 2),
-        None if bytes.len() >= V1_BYTES_MAX => {
-            Parsed::Invalid("version 1 header is not terminated")
-        }
+        None if bytes.len() >= V1_BYTES_MAX => Parsed::Invalid("version 1 header is not terminated"),
         None => Parsed::More,
     }
 }
 
 fn v1(line: &[u8], len: usize) -> Parsed {
-    let header = |addresses| {
-        Parsed::Header(Header {
-            version: 1,
-            len,
-            addresses,
-            tlvs: Vec::new(),
-        })
-    };
+    let header = |addresses| Parsed::Header(Header { version: 1, len, addresses, tlvs: Vec::new() });
     let Ok(line) = std::str::from_utf8(line) else {
         return Parsed::Invalid("version 1 header is not text");
     };
     let words: Vec<&str> = line.split(' ').collect();
     match words.as_slice() {
         ["PROXY", "UNKNOWN", ..] => header(None),
-        [
-            "PROXY",
-            family @ ("TCP4" | "TCP6"),
-            source,
-            destination,
-            source_port,
-            destination_port,
-        ] => {
+        ["PROXY", family @ ("TCP4" | "TCP6"), source, destination, source_port, destination_port] => {
             let address = |ip: &str, port: &str| -> Option<SocketAddr> {
                 let ip: IpAddr = ip.parse().ok()?;
                 let decimal = port.bytes().all(|b| b.is_ascii_digit());
                 (ip.is_ipv4() == (*family == "TCP4") && decimal).then_some(())?;
                 Some(SocketAddr::new(ip, port.parse().ok()?))
             };
-            match (
-                address(source, source_port),
-                address(destination, destination_port),
-            ) {
+            match (address(source, source_port), address(destination, destination_port)) {
                 (Some(s), Some(d)) => header(Some((s, d))),
                 _ => Parsed::Invalid("version 1 header has a bad address"),
             }
@@ -118,44 +95,18 @@ fn v2(bytes: &[u8]) -> Parsed {
         return Parsed::More;
     };
     let port = |at: usize| u16::from_be_bytes([body[at], body[at + 1]]);
-    let v4 = |at: usize| {
-        IpAddr::from(
-            <[u8; 4]>::try_from(&body[at..at + 4])
-                .map(Ipv4Addr::from)
-                .expect("four bytes"),
-        )
-    };
-    let v6 = |at: usize| {
-        IpAddr::from(
-            <[u8; 16]>::try_from(&body[at..at + 16])
-                .map(Ipv6Addr::from)
-                .expect("sixteen bytes"),
-        )
-    };
+    let v4 = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&body[at..at + 4]).map(Ipv4Addr::from).expect("four bytes"));
+    let v6 =
+        |at: usize| IpAddr::from(<[u8; 16]>::try_from(&body[at..at + 16]).map(Ipv6Addr::from).expect("sixteen bytes"));
     let (addresses, tlvs_at) = match (version_command & 0xf, family) {
         // LOCAL: the sender's own connection, whatever the family says.
         (0, _) => {
-            return Parsed::Header(Header {
-                version: 2,
-                len,
-                addresses: None,
-                tlvs: Vec::new(),
-            });
+            return Parsed::Header(Header { version: 2, len, addresses: None, tlvs: Vec::new() });
         }
-        (1, 0x11) if body_len >= 12 => (
-            Some((
-                SocketAddr::new(v4(0), port(8)),
-                SocketAddr::new(v4(4), port(10)),
-            )),
-            12,
-        ),
-        (1, 0x21) if body_len >= 36 => (
-            Some((
-                SocketAddr::new(v6(0), port(32)),
-                SocketAddr::new(v6(16), port(34)),
-            )),
-            36,
-        ),
+        (1, 0x11) if body_len >= 12 => (Some((SocketAddr::new(v4(0), port(8)), SocketAddr::new(v4(4), port(10)))), 12),
+        (1, 0x21) if body_len >= 36 => {
+            (Some((SocketAddr::new(v6(0), port(32)), SocketAddr::new(v6(16), port(34)))), 36)
+        }
         (1, 0x11 | 0x21) => {
             return Parsed::Invalid("version 2 header is too short for its addresses");
         }
@@ -175,12 +126,7 @@ fn v2(bytes: &[u8]) -> Parsed {
         tlvs.push((*kind, value.to_vec()));
         rest = next;
     }
-    Parsed::Header(Header {
-        version: 2,
-        len,
-        addresses,
-        tlvs,
-    })
+    Parsed::Header(Header { version: 2, len, addresses, tlvs })
 }
 
 #[cfg(test)]
@@ -192,61 +138,29 @@ mod tests {
     fn ok(version: u8, len: usize, pair: Option<(&str, &str)>, tlvs: &[(u8, &[u8])]) -> Parsed {
         let addresses = pair.map(|(s, d)| (s.parse().unwrap(), d.parse().unwrap()));
         let tlvs = tlvs.iter().map(|(k, v)| (*k, v.to_vec())).collect();
-        Parsed::Header(Header {
-            version,
-            len,
-            addresses,
-            tlvs,
-        })
+        Parsed::Header(Header { version, len, addresses, tlvs })
     }
 
     #[test]
     fn version_1() {
-        let check =
-            |text: &str, expect: Parsed| assert_eq!(parse(text.as_bytes()), expect, "{text:?}");
-        check(
-            "PROXY TCP4 1.2.3.4 5.6.7.8 10 20\r\nGET",
-            ok(1, 34, Some(("1.2.3.4:10", "5.6.7.8:20")), &[]),
-        );
-        check(
-            "PROXY TCP6 ::1 ::2 1 2\r\n",
-            ok(1, 24, Some(("[::1]:1", "[::2]:2")), &[]),
-        );
+        let check = |text: &str, expect: Parsed| assert_eq!(parse(text.as_bytes()), expect, "{text:?}");
+        check("PROXY TCP4 1.2.3.4 5.6.7.8 10 20\r\nGET", ok(1, 34, Some(("1.2.3.4:10", "5.6.7.8:20")), &[]));
+        check("PROXY TCP6 ::1 ::2 1 2\r\n", ok(1, 24, Some(("[::1]:1", "[::2]:2")), &[]));
         check("PROXY UNKNOWN\r\n", ok(1, 15, None, &[]));
         check("PROXY UNKNOWN ff:: x 1 2\r\n", ok(1, 26, None, &[]));
         check("PRO", Parsed::More);
         check("PROXY TCP4 1.2.3.4", Parsed::More);
         check("GET / HTTP/1.1\r\n", Parsed::Absent);
-        check(
-            "PROXY TCP4 ::1 ::2 1 2\r\n",
-            Parsed::Invalid("version 1 header has a bad address"),
-        );
-        check(
-            "PROXY TCP4 1.2.3.4 5.6.7.8 +1 2\r\n",
-            Parsed::Invalid("version 1 header has a bad address"),
-        );
-        check(
-            "PROXY TCP4 1.2.3.4 5.6.7.8 1 99999\r\n",
-            Parsed::Invalid("version 1 header has a bad address"),
-        );
-        check(
-            "PROXY TCP4\r\n",
-            Parsed::Invalid("version 1 header is malformed"),
-        );
-        check(
-            &format!("PROXY {}", "x".repeat(200)),
-            Parsed::Invalid("version 1 header is not terminated"),
-        );
+        check("PROXY TCP4 ::1 ::2 1 2\r\n", Parsed::Invalid("version 1 header has a bad address"));
+        check("PROXY TCP4 1.2.3.4 5.6.7.8 +1 2\r\n", Parsed::Invalid("version 1 header has a bad address"));
+        check("PROXY TCP4 1.2.3.4 5.6.7.8 1 99999\r\n", Parsed::Invalid("version 1 header has a bad address"));
+        check("PROXY TCP4\r\n", Parsed::Invalid("version 1 header is malformed"));
+        check(&format!("PROXY {}", "x".repeat(200)), Parsed::Invalid("version 1 header is not terminated"));
     }
 
     fn v2_bytes(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
         let mut b = V2_SIGNATURE.to_vec();
-        b.extend([
-            0x20 | command,
-            family,
-            (body.len() >> 8) as u8,
-            body.len() as u8,
-        ]);
+        b.extend([0x20 | command, family, (body.len() >> 8) as u8, body.len() as u8]);
         b.extend_from_slice(body);
         b
     }
@@ -258,23 +172,11 @@ mod tests {
         let pair = Some(("1.2.3.4:10", "5.6.7.8:20"));
         for (bytes, expect) in [
             (v2_bytes(1, 0x11, &v4), ok(2, 28, pair, &[])),
-            (
-                v2_bytes(1, 0x11, &with_tlv),
-                ok(2, 33, pair, &[(0xea, b"hi")]),
-            ),
+            (v2_bytes(1, 0x11, &with_tlv), ok(2, 33, pair, &[(0xea, b"hi")])),
             (v2_bytes(0, 0, &[]), ok(2, 16, None, &[])),
-            (
-                v2_bytes(1, 0x11, &v4[..8]),
-                Parsed::Invalid("version 2 header is too short for its addresses"),
-            ),
-            (
-                v2_bytes(1, 0x31, &[0; 216]),
-                Parsed::Invalid("version 2 header has an unsupported address family"),
-            ),
-            (
-                v2_bytes(1, 0x11, &with_tlv[..15]),
-                Parsed::Invalid("version 2 TLV is cut off"),
-            ),
+            (v2_bytes(1, 0x11, &v4[..8]), Parsed::Invalid("version 2 header is too short for its addresses")),
+            (v2_bytes(1, 0x31, &[0; 216]), Parsed::Invalid("version 2 header has an unsupported address family")),
+            (v2_bytes(1, 0x11, &with_tlv[..15]), Parsed::Invalid("version 2 TLV is cut off")),
             (v2_bytes(1, 0x11, &v4)[..20].to_vec(), Parsed::More),
             (V2_SIGNATURE[..5].to_vec(), Parsed::More),
         ] {

@@ -52,12 +52,7 @@ enum Side {
 
 impl Lane {
     /// Moves what can be moved. Ready: the direction has ended.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &mut Stream,
-        to: &mut Stream,
-    ) -> Poll<Result<(), Side>> {
+    fn poll(&mut self, cx: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<Result<(), Side>> {
         if self.done {
             return Poll::Ready(Ok(()));
         }
@@ -186,10 +181,6 @@ impl Relay {
                 Side::Write(e) => Broken::Downstream(e),
             }));
         }
-        if up.is_ready() && down.is_ready() {
-            Poll::Ready(Ok(()))
-        } else {
-            Poll::Pending
-        }
+        if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 }

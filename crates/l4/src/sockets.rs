@@ -23,25 +23,14 @@ pub struct Sockets {
 impl Sockets {
     /// Where these sockets listen.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.tcp
-            .iter()
-            .filter_map(|s| s.local_addr().ok())
-            .collect()
+        self.tcp.iter().filter_map(|s| s.local_addr().ok()).collect()
     }
 
     /// Duplicates the sockets, for handing them to a successor process.
     pub fn try_clone(&self) -> io::Result<Sockets> {
         Ok(Sockets {
-            tcp: self
-                .tcp
-                .iter()
-                .map(TcpListener::try_clone)
-                .collect::<Result<_, _>>()?,
-            unix: self
-                .unix
-                .iter()
-                .map(UnixListener::try_clone)
-                .collect::<Result<_, _>>()?,
+            tcp: self.tcp.iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?,
+            unix: self.unix.iter().map(UnixListener::try_clone).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -86,10 +75,9 @@ fn bind_one(listener: &Listener, address: &Address, all: &mut [Sockets]) -> io::
             }
             Ok(())
         }
-        Address::Dns { .. } | Address::Internal { .. } => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "a listener needs a numeric address or a pipe",
-        )),
+        Address::Dns { .. } | Address::Internal { .. } => {
+            Err(io::Error::new(io::ErrorKind::InvalidInput, "a listener needs a numeric address or a pipe"))
+        }
     }
 }
 
@@ -113,12 +101,7 @@ fn tcp(listener: &Listener, at: SocketAddr) -> io::Result<TcpListener> {
         }
     }
     socket.bind(&SockAddr::from(at))?;
-    socket.listen(
-        listener
-            .tcp_backlog_size
-            .unwrap_or(BACKLOG_DEFAULT)
-            .min(i32::MAX as u32) as i32,
-    )?;
+    socket.listen(listener.tcp_backlog_size.unwrap_or(BACKLOG_DEFAULT).min(i32::MAX as u32) as i32)?;
     Ok(socket.into())
 }
 

@@ -39,12 +39,7 @@ impl Pipe {
         let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
         // The kernel may refuse (a limit per user); the default size serves as well.
         let capacity = fcntl_setpipe_size(&write, PIPE_BYTES).unwrap_or(64 * 1024);
-        Ok(Pipe {
-            read,
-            write,
-            held: 0,
-            capacity,
-        })
+        Ok(Pipe { read, write, held: 0, capacity })
     }
 
     /// Back to the pool. Only empty pipes are kept.
@@ -65,29 +60,16 @@ impl Pipe {
     ///
     /// Only called when the pipe is empty, so that `WouldBlock` can only mean the socket.
     pub fn fill(&mut self, from: &TcpStream) -> io::Result<usize> {
-        debug_assert_eq!(
-            self.held, 0,
-            "a full pipe would be taken for an empty socket"
-        );
-        let n = from.try_io(Interest::READABLE, || {
-            Ok(splice(
-                from,
-                None,
-                &self.write,
-                None,
-                self.capacity,
-                flags(),
-            )?)
-        })?;
+        debug_assert_eq!(self.held, 0, "a full pipe would be taken for an empty socket");
+        let n =
+            from.try_io(Interest::READABLE, || Ok(splice(from, None, &self.write, None, self.capacity, flags())?))?;
         self.held += n;
         Ok(n)
     }
 
     /// Empties the pipe into `to`, as far as it takes it.
     pub fn empty(&mut self, to: &TcpStream) -> io::Result<usize> {
-        let n = to.try_io(Interest::WRITABLE, || {
-            Ok(splice(&self.read, None, to, None, self.held, flags())?)
-        })?;
+        let n = to.try_io(Interest::WRITABLE, || Ok(splice(&self.read, None, to, None, self.held, flags())?))?;
         self.held -= n;
         Ok(n)
     }

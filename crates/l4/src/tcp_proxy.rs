@@ -69,9 +69,9 @@ impl TcpProxy {
     pub async fn serve(&self, mut downstream: Stream, about: &About, worker: &Rc<Worker>) {
         self.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
         let mut journal = Journal::default();
-        if let Some(connection) = self.connect(about, worker, &mut journal).await {
-            self.relay(&mut downstream, connection, about, worker, &mut journal)
-                .await;
+        // Boxed: what connecting needs is gone while bytes flow.
+        if let Some(connection) = Box::pin(self.connect(about, worker, &mut journal)).await {
+            self.relay(&mut downstream, connection, about, worker, &mut journal).await;
         }
         self.log(about, worker, &journal);
     }
@@ -83,10 +83,7 @@ impl TcpProxy {
         }
         match &self.config.cluster {
             TcpCluster::Cluster(name) => name,
-            TcpCluster::Weighted {
-                clusters,
-                total_weight,
-            } => {
+            TcpCluster::Weighted { clusters, total_weight } => {
                 let mut at = worker.random() % (*total_weight).max(1);
                 for (name, weight, _) in clusters {
                     match at.checked_sub(u64::from(*weight)) {
@@ -101,23 +98,14 @@ impl TcpProxy {
 
     fn hash(&self, about: &About) -> Option<u64> {
         self.config.hash_policy.iter().find_map(|p| match &p.kind {
-            HashPolicyKind::SourceIp => Some(proxy_core::hash::xx(
-                about.remote.ip().to_string().as_bytes(),
-            )),
-            HashPolicyKind::FilterState(key) => about
-                .state_text(key)
-                .map(|v| proxy_core::hash::xx(v.as_bytes())),
+            HashPolicyKind::SourceIp => Some(proxy_core::hash::xx(about.remote.ip().to_string().as_bytes())),
+            HashPolicyKind::FilterState(key) => about.state_text(key).map(|v| proxy_core::hash::xx(v.as_bytes())),
             _ => None,
         })
     }
 
     /// Connects to a host of the cluster, as often as the configuration allows.
-    async fn connect(
-        &self,
-        about: &About,
-        worker: &Rc<Worker>,
-        journal: &mut Journal,
-    ) -> Option<Connection> {
+    async fn connect(&self, about: &About, worker: &Rc<Worker>, journal: &mut Journal) -> Option<Connection> {
         let name = self.cluster(about, worker);
         journal.cluster_name = Some(name.into());
         let Some(cluster) = worker.upstream.cluster(name) else {
@@ -131,26 +119,17 @@ impl TcpProxy {
         journal.connect_begin = Some(began);
         let mut backoff = self.config.backoff.map(|b| b.base);
         loop {
-            let request = PickRequest {
-                hash,
-                original_dst: about.restored.then_some(about.local),
-                ..Default::default()
-            };
+            let request =
+                PickRequest { hash, original_dst: about.restored.then_some(about.local), ..Default::default() };
             let Some(host) = cluster.pick(&request, &mut || worker.random()) else {
-                cluster
-                    .cluster
-                    .stats
-                    .inc(cluster_stat::UPSTREAM_CX_NONE_HEALTHY);
+                cluster.cluster.stats.inc(cluster_stat::UPSTREAM_CX_NONE_HEALTHY);
                 journal.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 return None;
             };
             journal.attempts += 1;
             journal.host = Some(host.clone());
             journal.remote = host.socket();
-            let request = ConnectRequest {
-                proxied: Some((about.remote, about.local)),
-                ..Default::default()
-            };
+            let request = ConnectRequest { proxied: Some((about.remote, about.local)), ..Default::default() };
             let stats = &cluster.cluster.stats;
             stats.inc(cluster_stat::UPSTREAM_RQ_PENDING_TOTAL);
             match upstream::connect(&cluster.cluster, &host, &request).await {
@@ -167,15 +146,12 @@ impl TcpProxy {
             if journal.attempts >= self.config.max_connect_attempts.max(1) {
                 stats.inc(cluster_stat::UPSTREAM_CX_CONNECT_ATTEMPTS_EXCEEDED);
                 if self.config.max_connect_attempts > 1 {
-                    journal
-                        .flags
-                        .insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+                    journal.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                 }
                 return None;
             }
             if let (Some(wait), Some(limits)) = (&mut backoff, &self.config.backoff) {
-                let jittered =
-                    Duration::from_millis(worker.random() % (wait.as_millis() as u64).max(1));
+                let jittered = Duration::from_millis(worker.random() % (wait.as_millis() as u64).max(1));
                 worker.http.timers.sleep(jittered).await;
                 *wait = (*wait * 2).min(limits.max);
             }
@@ -183,26 +159,14 @@ impl TcpProxy {
     }
 
     /// Notes a failed attempt. `None`: trying again is pointless.
-    fn failed(
-        &self,
-        cluster: &Cluster,
-        host: &Host,
-        e: ConnectError,
-        journal: &mut Journal,
-    ) -> Option<()> {
+    fn failed(&self, cluster: &Cluster, host: &Host, e: ConnectError, journal: &mut Journal) -> Option<()> {
         if e.overflow {
             journal.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
             return None;
         }
         cluster.report(host, Outcome::ConnectFailed);
-        journal
-            .flags
-            .insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-        journal.transport_failure = if e.transport.is_empty() {
-            e.reason
-        } else {
-            e.transport
-        };
+        journal.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        journal.transport_failure = if e.transport.is_empty() { e.reason } else { e.transport };
         Some(())
     }
 
@@ -215,11 +179,7 @@ impl TcpProxy {
         journal: &mut Journal,
     ) {
         journal.flags = ResponseFlags::default();
-        let Connection {
-            stream: mut upstream,
-            account,
-            ..
-        } = connection;
+        let Connection { stream: mut upstream, account, .. } = connection;
         let cluster = account.cluster().clone();
         cluster.stats.gauge_add(cluster_stat::UPSTREAM_RQ_ACTIVE, 1);
         let timers = &worker.http.timers;
@@ -227,10 +187,7 @@ impl TcpProxy {
         let ms = |d: Duration| d.as_millis() as u64;
         let idle = self.config.idle_timeout.filter(|d| !d.is_zero()).map(ms);
         let born = timers.at(tokio::time::Instant::from_std(about.began));
-        let dies = self
-            .config
-            .max_downstream_connection_duration
-            .map(|d| born + ms(d) + self.jitter(d, worker));
+        let dies = self.config.max_downstream_connection_duration.map(|d| born + ms(d) + self.jitter(d, worker));
         let mut relay = Relay::default();
         let mut last_activity = timers.now();
         let (mut counted_up, mut counted_down) = (0, 0);
@@ -242,12 +199,8 @@ impl TcpProxy {
                 last_activity = now;
                 self.stats.add(stat::DOWNSTREAM_CX_RX_BYTES_TOTAL, up);
                 self.stats.add(stat::DOWNSTREAM_CX_TX_BYTES_TOTAL, down);
-                cluster
-                    .stats
-                    .add(cluster_stat::UPSTREAM_CX_TX_BYTES_TOTAL, up);
-                cluster
-                    .stats
-                    .add(cluster_stat::UPSTREAM_CX_RX_BYTES_TOTAL, down);
+                cluster.stats.add(cluster_stat::UPSTREAM_CX_TX_BYTES_TOTAL, up);
+                cluster.stats.add(cluster_stat::UPSTREAM_CX_RX_BYTES_TOTAL, down);
                 (counted_up, counted_down) = (relay.up.bytes, relay.down.bytes);
             }
             if polled.is_ready() {
@@ -258,16 +211,9 @@ impl TcpProxy {
             match deadline {
                 Some(at) if at <= now => {
                     let idled = idle_at.is_some_and(|at| at <= now);
-                    self.stats.inc(if idled {
-                        stat::IDLE_TIMEOUT
-                    } else {
-                        stat::MAX_DOWNSTREAM_CONNECTION_DURATION
-                    });
-                    journal.details = if idled {
-                        "tcp_session_idle_timeout"
-                    } else {
-                        "max_connection_duration_reached"
-                    };
+                    self.stats.inc(if idled { stat::IDLE_TIMEOUT } else { stat::MAX_DOWNSTREAM_CONNECTION_DURATION });
+                    journal.details =
+                        if idled { "tcp_session_idle_timeout" } else { "max_connection_duration_reached" };
                     if !idled {
                         journal.flags.insert(ResponseFlags::DURATION_TIMEOUT);
                     }
@@ -284,16 +230,12 @@ impl TcpProxy {
         match outcome {
             Some(Err(Broken::Downstream(e))) => {
                 telemetry::debug!(filter, "[C{}] downstream broke: {e}", about.id);
-                journal
-                    .flags
-                    .insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
+                journal.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
                 cluster.stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_LOCAL);
             }
             Some(Err(Broken::Upstream(e))) => {
                 telemetry::debug!(filter, "[C{}] upstream broke: {e}", about.id);
-                journal
-                    .flags
-                    .insert(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
+                journal.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
                 cluster.stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_REMOTE);
                 // The client learns that the bytes are not all there.
                 downstream.set_reset_on_close();
@@ -306,10 +248,7 @@ impl TcpProxy {
     }
 
     fn jitter(&self, d: Duration, worker: &Worker) -> u64 {
-        let Some(percent) = self
-            .config
-            .max_downstream_connection_duration_jitter_percent
-        else {
+        let Some(percent) = self.config.max_downstream_connection_duration_jitter_percent else {
             return 0;
         };
         let span = (d.as_millis() as f64 * percent / 100.0) as u64;
@@ -353,11 +292,8 @@ impl TcpProxy {
         facts.hostname = &self.hostname.hostname;
         let name = journal.cluster_name.as_deref().unwrap_or("");
         facts.upstream_cluster_raw = name;
-        facts.upstream_cluster = journal
-            .cluster
-            .as_ref()
-            .and_then(|c| c.config.alt_stat_name.as_deref())
-            .unwrap_or(name);
+        facts.upstream_cluster =
+            journal.cluster.as_ref().and_then(|c| c.config.alt_stat_name.as_deref()).unwrap_or(name);
         if let Some(host) = &journal.host {
             facts.upstream_host_name = &host.hostname;
             facts.host_metadata = Some(&host.metadata);

@@ -69,12 +69,7 @@ impl Active {
 
 impl Worker {
     /// A worker without listeners. Call it on the worker's own thread.
-    pub fn new(
-        id: usize,
-        http: Rc<l7::Worker>,
-        registry: Arc<upstream::Registry>,
-        store: Arc<Store>,
-    ) -> Rc<Self> {
+    pub fn new(id: usize, http: Rc<l7::Worker>, registry: Arc<upstream::Registry>, store: Arc<Store>) -> Rc<Self> {
         let seed = http.random();
         Rc::new(Worker {
             id,
@@ -100,33 +95,15 @@ impl Worker {
     pub fn add(self: &Rc<Self>, listener: Arc<Listener>, sockets: Sockets) -> io::Result<()> {
         let name = listener.config.name.clone();
         self.stop(&name);
-        let stats = self.store.block(&format!(
-            "listener.{}.worker_{}.",
-            listener.stat_name(),
-            self.id
-        ));
-        let active = Rc::new(Active {
-            listener: RefCell::new(listener),
-            stats,
-            accepting: RefCell::default(),
-        });
+        let stats = self.store.block(&format!("listener.{}.worker_{}.", listener.stat_name(), self.id));
+        let active = Rc::new(Active { listener: RefCell::new(listener), stats, accepting: RefCell::default() });
         for socket in sockets.tcp {
             let task = accept_tcp(self.clone(), active.clone(), TcpListener::from_std(socket)?);
-            active
-                .accepting
-                .borrow_mut()
-                .push(tokio::task::spawn_local(task).abort_handle());
+            active.accepting.borrow_mut().push(tokio::task::spawn_local(task).abort_handle());
         }
         for socket in sockets.unix {
-            let task = accept_unix(
-                self.clone(),
-                active.clone(),
-                UnixListener::from_std(socket)?,
-            );
-            active
-                .accepting
-                .borrow_mut()
-                .push(tokio::task::spawn_local(task).abort_handle());
+            let task = accept_unix(self.clone(), active.clone(), UnixListener::from_std(socket)?);
+            active.accepting.borrow_mut().push(tokio::task::spawn_local(task).abort_handle());
         }
         let mut by_address = self.by_address.borrow_mut();
         for address in active.listener().local_addresses() {
@@ -167,9 +144,7 @@ impl Worker {
         for task in active.accepting.take() {
             task.abort();
         }
-        self.by_address
-            .borrow_mut()
-            .retain(|_, a| !Rc::ptr_eq(a, &active));
+        self.by_address.borrow_mut().retain(|_, a| !Rc::ptr_eq(a, &active));
     }
 
     /// Drains a listener and closes its sockets.
@@ -206,13 +181,7 @@ impl Worker {
 
     fn close(&self, chains: &[Arc<Chain>]) {
         let gone = |e: &Entry| chains.iter().any(|c| c.id == e.chain.id);
-        let ids: Vec<u64> = self
-            .connections
-            .borrow()
-            .iter()
-            .filter(|(_, e)| gone(e))
-            .map(|(id, _)| *id)
-            .collect();
+        let ids: Vec<u64> = self.connections.borrow().iter().filter(|(_, e)| gone(e)).map(|(id, _)| *id).collect();
         for id in ids {
             if let Some(task) = self.tasks.borrow().get(&id) {
                 task.abort();
@@ -225,25 +194,13 @@ impl Worker {
         let all = self.by_address.borrow();
         let any4 = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), to.port());
         let any6 = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), to.port());
-        let wildcard = if to.is_ipv4() {
-            [any4, any6]
-        } else {
-            [any6, any4]
-        };
-        std::iter::once(to)
-            .chain(wildcard)
-            .find_map(|a| all.get(&a))
-            .cloned()
+        let wildcard = if to.is_ipv4() { [any4, any6] } else { [any6, any4] };
+        std::iter::once(to).chain(wildcard).find_map(|a| all.get(&a)).cloned()
     }
 
     /// Notes which chain a connection belongs to.
     pub(crate) fn enter(&self, id: u64, chain: &Arc<Chain>) {
-        self.connections.borrow_mut().insert(
-            id,
-            Entry {
-                chain: chain.clone(),
-            },
-        );
+        self.connections.borrow_mut().insert(id, Entry { chain: chain.clone() });
     }
 
     /// Forgets a connection.
@@ -251,16 +208,10 @@ impl Worker {
         self.connections.borrow_mut().remove(&id);
     }
 
-    fn accepted(
-        self: &Rc<Self>,
-        active: &Rc<Active>,
-        socket: Socket,
-        remote: SocketAddr,
-        local: SocketAddr,
-    ) {
+    fn accepted(self: &Rc<Self>, active: &Rc<Active>, socket: Socket, remote: SocketAddr, local: SocketAddr) {
         let id = NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed);
         let began = Instant::now();
-        let about = About {
+        let about = Box::new(About {
             id,
             remote,
             direct_remote: remote,
@@ -275,11 +226,9 @@ impl Worker {
             began,
             began_at: self.http.wall(began.into()),
             tls: None,
-        };
-        let (worker, serving) = (
-            self.clone(),
-            connection::serve(self.clone(), active.clone(), Accepted { socket, about }),
-        );
+        });
+        let (worker, serving) =
+            (self.clone(), connection::serve(self.clone(), active.clone(), Accepted { socket, about }));
         let task = tokio::task::spawn_local(async move {
             struct Leave(Rc<Worker>, u64);
             impl Drop for Leave {
@@ -335,14 +284,8 @@ async fn accept_unix(worker: Rc<Worker>, active: Rc<Active>, socket: UnixListene
 async fn refused(active: &Active, e: &io::Error, backoff: &mut Duration) {
     let code = e.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
     use rustix::io::Errno;
-    if matches!(
-        code,
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
-    ) {
-        active
-            .listener()
-            .stats
-            .inc(stat::DOWNSTREAM_CX_OVERLOAD_REJECT);
+    if matches!(code, Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) {
+        active.listener().stats.inc(stat::DOWNSTREAM_CX_OVERLOAD_REJECT);
         telemetry::warn!(conn_handler, "accept failed, waiting {backoff:?}: {e}");
         tokio::time::sleep(*backoff).await;
         *backoff = (*backoff * 2).min(ACCEPT_BACKOFF_MAX);

@@ -28,10 +28,7 @@ impl World {
         let http = l7::Worker::new(0, 7, registry.clone());
         tokio::task::spawn_local(http.clone().run());
         World {
-            sinks: telemetry::access_log::Sinks::new(
-                Duration::from_secs(1),
-                store.block("filesystem."),
-            ),
+            sinks: telemetry::access_log::Sinks::new(Duration::from_secs(1), store.block("filesystem.")),
             worker: l4::Worker::new(0, http, registry.clone(), store.clone()),
             store,
             secrets,
@@ -42,15 +39,12 @@ impl World {
     fn cluster(&self, name: &str, to: SocketAddr) {
         let json = json!({"name": name, "type": "STATIC", "connect_timeout": "1s", "load_assignment": {
             "cluster_name": name, "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(to)}}]}]}});
-        let proto: protos::envoy::config::cluster::v3::Cluster =
-            protos::json::decode_json(&json).unwrap();
-        self.registry
-            .set(Arc::new(proxy_config::parse::cluster(&proto).unwrap()));
+        let proto: protos::envoy::config::cluster::v3::Cluster = protos::json::decode_json(&json).unwrap();
+        self.registry.set(Arc::new(proxy_config::parse::cluster(&proto).unwrap()));
     }
 
     fn compile(&self, json: &Value, previous: Option<&l4::Listener>) -> Arc<l4::Listener> {
-        let proto: protos::envoy::config::listener::v3::Listener =
-            protos::json::decode_json(json).unwrap();
+        let proto: protos::envoy::config::listener::v3::Listener = protos::json::decode_json(json).unwrap();
         let config = Arc::new(proxy_config::parse::listener(&proto).unwrap());
         let deps = l4::Deps {
             store: &self.store,
@@ -105,28 +99,19 @@ fn listener_filter(name: &str, message: &str) -> Value {
 fn listener(name: &str, chains: Value, more: Value) -> Value {
     let at: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let mut all = json!({"name": name, "address": address(at), "filter_chains": chains});
-    all.as_object_mut()
-        .unwrap()
-        .extend(more.as_object().unwrap().clone());
+    all.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     all
 }
 
 fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(Duration::from_secs(20), test())
-            .await
-            .expect("the test hangs")
+        tokio::time::timeout(Duration::from_secs(20), test()).await.expect("the test hangs")
     });
 }
 
 /// A server that answers each connection with `serve`.
-async fn backend<F: Future<Output = ()> + 'static>(
-    serve: impl Fn(TcpStream) -> F + 'static,
-) -> SocketAddr {
+async fn backend<F: Future<Output = ()> + 'static>(serve: impl Fn(TcpStream) -> F + 'static) -> SocketAddr {
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = socket.local_addr().unwrap();
     tokio::task::spawn_local(async move {
@@ -160,20 +145,12 @@ fn tcp_proxy_passes_half_close_and_bulk() {
     run(|| async {
         let w = World::new();
         w.cluster("b", backend(reverse).await);
-        let (_, at) = w.listen(listener(
-            "l",
-            json!([{"filters": [tcp_proxy("b")]}]),
-            json!({}),
-        ));
+        let (_, at) = w.listen(listener("l", json!([{"filters": [tcp_proxy("b")]}]), json!({})));
         for size in [0, 1, 1000, 200_000, 5_000_000] {
             let data: Vec<u8> = (0..size).map(|i: u32| (i * 31 + i / 253) as u8).collect();
             let mut got = ask(at, &data).await;
             got.reverse();
-            assert!(
-                got == data,
-                "{size} bytes went, {} came back, or others",
-                got.len()
-            );
+            assert!(got == data, "{size} bytes went, {} came back, or others", got.len());
         }
         let total: u64 = 1 + 1000 + 200_000 + 5_000_000;
         assert_eq!(w.stat("tcp.b.downstream_cx_rx_bytes_total"), total);
@@ -194,11 +171,7 @@ fn server_speaks_first_and_ends_first() {
             assert_eq!(rest, b"late");
         });
         w.cluster("b", at.await);
-        let (_, at) = w.listen(listener(
-            "l",
-            json!([{"filters": [tcp_proxy("b")]}]),
-            json!({}),
-        ));
+        let (_, at) = w.listen(listener("l", json!([{"filters": [tcp_proxy("b")]}]), json!({})));
         let mut c = TcpStream::connect(at).await.unwrap();
         let mut got = Vec::new();
         c.read_to_end(&mut got).await.unwrap();
@@ -212,24 +185,12 @@ fn server_speaks_first_and_ends_first() {
 fn no_host_no_cluster_no_connection() {
     run(|| async {
         let w = World::new();
-        let nobody = TcpListener::bind("127.0.0.1:0")
-            .await
-            .unwrap()
-            .local_addr()
-            .unwrap();
+        let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         w.cluster("dead", nobody);
-        let (_, at) = w.listen(listener(
-            "a",
-            json!([{"filters": [tcp_proxy("dead")]}]),
-            json!({}),
-        ));
+        let (_, at) = w.listen(listener("a", json!([{"filters": [tcp_proxy("dead")]}]), json!({})));
         assert_eq!(ask(at, b"").await, b"");
         assert_eq!(w.stat("cluster.dead.upstream_cx_connect_fail"), 1);
-        let (_, at) = w.listen(listener(
-            "b",
-            json!([{"filters": [tcp_proxy("missing")]}]),
-            json!({}),
-        ));
+        let (_, at) = w.listen(listener("b", json!([{"filters": [tcp_proxy("missing")]}]), json!({})));
         assert_eq!(ask(at, b"").await, b"");
         assert_eq!(w.stat("tcp.missing.downstream_cx_no_route"), 1);
     });
@@ -246,14 +207,8 @@ fn inspectors_choose_the_chain() {
             {"filter_chain_match": {"transport_protocol": "raw_buffer"}, "filters": [direct("raw")]},
         ]);
         let filters = [
-            listener_filter(
-                "envoy.filters.listener.tls_inspector",
-                "tls_inspector.v3.TlsInspector",
-            ),
-            listener_filter(
-                "envoy.filters.listener.http_inspector",
-                "http_inspector.v3.HttpInspector",
-            ),
+            listener_filter("envoy.filters.listener.tls_inspector", "tls_inspector.v3.TlsInspector"),
+            listener_filter("envoy.filters.listener.http_inspector", "http_inspector.v3.HttpInspector"),
         ];
         let (_, at) = w.listen(listener("l", chains, json!({"listener_filters": filters})));
         for (first, expect) in [
@@ -284,10 +239,7 @@ fn inspectors_choose_the_chain() {
 fn silent_clients_time_out_or_go_on() {
     run(|| async {
         let w = World::new();
-        let filters = [listener_filter(
-            "envoy.filters.listener.http_inspector",
-            "http_inspector.v3.HttpInspector",
-        )];
+        let filters = [listener_filter("envoy.filters.listener.http_inspector", "http_inspector.v3.HttpInspector")];
         let chains = json!([{"filters": [direct("hi")]}]);
         for (go_on, expect) in [(true, "hi"), (false, "")] {
             let name = format!("l{go_on}");
@@ -306,35 +258,17 @@ fn silent_clients_time_out_or_go_on() {
 fn restored_destinations_are_handed_over() {
     run(|| async {
         let w = World::new();
-        let proxy = listener_filter(
-            "envoy.filters.listener.proxy_protocol",
-            "proxy_protocol.v3.ProxyProtocol",
-        );
+        let proxy = listener_filter("envoy.filters.listener.proxy_protocol", "proxy_protocol.v3.ProxyProtocol");
         let more = json!({"use_original_dst": true, "listener_filters": [proxy]});
-        let (_, at) = w.listen(listener(
-            "capture",
-            json!([{"filters": [direct("capture")]}]),
-            more,
-        ));
-        for (name, ip, port, text) in [
-            ("a", "10.0.0.1", 80, "exact"),
-            ("b", "0.0.0.0", 80, "wildcard"),
-        ] {
-            let mut l = listener(
-                name,
-                json!([{"filters": [direct(text)]}]),
-                json!({"bind_to_port": false}),
-            );
+        let (_, at) = w.listen(listener("capture", json!([{"filters": [direct("capture")]}]), more));
+        for (name, ip, port, text) in [("a", "10.0.0.1", 80, "exact"), ("b", "0.0.0.0", 80, "wildcard")] {
+            let mut l = listener(name, json!([{"filters": [direct(text)]}]), json!({"bind_to_port": false}));
             l["address"] = json!({"socket_address": {"address": ip, "port_value": port}});
             let l = w.compile(&l, None);
             let none = l.bind(1).unwrap().remove(0);
             w.worker.add(l, none).unwrap();
         }
-        for (to, expect) in [
-            ("10.0.0.1 9 80", "exact"),
-            ("10.0.0.2 9 80", "wildcard"),
-            ("10.0.0.2 9 81", "capture"),
-        ] {
+        for (to, expect) in [("10.0.0.1 9 80", "exact"), ("10.0.0.2 9 80", "wildcard"), ("10.0.0.2 9 81", "capture")] {
             let got = ask(at, format!("PROXY TCP4 1.2.3.4 {to}\r\n").as_bytes()).await;
             assert_eq!(std::str::from_utf8(&got).unwrap(), expect, "{to}");
         }
@@ -358,26 +292,15 @@ fn rbac_and_limits_close() {
             ("DENY", "10.0.0.1", "in"),
         ] {
             let name = format!("{action}{ip}");
-            let (_, at) = w.listen(listener(
-                &name,
-                json!([{"filters": [rbac(action, ip), direct("in")]}]),
-                json!({}),
-            ));
+            let (_, at) = w.listen(listener(&name, json!([{"filters": [rbac(action, ip), direct("in")]}]), json!({})));
             assert_eq!(ask(at, b"").await, expect.as_bytes(), "{name}");
         }
-        assert_eq!(
-            (w.stat("tcp.rbac.allowed"), w.stat("tcp.rbac.denied")),
-            (2, 2)
-        );
+        assert_eq!((w.stat("tcp.rbac.allowed"), w.stat("tcp.rbac.denied")), (2, 2));
 
         let limit = json!({"name": "limit", "typed_config": {"@type": format!("{TYPE}.network.connection_limit.v3.ConnectionLimit"),
             "stat_prefix": "l", "max_connections": 1}});
         let echo = json!({"name": "echo", "typed_config": {"@type": format!("{TYPE}.network.echo.v3.Echo")}});
-        let (_, at) = w.listen(listener(
-            "limit",
-            json!([{"filters": [limit, echo]}]),
-            json!({}),
-        ));
+        let (_, at) = w.listen(listener("limit", json!([{"filters": [limit, echo]}]), json!({})));
         let mut first = TcpStream::connect(at).await.unwrap();
         first.write_all(b"x").await.unwrap();
         first.read_exact(&mut [0; 1]).await.unwrap();
@@ -396,16 +319,8 @@ fn updates_keep_unchanged_chains() {
         let chain = |name: &str, alpn: &str, filters: Value| json!({"name": name, "filter_chain_match": {"application_protocols": [alpn]}, "filters": filters});
         let http = json!({"listener_filters": [listener_filter("envoy.filters.listener.http_inspector", "http_inspector.v3.HttpInspector")]});
         let keep = chain("keep", "http/1.1", json!([tcp_proxy("b")]));
-        let before = listener(
-            "l",
-            json!([keep, chain("change", "http/1.0", json!([tcp_proxy("b")]))]),
-            http.clone(),
-        );
-        let after = listener(
-            "l",
-            json!([keep, chain("change", "http/1.0", json!([direct("new")]))]),
-            http,
-        );
+        let before = listener("l", json!([keep, chain("change", "http/1.0", json!([tcp_proxy("b")]))]), http.clone());
+        let after = listener("l", json!([keep, chain("change", "http/1.0", json!([direct("new")]))]), http);
         let (old, at) = w.listen(before);
         let mut kept = TcpStream::connect(at).await.unwrap();
         kept.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -432,17 +347,9 @@ fn hello(sni: &str) -> Vec<u8> {
     let mut b = vec![3, 3];
     b.extend([7; 32]);
     b.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
-    let name = [
-        &[0, (sni.len() >> 8) as u8, sni.len() as u8][..],
-        sni.as_bytes(),
-    ]
-    .concat();
+    let name = [&[0, (sni.len() >> 8) as u8, sni.len() as u8][..], sni.as_bytes()].concat();
     let list = [&[(name.len() >> 8) as u8, name.len() as u8][..], &name].concat();
-    let ext = [
-        &[0, 0, (list.len() >> 8) as u8, list.len() as u8][..],
-        &list,
-    ]
-    .concat();
+    let ext = [&[0, 0, (list.len() >> 8) as u8, list.len() as u8][..], &list].concat();
     b.extend([(ext.len() >> 8) as u8, ext.len() as u8]);
     b.extend(ext);
     let hs = [&[1, 0, (b.len() >> 8) as u8, b.len() as u8][..], &b].concat();

@@ -40,8 +40,7 @@ impl<'a> Reader<'a> {
     }
 
     fn u16(&mut self) -> Option<usize> {
-        self.take(2)
-            .map(|b| usize::from(b[0]) << 8 | usize::from(b[1]))
+        self.take(2).map(|b| usize::from(b[0]) << 8 | usize::from(b[1]))
     }
 
     fn vec8(&mut self) -> Option<Reader<'a>> {
@@ -80,9 +79,7 @@ pub fn peek(bytes: &[u8]) -> Peek {
             return Peek::NotTls;
         }
         if message.len() >= 4 {
-            let want = usize::from(message[1]) << 16
-                | usize::from(message[2]) << 8
-                | usize::from(message[3]);
+            let want = usize::from(message[1]) << 16 | usize::from(message[2]) << 8 | usize::from(message[3]);
             if want > CLIENT_HELLO_BYTES_MAX {
                 return Peek::NotTls;
             }
@@ -134,9 +131,7 @@ fn server_name(mut list: Reader<'_>) -> Option<Option<Box<str>>> {
         let kind = list.u8()?;
         let name = list.vec16()?.0;
         if kind == 0 {
-            let text = std::str::from_utf8(name)
-                .ok()
-                .filter(|t| !t.is_empty() && !t.contains('\0'))?;
+            let text = std::str::from_utf8(name).ok().filter(|t| !t.is_empty() && !t.contains('\0'))?;
             return Some(Some(text.to_ascii_lowercase().into()));
         }
     }
@@ -154,12 +149,11 @@ mod tests {
 
     /// A real client's first flight.
     fn hello(sni: &str, alpn: &[&str]) -> Vec<u8> {
-        let mut config =
-            rustls::ClientConfig::builder_with_provider(crate::default_provider().clone())
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_root_certificates(RootCertStore::empty())
-                .with_no_client_auth();
+        let mut config = rustls::ClientConfig::builder_with_provider(crate::default_provider().clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
         config.alpn_protocols = alpn.iter().map(|a| a.as_bytes().to_vec()).collect();
         let name = rustls::pki_types::ServerName::try_from(sni.to_owned()).unwrap();
         let mut conn = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
@@ -169,24 +163,14 @@ mod tests {
     }
 
     fn expect(sni: Option<&str>, alpn: &[&str]) -> Peek {
-        Peek::Tls(ClientHello {
-            sni: sni.map(Into::into),
-            alpn: alpn.iter().map(|a| a.as_bytes().into()).collect(),
-        })
+        Peek::Tls(ClientHello { sni: sni.map(Into::into), alpn: alpn.iter().map(|a| a.as_bytes().into()).collect() })
     }
 
     #[test]
     fn real_hellos() {
         let istio = "outbound_.8000_._.httpbin.samples.svc.cluster.local";
-        for (sni, alpn) in [
-            ("Example.COM", &["h2", "http/1.1"][..]),
-            (istio, &["istio"]),
-            ("a.b", &[]),
-        ] {
-            assert_eq!(
-                peek(&hello(sni, alpn)),
-                expect(Some(&sni.to_ascii_lowercase()), alpn)
-            );
+        for (sni, alpn) in [("Example.COM", &["h2", "http/1.1"][..]), (istio, &["istio"]), ("a.b", &[])] {
+            assert_eq!(peek(&hello(sni, alpn)), expect(Some(&sni.to_ascii_lowercase()), alpn));
         }
         assert_eq!(peek(&hello("10.0.0.1", &[])), expect(None, &[]));
     }
@@ -212,13 +196,9 @@ mod tests {
 
     #[test]
     fn others_are_told_at_once() {
-        for other in [
-            &b"GET / HTTP/1.1\r\n"[..],
-            b"\x16\x02",
-            b"SSH-2.0",
-            b"\x16\x03\x01\x00\x00",
-            b"\x16\x03\x01\x00\x05\x02",
-        ] {
+        for other in
+            [&b"GET / HTTP/1.1\r\n"[..], b"\x16\x02", b"SSH-2.0", b"\x16\x03\x01\x00\x00", b"\x16\x03\x01\x00\x05\x02"]
+        {
             assert_eq!(peek(other), Peek::NotTls, "{other:?}");
         }
     }

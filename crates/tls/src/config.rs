@@ -9,9 +9,7 @@ use proxy_config::common::DataSource;
 use proxy_config::tls as config;
 use rustls::SupportedProtocolVersion;
 
-use crate::context::{
-    CertificateSource, ClientContext, CommonSpec, ServerContext, ValidationSource,
-};
+use crate::context::{CertificateSource, ClientContext, CommonSpec, ServerContext, ValidationSource};
 use crate::provider::provider;
 use crate::secret::{CertificateSecret, Secret, SecretError, SecretStore, TrustRoots};
 use crate::verify::{PeerRules, SanKind};
@@ -39,38 +37,26 @@ pub struct TlsConfigError {
 }
 
 fn at<E: std::fmt::Display>(field: &'static str) -> impl FnOnce(E) -> TlsConfigError {
-    move |e| TlsConfigError {
-        field,
-        reason: e.to_string(),
-    }
+    move |e| TlsConfigError { field, reason: e.to_string() }
 }
 
 /// The bytes of a data source.
 pub fn read(source: &DataSource, field: &'static str) -> Result<Vec<u8>, TlsConfigError> {
     match source {
         DataSource::Inline(bytes) => Ok(bytes.to_vec()),
-        DataSource::File { path, .. } => std::fs::read(&**path).map_err(|e| TlsConfigError {
-            field,
-            reason: format!("cannot read {path}: {e}"),
-        }),
-        DataSource::Env(name) => {
-            std::env::var(&**name)
-                .map(String::into_bytes)
-                .map_err(|_| TlsConfigError {
-                    field,
-                    reason: format!("environment variable {name} is not set"),
-                })
+        DataSource::File { path, .. } => {
+            std::fs::read(&**path).map_err(|e| TlsConfigError { field, reason: format!("cannot read {path}: {e}") })
         }
+        DataSource::Env(name) => std::env::var(&**name)
+            .map(String::into_bytes)
+            .map_err(|_| TlsConfigError { field, reason: format!("environment variable {name} is not set") }),
     }
 }
 
 /// Loads a `TlsCertificate`.
 pub fn certificate(c: &config::Certificate) -> Result<Arc<CertificateSecret>, TlsConfigError> {
     if c.password.is_some() {
-        return Err(TlsConfigError {
-            field: "password",
-            reason: "encrypted private keys are not supported".into(),
-        });
+        return Err(TlsConfigError { field: "password", reason: "encrypted private keys are not supported".into() });
     }
     let chain = read(&c.chain, "certificate_chain")?;
     let key = read(&c.key, "private_key")?;
@@ -85,28 +71,19 @@ pub fn certificate(c: &config::Certificate) -> Result<Arc<CertificateSecret>, Tl
 
 /// Loads a `CertificateValidationContext`.
 pub fn validation(v: &config::ValidationContext) -> Result<PeerRules, TlsConfigError> {
-    let crl = v
-        .crl
-        .as_ref()
-        .map(|c| read(c, "crl"))
-        .transpose()?
-        .unwrap_or_default();
+    let crl = v.crl.as_ref().map(|c| read(c, "crl")).transpose()?.unwrap_or_default();
     let roots = match (&v.trusted_ca, v.system_roots) {
         (Some(ca), _) => Some(read(ca, "trusted_ca")?),
         (None, true) => Some(system_roots()?),
         (None, false) => None,
     };
-    let roots = roots
-        .map(|pem| TrustRoots::from_pem(&pem, &crl))
-        .transpose()
-        .map_err(at("trusted_ca"))?;
+    let roots = roots.map(|pem| TrustRoots::from_pem(&pem, &crl)).transpose().map_err(at("trusted_ca"))?;
     let spiffe = v
         .spiffe_trust_domains
         .iter()
         .map(|(domain, bundle)| {
             let pem = read(bundle, "trust_domains.trust_bundle")?;
-            let roots =
-                TrustRoots::from_pem(&pem, b"").map_err(at("trust_domains.trust_bundle"))?;
+            let roots = TrustRoots::from_pem(&pem, b"").map_err(at("trust_domains.trust_bundle"))?;
             Ok((domain.clone(), roots))
         })
         .collect::<Result<_, _>>()?;
@@ -120,11 +97,7 @@ pub fn validation(v: &config::ValidationContext) -> Result<PeerRules, TlsConfigE
     Ok(PeerRules {
         roots,
         spiffe,
-        sans: v
-            .san_matchers
-            .iter()
-            .map(|m| (kind(m.san_type), m.matcher.clone()))
-            .collect(),
+        sans: v.san_matchers.iter().map(|m| (kind(m.san_type), m.matcher.clone())).collect(),
         certificate_hashes: v.verify_certificate_hash.to_vec(),
         spki_hashes: v.verify_certificate_spki.to_vec(),
         allow_expired: v.allow_expired_certificate,
@@ -134,13 +107,10 @@ pub fn validation(v: &config::ValidationContext) -> Result<PeerRules, TlsConfigE
 }
 
 fn system_roots() -> Result<Vec<u8>, TlsConfigError> {
-    SYSTEM_ROOTS
-        .iter()
-        .find_map(|p| std::fs::read(p).ok())
-        .ok_or_else(|| TlsConfigError {
-            field: "system_root_certs",
-            reason: "this system has no bundle of trust roots".into(),
-        })
+    SYSTEM_ROOTS.iter().find_map(|p| std::fs::read(p).ok()).ok_or_else(|| TlsConfigError {
+        field: "system_root_certs",
+        reason: "this system has no bundle of trust roots".into(),
+    })
 }
 
 impl Secret {
@@ -154,9 +124,7 @@ impl Secret {
     }
 }
 
-fn versions(
-    p: &config::TlsParams,
-) -> Result<Vec<&'static SupportedProtocolVersion>, TlsConfigError> {
+fn versions(p: &config::TlsParams) -> Result<Vec<&'static SupportedProtocolVersion>, TlsConfigError> {
     use config::TlsVersion::{V1_2, V1_3};
     let (min, max) = (p.min_version.unwrap_or(V1_2), p.max_version.unwrap_or(V1_3));
     if max < V1_2 {
@@ -193,64 +161,40 @@ fn common(c: &config::TlsContext, secrets: &SecretStore) -> Result<CommonSpec, T
     let fixed = |v: &config::ValidationContext| validation(v).map(Arc::new).map(Some);
     let validation = match &c.validation {
         config::Validation::None => ValidationSource::default(),
-        config::Validation::Inline(v) => ValidationSource {
-            fixed: fixed(v)?,
-            slot: None,
-        },
-        config::Validation::Sds(name) => ValidationSource {
-            fixed: None,
-            slot: Some(secrets.slot(name)),
-        },
-        config::Validation::Combined { default, sds } => ValidationSource {
-            fixed: fixed(default)?,
-            slot: Some(secrets.slot(sds)),
-        },
-    };
-    let provider = provider(&c.params.cipher_suites, &c.params.ecdh_curves).map_err(|name| {
-        TlsConfigError {
-            field: "tls_params",
-            reason: if name.is_empty() {
-                "no usable cipher suite remains".into()
-            } else {
-                format!("unknown cipher suite or curve {name}")
-            },
+        config::Validation::Inline(v) => ValidationSource { fixed: fixed(v)?, slot: None },
+        config::Validation::Sds(name) => ValidationSource { fixed: None, slot: Some(secrets.slot(name)) },
+        config::Validation::Combined { default, sds } => {
+            ValidationSource { fixed: fixed(default)?, slot: Some(secrets.slot(sds)) }
         }
+    };
+    let provider = provider(&c.params.cipher_suites, &c.params.ecdh_curves).map_err(|name| TlsConfigError {
+        field: "tls_params",
+        reason: if name.is_empty() {
+            "no usable cipher suite remains".into()
+        } else {
+            format!("unknown cipher suite or curve {name}")
+        },
     })?;
     Ok(CommonSpec {
         provider,
         versions: versions(&c.params)?,
         certificates,
         validation,
-        alpn: c
-            .alpn
-            .iter()
-            .filter(|a| ***a != *PEER_EXCHANGE)
-            .map(|a| a.as_bytes().to_vec())
-            .collect(),
+        alpn: c.alpn.iter().filter(|a| ***a != *PEER_EXCHANGE).map(|a| a.as_bytes().to_vec()).collect(),
     })
 }
 
 impl ServerContext {
     /// Compiles a `DownstreamTlsContext`.
-    pub fn from_config(
-        c: &config::TlsContext,
-        secrets: &SecretStore,
-    ) -> Result<Self, TlsConfigError> {
+    pub fn from_config(c: &config::TlsContext, secrets: &SecretStore) -> Result<Self, TlsConfigError> {
         let tickets = !c.disable_stateless_session_resumption;
-        Ok(ServerContext::new(
-            common(c, secrets)?,
-            c.require_client_certificate,
-            tickets,
-        ))
+        Ok(ServerContext::new(common(c, secrets)?, c.require_client_certificate, tickets))
     }
 }
 
 impl ClientContext {
     /// Compiles an `UpstreamTlsContext`.
-    pub fn from_config(
-        c: &config::TlsContext,
-        secrets: &SecretStore,
-    ) -> Result<Self, TlsConfigError> {
+    pub fn from_config(c: &config::TlsContext, secrets: &SecretStore) -> Result<Self, TlsConfigError> {
         let keys = c.max_session_keys.unwrap_or(1).min(64) as usize;
         Ok(ClientContext::new(common(c, secrets)?, c.sni.clone(), keys))
     }

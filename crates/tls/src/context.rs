@@ -65,10 +65,7 @@ impl CommonSpec {
             CertificateSource::Slot(s) => Some(s),
             CertificateSource::Fixed(_) => None,
         });
-        slots
-            .chain(&self.validation.slot)
-            .map(|s| s.load())
-            .collect()
+        slots.chain(&self.validation.slot).map(|s| s.load()).collect()
     }
 
     fn certificates(&self, inputs: &Inputs) -> Result<Vec<Arc<CertificateSecret>>, HandshakeError> {
@@ -86,12 +83,7 @@ impl CommonSpec {
     }
 
     fn rules(&self, inputs: &Inputs) -> Result<PeerRules, HandshakeError> {
-        let fixed = self
-            .validation
-            .fixed
-            .as_deref()
-            .cloned()
-            .unwrap_or_default();
+        let fixed = self.validation.fixed.as_deref().cloned().unwrap_or_default();
         let Some(slot) = &self.validation.slot else {
             return Ok(fixed);
         };
@@ -176,12 +168,7 @@ struct BuiltServer {
 impl ServerContext {
     /// A context that builds its rustls configuration when first used.
     pub fn new(common: CommonSpec, require_client_certificate: bool, tickets: bool) -> Self {
-        ServerContext {
-            common,
-            require_client_certificate,
-            tickets,
-            built: Cached::default(),
-        }
+        ServerContext { common, require_client_certificate, tickets, built: Cached::default() }
     }
 
     /// Whether all secrets have arrived.
@@ -191,14 +178,8 @@ impl ServerContext {
 
     /// Our certificates in force, for the admin's `/certs`.
     pub fn certificates(&self) -> Vec<Arc<Certificate>> {
-        let all = self
-            .common
-            .inputs()
-            .and_then(|i| self.common.certificates(&i).ok());
-        all.unwrap_or_default()
-            .iter()
-            .map(|c| c.certificate.clone())
-            .collect()
+        let all = self.common.inputs().and_then(|i| self.common.certificates(&i).ok());
+        all.unwrap_or_default().iter().map(|c| c.certificate.clone()).collect()
     }
 
     fn build(&self, inputs: &Inputs) -> Result<BuiltServer, HandshakeError> {
@@ -214,9 +195,7 @@ impl ServerContext {
             .map_err(HandshakeError::Config)?;
         let builder = if self.require_client_certificate || validates {
             let anchors = rules.roots.iter().flat_map(|r| &r.anchors);
-            let hints = anchors
-                .map(|a| rustls::DistinguishedName::from(subject_der(a)))
-                .collect();
+            let hints = anchors.map(|a| rustls::DistinguishedName::from(subject_der(a))).collect();
             builder.with_client_cert_verifier(Arc::new(ClientVerifier {
                 rules,
                 provider: provider.clone(),
@@ -233,15 +212,9 @@ impl ServerContext {
         // cannot be escaped by resuming.
         config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
         if self.tickets {
-            config.ticketer =
-                rustls::crypto::aws_lc_rs::Ticketer::new().map_err(HandshakeError::Config)?;
+            config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().map_err(HandshakeError::Config)?;
         }
-        Ok(BuiltServer {
-            config: Arc::new(config),
-            config_without_alpn: OnceLock::new(),
-            resolver,
-            validates,
-        })
+        Ok(BuiltServer { config: Arc::new(config), config_without_alpn: OnceLock::new(), resolver, validates })
     }
 
     /// Runs the server side of a handshake. The caller bounds its time and counts its outcome.
@@ -258,15 +231,11 @@ impl ServerContext {
         } else {
             &built.config
         };
-        let conn =
-            UnbufferedServerConnection::new(config.clone()).map_err(HandshakeError::Config)?;
+        let conn = UnbufferedServerConnection::new(config.clone()).map_err(HandshakeError::Config)?;
         let mut stream = TlsStream::with_received(socket, Side::Server(conn), first);
         stream.handshake().await.map_err(HandshakeError::from_io)?;
         let sni = hello.sni.map(Arc::from);
-        let local = built
-            .resolver
-            .pick(sni.as_deref(), None)
-            .map(|c| c.certificate.clone());
+        let local = built.resolver.pick(sni.as_deref(), None).map(|c| c.certificate.clone());
         let info = info(&stream, sni, local, built.validates);
         stream.set_info(info);
         Ok(stream)
@@ -287,14 +256,10 @@ fn subject_der(anchor: &rustls::pki_types::TrustAnchor<'_>) -> Vec<u8> {
 }
 
 /// Reads until the ClientHello is complete, so that its offer is known before rustls judges it.
-async fn read_hello(
-    mut socket: Socket,
-) -> Result<(Socket, Vec<u8>, client_hello::ClientHello), HandshakeError> {
+async fn read_hello(mut socket: Socket) -> Result<(Socket, Vec<u8>, client_hello::ClientHello), HandshakeError> {
     let mut first = Vec::with_capacity(1024);
     loop {
-        std::future::poll_fn(|cx| socket.poll_read_ready(cx))
-            .await
-            .map_err(HandshakeError::from_io)?;
+        std::future::poll_fn(|cx| socket.poll_read_ready(cx)).await.map_err(HandshakeError::from_io)?;
         let at = first.len();
         first.resize(at + 2048, 0);
         let read = socket.try_read(&mut first[at..]);
@@ -314,24 +279,15 @@ async fn read_hello(
 }
 
 fn no_common_alpn(ours: &[Vec<u8>], theirs: &[Box<[u8]>]) -> bool {
-    !ours.is_empty()
-        && !theirs.is_empty()
-        && !ours.iter().any(|o| theirs.iter().any(|t| **t == **o))
+    !ours.is_empty() && !theirs.is_empty() && !ours.iter().any(|o| theirs.iter().any(|t| **t == **o))
 }
 
-fn info(
-    stream: &TlsStream,
-    sni: Option<Arc<str>>,
-    local: Option<Arc<Certificate>>,
-    validates: bool,
-) -> TlsInfo {
+fn info(stream: &TlsStream, sni: Option<Arc<str>>, local: Option<Arc<Certificate>>, validates: bool) -> TlsInfo {
     let common = stream.common();
     let peer = common.peer_certificates().and_then(Certificate::from_chain);
     TlsInfo {
         version: common.protocol_version().map_or("", version_name),
-        cipher: common
-            .negotiated_cipher_suite()
-            .map_or("", |s| suite_name(s.suite())),
+        cipher: common.negotiated_cipher_suite().map_or("", |s| suite_name(s.suite())),
         sni,
         alpn: common.alpn_protocol().map(Into::into),
         resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),
@@ -348,25 +304,16 @@ struct ServerCertificates(Vec<Arc<CertificateSecret>>);
 impl ServerCertificates {
     /// Exact name first, then wildcard, then the first certificate; ECDSA before RSA within each
     /// as far as the client can check it.
-    fn pick(
-        &self,
-        sni: Option<&str>,
-        schemes: Option<&[SignatureScheme]>,
-    ) -> Option<&Arc<CertificateSecret>> {
+    fn pick(&self, sni: Option<&str>, schemes: Option<&[SignatureScheme]>) -> Option<&Arc<CertificateSecret>> {
         if self.0.len() == 1 {
             return self.0.first();
         }
-        let usable = |c: &&Arc<CertificateSecret>| {
-            schemes.is_none_or(|s| c.key.key.choose_scheme(s).is_some())
-        };
+        let usable = |c: &&Arc<CertificateSecret>| schemes.is_none_or(|s| c.key.key.choose_scheme(s).is_some());
         let named = |want: &str| {
-            self.0.iter().filter(usable).find(|c| {
-                c.certificate
-                    .facts()
-                    .dns_sans
-                    .iter()
-                    .any(|n| n.eq_ignore_ascii_case(want))
-            })
+            self.0
+                .iter()
+                .filter(usable)
+                .find(|c| c.certificate.facts().dns_sans.iter().any(|n| n.eq_ignore_ascii_case(want)))
         };
         let by_name = sni.and_then(|name| {
             named(name).or_else(|| {
@@ -374,16 +321,13 @@ impl ServerCertificates {
                 named(&format!("*.{rest}"))
             })
         });
-        by_name
-            .or_else(|| self.0.iter().find(usable))
-            .or_else(|| self.0.first())
+        by_name.or_else(|| self.0.iter().find(usable)).or_else(|| self.0.first())
     }
 }
 
 impl ResolvesServerCert for ServerCertificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.pick(hello.server_name(), Some(hello.signature_schemes()))
-            .map(|c| c.key.clone())
+        self.pick(hello.server_name(), Some(hello.signature_schemes())).map(|c| c.key.clone())
     }
 }
 
@@ -422,12 +366,7 @@ impl ClientContext {
     /// A context that builds its rustls configuration when first used.
     pub fn new(common: CommonSpec, sni: Option<Arc<str>>, max_session_keys: usize) -> Self {
         let sni = sni.filter(|s| !s.is_empty());
-        ClientContext {
-            common,
-            sni,
-            max_session_keys,
-            built: Cached::default(),
-        }
+        ClientContext { common, sni, max_session_keys, built: Cached::default() }
     }
 
     /// Whether all secrets have arrived.
@@ -449,10 +388,7 @@ impl ClientContext {
             .with_protocol_versions(&self.common.versions)
             .map_err(HandshakeError::Config)?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(ServerVerifier {
-                rules,
-                provider: provider.clone(),
-            }));
+            .with_custom_certificate_verifier(Arc::new(ServerVerifier { rules, provider: provider.clone() }));
         let local = certificates.first().map(|c| c.certificate.clone());
         let mut config = match certificates.into_iter().next() {
             Some(c) => builder.with_client_cert_resolver(Arc::new(OneClientCertificate(c))),
@@ -463,30 +399,18 @@ impl ClientContext {
             0 => Resumption::disabled(),
             n => Resumption::in_memory_sessions(n),
         };
-        Ok(BuiltClient {
-            config: Arc::new(config),
-            config_without_sni: OnceLock::new(),
-            local,
-            validates,
-        })
+        Ok(BuiltClient { config: Arc::new(config), config_without_sni: OnceLock::new(), local, validates })
     }
 
     /// Runs the client side of a handshake. The caller bounds its time and counts its outcome.
-    pub async fn connect(
-        &self,
-        socket: Socket,
-        options: ConnectOptions<'_>,
-    ) -> Result<TlsStream, HandshakeError> {
+    pub async fn connect(&self, socket: Socket, options: ConnectOptions<'_>) -> Result<TlsStream, HandshakeError> {
         let built = self.built.get(&self.common, |inputs| self.build(inputs))?;
         let built = &built.1;
-        let sni = options
-            .sni
-            .filter(|s| !s.is_empty())
-            .or(self.sni.as_deref());
+        let sni = options.sni.filter(|s| !s.is_empty()).or(self.sni.as_deref());
         let (config, name) = match sni {
             Some(sni) if sni.parse::<std::net::IpAddr>().is_err() => {
-                let name = ServerName::try_from(sni.to_owned())
-                    .map_err(|_| HandshakeError::InvalidSni(sni.to_owned()))?;
+                let name =
+                    ServerName::try_from(sni.to_owned()).map_err(|_| HandshakeError::InvalidSni(sni.to_owned()))?;
                 (&built.config, name)
             }
             _ => {
@@ -495,10 +419,7 @@ impl ClientContext {
                     config.enable_sni = false;
                     Arc::new(config)
                 });
-                (
-                    config,
-                    ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into()),
-                )
+                (config, ServerName::IpAddress(std::net::IpAddr::from([0, 0, 0, 0]).into()))
             }
         };
         let conn = match options.alpn {
@@ -511,17 +432,9 @@ impl ClientContext {
         .map_err(HandshakeError::Config)?;
         let mut stream = TlsStream::new(socket, Side::Client(conn));
         stream.handshake().await.map_err(HandshakeError::from_io)?;
-        let info = info(
-            &stream,
-            sni.map(Arc::from),
-            built.local.clone(),
-            built.validates,
-        );
+        let info = info(&stream, sni.map(Arc::from), built.local.clone(), built.validates);
         if let Some(want) = options.dns_san
-            && !info
-                .peer
-                .as_ref()
-                .is_some_and(|p| crate::verify::host_matches(p.facts(), want))
+            && !info.peer.as_ref().is_some_and(|p| crate::verify::host_matches(p.facts(), want))
         {
             return Err(HandshakeError::Refused(crate::verify::Refused::San));
         }

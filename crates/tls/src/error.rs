@@ -61,10 +61,7 @@ pub enum Failure {
 impl HandshakeError {
     /// Sorts an error of the session into TLS and the rest.
     pub(crate) fn from_io(e: io::Error) -> Self {
-        match e
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-        {
+        match e.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(tls) => HandshakeError::Tls(tls.clone()),
             None => HandshakeError::Io(e),
         }
@@ -73,9 +70,7 @@ impl HandshakeError {
     /// Which counter this failure moves.
     pub fn failure(&self) -> Failure {
         match self {
-            Self::SecretNotReady | Self::WrongSecret(_) | Self::NoCertificate => {
-                Failure::SecretsNotReady
-            }
+            Self::SecretNotReady | Self::WrongSecret(_) | Self::NoCertificate => Failure::SecretsNotReady,
             Self::InvalidSni(_) | Self::Config(_) => Failure::ConnectionError,
             Self::Refused(r) => refused(*r),
             Self::Io(_) => Failure::Io,
@@ -90,17 +85,20 @@ impl HandshakeError {
 
     /// The text Envoy would log as transport failure reason. Empty when the peer just went away.
     pub fn transport_failure_reason(&self) -> String {
-        const PREFIX: &str =
-            "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED";
+        const PREFIX: &str = "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED";
         match self {
             Self::Io(_) => String::new(),
             Self::Refused(r) => format!("{PREFIX}:verify cert failed: {r}"),
             Self::Tls(rustls::Error::InvalidCertificate(e)) => match refusal(e) {
                 Some(r) => format!("{PREFIX}:verify cert failed: {r}"),
-                None => format!("{PREFIX}:verify cert failed: X509_verify_cert: certificate verification error at depth 0: {}", openssl_words(e)),
+                None => format!(
+                    "{PREFIX}:verify cert failed: X509_verify_cert: certificate verification error at depth 0: {}",
+                    openssl_words(e)
+                ),
             },
             Self::Tls(rustls::Error::NoCertificatesPresented) => {
-                "TLS_error:|268435655:SSL routines:OPENSSL_internal:PEER_DID_NOT_RETURN_A_CERTIFICATE:TLS_error_end".into()
+                "TLS_error:|268435655:SSL routines:OPENSSL_internal:PEER_DID_NOT_RETURN_A_CERTIFICATE:TLS_error_end"
+                    .into()
             }
             Self::Tls(rustls::Error::AlertReceived(alert)) => alert_text(*alert),
             Self::Tls(rustls::Error::InvalidMessage(_)) => {
@@ -131,9 +129,7 @@ fn refusal(e: &CertificateError) -> Option<Refused> {
 
 fn openssl_words(e: &CertificateError) -> String {
     match e {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            "certificate has expired".into()
-        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "certificate has expired".into(),
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "certificate is not yet valid".into()
         }
@@ -176,9 +172,7 @@ mod tests {
 
     #[test]
     fn alerts_have_boringssl_codes() {
-        let e = HandshakeError::Tls(rustls::Error::AlertReceived(
-            AlertDescription::CertificateUnknown,
-        ));
+        let e = HandshakeError::Tls(rustls::Error::AlertReceived(AlertDescription::CertificateUnknown));
         assert_eq!(
             e.transport_failure_reason(),
             "TLS_error:|268436502:SSL routines:OPENSSL_internal:SSLV3_ALERT_CERTIFICATE_UNKNOWN:TLS_error_end"

@@ -20,9 +20,7 @@ mod stream;
 mod verify;
 
 pub use config::TlsConfigError;
-pub use context::{
-    CertificateSource, ClientContext, CommonSpec, ConnectOptions, ServerContext, ValidationSource,
-};
+pub use context::{CertificateSource, ClientContext, CommonSpec, ConnectOptions, ServerContext, ValidationSource};
 pub use error::{Failure, HandshakeError};
 pub use peer::{Certificate, CertificateFacts, TlsInfo};
 pub use pipe::{PIPE_CAPACITY_BYTES, Pipe};

@@ -70,10 +70,7 @@ impl Certificate {
             return None;
         }
         let chain = chain.iter().map(|c| c.clone().into_owned()).collect();
-        Some(Arc::new(Certificate {
-            chain,
-            facts: OnceLock::new(),
-        }))
+        Some(Arc::new(Certificate { chain, facts: OnceLock::new() }))
     }
 
     /// The leaf in DER.
@@ -88,8 +85,7 @@ impl Certificate {
 
     /// What the leaf says. All empty when it cannot be parsed, which a verified peer's always can.
     pub fn facts(&self) -> &CertificateFacts {
-        self.facts
-            .get_or_init(|| CertificateFacts::parse(&self.chain[0]).unwrap_or_default())
+        self.facts.get_or_init(|| CertificateFacts::parse(&self.chain[0]).unwrap_or_default())
     }
 
     /// SHA-256 of the leaf's DER in lower-case hexadecimal: XFCC's `Hash`.
@@ -99,10 +95,7 @@ impl Certificate {
 
     /// SHA-1 of the leaf's DER in lower-case hexadecimal.
     pub fn sha1_hex(&self) -> String {
-        hex(
-            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, self.der())
-                .as_ref(),
-        )
+        hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, self.der()).as_ref())
     }
 
     /// The leaf in PEM, percent-encoded as in XFCC's `Cert`.
@@ -156,9 +149,7 @@ impl CertificateFacts {
 }
 
 fn time(unix_s: i64) -> Option<SystemTime> {
-    u64::try_from(unix_s)
-        .ok()
-        .map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s))
+    u64::try_from(unix_s).ok().map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s))
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
@@ -227,10 +218,7 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
-        let n = chunk
-            .iter()
-            .enumerate()
-            .fold(0u32, |n, (i, b)| n | u32::from(*b) << (16 - 8 * i));
+        let n = chunk.iter().enumerate().fold(0u32, |n, (i, b)| n | u32::from(*b) << (16 - 8 * i));
         for i in 0..4 {
             let c = ALPHABET[(n >> (18 - 6 * i)) as usize & 63];
             out.push(if i <= chunk.len() { char::from(c) } else { '=' });
@@ -272,13 +260,7 @@ mod tests {
 
     #[test]
     fn base64_pads() {
-        for (input, expect) in [
-            ("", ""),
-            ("f", "Zg=="),
-            ("fo", "Zm8="),
-            ("foo", "Zm9v"),
-            ("foob", "Zm9vYg=="),
-        ] {
+        for (input, expect) in [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")] {
             assert_eq!(base64(input.as_bytes()), expect);
         }
     }
@@ -291,19 +273,12 @@ mod tests {
 
     #[test]
     fn reads_names() {
-        let mut params =
-            rcgen::CertificateParams::new(vec!["a.example".into(), "10.1.2.3".into()]).unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["a.example".into(), "10.1.2.3".into()]).unwrap();
         let uri = "spiffe://cluster.local/ns/n/sa/s";
-        params
-            .subject_alt_names
-            .insert(0, rcgen::SanType::URI(uri.try_into().unwrap()));
+        params.subject_alt_names.insert(0, rcgen::SanType::URI(uri.try_into().unwrap()));
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(rcgen::DnType::OrganizationName, "Acme, Inc");
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "leaf");
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, "Acme, Inc");
+        params.distinguished_name.push(rcgen::DnType::CommonName, "leaf");
         params.serial_number = Some(vec![0x0a, 0xff].into());
         let key = rcgen::KeyPair::generate().unwrap();
         let cert = params.self_signed(&key).unwrap();
@@ -316,9 +291,6 @@ mod tests {
         assert_eq!(f.serial, "0aff");
         assert_eq!(c.principal(), Some(uri));
         assert_eq!(c.sha256_hex().len(), 64);
-        assert!(
-            c.pem_url_encoded()
-                .starts_with("-----BEGIN%20CERTIFICATE-----%0A")
-        );
+        assert!(c.pem_url_encoded().starts_with("-----BEGIN%20CERTIFICATE-----%0A"));
     }
 }

@@ -33,36 +33,22 @@ impl Pipe {
     /// A connected pair.
     pub fn pair() -> (Pipe, Pipe) {
         let lanes = Arc::new([Mutex::new(Lane::default()), Mutex::new(Lane::default())]);
-        (
-            Pipe {
-                lanes: lanes.clone(),
-                read: 0,
-            },
-            Pipe { lanes, read: 1 },
-        )
+        (Pipe { lanes: lanes.clone(), read: 0 }, Pipe { lanes, read: 1 })
     }
 
     fn inbound(&self) -> MutexGuard<'_, Lane> {
-        self.lanes[self.read]
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
+        self.lanes[self.read].lock().unwrap_or_else(|e| e.into_inner())
     }
 
     fn outbound(&self) -> MutexGuard<'_, Lane> {
-        self.lanes[1 - self.read]
-            .lock()
-            .unwrap_or_else(|e| e.into_inner())
+        self.lanes[1 - self.read].lock().unwrap_or_else(|e| e.into_inner())
     }
 
     /// See [`crate::Socket::try_read`].
     pub fn try_read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let mut lane = self.inbound();
         if lane.data.is_empty() {
-            return if lane.closed {
-                Ok(0)
-            } else {
-                Err(io::ErrorKind::WouldBlock.into())
-            };
+            return if lane.closed { Ok(0) } else { Err(io::ErrorKind::WouldBlock.into()) };
         }
         let (a, b) = lane.data.as_slices();
         let from_a = a.len().min(buf.len());
@@ -85,9 +71,7 @@ impl Pipe {
         if lane.closed || lane.abandoned {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let n = buf
-            .len()
-            .min(PIPE_CAPACITY_BYTES - lane.data.len().min(PIPE_CAPACITY_BYTES));
+        let n = buf.len().min(PIPE_CAPACITY_BYTES - lane.data.len().min(PIPE_CAPACITY_BYTES));
         if n == 0 && !buf.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
@@ -148,10 +132,7 @@ mod tests {
     fn carries_bytes_and_half_closes() {
         let (mut a, mut b) = Pipe::pair();
         let mut buf = [0; 8];
-        assert_eq!(
-            b.try_read(&mut buf).unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
-        );
+        assert_eq!(b.try_read(&mut buf).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(a.try_write(b"hello").unwrap(), 5);
         assert_eq!(b.try_read(&mut buf[..3]).unwrap(), 3);
         a.shutdown_write();
@@ -160,10 +141,7 @@ mod tests {
         assert_eq!(b.try_write(b"still").unwrap(), 5);
         assert_eq!(a.try_read(&mut buf).unwrap(), 5);
         drop(b);
-        assert_eq!(
-            a.try_write(b"x").unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
+        assert_eq!(a.try_write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
@@ -171,10 +149,7 @@ mod tests {
         let (mut a, mut b) = Pipe::pair();
         let big = vec![7; PIPE_CAPACITY_BYTES + 1];
         assert_eq!(a.try_write(&big).unwrap(), PIPE_CAPACITY_BYTES);
-        assert_eq!(
-            a.try_write(b"x").unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
-        );
+        assert_eq!(a.try_write(b"x").unwrap_err().kind(), io::ErrorKind::WouldBlock);
         assert_eq!(b.try_read(&mut [0; 10]).unwrap(), 10);
         assert_eq!(a.try_write(&big).unwrap(), 10);
     }

@@ -16,61 +16,27 @@ pub fn default_provider() -> &'static Arc<CryptoProvider> {
         let mut p = lc::default_provider();
         // Envoy's default curves; the hybrid group costs a kilobyte and half a handshake, so it is
         // offered only when `ecdh_curves` asks for it.
-        p.kx_groups = vec![
-            lc::kx_group::X25519,
-            lc::kx_group::SECP256R1,
-            lc::kx_group::SECP384R1,
-        ];
+        p.kx_groups = vec![lc::kx_group::X25519, lc::kx_group::SECP256R1, lc::kx_group::SECP384R1];
         Arc::new(p)
     })
 }
 
 /// OpenSSL's (and so Envoy's) name of each suite we have.
 const SUITES: [(CipherSuite, &str); 9] = [
-    (
-        CipherSuite::TLS13_AES_128_GCM_SHA256,
-        "TLS_AES_128_GCM_SHA256",
-    ),
-    (
-        CipherSuite::TLS13_AES_256_GCM_SHA384,
-        "TLS_AES_256_GCM_SHA384",
-    ),
-    (
-        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
-        "TLS_CHACHA20_POLY1305_SHA256",
-    ),
-    (
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
-        "ECDHE-ECDSA-AES128-GCM-SHA256",
-    ),
-    (
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384,
-        "ECDHE-ECDSA-AES256-GCM-SHA384",
-    ),
-    (
-        CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
-        "ECDHE-ECDSA-CHACHA20-POLY1305",
-    ),
-    (
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
-        "ECDHE-RSA-AES128-GCM-SHA256",
-    ),
-    (
-        CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
-        "ECDHE-RSA-AES256-GCM-SHA384",
-    ),
-    (
-        CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
-        "ECDHE-RSA-CHACHA20-POLY1305",
-    ),
+    (CipherSuite::TLS13_AES_128_GCM_SHA256, "TLS_AES_128_GCM_SHA256"),
+    (CipherSuite::TLS13_AES_256_GCM_SHA384, "TLS_AES_256_GCM_SHA384"),
+    (CipherSuite::TLS13_CHACHA20_POLY1305_SHA256, "TLS_CHACHA20_POLY1305_SHA256"),
+    (CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, "ECDHE-ECDSA-AES128-GCM-SHA256"),
+    (CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, "ECDHE-ECDSA-AES256-GCM-SHA384"),
+    (CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, "ECDHE-ECDSA-CHACHA20-POLY1305"),
+    (CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, "ECDHE-RSA-AES128-GCM-SHA256"),
+    (CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, "ECDHE-RSA-AES256-GCM-SHA384"),
+    (CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256, "ECDHE-RSA-CHACHA20-POLY1305"),
 ];
 
 /// The name Envoy prints for `suite`.
 pub fn suite_name(suite: CipherSuite) -> &'static str {
-    SUITES
-        .iter()
-        .find(|(s, _)| *s == suite)
-        .map_or("", |(_, n)| n)
+    SUITES.iter().find(|(s, _)| *s == suite).map_or("", |(_, n)| n)
 }
 
 /// The name Envoy prints for `version`.
@@ -84,10 +50,7 @@ pub fn version_name(version: ProtocolVersion) -> &'static str {
 
 /// Whether `name` is a TLS 1.2 suite that Envoy knows and that we cannot offer (CBC, static RSA, PSK).
 fn is_known_but_weak(name: &str) -> bool {
-    name.ends_with("-SHA")
-        || name.contains("CBC")
-        || name.starts_with("AES")
-        || name == "DES-CBC3-SHA"
+    name.ends_with("-SHA") || name.contains("CBC") || name.starts_with("AES") || name == "DES-CBC3-SHA"
 }
 
 /// The suites for Envoy's `cipher_suites` (they restrict TLS 1.2 only; 1.3 suites are always offered).
@@ -96,36 +59,19 @@ fn is_known_but_weak(name: &str) -> bool {
 /// empty when nothing usable remains.
 fn suites(names: &[impl AsRef<str>]) -> Result<Vec<SupportedCipherSuite>, String> {
     let all = lc::ALL_CIPHER_SUITES;
-    let mut picked: Vec<SupportedCipherSuite> = all
-        .iter()
-        .filter(|s| s.tls13().is_some())
-        .copied()
-        .collect();
+    let mut picked: Vec<SupportedCipherSuite> = all.iter().filter(|s| s.tls13().is_some()).copied().collect();
     let before = picked.len();
     // `[A|B]` groups are equal preference; order inside them does not matter to us.
-    for name in names
-        .iter()
-        .flat_map(|n| n.as_ref().trim_matches(['[', ']']).split('|'))
-    {
-        let Some((id, _)) = SUITES
-            .iter()
-            .find(|(id, n)| *n == name || format!("{id:?}") == name)
-        else {
+    for name in names.iter().flat_map(|n| n.as_ref().trim_matches(['[', ']']).split('|')) {
+        let Some((id, _)) = SUITES.iter().find(|(id, n)| *n == name || format!("{id:?}") == name) else {
             if is_known_but_weak(name) {
                 continue;
             }
             return Err(name.to_owned());
         };
-        picked.extend(
-            all.iter()
-                .filter(|s| s.suite() == *id && s.tls13().is_none()),
-        );
+        picked.extend(all.iter().filter(|s| s.suite() == *id && s.tls13().is_none()));
     }
-    if picked.len() == before {
-        Err(String::new())
-    } else {
-        Ok(picked)
-    }
+    if picked.len() == before { Err(String::new()) } else { Ok(picked) }
 }
 
 fn group(name: &str) -> Option<&'static dyn SupportedKxGroup> {
@@ -153,9 +99,7 @@ pub fn provider(
         p.cipher_suites = suites(cipher_suites)?;
     }
     if !ecdh_curves.is_empty() {
-        let named = ecdh_curves
-            .iter()
-            .map(|n| group(n.as_ref()).ok_or_else(|| n.as_ref().to_owned()));
+        let named = ecdh_curves.iter().map(|n| group(n.as_ref()).ok_or_else(|| n.as_ref().to_owned()));
         p.kx_groups = named.collect::<Result<_, _>>()?;
     }
     Ok(Arc::new(p))
@@ -166,23 +110,13 @@ mod tests {
     use super::*;
 
     fn check(names: &[&str], expect: Result<usize, &str>) {
-        assert_eq!(
-            suites(names).map(|s| s.len() - 3),
-            expect.map_err(str::to_owned),
-            "{names:?}"
-        );
+        assert_eq!(suites(names).map(|s| s.len() - 3), expect.map_err(str::to_owned), "{names:?}");
     }
 
     #[test]
     fn cipher_names() {
         check(&["ECDHE-ECDSA-AES256-GCM-SHA384"], Ok(1));
-        check(
-            &[
-                "[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]",
-                "AES128-SHA",
-            ],
-            Ok(2),
-        );
+        check(&["[ECDHE-ECDSA-AES128-GCM-SHA256|ECDHE-ECDSA-CHACHA20-POLY1305]", "AES128-SHA"], Ok(2));
         check(&["NULL-MD5"], Err("NULL-MD5"));
         check(&["AES128-SHA"], Err(""));
         check(&["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"], Ok(1));
@@ -191,13 +125,7 @@ mod tests {
     #[test]
     fn curve_names() {
         let none: [&str; 0] = [];
-        assert_eq!(
-            provider(&none, &["X25519MLKEM768", "P-256"])
-                .unwrap()
-                .kx_groups
-                .len(),
-            2
-        );
+        assert_eq!(provider(&none, &["X25519MLKEM768", "P-256"]).unwrap().kx_groups.len(), 2);
         assert_eq!(provider(&none, &["brainpool"]).unwrap_err(), "brainpool");
     }
 }

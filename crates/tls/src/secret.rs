@@ -56,8 +56,7 @@ impl CertificateSecret {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| SecretError::Certificate(e.to_string()))?;
         let certificate = Certificate::from_chain(&chain).ok_or(SecretError::NoCertificate)?;
-        let key = PrivateKeyDer::from_pem_slice(key)
-            .map_err(|e| SecretError::PrivateKey(e.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| SecretError::PrivateKey(e.to_string()))?;
         let key = default_provider()
             .key_provider
             .load_private_key(key)
@@ -68,10 +67,7 @@ impl CertificateSecret {
             Err(rustls::Error::InconsistentKeys(_)) => return Err(SecretError::Mismatch),
             Err(e) => return Err(SecretError::Certificate(e.to_string())),
         }
-        Ok(Arc::new(CertificateSecret {
-            key: Arc::new(key),
-            certificate,
-        }))
+        Ok(Arc::new(CertificateSecret { key: Arc::new(key), certificate }))
     }
 }
 
@@ -84,12 +80,7 @@ pub struct TrustRoots {
 
 impl std::fmt::Debug for TrustRoots {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "TrustRoots({} anchors, {} CRLs)",
-            self.anchors.len(),
-            self.crls.len()
-        )
+        write!(f, "TrustRoots({} anchors, {} CRLs)", self.anchors.len(), self.crls.len())
     }
 }
 
@@ -100,9 +91,8 @@ impl TrustRoots {
         let mut certificates = Vec::new();
         for der in CertificateDer::pem_slice_iter(trusted_ca) {
             let der = der.map_err(|e| SecretError::Certificate(e.to_string()))?;
-            let anchor = webpki::anchor_from_trusted_cert(&der)
-                .map_err(|e| SecretError::Certificate(e.to_string()))?
-                .to_owned();
+            let anchor =
+                webpki::anchor_from_trusted_cert(&der).map_err(|e| SecretError::Certificate(e.to_string()))?.to_owned();
             anchors.push(anchor);
             certificates.extend(Certificate::from_chain(std::slice::from_ref(&der)));
         }
@@ -117,11 +107,7 @@ impl TrustRoots {
                     .map_err(|e| SecretError::Crl(e.to_string()))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Arc::new(TrustRoots {
-            anchors,
-            crls,
-            certificates,
-        }))
+        Ok(Arc::new(TrustRoots { anchors, crls, certificates }))
     }
 
     /// Whether `leaf` is itself one of the trusted certificates.
@@ -172,24 +158,14 @@ pub struct SecretStore {
 impl SecretStore {
     /// The slot for `name`, created empty when it is new.
     pub fn slot(&self, name: &str) -> Arc<SecretSlot> {
-        if let Some(slot) = self
-            .slots
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-        {
+        if let Some(slot) = self.slots.read().unwrap_or_else(PoisonError::into_inner).get(name) {
             return slot.clone();
         }
         let mut slots = self.slots.write().unwrap_or_else(PoisonError::into_inner);
         let name: Arc<str> = name.into();
         slots
             .entry(name.clone())
-            .or_insert_with(|| {
-                Arc::new(SecretSlot {
-                    name,
-                    value: ArcSwapOption::empty(),
-                })
-            })
+            .or_insert_with(|| Arc::new(SecretSlot { name, value: ArcSwapOption::empty() }))
             .clone()
     }
 
@@ -205,13 +181,7 @@ impl SecretStore {
 
     /// Every slot, by name: for the admin's `/certs` and `/config_dump`.
     pub fn slots(&self) -> Vec<Arc<SecretSlot>> {
-        let mut all: Vec<_> = self
-            .slots
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect();
+        let mut all: Vec<_> = self.slots.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
         all
     }
@@ -223,10 +193,7 @@ mod tests {
 
     fn key_and_cert() -> (String, String) {
         let key = rcgen::KeyPair::generate().unwrap();
-        let cert = rcgen::CertificateParams::new(vec!["a.b".into()])
-            .unwrap()
-            .self_signed(&key)
-            .unwrap();
+        let cert = rcgen::CertificateParams::new(vec!["a.b".into()]).unwrap().self_signed(&key).unwrap();
         (cert.pem(), key.serialize_pem())
     }
 
@@ -241,10 +208,7 @@ mod tests {
         assert!(matches!(e, SecretError::NoCertificate), "{e}");
         let e = CertificateSecret::from_pem(cert.as_bytes(), b"junk").unwrap_err();
         assert!(matches!(e, SecretError::PrivateKey(_)), "{e}");
-        assert!(matches!(
-            TrustRoots::from_pem(b"", b"").unwrap_err(),
-            SecretError::NoTrustedCa
-        ));
+        assert!(matches!(TrustRoots::from_pem(b"", b"").unwrap_err(), SecretError::NoTrustedCa));
     }
 
     #[test]

@@ -99,10 +99,7 @@ pub struct TlsStream {
 
 impl std::fmt::Debug for TlsStream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TlsStream")
-            .field("socket", &self.socket)
-            .field("info", &self.info)
-            .finish_non_exhaustive()
+        f.debug_struct("TlsStream").field("socket", &self.socket).field("info", &self.info).finish_non_exhaustive()
     }
 }
 
@@ -259,10 +256,7 @@ impl TlsStream {
 
     /// A session whose first bytes from the peer were already read.
     pub(crate) fn with_received(socket: Socket, side: Side, received: Vec<u8>) -> Self {
-        TlsStream {
-            received,
-            ..TlsStream::new(socket, side)
-        }
+        TlsStream { received, ..TlsStream::new(socket, side) }
     }
 
     pub(crate) fn common(&self) -> &CommonState {
@@ -295,10 +289,7 @@ impl TlsStream {
     /// On a TLS failure the alert is sent to the peer before the error is returned.
     pub(crate) async fn handshake(&mut self) -> io::Result<()> {
         loop {
-            let stepped = self.step_received(&mut Sink {
-                buf: &mut [],
-                filled: 0,
-            });
+            let stepped = self.step_received(&mut Sink { buf: &mut [], filled: 0 });
             if let Err(e) = stepped {
                 return Err(self.fail(e));
             }
@@ -307,10 +298,7 @@ impl TlsStream {
                 break;
             }
             if self.received.len() > HANDSHAKE_BYTES_MAX {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidData,
-                    "TLS handshake too large",
-                ));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "TLS handshake too large"));
             }
             self.fill_received().await?;
         }
@@ -323,12 +311,11 @@ impl TlsStream {
         loop {
             std::future::poll_fn(|cx| self.socket.poll_read_ready(cx)).await?;
             let (socket, received) = (&mut self.socket, &mut self.received);
-            let read: io::Result<usize> =
-                with_scratch(&READ_SCRATCH, READ_CIPHERTEXT_MAX, |scratch| {
-                    let n = socket.try_read(scratch)?;
-                    received.extend_from_slice(&scratch[..n]);
-                    Ok(n)
-                });
+            let read: io::Result<usize> = with_scratch(&READ_SCRATCH, READ_CIPHERTEXT_MAX, |scratch| {
+                let n = socket.try_read(scratch)?;
+                received.extend_from_slice(&scratch[..n]);
+                Ok(n)
+            });
             match read {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) => {
@@ -353,11 +340,7 @@ impl TlsStream {
     }
 
     fn step(&mut self, input: &mut [u8], sink: &mut Sink<'_>) -> (usize, Result<Step, Error>) {
-        let (overflow, pending, closed) = (
-            &mut self.plaintext,
-            &mut self.pending,
-            &mut self.peer_closed,
-        );
+        let (overflow, pending, closed) = (&mut self.plaintext, &mut self.pending, &mut self.peer_closed);
         match &mut self.side {
             Side::Client(c) => drive_client(c, input, sink, overflow, pending, closed),
             Side::Server(c) => drive_server(c, input, sink, overflow, pending, closed),
@@ -378,14 +361,8 @@ impl TlsStream {
         }
         if !std::mem::replace(&mut self.failed, true) {
             match &mut self.side {
-                Side::Client(c) => take_alert(
-                    c.process_tls_records(&mut self.received).state,
-                    &mut self.pending,
-                ),
-                Side::Server(c) => take_alert(
-                    c.process_tls_records(&mut self.received).state,
-                    &mut self.pending,
-                ),
+                Side::Client(c) => take_alert(c.process_tls_records(&mut self.received).state, &mut self.pending),
+                Side::Server(c) => take_alert(c.process_tls_records(&mut self.received).state, &mut self.pending),
             }
             // A peer that is gone does not need the alert.
             let _ = self.flush_pending();
@@ -427,8 +404,7 @@ impl TlsStream {
         }
         while !self.peer_closed {
             let held = self.received.len();
-            let want = (sink.buf.len() + 2 * RECORD_OVERHEAD)
-                .clamp(RECORD_PLAINTEXT_MAX + 512, READ_CIPHERTEXT_MAX);
+            let want = (sink.buf.len() + 2 * RECORD_OVERHEAD).clamp(RECORD_PLAINTEXT_MAX + 512, READ_CIPHERTEXT_MAX);
             let (got, step) = with_scratch(&READ_SCRATCH, held + want, |scratch| {
                 let got = match self.socket.try_read(&mut scratch[held..held + want]) {
                     Ok(n) => n,
@@ -499,10 +475,7 @@ impl TlsStream {
         // Bring the session to the state that may write: it may first want to hand out data it
         // already decrypted, or to answer a key update.
         if self.received_unprocessed {
-            self.step_received(&mut Sink {
-                buf: &mut [],
-                filled: 0,
-            })?;
+            self.step_received(&mut Sink { buf: &mut [], filled: 0 })?;
             self.received_unprocessed = !self.received.is_empty();
         }
         let need = len + (len / RECORD_PLAINTEXT_MAX + 2) * RECORD_OVERHEAD;
@@ -542,28 +515,17 @@ impl TlsStream {
     /// `Ok(None)`: the session had something else to do first; call again.
     fn encrypt_once(&mut self, what: &Outgoing<'_>, out: &mut [u8]) -> io::Result<Option<usize>> {
         fn ready_to_write<D>(state: &Result<ConnectionState<'_, '_, D>, Error>) -> bool {
-            matches!(
-                state,
-                Err(_) | Ok(ConnectionState::WriteTraffic(_) | ConnectionState::Closed)
-            )
+            matches!(state, Err(_) | Ok(ConnectionState::WriteTraffic(_) | ConnectionState::Closed))
         }
         let mut input = std::mem::take(&mut self.received);
         let (discard, result) = match &mut self.side {
             Side::Client(c) => {
                 let UnbufferedStatus { discard, state } = c.process_tls_records(&mut input);
-                (
-                    discard,
-                    ready_to_write::<ClientConnectionData>(&state)
-                        .then(|| encrypt(state, what, out)),
-                )
+                (discard, ready_to_write::<ClientConnectionData>(&state).then(|| encrypt(state, what, out)))
             }
             Side::Server(c) => {
                 let UnbufferedStatus { discard, state } = c.process_tls_records(&mut input);
-                (
-                    discard,
-                    ready_to_write::<ServerConnectionData>(&state)
-                        .then(|| encrypt(state, what, out)),
-                )
+                (discard, ready_to_write::<ServerConnectionData>(&state).then(|| encrypt(state, what, out)))
             }
         };
         input.drain(..discard);
@@ -572,10 +534,7 @@ impl TlsStream {
             Some(r) => r.map(Some),
             None => {
                 // Data, key updates and the peer's close come first; they are kept for the reader.
-                self.step_received(&mut Sink {
-                    buf: &mut [],
-                    filled: 0,
-                })?;
+                self.step_received(&mut Sink { buf: &mut [], filled: 0 })?;
                 Ok(None)
             }
         }
@@ -602,9 +561,7 @@ impl TlsStream {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.has_pending_write() {
             match self.flush_pending() {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(self.socket.poll_write_ready(cx))?
-                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(self.socket.poll_write_ready(cx))?,
                 r => return Poll::Ready(r),
             }
         }
@@ -614,11 +571,7 @@ impl TlsStream {
     /// See [`crate::Stream::poll_read_ready`]. Also keeps pending ciphertext moving, so that a
     /// session that only waits for the peer does not strand its last write.
     pub fn poll_read_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.plaintext_at < self.plaintext.len()
-            || self.received_unprocessed
-            || self.peer_closed
-            || self.failed
-        {
+        if self.plaintext_at < self.plaintext.len() || self.received_unprocessed || self.peer_closed || self.failed {
             return Poll::Ready(Ok(()));
         }
         if self.has_pending_write()

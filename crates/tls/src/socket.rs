@@ -101,12 +101,12 @@ impl Socket {
             r => r,
         };
         match self {
-            Socket::Tcp(s) => gone_is_fine(
-                rustix::net::shutdown(s.as_fd(), rustix::net::Shutdown::Write).map_err(Into::into),
-            ),
-            Socket::Unix(s) => gone_is_fine(
-                rustix::net::shutdown(s.as_fd(), rustix::net::Shutdown::Write).map_err(Into::into),
-            ),
+            Socket::Tcp(s) => {
+                gone_is_fine(rustix::net::shutdown(s.as_fd(), rustix::net::Shutdown::Write).map_err(Into::into))
+            }
+            Socket::Unix(s) => {
+                gone_is_fine(rustix::net::shutdown(s.as_fd(), rustix::net::Shutdown::Write).map_err(Into::into))
+            }
             Socket::Pipe(s) => {
                 s.shutdown_write();
                 Ok(())

@@ -179,11 +179,7 @@ impl Stream {
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         loop {
             match this.try_read(buf.initialize_unfilled()) {
@@ -191,9 +187,7 @@ impl AsyncRead for Stream {
                     buf.advance(n);
                     return Poll::Ready(Ok(()));
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(this.poll_read_ready(cx))?
-                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(this.poll_read_ready(cx))?,
                 Err(e) => return Poll::Ready(Err(e)),
             }
         }
@@ -201,11 +195,7 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
@@ -217,9 +207,7 @@ impl AsyncWrite for Stream {
         let this = self.get_mut();
         loop {
             match this.try_write_vectored(bufs) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(this.poll_write_ready(cx))?
-                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(this.poll_write_ready(cx))?,
                 r => return Poll::Ready(r),
             }
         }

@@ -18,9 +18,7 @@ fn ca() -> Ca {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    params
-        .distinguished_name
-        .push(rcgen::DnType::OrganizationName, "test");
+    params.distinguished_name.push(rcgen::DnType::OrganizationName, "test");
     let pem = params.self_signed(&key).unwrap().pem();
     Ca { params, key, pem }
 }
@@ -30,9 +28,7 @@ impl Ca {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(vec![]).unwrap();
         params.distinguished_name = rcgen::DistinguishedName::new();
-        params
-            .subject_alt_names
-            .push(rcgen::SanType::URI(who.try_into().unwrap()));
+        params.subject_alt_names.push(rcgen::SanType::URI(who.try_into().unwrap()));
         let issuer = rcgen::Issuer::from_params(&self.params, &self.key);
         let cert = params.signed_by(&key, &issuer).unwrap();
         CertificateSecret::from_pem(cert.pem().as_bytes(), key.serialize_pem().as_bytes()).unwrap()
@@ -51,22 +47,12 @@ const CLIENT: &str = "spiffe://cluster.local/ns/samples/sa/sleep";
 const SERVER: &str = "spiffe://cluster.local/ns/samples/sa/httpbin";
 const SNI: &str = "outbound_.8000_._.httpbin.samples.svc.cluster.local";
 
-fn spec(
-    certificate: Option<Arc<CertificateSecret>>,
-    rules: PeerRules,
-    alpn: &[&str],
-) -> CommonSpec {
+fn spec(certificate: Option<Arc<CertificateSecret>>, rules: PeerRules, alpn: &[&str]) -> CommonSpec {
     CommonSpec {
         provider: default_provider().clone(),
         versions: vec![&rustls::version::TLS13, &rustls::version::TLS12],
-        certificates: certificate
-            .map(CertificateSource::Fixed)
-            .into_iter()
-            .collect(),
-        validation: ValidationSource {
-            fixed: Some(Arc::new(rules)),
-            slot: None,
-        },
+        certificates: certificate.map(CertificateSource::Fixed).into_iter().collect(),
+        validation: ValidationSource { fixed: Some(Arc::new(rules)), slot: None },
         alpn: alpn.iter().map(|a| a.as_bytes().to_vec()).collect(),
     }
 }
@@ -79,11 +65,7 @@ struct World {
 fn world() -> World {
     let ca = ca();
     World {
-        server: spec(
-            Some(ca.issue(SERVER)),
-            ca.rules(CLIENT),
-            &["h2", "http/1.1"],
-        ),
+        server: spec(Some(ca.issue(SERVER)), ca.rules(CLIENT), &["h2", "http/1.1"]),
         client: spec(Some(ca.issue(CLIENT)), ca.rules(SERVER), &["http/1.1"]),
     }
 }
@@ -91,29 +73,17 @@ fn world() -> World {
 async fn shake(
     server: &ServerContext,
     client: &ClientContext,
-) -> (
-    Result<TlsStream, HandshakeError>,
-    Result<TlsStream, HandshakeError>,
-) {
+) -> (Result<TlsStream, HandshakeError>, Result<TlsStream, HandshakeError>) {
     let (a, b) = Pipe::pair();
-    tokio::join!(
-        server.accept(Socket::Pipe(a)),
-        client.connect(Socket::Pipe(b), ConnectOptions::default())
-    )
+    tokio::join!(server.accept(Socket::Pipe(a)), client.connect(Socket::Pipe(b), ConnectOptions::default()))
 }
 
 fn contexts(w: World) -> (ServerContext, ClientContext) {
-    (
-        ServerContext::new(w.server, true, true),
-        ClientContext::new(w.client, Some(SNI.into()), 8),
-    )
+    (ServerContext::new(w.server, true, true), ClientContext::new(w.client, Some(SNI.into()), 8))
 }
 
 fn block_on<F: Future>(f: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread()
-        .build()
-        .unwrap()
-        .block_on(f)
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(f)
 }
 
 #[test]
@@ -139,23 +109,14 @@ fn names_must_match() {
     block_on(async {
         let mut w = world();
         let mut rules = PeerRules::clone(w.client.validation.fixed.as_ref().unwrap());
-        rules.sans = vec![(
-            SanKind::Uri,
-            StringMatcher::Prefix("spiffe://other/".into()),
-        )];
+        rules.sans = vec![(SanKind::Uri, StringMatcher::Prefix("spiffe://other/".into()))];
         w.client.validation.fixed = Some(Arc::new(rules));
         let (server, client) = contexts(w);
         let (s, c) = shake(&server, &client).await;
         let (s, c) = (s.unwrap_err(), c.unwrap_err());
         assert_eq!(c.failure(), Failure::VerifySan);
-        assert!(
-            c.transport_failure_reason()
-                .ends_with("verify cert failed: verify SAN list")
-        );
-        assert!(
-            matches!(s, HandshakeError::Tls(rustls::Error::AlertReceived(_))),
-            "{s}"
-        );
+        assert!(c.transport_failure_reason().ends_with("verify cert failed: verify SAN list"));
+        assert!(matches!(s, HandshakeError::Tls(rustls::Error::AlertReceived(_))), "{s}");
     });
 }
 
@@ -208,13 +169,9 @@ fn secrets_may_come_late_and_change() {
         let store = SecretStore::default();
         let mut server = spec(None, PeerRules::default(), &[]);
         server.certificates = vec![CertificateSource::Slot(store.slot("default"))];
-        server.validation = ValidationSource {
-            fixed: None,
-            slot: Some(store.slot("ROOTCA")),
-        };
+        server.validation = ValidationSource { fixed: None, slot: Some(store.slot("ROOTCA")) };
         let server = ServerContext::new(server, true, true);
-        let client =
-            ClientContext::new(spec(Some(ca.issue(CLIENT)), ca.rules(SERVER), &[]), None, 1);
+        let client = ClientContext::new(spec(Some(ca.issue(CLIENT)), ca.rules(SERVER), &[]), None, 1);
         let (s, _) = shake(&server, &client).await;
         assert_eq!(s.unwrap_err().failure(), Failure::SecretsNotReady);
         store.update("default", Secret::Certificate(ca.issue(SERVER)));
@@ -228,10 +185,7 @@ fn secrets_may_come_late_and_change() {
         store.update("default", Secret::Certificate(ca.issue(SERVER)));
         let (_, c) = shake(&server, &client).await;
         let c = c.unwrap();
-        assert!(
-            !c.info().resumed,
-            "a rotated context must not resume old sessions"
-        );
+        assert!(!c.info().resumed, "a rotated context must not resume old sessions");
         assert_ne!(c.info().peer.as_ref().unwrap().sha256_hex(), before);
         old_c.write_all(b"still here").await.unwrap();
         let mut buf = [0; 10];
@@ -280,10 +234,8 @@ fn garbage_after_the_handshake_is_an_error() {
     block_on(async {
         let (server, client) = contexts(world());
         let (a, b) = Pipe::pair();
-        let (s, c) = tokio::join!(
-            server.accept(Socket::Pipe(a)),
-            client.connect(Socket::Pipe(b), ConnectOptions::default())
-        );
+        let (s, c) =
+            tokio::join!(server.accept(Socket::Pipe(a)), client.connect(Socket::Pipe(b), ConnectOptions::default()));
         let (mut s, c) = (s.unwrap(), c.unwrap());
         let mut raw = c.into_socket();
         assert_eq!(raw.try_write(b"GET / HTTP/1.1\r\n\r\n").unwrap(), 18);
@@ -310,10 +262,7 @@ fn bulk(tls12: bool, writes: Vec<usize>, read_size: usize) {
                 let (head, tail) = part.split_at(part.len() / 3);
                 let mut sent = 0;
                 while sent < part.len() {
-                    let bufs = [
-                        &head[sent.min(head.len())..],
-                        &tail[sent.saturating_sub(head.len())..],
-                    ];
+                    let bufs = [&head[sent.min(head.len())..], &tail[sent.saturating_sub(head.len())..]];
                     let slices = bufs.map(std::io::IoSlice::new);
                     sent += c.write_vectored(&slices).await.unwrap();
                 }
@@ -332,11 +281,7 @@ fn bulk(tls12: bool, writes: Vec<usize>, read_size: usize) {
             }
         };
         let ((), got) = tokio::join!(send, receive);
-        assert!(
-            got == data,
-            "{} of {total} bytes, or other bytes",
-            got.len()
-        );
+        assert!(got == data, "{} of {total} bytes, or other bytes", got.len());
     });
 }
 

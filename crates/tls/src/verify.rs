@@ -13,9 +13,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 use webpki::{CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, RevocationCheckDepth};
 use webpki::{RevocationOptionsBuilder, UnknownStatusPolicy};
 
@@ -116,16 +114,10 @@ impl PeerRules {
 
     /// The bundle of the trust domain that the leaf claims.
     fn spiffe_roots(&self, leaf: &CertificateDer<'_>) -> Result<&TrustRoots, Error> {
-        let facts = CertificateFacts::parse(leaf)
-            .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        let domain = facts
-            .uri_sans
-            .iter()
-            .find_map(|uri| uri.strip_prefix("spiffe://")?.split('/').next());
+        let facts = CertificateFacts::parse(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        let domain = facts.uri_sans.iter().find_map(|uri| uri.strip_prefix("spiffe://")?.split('/').next());
         let bundle = domain.and_then(|d| self.spiffe.iter().find(|(name, _)| **name == *d));
-        bundle
-            .map(|(_, roots)| &**roots)
-            .ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+        bundle.map(|(_, roots)| &**roots).ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))
     }
 
     fn check_chain(
@@ -143,11 +135,7 @@ impl PeerRules {
         }
         let cert = EndEntityCert::try_from(leaf).map_err(webpki_error)?;
         let crls: Vec<&CertRevocationList<'_>> = roots.crls.iter().collect();
-        let depth = if self.leaf_crl_only {
-            RevocationCheckDepth::EndEntity
-        } else {
-            RevocationCheckDepth::Chain
-        };
+        let depth = if self.leaf_crl_only { RevocationCheckDepth::EndEntity } else { RevocationCheckDepth::Chain };
         let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|b| {
             b.with_depth(depth)
                 .with_status_policy(UnknownStatusPolicy::Allow)
@@ -155,15 +143,7 @@ impl PeerRules {
                 .build()
         });
         let algorithms = provider.signature_verification_algorithms.all;
-        match cert.verify_for_usage(
-            algorithms,
-            &roots.anchors,
-            intermediates,
-            now,
-            usage,
-            revocation,
-            None,
-        ) {
+        match cert.verify_for_usage(algorithms, &roots.anchors, intermediates, now, usage, revocation, None) {
             Ok(_) => Ok(()),
             Err(webpki::Error::CertExpired { .. }) if self.allow_expired => Ok(()),
             Err(e) => Err(webpki_error(e)),
@@ -195,13 +175,8 @@ impl PeerRules {
         if self.sans.is_empty() {
             return Ok(());
         }
-        let facts = CertificateFacts::parse(leaf)
-            .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
-        if self
-            .sans
-            .iter()
-            .any(|(kind, matcher)| names_match(&facts, *kind, matcher))
-        {
+        let facts = CertificateFacts::parse(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+        if self.sans.iter().any(|(kind, matcher)| names_match(&facts, *kind, matcher)) {
             return Ok(());
         }
         Err(Refused::San.into())
@@ -217,10 +192,7 @@ pub fn names_match(facts: &CertificateFacts, kind: SanKind, matcher: &StringMatc
             .any(|kind| names_match(facts, *kind, matcher)),
         SanKind::Uri => any(&facts.uri_sans),
         SanKind::Email => any(&facts.email_sans),
-        SanKind::Ip => facts
-            .ip_sans
-            .iter()
-            .any(|ip| matcher.matches(ip.to_string().as_bytes())),
+        SanKind::Ip => facts.ip_sans.iter().any(|ip| matcher.matches(ip.to_string().as_bytes())),
         SanKind::Dns => match matcher {
             // An exact DNS matcher also accepts a wildcard in the certificate.
             StringMatcher::Exact(want) | StringMatcher::ExactNoCase(want) => {
@@ -247,17 +219,11 @@ fn dns_name_matches(name: &str, pattern: &str) -> bool {
     let Some(suffix) = pattern.strip_prefix("*.") else {
         return false;
     };
-    name.split_once('.')
-        .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(suffix))
+    name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(suffix))
 }
 
-fn check_validity(
-    leaf: &CertificateDer<'_>,
-    now: UnixTime,
-    allow_expired: bool,
-) -> Result<(), Error> {
-    let facts = CertificateFacts::parse(leaf)
-        .ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
+fn check_validity(leaf: &CertificateDer<'_>, now: UnixTime, allow_expired: bool) -> Result<(), Error> {
+    let facts = CertificateFacts::parse(leaf).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))?;
     let now = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(now.as_secs());
     if facts.not_before.is_some_and(|t| now < t) {
         return Err(Error::InvalidCertificate(CertificateError::NotValidYet));
@@ -321,9 +287,7 @@ macro_rules! signatures {
         }
 
         fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.provider
-                .signature_verification_algorithms
-                .supported_schemes()
+            self.provider.signature_verification_algorithms.supported_schemes()
         }
     };
 }
@@ -337,13 +301,7 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        self.rules.check(
-            &self.provider,
-            end_entity,
-            intermediates,
-            now,
-            KeyUsage::server_auth(),
-        )?;
+        self.rules.check(&self.provider, end_entity, intermediates, now, KeyUsage::server_auth())?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -365,13 +323,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.rules.check(
-            &self.provider,
-            end_entity,
-            intermediates,
-            now,
-            KeyUsage::client_auth(),
-        )?;
+        self.rules.check(&self.provider, end_entity, intermediates, now, KeyUsage::client_auth())?;
         Ok(ClientCertVerified::assertion())
     }
 
