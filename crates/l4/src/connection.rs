@@ -256,10 +256,8 @@ async fn respond(mut stream: Stream, bytes: &[u8]) {
 
 /// Counts a connection from the choice of its chain to its end, however it ends.
 struct Counted {
-    worker: Rc<Worker>,
     active: Rc<Active>,
     listener: Arc<Listener>,
-    id: u64,
     began: Instant,
 }
 
@@ -270,19 +268,12 @@ impl Counted {
         active.stats.inc(listener_worker::DOWNSTREAM_CX_TOTAL);
         active.stats.gauge_add(listener_worker::DOWNSTREAM_CX_ACTIVE, 1);
         worker.enter(id, chain);
-        Counted {
-            worker: worker.clone(),
-            active: active.clone(),
-            listener: listener.clone(),
-            id,
-            began: Instant::now(),
-        }
+        Counted { active: active.clone(), listener: listener.clone(), began: Instant::now() }
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.worker.leave(self.id);
         let stats = &self.listener.stats;
         stats.inc(stat::DOWNSTREAM_CX_DESTROY);
         stats.gauge_sub(stat::DOWNSTREAM_CX_ACTIVE, 1);

@@ -44,12 +44,13 @@ pub struct Worker {
     listeners: RefCell<HashMap<Name, Rc<Active>>>,
     by_address: RefCell<HashMap<SocketAddr, Rc<Active>>>,
     connections: RefCell<HashMap<u64, Entry>>,
-    tasks: RefCell<HashMap<u64, AbortHandle>>,
     drain_time: Cell<Duration>,
 }
 
 struct Entry {
-    chain: Arc<Chain>,
+    task: AbortHandle,
+    /// `None` while listener filters run.
+    chain: Option<Arc<Chain>>,
 }
 
 /// A listener in service.
@@ -79,7 +80,6 @@ impl Worker {
             listeners: RefCell::default(),
             by_address: RefCell::default(),
             connections: RefCell::default(),
-            tasks: RefCell::default(),
             drain_time: Cell::new(DRAIN_TIME_DEFAULT),
         })
     }
@@ -154,9 +154,9 @@ impl Worker {
         self.listeners.borrow_mut().remove(name);
     }
 
-    /// Connections being served.
+    /// Connections that have found their filter chain.
     pub fn connections(&self) -> usize {
-        self.connections.borrow().len()
+        self.connections.borrow().values().filter(|e| e.chain.is_some()).count()
     }
 
     /// A random number for balancing and sampling.
@@ -180,11 +180,10 @@ impl Worker {
     }
 
     fn close(&self, chains: &[Arc<Chain>]) {
-        let gone = |e: &Entry| chains.iter().any(|c| c.id == e.chain.id);
-        let ids: Vec<u64> = self.connections.borrow().iter().filter(|(_, e)| gone(e)).map(|(id, _)| *id).collect();
-        for id in ids {
-            if let Some(task) = self.tasks.borrow().get(&id) {
-                task.abort();
+        let gone = |c: &Arc<Chain>| chains.iter().any(|g| g.id == c.id);
+        for entry in self.connections.borrow().values() {
+            if entry.chain.as_ref().is_some_and(gone) {
+                entry.task.abort();
             }
         }
     }
@@ -200,12 +199,9 @@ impl Worker {
 
     /// Notes which chain a connection belongs to.
     pub(crate) fn enter(&self, id: u64, chain: &Arc<Chain>) {
-        self.connections.borrow_mut().insert(id, Entry { chain: chain.clone() });
-    }
-
-    /// Forgets a connection.
-    pub(crate) fn leave(&self, id: u64) {
-        self.connections.borrow_mut().remove(&id);
+        if let Some(entry) = self.connections.borrow_mut().get_mut(&id) {
+            entry.chain = Some(chain.clone());
+        }
     }
 
     fn accepted(self: &Rc<Self>, active: &Rc<Active>, socket: Socket, remote: SocketAddr, local: SocketAddr) {
@@ -233,13 +229,13 @@ impl Worker {
             struct Leave(Rc<Worker>, u64);
             impl Drop for Leave {
                 fn drop(&mut self) {
-                    self.0.tasks.borrow_mut().remove(&self.1);
+                    self.0.connections.borrow_mut().remove(&self.1);
                 }
             }
             let _leave = Leave(worker, id);
             serving.await;
         });
-        self.tasks.borrow_mut().insert(id, task.abort_handle());
+        self.connections.borrow_mut().insert(id, Entry { task: task.abort_handle(), chain: None });
     }
 }
 
