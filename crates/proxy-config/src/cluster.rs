@@ -523,9 +523,7 @@ impl Cluster {
     /// The transport for an endpoint with this metadata (endpoint's own first, then its locality's).
     pub fn transport_for(&self, endpoint: &Metadata, locality: &Metadata) -> &UpstreamTransport {
         let holds = |m: &Metadata, t: &TransportMatch| {
-            t.criteria
-                .iter()
-                .all(|(k, v)| m.get("envoy.transport_socket_match", &[k]) == Some(v))
+            t.criteria.iter().all(|(k, v)| m.get("envoy.transport_socket_match", &[k]) == Some(v))
         };
         self.transport_matches
             .iter()

@@ -68,28 +68,18 @@ impl Metadata {
         if bytes.is_empty() {
             return Self(None);
         }
-        Self(Some(Arc::new(MetadataInner {
-            encoded: bytes.into(),
-            fields: OnceLock::new(),
-        })))
+        Self(Some(Arc::new(MetadataInner { encoded: bytes.into(), fields: OnceLock::new() })))
     }
 
     /// Metadata from its fields.
     pub fn from_fields(fields: BTreeMap<Name, Value>) -> Self {
-        Self(Some(Arc::new(MetadataInner {
-            encoded: Box::default(),
-            fields: OnceLock::from(fields),
-        })))
+        Self(Some(Arc::new(MetadataInner { encoded: Box::default(), fields: OnceLock::from(fields) })))
     }
 
     /// All fields by filter name.
     pub fn fields(&self) -> Option<&BTreeMap<Name, Value>> {
         let inner = self.0.as_ref()?;
-        Some(
-            inner
-                .fields
-                .get_or_init(|| crate::parse::metadata_fields(&inner.encoded)),
-        )
+        Some(inner.fields.get_or_init(|| crate::parse::metadata_fields(&inner.encoded)))
     }
 
     /// The struct of `filter`.
@@ -167,10 +157,7 @@ impl std::fmt::Display for Address {
             Address::Socket(a) => write!(f, "{a}"),
             Address::Dns { host, port } => write!(f, "{host}:{port}"),
             Address::Pipe { path, .. } => f.write_str(path),
-            Address::Internal {
-                listener,
-                endpoint_id,
-            } => write!(f, "envoy://{listener}/{endpoint_id}"),
+            Address::Internal { listener, endpoint_id } => write!(f, "envoy://{listener}/{endpoint_id}"),
         }
     }
 }
@@ -188,15 +175,9 @@ pub struct Fraction {
 
 impl Fraction {
     /// Always.
-    pub const ALWAYS: Fraction = Fraction {
-        numerator: 100,
-        denominator: 100,
-    };
+    pub const ALWAYS: Fraction = Fraction { numerator: 100, denominator: 100 };
     /// Never.
-    pub const NEVER: Fraction = Fraction {
-        numerator: 0,
-        denominator: 100,
-    };
+    pub const NEVER: Fraction = Fraction { numerator: 0, denominator: 100 };
 
     /// True for `random` drawn uniformly from `u64`, as Envoy evaluates it (`random % denominator < numerator`).
     #[inline]

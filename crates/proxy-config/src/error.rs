@@ -59,10 +59,7 @@ pub enum Reason {
 impl ConfigError {
     /// A new error at the current field.
     pub fn new(reason: Reason) -> Self {
-        Self {
-            path: Vec::new(),
-            reason,
-        }
+        Self { path: Vec::new(), reason }
     }
 
     /// Adds the enclosing field.
@@ -95,11 +92,7 @@ impl ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path();
-        if path.is_empty() {
-            write!(f, "{}", self.reason)
-        } else {
-            write!(f, "{path}: {}", self.reason)
-        }
+        if path.is_empty() { write!(f, "{}", self.reason) } else { write!(f, "{path}: {}", self.reason) }
     }
 }
 
@@ -150,13 +143,7 @@ mod tests {
 
     #[test]
     fn path_reads_from_the_outside_in() {
-        let e = missing("match")
-            .at_index("routes", 0)
-            .at_index("virtual_hosts", 2)
-            .at("route_config");
-        assert_eq!(
-            e.to_string(),
-            "route_config.virtual_hosts[2].routes[0].match: value is required"
-        );
+        let e = missing("match").at_index("routes", 0).at_index("virtual_hosts", 2).at("route_config");
+        assert_eq!(e.to_string(), "route_config.virtual_hosts[2].routes[0].match: value is required");
     }
 }

@@ -81,11 +81,7 @@ pub struct CidrLevel<T> {
 
 impl<T> Default for CidrLevel<T> {
     fn default() -> Self {
-        Self {
-            v4: Vec::new(),
-            v6: Vec::new(),
-            any: None,
-        }
+        Self { v4: Vec::new(), v6: Vec::new(), any: None }
     }
 }
 
@@ -131,19 +127,11 @@ pub struct SourcePortLevel {
 }
 
 fn mask4(ip: u32, len: u8) -> u32 {
-    if len == 0 {
-        0
-    } else {
-        ip & (u32::MAX << (32 - len))
-    }
+    if len == 0 { 0 } else { ip & (u32::MAX << (32 - len)) }
 }
 
 fn mask6(ip: u128, len: u8) -> u128 {
-    if len == 0 {
-        0
-    } else {
-        ip & (u128::MAX << (128 - len))
-    }
+    if len == 0 { 0 } else { ip & (u128::MAX << (128 - len)) }
 }
 
 impl<T: Default> CidrLevel<T> {
@@ -178,11 +166,7 @@ impl<T: Default> CidrLevel<T> {
     }
 
     fn entry(&mut self, net: Option<&Cidr>) -> &mut T {
-        fn level<K: std::hash::Hash + Eq, T: Default>(
-            v: &mut Vec<(u8, FastMap<K, T>)>,
-            len: u8,
-            key: K,
-        ) -> &mut T {
+        fn level<K: std::hash::Hash + Eq, T: Default>(v: &mut Vec<(u8, FastMap<K, T>)>, len: u8, key: K) -> &mut T {
             let at = v.binary_search_by(|(l, _)| len.cmp(l)).unwrap_or_else(|i| {
                 v.insert(i, (len, FastMap::default()));
                 i
@@ -191,16 +175,8 @@ impl<T: Default> CidrLevel<T> {
         }
         match net {
             None => self.any.get_or_insert_default(),
-            Some(Cidr::V4(n)) => level(
-                &mut self.v4,
-                n.prefix_len(),
-                mask4(u32::from(n.addr()), n.prefix_len()),
-            ),
-            Some(Cidr::V6(n)) => level(
-                &mut self.v6,
-                n.prefix_len(),
-                mask6(u128::from(n.addr()), n.prefix_len()),
-            ),
+            Some(Cidr::V4(n)) => level(&mut self.v4, n.prefix_len(), mask4(u32::from(n.addr()), n.prefix_len())),
+            Some(Cidr::V6(n)) => level(&mut self.v6, n.prefix_len(), mask6(u128::from(n.addr()), n.prefix_len())),
         }
     }
 }
@@ -253,29 +229,18 @@ impl TransportLevel {
     /// The entry for this transport protocol, else "any".
     #[inline]
     pub fn find(&self, protocol: &str) -> Option<&AlpnLevel> {
-        self.exact
-            .iter()
-            .find(|(k, _)| &**k == protocol)
-            .map(|(_, v)| v)
-            .or(self.any.as_deref())
+        self.exact.iter().find(|(k, _)| &**k == protocol).map(|(_, v)| v).or(self.any.as_deref())
     }
 
     fn entry(&mut self, protocol: &str) -> &mut AlpnLevel {
-        if protocol.is_empty() {
-            self.any.get_or_insert_default()
-        } else {
-            vec_entry(&mut self.exact, protocol)
-        }
+        if protocol.is_empty() { self.any.get_or_insert_default() } else { vec_entry(&mut self.exact, protocol) }
     }
 }
 
 impl AlpnLevel {
     /// The entry of the first of the peer's protocols that has one, else "any".
     #[inline]
-    pub fn find<'a>(
-        &self,
-        protocols: impl Iterator<Item = &'a [u8]>,
-    ) -> Option<&CidrLevel<SourceTypeLevel>> {
+    pub fn find<'a>(&self, protocols: impl Iterator<Item = &'a [u8]>) -> Option<&CidrLevel<SourceTypeLevel>> {
         if !self.exact.is_empty() {
             for p in protocols {
                 if let Some((_, v)) = self.exact.iter().find(|(k, _)| k.as_bytes() == p) {
@@ -304,11 +269,7 @@ impl SourcePortLevel {
 
 /// One empty entry stands for "any" in a product.
 fn or_any<T>(list: &[T]) -> Vec<Option<&T>> {
-    if list.is_empty() {
-        vec![None]
-    } else {
-        list.iter().map(Some).collect()
-    }
+    if list.is_empty() { vec![None] } else { list.iter().map(Some).collect() }
 }
 
 impl FilterChains {
@@ -321,14 +282,9 @@ impl FilterChains {
     ) -> Result<FilterChains> {
         let mut index = PortLevel::default();
         for (number, (m, _)) in chains.iter().enumerate() {
-            insert(&mut index, m, number as u32)
-                .map_err(|e| e.at_index("filter_chains", number))?;
+            insert(&mut index, m, number as u32).map_err(|e| e.at_index("filter_chains", number))?;
         }
-        Ok(FilterChains {
-            chains: chains.into_iter().map(|(_, c)| c).collect(),
-            default,
-            index,
-        })
+        Ok(FilterChains { chains: chains.into_iter().map(|(_, c)| c).collect(), default, index })
     }
 
     /// All chains including the default one.
@@ -345,10 +301,7 @@ fn insert(index: &mut PortLevel, m: &FilterChainMatch, number: u32) -> Result<()
         * m.source_prefix_ranges.len().max(1)
         * m.source_ports.len().max(1);
     if product > MATCH_PRODUCT_MAX {
-        return Err(
-            invalid(format!("filter chain match expands to {product} rules"))
-                .at("filter_chain_match"),
-        );
+        return Err(invalid(format!("filter chain match expands to {product} rules")).at("filter_chain_match"));
     }
     let ports = match m.destination_port {
         Some(p) => index.exact.entry(p).or_default(),
@@ -357,9 +310,7 @@ fn insert(index: &mut PortLevel, m: &FilterChainMatch, number: u32) -> Result<()
     for dest in or_any(&m.prefix_ranges) {
         let names = ports.entry(dest);
         for name in or_any(&m.server_names) {
-            let alpns = names
-                .entry(name.map(String::as_str))
-                .entry(&m.transport_protocol);
+            let alpns = names.entry(name.map(String::as_str)).entry(&m.transport_protocol);
             for alpn in or_any(&m.application_protocols) {
                 let direct = alpns.entry(alpn.map(String::as_str));
                 for net in or_any(&m.direct_source_prefix_ranges) {
@@ -389,8 +340,7 @@ fn insert(index: &mut PortLevel, m: &FilterChainMatch, number: u32) -> Result<()
 }
 
 fn overlap() -> ConfigError {
-    invalid("multiple filter chains with overlapping matching rules are defined")
-        .at("filter_chain_match")
+    invalid("multiple filter chains with overlapping matching rules are defined").at("filter_chain_match")
 }
 
 /// A set of ports as sorted, disjoint ranges.

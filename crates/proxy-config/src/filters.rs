@@ -17,11 +17,7 @@ impl PerFilter {
     /// What the route says about the filter configured as `name`.
     #[inline]
     pub fn get(&self, name: &str) -> Option<&FilterOverride> {
-        self.0
-            .as_ref()?
-            .iter()
-            .find(|(n, _)| &**n == name)
-            .map(|(_, o)| o)
+        self.0.as_ref()?.iter().find(|(n, _)| &**n == name).map(|(_, o)| o)
     }
 
     /// True when no filter is spoken of (the common case).

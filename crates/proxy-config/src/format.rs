@@ -25,11 +25,7 @@ pub enum Part {
 impl Format {
     /// A format that is only text.
     pub fn literal(text: &str) -> Self {
-        if text.is_empty() {
-            Self::default()
-        } else {
-            Self(Box::new([Part::Text(text.into())]))
-        }
+        if text.is_empty() { Self::default() } else { Self(Box::new([Part::Text(text.into())])) }
     }
 
     /// The text when there is no operator in it.

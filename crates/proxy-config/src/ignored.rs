@@ -17,18 +17,12 @@ pub const IGNORED: &[Ignored] = &[
         field: "envoy.config.listener.v3.Listener.connection_balance_config",
         why: "every worker has its own SO_REUSEPORT accept queue; the kernel balances",
     },
-    Ignored {
-        field: "envoy.config.listener.v3.Listener.enable_reuse_port",
-        why: "always on where a listener binds",
-    },
+    Ignored { field: "envoy.config.listener.v3.Listener.enable_reuse_port", why: "always on where a listener binds" },
     Ignored {
         field: "envoy.config.listener.v3.Listener.max_connections_to_accept_per_socket_event",
         why: "accept loops are bounded by a constant of their own",
     },
-    Ignored {
-        field: "*.stat_prefix of TLS contexts",
-        why: "names only; no behaviour",
-    },
+    Ignored { field: "*.stat_prefix of TLS contexts", why: "names only; no behaviour" },
     Ignored {
         field: "RuntimeFractionalPercent.runtime_key",
         why: "there is no mutable runtime layer; the default applies",

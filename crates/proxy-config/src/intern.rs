@@ -8,8 +8,7 @@ use std::sync::Arc;
 
 use crate::Name;
 use crate::cluster::{
-    CircuitBreakers, Cluster, Discovery, LbConfig, OutlierDetection, UpstreamHttp,
-    UpstreamTransport,
+    CircuitBreakers, Cluster, Discovery, LbConfig, OutlierDetection, UpstreamHttp, UpstreamTransport,
 };
 use crate::tls::{CertificateSource, TlsContext, Validation};
 
@@ -100,8 +99,9 @@ impl Interner {
                     self.tls(context);
                 }
             }
-            UpstreamTransport::ProxyProtocol { inner, .. }
-            | UpstreamTransport::InternalUpstream { inner, .. } => self.transport(inner),
+            UpstreamTransport::ProxyProtocol { inner, .. } | UpstreamTransport::InternalUpstream { inner, .. } => {
+                self.transport(inner)
+            }
         }
     }
 
@@ -114,9 +114,7 @@ impl Interner {
         for protocol in &mut context.alpn {
             self.name(protocol);
         }
-        if let Validation::Sds(name) | Validation::Combined { sds: name, .. } =
-            &mut context.validation
-        {
+        if let Validation::Sds(name) | Validation::Combined { sds: name, .. } = &mut context.validation {
             self.name(name);
         }
     }

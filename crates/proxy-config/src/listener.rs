@@ -226,9 +226,6 @@ pub enum NetworkFilterKind {
 impl NetworkFilterKind {
     /// True for filters that must come last.
     pub fn is_terminal(&self) -> bool {
-        matches!(
-            self,
-            Self::Hcm(_) | Self::TcpProxy(_) | Self::Echo | Self::DirectResponse(_)
-        )
+        matches!(self, Self::Hcm(_) | Self::TcpProxy(_) | Self::Echo | Self::DirectResponse(_))
     }
 }

@@ -58,9 +58,7 @@ impl RegexRewrite {
                     Some(d) if d.is_ascii_digit() => {
                         let group = d as usize - '0' as usize;
                         if group >= regex.captures_len() {
-                            return Err(format!(
-                                "substitution refers to group {group} that the pattern lacks"
-                            ));
+                            return Err(format!("substitution refers to group {group} that the pattern lacks"));
                         }
                         out.extend_from_slice(format!("${{{d}}}").as_bytes());
                     }
@@ -71,17 +69,12 @@ impl RegexRewrite {
                 c => out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
             }
         }
-        Ok(Self {
-            pattern: regex,
-            substitution: out.into(),
-        })
+        Ok(Self { pattern: regex, substitution: out.into() })
     }
 
     /// `text` with every match replaced.
     pub fn apply(&self, text: &[u8]) -> Vec<u8> {
-        self.pattern
-            .replace_all(text, &self.substitution[..])
-            .into_owned()
+        self.pattern.replace_all(text, &self.substitution[..]).into_owned()
     }
 }
 
@@ -118,18 +111,12 @@ impl StringMatcher {
             Self::Suffix(p) => text.ends_with(p.as_bytes()),
             Self::Contains(p) => memchr::memmem::find(text, p.as_bytes()).is_some(),
             Self::ExactNoCase(p) => text.eq_ignore_ascii_case(p.as_bytes()),
-            Self::PrefixNoCase(p) => {
-                text.len() >= p.len() && text[..p.len()].eq_ignore_ascii_case(p.as_bytes())
-            }
+            Self::PrefixNoCase(p) => text.len() >= p.len() && text[..p.len()].eq_ignore_ascii_case(p.as_bytes()),
             Self::SuffixNoCase(p) => {
-                text.len() >= p.len()
-                    && text[text.len() - p.len()..].eq_ignore_ascii_case(p.as_bytes())
+                text.len() >= p.len() && text[text.len() - p.len()..].eq_ignore_ascii_case(p.as_bytes())
             }
             Self::ContainsNoCase(p) => {
-                p.is_empty()
-                    || text
-                        .windows(p.len())
-                        .any(|w| w.eq_ignore_ascii_case(p.as_bytes()))
+                p.is_empty() || text.windows(p.len()).any(|w| w.eq_ignore_ascii_case(p.as_bytes()))
             }
             Self::Regex(r) => r.matches(text),
         }
@@ -175,11 +162,7 @@ impl HeaderName {
             ":status" => Pseudo::Status,
             _ => Pseudo::No,
         };
-        let name = if lower == "host" {
-            Name::from(":authority")
-        } else {
-            Name::from(lower)
-        };
+        let name = if lower == "host" { Name::from(":authority") } else { Name::from(lower) };
         Self { name, pseudo }
     }
 
@@ -355,16 +338,8 @@ mod tests {
         check(StringMatcher::ContainsNoCase("b".into()), "aBC", true);
         check(StringMatcher::ContainsNoCase("".into()), "", true);
         check(StringMatcher::Contains("zz".into()), "azzb", true);
-        check(
-            StringMatcher::Regex(FullRegex::new("a|ab").unwrap()),
-            "ab",
-            true,
-        );
-        check(
-            StringMatcher::Regex(FullRegex::new("a.*").unwrap()),
-            "ba",
-            false,
-        );
+        check(StringMatcher::Regex(FullRegex::new("a|ab").unwrap()), "ab", true);
+        check(StringMatcher::Regex(FullRegex::new("a.*").unwrap()), "ba", false);
     }
 
     #[test]

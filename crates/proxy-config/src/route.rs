@@ -12,17 +12,15 @@ use crate::filters::PerFilter;
 use crate::format::{Format, SubstitutionFormat};
 use crate::headers::HeaderChain;
 use crate::matcher::{
-    CidrSet, CookieMatcher, FullRegex, HeaderMatcher, HeaderName, MetadataMatcher, QueryMatcher,
-    RegexRewrite, StringMatcher,
+    CidrSet, CookieMatcher, FullRegex, HeaderMatcher, HeaderName, MetadataMatcher, QueryMatcher, RegexRewrite,
+    StringMatcher,
 };
 use crate::vhost::DomainIndex;
 
 mod rate_limit;
 mod retry;
 pub use rate_limit::{RateLimit, RateLimitAction};
-pub use retry::{
-    HedgePolicy, HostPredicate, RateLimitedBackoff, ResetHeader, RetryOn, RetryPolicy,
-};
+pub use retry::{HedgePolicy, HostPredicate, RateLimitedBackoff, ResetHeader, RetryOn, RetryPolicy};
 
 /// `RouteConfiguration`.
 #[derive(Debug, Clone, Default)]

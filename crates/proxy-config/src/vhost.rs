@@ -30,9 +30,7 @@ impl DomainIndex {
         };
         let old = if lower == "*" {
             if self.any.is_some() {
-                return Err(ConfigError::new(Reason::Invalid(
-                    "Only a single wildcard domain is permitted".to_owned(),
-                )));
+                return Err(ConfigError::new(Reason::Invalid("Only a single wildcard domain is permitted".to_owned())));
             }
             self.any = Some(vhost);
             None
@@ -43,11 +41,7 @@ impl DomainIndex {
         } else {
             self.exact.insert(lower.into(), vhost)
         };
-        if old.is_some() {
-            Err(duplicate())
-        } else {
-            Ok(())
-        }
+        if old.is_some() { Err(duplicate()) } else { Ok(()) }
     }
 
     /// The virtual host for `authority` (as received, any case, port included if it was sent).
@@ -90,10 +84,7 @@ impl DomainIndex {
     }
 }
 
-fn level(
-    levels: &mut Vec<(usize, FastMap<Box<str>, u32>)>,
-    len: usize,
-) -> &mut FastMap<Box<str>, u32> {
+fn level(levels: &mut Vec<(usize, FastMap<Box<str>, u32>)>, len: usize) -> &mut FastMap<Box<str>, u32> {
     let at = match levels.binary_search_by(|(l, _)| len.cmp(l)) {
         Ok(i) => i,
         Err(i) => {
@@ -113,24 +104,12 @@ mod tests {
         for (i, d) in domains.iter().enumerate() {
             index.insert(d, i as u32).unwrap();
         }
-        assert_eq!(
-            index.find(authority.as_bytes()),
-            expect,
-            "{authority} in {domains:?}"
-        );
+        assert_eq!(index.find(authority.as_bytes()), expect, "{authority} in {domains:?}");
     }
 
     #[test]
     fn order_of_envoy() {
-        let d = [
-            "www.foo.com",
-            "*.foo.com",
-            "*-bar.foo.com",
-            "foo.*",
-            "www.*",
-            "*",
-            "*.com",
-        ];
+        let d = ["www.foo.com", "*.foo.com", "*-bar.foo.com", "foo.*", "www.*", "*", "*.com"];
         check(&d, "WWW.foo.com", Some(0));
         check(&d, "a.foo.com", Some(1));
         check(&d, "x-bar.foo.com", Some(2));

@@ -17,18 +17,10 @@ pub struct CelError {
 
 /// Parses an expression.
 pub fn parse(text: &str) -> Result<Cel, CelError> {
-    let mut p = Parser {
-        text,
-        at: 0,
-        depth: 0,
-    };
+    let mut p = Parser { text, at: 0, depth: 0 };
     let e = p.ternary()?;
     p.space();
-    if p.at < text.len() {
-        Err(p.error("unexpected text"))
-    } else {
-        Ok(e)
-    }
+    if p.at < text.len() { Err(p.error("unexpected text")) } else { Ok(e) }
 }
 
 struct Parser<'a> {
@@ -41,32 +33,18 @@ struct Parser<'a> {
 const BINARY: [&[(&str, F)]; 5] = [
     &[("||", F::Or)],
     &[("&&", F::And)],
-    &[
-        ("==", F::Eq),
-        ("!=", F::Ne),
-        ("<=", F::Le),
-        (">=", F::Ge),
-        ("<", F::Lt),
-        (">", F::Gt),
-        ("in", F::In),
-    ],
+    &[("==", F::Eq), ("!=", F::Ne), ("<=", F::Le), (">=", F::Ge), ("<", F::Lt), (">", F::Gt), ("in", F::In)],
     &[("+", F::Add), ("-", F::Subtract)],
     &[("*", F::Multiply), ("/", F::Divide), ("%", F::Modulo)],
 ];
 
 fn call(function: F, args: impl Into<Box<[Cel]>>) -> Cel {
-    Cel::Call {
-        function,
-        args: args.into(),
-    }
+    Cel::Call { function, args: args.into() }
 }
 
 impl<'a> Parser<'a> {
     fn error(&self, reason: &str) -> CelError {
-        CelError {
-            reason: reason.to_owned(),
-            position: self.at,
-        }
+        CelError { reason: reason.to_owned(), position: self.at }
     }
 
     fn rest(&self) -> &'a str {
@@ -87,19 +65,13 @@ impl<'a> Parser<'a> {
     }
 
     fn expect(&mut self, token: &str) -> Result<(), CelError> {
-        if self.eat(token) {
-            Ok(())
-        } else {
-            Err(self.error(&format!("expected {token}")))
-        }
+        if self.eat(token) { Ok(()) } else { Err(self.error(&format!("expected {token}"))) }
     }
 
     fn word(&mut self) -> Option<&'a str> {
         self.space();
         let rest = self.rest();
-        let end = rest
-            .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
-            .unwrap_or(rest.len());
+        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).unwrap_or(rest.len());
         if end == 0 || rest.as_bytes()[0].is_ascii_digit() {
             return None;
         }
@@ -129,8 +101,7 @@ impl<'a> Parser<'a> {
         self.space();
         let (token, f) = BINARY[level].iter().find(|(token, _)| {
             self.rest().strip_prefix(token).is_some_and(|after| {
-                *token != "in"
-                    || !after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+                *token != "in" || !after.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
             })
         })?;
         self.at += token.len();
@@ -185,11 +156,7 @@ impl<'a> Parser<'a> {
                 e = if self.eat("(") {
                     self.method(e, name)?
                 } else {
-                    Cel::Select {
-                        operand: Box::new(e),
-                        field: name.into(),
-                        test_only: false,
-                    }
+                    Cel::Select { operand: Box::new(e), field: name.into(), test_only: false }
                 };
             } else if self.eat("[") {
                 let index = self.ternary()?;
@@ -262,8 +229,7 @@ impl<'a> Parser<'a> {
             }
             Some(b'b') if rest[1..].starts_with(['"', '\'']) => {
                 self.at += 1;
-                self.string(false)
-                    .map(|s| Cel::Bytes(s.into_bytes().into()))
+                self.string(false).map(|s| Cel::Bytes(s.into_bytes().into()))
             }
             Some(c) if c.is_ascii_digit() => self.number(),
             _ => self.name(),
@@ -271,9 +237,7 @@ impl<'a> Parser<'a> {
     }
 
     fn name(&mut self) -> Result<Cel, CelError> {
-        let word = self
-            .word()
-            .ok_or_else(|| self.error("expected an expression"))?;
+        let word = self.word().ok_or_else(|| self.error("expected an expression"))?;
         match word {
             "true" => return Ok(Cel::Bool(true)),
             "false" => return Ok(Cel::Bool(false)),
@@ -286,11 +250,7 @@ impl<'a> Parser<'a> {
         let mut args = self.arguments(")")?;
         if word == "has" {
             return match (args.pop(), args.is_empty()) {
-                (Some(Cel::Select { operand, field, .. }), true) => Ok(Cel::Select {
-                    operand,
-                    field,
-                    test_only: true,
-                }),
+                (Some(Cel::Select { operand, field, .. }), true) => Ok(Cel::Select { operand, field, test_only: true }),
                 _ => Err(self.error("has() takes one field selection")),
             };
         }
@@ -303,27 +263,20 @@ impl<'a> Parser<'a> {
         let hex = rest.strip_prefix("0x");
         let end = match hex {
             Some(h) => 2 + h.find(|c: char| !c.is_ascii_hexdigit()).unwrap_or(h.len()),
-            None => rest
-                .find(|c: char| !(c.is_ascii_digit() || c == '.' || c == 'e' || c == 'E'))
-                .unwrap_or(rest.len()),
+            None => {
+                rest.find(|c: char| !(c.is_ascii_digit() || c == '.' || c == 'e' || c == 'E')).unwrap_or(rest.len())
+            }
         };
         let text = &rest[..end];
         self.at += end;
-        let bad = || CelError {
-            reason: format!("bad number {text}"),
-            position: self.at,
-        };
+        let bad = || CelError { reason: format!("bad number {text}"), position: self.at };
         if self.text[self.at..].starts_with(['u', 'U']) {
-            let n = hex
-                .map_or_else(|| text.parse(), |_| u64::from_str_radix(&text[2..], 16))
-                .map_err(|_| bad())?;
+            let n = hex.map_or_else(|| text.parse(), |_| u64::from_str_radix(&text[2..], 16)).map_err(|_| bad())?;
             self.at += 1;
             return Ok(Cel::Uint(n));
         }
         if hex.is_some() {
-            return i64::from_str_radix(&text[2..], 16)
-                .map(Cel::Int)
-                .map_err(|_| bad());
+            return i64::from_str_radix(&text[2..], 16).map(Cel::Int).map_err(|_| bad());
         }
         if text.contains(['.', 'e', 'E']) {
             return text.parse().map(Cel::Double).map_err(|_| bad());
@@ -332,11 +285,7 @@ impl<'a> Parser<'a> {
     }
 
     fn string(&mut self, raw: bool) -> Result<String, CelError> {
-        let quote = self
-            .rest()
-            .chars()
-            .next()
-            .ok_or_else(|| self.error("expected a string"))?;
+        let quote = self.rest().chars().next().ok_or_else(|| self.error("expected a string"))?;
         self.at += 1;
         let mut out = String::new();
         let mut chars = self.rest().char_indices();
@@ -366,35 +315,14 @@ fn macro_of(name: &str, range: Cel, var: Name, body: Cel) -> Cel {
     let result = || Cel::Ident(accu.clone());
     let strictly = |e: Cel| call(F::NotStrictlyFalse, [e]);
     let (init, condition, step, end) = match name {
-        "all" => (
-            Cel::Bool(true),
-            strictly(result()),
-            call(F::And, [result(), body]),
-            result(),
-        ),
-        "exists" => (
-            Cel::Bool(false),
-            strictly(call(F::Not, [result()])),
-            call(F::Or, [result(), body]),
-            result(),
-        ),
+        "all" => (Cel::Bool(true), strictly(result()), call(F::And, [result(), body]), result()),
+        "exists" => (Cel::Bool(false), strictly(call(F::Not, [result()])), call(F::Or, [result(), body]), result()),
         "exists_one" => {
-            let step = call(
-                F::Conditional,
-                [body, call(F::Add, [result(), Cel::Int(1)]), result()],
-            );
-            (
-                Cel::Int(0),
-                Cel::Bool(true),
-                step,
-                call(F::Eq, [result(), Cel::Int(1)]),
-            )
+            let step = call(F::Conditional, [body, call(F::Add, [result(), Cel::Int(1)]), result()]);
+            (Cel::Int(0), Cel::Bool(true), step, call(F::Eq, [result(), Cel::Int(1)]))
         }
         "filter" => {
-            let add = call(
-                F::Add,
-                [result(), Cel::List(Box::new([Cel::Ident(var.clone())]))],
-            );
+            let add = call(F::Add, [result(), Cel::List(Box::new([Cel::Ident(var.clone())]))]);
             let step = call(F::Conditional, [body, add, result()]);
             (Cel::List(Box::default()), Cel::Bool(true), step, result())
         }
@@ -434,35 +362,13 @@ mod tests {
     #[test]
     fn precedence() {
         let e = parse("a || b && c == d + e * f").unwrap();
-        let Cel::Call {
-            function: F::Or,
-            args,
-        } = e
-        else {
-            panic!("{e:?}")
-        };
-        assert!(matches!(
-            &args[1],
-            Cel::Call {
-                function: F::And,
-                ..
-            }
-        ));
+        let Cel::Call { function: F::Or, args } = e else { panic!("{e:?}") };
+        assert!(matches!(&args[1], Cel::Call { function: F::And, .. }));
     }
 
     #[test]
     fn errors() {
-        for text in [
-            "",
-            "a b",
-            "(a",
-            "'x",
-            "nope(1)",
-            "a.",
-            "1.2.3",
-            &"(".repeat(200),
-            &"!".repeat(200),
-        ] {
+        for text in ["", "a b", "(a", "'x", "nope(1)", "a.", "1.2.3", &"(".repeat(200), &"!".repeat(200)] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

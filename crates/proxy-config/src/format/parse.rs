@@ -21,10 +21,7 @@ pub fn parse(text: &str) -> Result<Format, FormatError> {
         let (length, after) = match after.strip_prefix(':') {
             Some(a) => {
                 let digits = a.len() - a.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-                (
-                    Some(a[..digits].parse::<u32>().map_err(|_| syntax())?),
-                    &a[digits..],
-                )
+                (Some(a[..digits].parse::<u32>().map_err(|_| syntax())?), &a[digits..])
             }
             None => (None, after),
         };
@@ -43,8 +40,7 @@ pub fn parse(text: &str) -> Result<Format, FormatError> {
 
 /// Splits `NAME(args)rest` (args may hold balanced or JSON text up to the `)` that ends the operator).
 fn split_operator(tail: &str) -> Option<(&str, Option<&str>, &str)> {
-    let name_end =
-        tail.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))?;
+    let name_end = tail.find(|c: char| !(c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_'))?;
     if name_end == 0 {
         return None;
     }
@@ -70,20 +66,12 @@ fn split_operator(tail: &str) -> Option<(&str, Option<&str>, &str)> {
 }
 
 fn argument(operator: &str, detail: &str) -> FormatError {
-    FormatError::Argument {
-        operator: operator.to_owned(),
-        detail: detail.to_owned(),
-    }
+    FormatError::Argument { operator: operator.to_owned(), detail: detail.to_owned() }
 }
 
 /// `X?Y`
-fn header_names(
-    op: &str,
-    args: Option<&str>,
-) -> Result<(HeaderName, Option<HeaderName>), FormatError> {
-    let args = args
-        .filter(|a| !a.is_empty())
-        .ok_or_else(|| argument(op, "header name is required"))?;
+fn header_names(op: &str, args: Option<&str>) -> Result<(HeaderName, Option<HeaderName>), FormatError> {
+    let args = args.filter(|a| !a.is_empty()).ok_or_else(|| argument(op, "header name is required"))?;
     let mut names = args.split('?');
     let first = names.next().unwrap_or_default();
     let second = names.next();
@@ -93,40 +81,24 @@ fn header_names(
     if args.bytes().any(|b| b == 0 || b == b'\n' || b == b'\r') {
         return Err(argument(op, "header name contains a forbidden character"));
     }
-    Ok((
-        HeaderName::new(first),
-        second.filter(|s| !s.is_empty()).map(HeaderName::new),
-    ))
+    Ok((HeaderName::new(first), second.filter(|s| !s.is_empty()).map(HeaderName::new)))
 }
 
 fn metadata(kind: MetadataKind, op: &str, args: Option<&str>) -> Result<Operator, FormatError> {
-    let args = args
-        .filter(|a| !a.is_empty())
-        .ok_or_else(|| argument(op, "namespace is required"))?;
+    let args = args.filter(|a| !a.is_empty()).ok_or_else(|| argument(op, "namespace is required"))?;
     // Legacy header form: ["namespace", "key", ...]
     let list: Vec<String> = if args.starts_with('[') {
-        args.trim_matches(|c| c == '[' || c == ']')
-            .split(',')
-            .map(|s| s.trim().trim_matches('"').to_owned())
-            .collect()
+        args.trim_matches(|c| c == '[' || c == ']').split(',').map(|s| s.trim().trim_matches('"').to_owned()).collect()
     } else {
         args.split(':').map(str::to_owned).collect()
     };
     let mut names = list.into_iter().map(Name::from);
-    let filter = names
-        .next()
-        .ok_or_else(|| argument(op, "namespace is required"))?;
-    Ok(Operator::Metadata {
-        kind,
-        filter,
-        path: names.collect(),
-    })
+    let filter = names.next().ok_or_else(|| argument(op, "namespace is required"))?;
+    Ok(Operator::Metadata { kind, filter, path: names.collect() })
 }
 
 fn typed_metadata(op: &str, args: Option<&str>) -> Result<Operator, FormatError> {
-    let (kind, rest) = args
-        .and_then(|a| a.split_once(':'))
-        .ok_or_else(|| argument(op, "type is required"))?;
+    let (kind, rest) = args.and_then(|a| a.split_once(':')).ok_or_else(|| argument(op, "type is required"))?;
     let kind = match kind {
         "DYNAMIC" => MetadataKind::Dynamic,
         "CLUSTER" => MetadataKind::Cluster,
@@ -141,9 +113,7 @@ fn typed_metadata(op: &str, args: Option<&str>) -> Result<Operator, FormatError>
 }
 
 fn filter_state(side: Side, op: &str, args: Option<&str>) -> Result<Operator, FormatError> {
-    let args = args
-        .filter(|a| !a.is_empty())
-        .ok_or_else(|| argument(op, "key is required"))?;
+    let args = args.filter(|a| !a.is_empty()).ok_or_else(|| argument(op, "key is required"))?;
     let mut words = args.split(':');
     let key = words.next().unwrap_or_default().into();
     let (plain, field) = match (words.next(), words.next()) {
@@ -154,12 +124,7 @@ fn filter_state(side: Side, op: &str, args: Option<&str>) -> Result<Operator, Fo
             return Err(argument(op, &format!("invalid serialization type {other}")));
         }
     };
-    Ok(Operator::FilterState {
-        side,
-        key,
-        plain,
-        field,
-    })
+    Ok(Operator::FilterState { side, key, plain, field })
 }
 
 fn time_point(op: &str, word: Option<&str>) -> Result<TimePoint, FormatError> {
@@ -193,13 +158,8 @@ fn path_source(op: &str, word: Option<&str>) -> Result<PathSource, FormatError> 
 fn operator(name: &str, args: Option<&str>) -> Result<Operator, FormatError> {
     use ByteCount as B;
     use Operator as O;
-    let time = || TimeFormat {
-        pattern: args.filter(|a| !a.is_empty()).map(Into::into),
-    };
-    let required = || {
-        args.filter(|a| !a.is_empty())
-            .ok_or_else(|| argument(name, "argument is required"))
-    };
+    let time = || TimeFormat { pattern: args.filter(|a| !a.is_empty()).map(Into::into) };
+    let required = || args.filter(|a| !a.is_empty()).ok_or_else(|| argument(name, "argument is required"));
     if let Some(op) = address(name).or_else(|| tls(name, &time)) {
         return Ok(op);
     }
@@ -211,18 +171,11 @@ fn operator(name: &str, args: Option<&str>) -> Result<Operator, FormatError> {
                 "RESP" => HeaderBlock::Response,
                 _ => HeaderBlock::Trailer,
             };
-            O::Header {
-                block,
-                name: n,
-                alternative,
-            }
+            O::Header { block, name: n, alternative }
         }
         "REQ_WITHOUT_QUERY" => {
             let (n, alternative) = header_names(name, args)?;
-            O::HeaderWithoutQuery {
-                name: n,
-                alternative,
-            }
+            O::HeaderWithoutQuery { name: n, alternative }
         }
         "START_TIME" => O::StartTime(time()),
         "START_TIME_LOCAL" => O::StartTimeLocal(time()),
@@ -298,22 +251,16 @@ fn operator(name: &str, args: Option<&str>) -> Result<Operator, FormatError> {
         "METADATA" => typed_metadata(name, args)?,
         "FILTER_STATE" => filter_state(Side::Downstream, name, args)?,
         "UPSTREAM_FILTER_STATE" => filter_state(Side::Upstream, name, args)?,
-        "PER_REQUEST_STATE" => O::FilterState {
-            side: Side::Downstream,
-            key: required()?.into(),
-            plain: true,
-            field: None,
-        },
+        "PER_REQUEST_STATE" => {
+            O::FilterState { side: Side::Downstream, key: required()?.into(), plain: true, field: None }
+        }
         "GRPC_STATUS_NUMBER" => O::GrpcStatus(GrpcStatusStyle::Number),
         "GRPC_STATUS" => O::GrpcStatus(match args {
             None | Some("" | "CAMEL_STRING") => GrpcStatusStyle::Camel,
             Some("SNAKE_STRING") => GrpcStatusStyle::Snake,
             Some("NUMBER") => GrpcStatusStyle::Number,
             Some(other) => {
-                return Err(argument(
-                    name,
-                    &format!("unsupported GRPC_STATUS format {other}"),
-                ));
+                return Err(argument(name, &format!("unsupported GRPC_STATUS format {other}")));
             }
         }),
         "TRACE_ID" => O::TraceId,
@@ -329,10 +276,7 @@ fn operator(name: &str, args: Option<&str>) -> Result<Operator, FormatError> {
                     return Err(argument(name, &format!("unknown query option {other}")));
                 }
             };
-            O::Path {
-                with_query,
-                source: path_source(name, words.next())?,
-            }
+            O::Path { with_query, source: path_source(name, words.next())? }
         }
         "ENVIRONMENT" => O::Environment(required()?.into()),
         "LOCAL_REPLY_BODY" => O::LocalReplyBody,
@@ -429,10 +373,7 @@ mod tests {
     fn lengths_times_and_percent() {
         let f = parse("100%% %REQ(a):3% %START_TIME(%Y/%m (%s)):5%x").unwrap();
         assert_eq!(f.0[0], Part::Text("100% ".into()));
-        assert!(matches!(
-            &f.0[1],
-            Part::Op(Operator::Header { .. }, Some(3))
-        ));
+        assert!(matches!(&f.0[1], Part::Op(Operator::Header { .. }, Some(3))));
         assert!(
             matches!(&f.0[3], Part::Op(Operator::StartTime(t), Some(5)) if t.pattern.as_deref() == Some("%Y/%m (%s)"))
         );
@@ -441,14 +382,8 @@ mod tests {
     #[test]
     fn errors() {
         assert!(matches!(parse("%REQ(a"), Err(FormatError::Syntax(..))));
-        assert!(matches!(
-            parse("%NOPE%"),
-            Err(FormatError::UnknownOperator(_))
-        ));
-        assert!(matches!(
-            parse("%REQ(a?b?c)%"),
-            Err(FormatError::Argument { .. })
-        ));
+        assert!(matches!(parse("%NOPE%"), Err(FormatError::UnknownOperator(_))));
+        assert!(matches!(parse("%REQ(a?b?c)%"), Err(FormatError::Argument { .. })));
         assert!(parse("%REQ%").is_err());
         assert!(parse("%").is_err());
         assert!(parse("%req(a)%").is_err());

@@ -19,24 +19,15 @@ impl<'a> Typed<'a> {
     pub fn open(name: &'a str, any: &'a Any) -> Result<Self> {
         let message = protos::type_name(&any.type_url);
         if !TYPED_STRUCTS.contains(&message) {
-            return Ok(Self {
-                name,
-                message: message.to_owned(),
-                bytes: (&any.value[..]).into(),
-            });
+            return Ok(Self { name, message: message.to_owned(), bytes: (&any.value[..]).into() });
         }
         // Both TypedStruct messages have the same fields and numbers.
-        let typed = protos::xds::r#type::v3::TypedStruct::decode(&*any.value)
-            .map_err(|e| malformed(&any.type_url, e))?;
+        let typed =
+            protos::xds::r#type::v3::TypedStruct::decode(&*any.value).map_err(|e| malformed(&any.type_url, e))?;
         let inner = protos::type_name(&typed.type_url).to_owned();
         let value = json_of_struct(typed.value.as_ref());
-        let bytes =
-            protos::json::from_json(&inner, &value).map_err(|e| malformed(&typed.type_url, e))?;
-        Ok(Self {
-            name,
-            message: inner,
-            bytes: bytes.into(),
-        })
+        let bytes = protos::json::from_json(&inner, &value).map_err(|e| malformed(&typed.type_url, e))?;
+        Ok(Self { name, message: inner, bytes: bytes.into() })
     }
 
     /// Decodes the bytes as `T`; the caller has matched `message`.
@@ -54,28 +45,18 @@ impl<'a> Typed<'a> {
 }
 
 fn malformed(type_url: &str, e: impl std::fmt::Display) -> ConfigError {
-    ConfigError::new(Reason::Malformed {
-        type_url: type_url.to_owned(),
-        detail: e.to_string(),
-    })
+    ConfigError::new(Reason::Malformed { type_url: type_url.to_owned(), detail: e.to_string() })
 }
 
 /// Decodes the payload of an extension whose type must be `T`.
 pub(super) fn expect<T: Message + Default + ProstName>(name: &str, any: &Any) -> Result<T> {
     let typed = Typed::open(name, any)?;
-    if typed.message == T::full_name() {
-        typed.decode()
-    } else {
-        Err(typed.unknown())
-    }
+    if typed.message == T::full_name() { typed.decode() } else { Err(typed.unknown()) }
 }
 
 /// An extension without config: the error names it.
 pub(super) fn no_config(name: &str) -> ConfigError {
-    ConfigError::new(Reason::UnknownType {
-        name: name.to_owned(),
-        type_url: String::new(),
-    })
+    ConfigError::new(Reason::UnknownType { name: name.to_owned(), type_url: String::new() })
 }
 
 /// `Struct` as plain JSON, for the transcoder.
@@ -94,13 +75,6 @@ pub(super) fn json_of_struct(s: Option<&Struct>) -> serde_json::Value {
     }
     s.map_or_else(
         || serde_json::Value::Object(Default::default()),
-        |s| {
-            serde_json::Value::Object(
-                s.fields
-                    .iter()
-                    .map(|(k, v)| (k.clone(), value(v)))
-                    .collect(),
-            )
-        },
+        |s| serde_json::Value::Object(s.fields.iter().map(|(k, v)| (k.clone(), value(v))).collect()),
     )
 }

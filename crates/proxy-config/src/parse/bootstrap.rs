@@ -10,9 +10,7 @@ use protos::envoy::config::overload::v3 as overload;
 use protos::envoy::extensions::resource_monitors as monitors;
 
 use super::any::{Typed, no_config};
-use super::common::{
-    self, config_source, grpc_service, opt_duration, opt_name, required, required_grpc,
-};
+use super::common::{self, config_source, grpc_service, opt_duration, opt_name, required, required_grpc};
 use super::{each, matcher, reject};
 use crate::Name;
 use crate::bootstrap::*;
@@ -25,41 +23,28 @@ const STATS_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 pub fn bootstrap(b: &p::Bootstrap) -> Result<Bootstrap> {
     reject!(b; hds_config, xds_delegate_extension, fatal_actions, certificate_provider_instances);
     let fixed = b.static_resources.clone().unwrap_or_default();
-    let clusters: Vec<_> = each("clusters", &fixed.clusters, |c| {
-        super::cluster(c).map(Arc::new)
-    })
-    .at("static_resources")?;
-    let listeners: Vec<_> = each("listeners", &fixed.listeners, |l| {
-        super::listener(l).map(Arc::new)
-    })
-    .at("static_resources")?;
+    let clusters: Vec<_> =
+        each("clusters", &fixed.clusters, |c| super::cluster(c).map(Arc::new)).at("static_resources")?;
+    let listeners: Vec<_> =
+        each("listeners", &fixed.listeners, |l| super::listener(l).map(Arc::new)).at("static_resources")?;
     let secrets = each("secrets", &fixed.secrets, super::secret).at("static_resources")?;
     let mut internal_listeners = false;
     for (i, e) in b.bootstrap_extensions.iter().enumerate() {
-        let any = e
-            .typed_config
-            .as_ref()
-            .ok_or_else(|| no_config(&e.name).at_index("bootstrap_extensions", i))?;
-        let message = protos::type_name(&any.type_url);
-        match message {
-            "envoy.extensions.bootstrap.internal_listener.v3.InternalListener" => {
-                internal_listeners = true
-            }
+        let any = e.typed_config.as_ref().ok_or_else(|| no_config(&e.name).at_index("bootstrap_extensions", i))?;
+        let typed = Typed::open(&e.name, any).map_err(|e| e.at_index("bootstrap_extensions", i))?;
+        match &*typed.type_name {
+            "envoy.extensions.bootstrap.internal_listener.v3.InternalListener" => internal_listeners = true,
             // Workload discovery is informational until peers use it; the extension only opens a subscription.
             "istio.workload.BootstrapExtension" => {}
             _ => {
-                return Err(Typed::open(&e.name, any)?
-                    .unknown()
-                    .at_index("bootstrap_extensions", i));
+                return Err(Typed::open(&e.name, any)?.unknown().at_index("bootstrap_extensions", i));
             }
         }
     }
     let manager = b.cluster_manager.clone().unwrap_or_default();
     let tracer = match b.tracing.as_ref().and_then(|t| t.http.as_ref()) {
         None => None,
-        Some(h) => Some(Arc::new(
-            super::tracing::provider(h).at("http").at("tracing")?,
-        )),
+        Some(h) => Some(Arc::new(super::tracing::provider(h).at("http").at("tracing")?)),
     };
     let node = b.node.clone().unwrap_or_default();
     Ok(Bootstrap {
@@ -69,39 +54,18 @@ pub fn bootstrap(b: &p::Bootstrap) -> Result<Bootstrap> {
             locality: node.locality.as_ref().map(super::endpoint::locality_of),
             metadata: node.metadata.as_ref().map(common::value_of_struct),
         },
-        admin: b
-            .admin
-            .as_ref()
-            .map(admin)
-            .transpose()
-            .at("admin")?
-            .flatten(),
+        admin: b.admin.as_ref().map(admin).transpose().at("admin")?.flatten(),
         listeners,
         clusters,
         secrets,
-        dynamic: b
-            .dynamic_resources
-            .as_ref()
-            .map(dynamic)
-            .transpose()
-            .at("dynamic_resources")?
-            .unwrap_or_default(),
+        dynamic: b.dynamic_resources.as_ref().map(dynamic).transpose().at("dynamic_resources")?.unwrap_or_default(),
         local_cluster: opt_name(&manager.local_cluster_name),
-        outlier_event_log_path: manager
-            .outlier_detection
-            .as_ref()
-            .and_then(|o| opt_name(&o.event_log_path)),
+        outlier_event_log_path: manager.outlier_detection.as_ref().and_then(|o| opt_name(&o.event_log_path)),
         stats_sinks: each("stats_sinks", &b.stats_sinks, sink)?,
         stats: stats(&b.stats_config.clone().unwrap_or_default()).at("stats_config")?,
         stats_flush_interval: opt_duration("stats_flush_interval", &b.stats_flush_interval)?
             .unwrap_or(STATS_FLUSH_INTERVAL),
-        overload: b
-            .overload_manager
-            .as_ref()
-            .map(overload_manager)
-            .transpose()
-            .at("overload_manager")?
-            .map(Arc::new),
+        overload: b.overload_manager.as_ref().map(overload_manager).transpose().at("overload_manager")?.map(Arc::new),
         runtime: runtime(b.layered_runtime.as_ref()).at("layered_runtime")?,
         tracer,
         header_prefix: opt_name(&b.header_prefix).unwrap_or_else(|| "x-envoy".into()),
@@ -134,8 +98,7 @@ fn dynamic(d: &p::bootstrap::DynamicResources) -> Result<Dynamic> {
                 Ok(ApiType::DeltaGrpc) => true,
                 _ => return Err(unsupported("this api_type").at("api_type").at("ads_config")),
             };
-            let services: Vec<_> =
-                each("grpc_services", &a.grpc_services, grpc_service).at("ads_config")?;
+            let services: Vec<_> = each("grpc_services", &a.grpc_services, grpc_service).at("ads_config")?;
             if services.is_empty() {
                 return Err(missing("grpc_services").at("ads_config"));
             }
@@ -148,18 +111,8 @@ fn dynamic(d: &p::bootstrap::DynamicResources) -> Result<Dynamic> {
         }
     };
     Ok(Dynamic {
-        lds: d
-            .lds_config
-            .as_ref()
-            .map(config_source)
-            .transpose()
-            .at("lds_config")?,
-        cds: d
-            .cds_config
-            .as_ref()
-            .map(config_source)
-            .transpose()
-            .at("cds_config")?,
+        lds: d.lds_config.as_ref().map(config_source).transpose().at("lds_config")?,
+        cds: d.cds_config.as_ref().map(config_source).transpose().at("cds_config")?,
         ads,
     })
 }
@@ -173,11 +126,7 @@ fn sink(s: &metrics::StatsSink) -> Result<StatsSink> {
         "envoy.config.metrics.v3.StatsdSink" => {
             use metrics::statsd_sink::StatsdSpecifier as S;
             let c: metrics::StatsdSink = typed.decode()?;
-            let (udp, tcp_cluster) = match c
-                .statsd_specifier
-                .as_ref()
-                .ok_or_else(|| missing("statsd_specifier"))?
-            {
+            let (udp, tcp_cluster) = match c.statsd_specifier.as_ref().ok_or_else(|| missing("statsd_specifier"))? {
                 S::Address(a) => {
                     // The address is UDP here, which the common parser refuses.
                     let mut a = a.clone();
@@ -188,11 +137,7 @@ fn sink(s: &metrics::StatsSink) -> Result<StatsSink> {
                 }
                 S::TcpClusterName(n) => (None, Some(required("tcp_cluster_name", n)?)),
             };
-            Ok(StatsSink::Statsd {
-                udp,
-                tcp_cluster,
-                prefix: opt_name(&c.prefix).unwrap_or_else(|| "envoy".into()),
-            })
+            Ok(StatsSink::Statsd { udp, tcp_cluster, prefix: opt_name(&c.prefix).unwrap_or_else(|| "envoy".into()) })
         }
         "envoy.config.metrics.v3.MetricsServiceConfig" => {
             let c: metrics::MetricsServiceConfig = typed.decode()?;
@@ -216,31 +161,20 @@ fn stats(s: &metrics::StatsConfig) -> Result<StatsConfig> {
             None => StatsTag::Default(name),
             Some(V::Regex(r)) if r.is_empty() => StatsTag::Default(name),
             Some(V::Regex(r)) => {
-                let regex = regex::Regex::new(r)
-                    .map_err(|e| ConfigError::new(Reason::Regex(e.to_string())).at("regex"))?;
+                let regex =
+                    regex::Regex::new(r).map_err(|e| ConfigError::new(Reason::Regex(e.to_string())).at("regex"))?;
                 if regex.captures_len() < 2 {
-                    return Err(
-                        invalid("the regex must have at least one capture group").at("regex")
-                    );
+                    return Err(invalid("the regex must have at least one capture group").at("regex"));
                 }
                 StatsTag::Regex { name, regex }
             }
-            Some(V::FixedValue(v)) => StatsTag::Fixed {
-                name,
-                value: v.as_str().into(),
-            },
+            Some(V::FixedValue(v)) => StatsTag::Fixed { name, value: v.as_str().into() },
         })
     })?;
     let list = |l: &protos::envoy::r#type::matcher::v3::ListStringMatcher| {
-        matcher::strings("patterns", &l.patterns)
-            .map(|b| b.into_vec())
-            .at("stats_matcher")
+        matcher::strings("patterns", &l.patterns).map(|b| b.into_vec()).at("stats_matcher")
     };
-    let chosen = match s
-        .stats_matcher
-        .as_ref()
-        .and_then(|m| m.stats_matcher.as_ref())
-    {
+    let chosen = match s.stats_matcher.as_ref().and_then(|m| m.stats_matcher.as_ref()) {
         None | Some(M::RejectAll(false)) => StatsMatcher::All,
         Some(M::RejectAll(true)) => StatsMatcher::None,
         Some(M::InclusionList(l)) => StatsMatcher::Include(list(l)?),
@@ -250,14 +184,10 @@ fn stats(s: &metrics::StatsConfig) -> Result<StatsConfig> {
         tags,
         use_all_default_tags: s.use_all_default_tags.unwrap_or(true),
         matcher: chosen,
-        histogram_buckets: each(
-            "histogram_bucket_settings",
-            &s.histogram_bucket_settings,
-            |h| {
-                let m = h.r#match.as_ref().ok_or_else(|| missing("match"))?;
-                Ok((matcher::string(m).at("match")?, h.buckets.clone()))
-            },
-        )?,
+        histogram_buckets: each("histogram_bucket_settings", &s.histogram_bucket_settings, |h| {
+            let m = h.r#match.as_ref().ok_or_else(|| missing("match"))?;
+            Ok((matcher::string(m).at("match")?, h.buckets.clone()))
+        })?,
     })
 }
 
@@ -276,7 +206,9 @@ fn overload_manager(o: &overload::OverloadManager) -> Result<Overload> {
             "envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig" => {
                 let c: monitors::downstream_connections::v3::DownstreamConnectionsConfig = typed.decode()?;
                 let n = u64::try_from(c.max_active_downstream_connections).ok().filter(|n| *n > 0);
-                Ok(ResourceMonitor::DownstreamConnections(n.ok_or_else(|| missing("max_active_downstream_connections"))?))
+                Ok(ResourceMonitor::DownstreamConnections(
+                    n.ok_or_else(|| missing("max_active_downstream_connections"))?,
+                ))
             }
             _ => Err(typed.unknown()),
         }
@@ -285,11 +217,7 @@ fn overload_manager(o: &overload::OverloadManager) -> Result<Overload> {
     let actions = each("actions", &o.actions, |a| {
         let triggers = each("triggers", &a.triggers, |t| {
             use overload::trigger::TriggerOneof as T;
-            let trigger = match t
-                .trigger_oneof
-                .as_ref()
-                .ok_or_else(|| missing("trigger_oneof"))?
-            {
+            let trigger = match t.trigger_oneof.as_ref().ok_or_else(|| missing("trigger_oneof"))? {
                 T::Threshold(t) => Trigger::Threshold(t.value),
                 T::Scaled(s) => Trigger::Scaled(s.scaling_threshold, s.saturation_threshold),
             };
@@ -297,13 +225,8 @@ fn overload_manager(o: &overload::OverloadManager) -> Result<Overload> {
         })?;
         Ok((required("name", &a.name)?, triggers))
     })?;
-    let refresh_interval =
-        opt_duration("refresh_interval", &o.refresh_interval)?.unwrap_or(Duration::from_secs(1));
-    Ok(Overload {
-        refresh_interval,
-        monitors,
-        actions,
-    })
+    let refresh_interval = opt_duration("refresh_interval", &o.refresh_interval)?.unwrap_or(Duration::from_secs(1));
+    Ok(Overload { refresh_interval, monitors, actions })
 }
 
 /// Static layers flattened to dotted keys, later layers winning.
@@ -313,11 +236,7 @@ fn runtime(r: Option<&p::LayeredRuntime>) -> Result<Vec<(Name, Value)>> {
         match v {
             Value::Struct(fields) if !fields.contains_key("numerator") => {
                 for (k, v) in fields.iter() {
-                    let key = if prefix.is_empty() {
-                        k.to_string()
-                    } else {
-                        format!("{prefix}.{k}")
-                    };
+                    let key = if prefix.is_empty() { k.to_string() } else { format!("{prefix}.{k}") };
                     flatten(&key, v, out);
                 }
             }
@@ -333,14 +252,10 @@ fn runtime(r: Option<&p::LayeredRuntime>) -> Result<Vec<(Name, Value)>> {
             // The admin layer is empty until someone writes to it.
             Some(L::AdminLayer(_)) => {}
             Some(L::DiskLayer(_)) => {
-                return Err(unsupported("disk_layer")
-                    .at("disk_layer")
-                    .at_index("layers", i));
+                return Err(unsupported("disk_layer").at("disk_layer").at_index("layers", i));
             }
             Some(L::RtdsLayer(_)) => {
-                return Err(unsupported("rtds_layer")
-                    .at("rtds_layer")
-                    .at_index("layers", i));
+                return Err(unsupported("rtds_layer").at("rtds_layer").at_index("layers", i));
             }
             None => return Err(missing("layer_specifier").at_index("layers", i)),
         }

@@ -8,9 +8,7 @@ use protos::envoy::config::core::v3 as core;
 use protos::envoy::extensions as ext;
 
 use super::any::{Typed, no_config};
-use super::common::{
-    self, config_source, metadata, metadata_key, opt_duration, opt_name, required,
-};
+use super::common::{self, config_source, metadata, metadata_key, opt_duration, opt_name, required};
 use super::{each, lb, options, reject};
 use crate::cluster::*;
 use crate::common::Backoff;
@@ -36,50 +34,21 @@ pub fn cluster(c: &p::Cluster) -> Result<Cluster> {
         alt_stat_name: opt_name(&c.alt_stat_name),
         discovery,
         lb: Arc::new(lb),
-        connect_timeout: opt_duration("connect_timeout", &c.connect_timeout)?
-            .unwrap_or(CONNECT_TIMEOUT),
-        per_connection_buffer_limit_bytes: c
-            .per_connection_buffer_limit_bytes
-            .unwrap_or(BUFFER_BYTES),
-        circuit_breakers: c
-            .circuit_breakers
-            .as_ref()
-            .map(breakers)
-            .transpose()
-            .at("circuit_breakers")?
-            .map(Arc::new),
-        outlier_detection: c
-            .outlier_detection
-            .as_ref()
-            .map(outlier)
-            .transpose()
-            .at("outlier_detection")?
-            .map(Arc::new),
+        connect_timeout: opt_duration("connect_timeout", &c.connect_timeout)?.unwrap_or(CONNECT_TIMEOUT),
+        per_connection_buffer_limit_bytes: c.per_connection_buffer_limit_bytes.unwrap_or(BUFFER_BYTES),
+        circuit_breakers: c.circuit_breakers.as_ref().map(breakers).transpose().at("circuit_breakers")?.map(Arc::new),
+        outlier_detection: c.outlier_detection.as_ref().map(outlier).transpose().at("outlier_detection")?.map(Arc::new),
         transport: transport(c.transport_socket.as_ref()).at("transport_socket")?,
-        transport_matches: each(
-            "transport_socket_matches",
-            &c.transport_socket_matches,
-            |m| {
-                Ok(TransportMatch {
-                    name: required("name", &m.name)?,
-                    criteria: m
-                        .r#match
-                        .as_ref()
-                        .map(|s| common::entries(s).to_vec().into())
-                        .unwrap_or_default(),
-                    transport: transport(m.transport_socket.as_ref()).at("transport_socket")?,
-                })
-            },
-        )?,
+        transport_matches: each("transport_socket_matches", &c.transport_socket_matches, |m| {
+            Ok(TransportMatch {
+                name: required("name", &m.name)?,
+                criteria: m.r#match.as_ref().map(|s| common::entries(s).to_vec().into()).unwrap_or_default(),
+                transport: transport(m.transport_socket.as_ref()).at("transport_socket")?,
+            })
+        })?,
         http: Arc::new(http(c)?),
         health_checks: each("health_checks", &c.health_checks, health_check)?,
-        bind: c
-            .upstream_bind_config
-            .as_ref()
-            .map(bind)
-            .transpose()
-            .at("upstream_bind_config")?
-            .map(Arc::new),
+        bind: c.upstream_bind_config.as_ref().map(bind).transpose().at("upstream_bind_config")?.map(Arc::new),
         tcp_keepalive: connection.tcp_keepalive.map(|k| TcpKeepalive {
             probes: k.keepalive_probes,
             time_s: k.keepalive_time,
@@ -123,12 +92,7 @@ fn check_policy(discovery: &Discovery, policy: &LbPolicy) -> Result<()> {
 }
 
 fn assignment(c: &p::Cluster) -> Result<Arc<LoadAssignment>> {
-    let a = c
-        .load_assignment
-        .as_ref()
-        .map(super::load_assignment)
-        .transpose()
-        .at("load_assignment")?;
+    let a = c.load_assignment.as_ref().map(super::load_assignment).transpose().at("load_assignment")?;
     Ok(Arc::new(a.unwrap_or_default()))
 }
 
@@ -156,19 +120,14 @@ fn dns(c: &p::Cluster) -> Result<DnsConfig> {
 }
 
 fn refresh_rate(field: &str, r: &Option<p::cluster::RefreshRate>) -> Result<Option<Backoff>> {
-    r.as_ref()
-        .map(|r| common::backoff(&r.base_interval, &r.max_interval))
-        .transpose()
-        .at(field)
+    r.as_ref().map(|r| common::backoff(&r.base_interval, &r.max_interval)).transpose().at(field)
 }
 
 fn discovery(c: &p::Cluster) -> Result<Discovery> {
     use p::cluster::{ClusterDiscoveryType as T, DiscoveryType as D};
     let kind = match &c.cluster_discovery_type {
         None => D::Static,
-        Some(T::Type(n)) => {
-            D::try_from(*n).map_err(|_| invalid(format!("unknown value {n}")).at("type"))?
-        }
+        Some(T::Type(n)) => D::try_from(*n).map_err(|_| invalid(format!("unknown value {n}")).at("type"))?,
         Some(T::ClusterType(t)) => return custom(c, t).at("typed_config").at("cluster_type"),
     };
     Ok(match kind {
@@ -176,24 +135,11 @@ fn discovery(c: &p::Cluster) -> Result<Discovery> {
         D::StrictDns => Discovery::StrictDns(assignment(c)?, dns(c)?),
         D::LogicalDns => Discovery::LogicalDns(one_endpoint(assignment(c)?)?, dns(c)?),
         D::Eds => {
-            let eds = c
-                .eds_cluster_config
-                .as_ref()
-                .ok_or_else(|| missing("eds_cluster_config"))?;
-            let source = eds
-                .eds_config
-                .as_ref()
-                .ok_or_else(|| missing("eds_config").at("eds_cluster_config"))?;
+            let eds = c.eds_cluster_config.as_ref().ok_or_else(|| missing("eds_cluster_config"))?;
+            let source = eds.eds_config.as_ref().ok_or_else(|| missing("eds_config").at("eds_cluster_config"))?;
             Discovery::Eds {
-                service_name: if eds.service_name.is_empty() {
-                    c.name.as_str()
-                } else {
-                    &eds.service_name
-                }
-                .into(),
-                source: config_source(source)
-                    .at("eds_config")
-                    .at("eds_cluster_config")?,
+                service_name: if eds.service_name.is_empty() { c.name.as_str() } else { &eds.service_name }.into(),
+                source: config_source(source).at("eds_config").at("eds_cluster_config")?,
             }
         }
         D::OriginalDst => Discovery::OriginalDst(original_dst(c)?),
@@ -204,10 +150,8 @@ fn one_endpoint(a: Arc<LoadAssignment>) -> Result<Arc<LoadAssignment>> {
     if a.localities.len() == 1 && a.localities[0].endpoints.len() == 1 {
         Ok(a)
     } else {
-        Err(invalid(
-            "LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint",
-        )
-        .at("load_assignment"))
+        Err(invalid("LOGICAL_DNS clusters must have a single locality_lb_endpoint and a single lb_endpoint")
+            .at("load_assignment"))
     }
 }
 
@@ -216,26 +160,13 @@ fn original_dst(c: &p::Cluster) -> Result<OriginalDst> {
         Some(p::cluster::LbConfig::OriginalDstLbConfig(o)) => o.clone(),
         _ => Default::default(),
     };
-    let header = if o.http_header_name.is_empty() {
-        "x-envoy-original-dst-host"
-    } else {
-        &o.http_header_name
-    };
+    let header = if o.http_header_name.is_empty() { "x-envoy-original-dst-host" } else { &o.http_header_name };
     Ok(OriginalDst {
         use_http_header: o.use_http_header,
         http_header_name: HeaderName::new(header),
-        upstream_port_override: o
-            .upstream_port_override
-            .map(common::port)
-            .transpose()
-            .at("original_dst_lb_config")?,
-        metadata_key: o
-            .metadata_key
-            .map(|k| metadata_key(&Some(k)))
-            .transpose()
-            .at("original_dst_lb_config")?,
-        cleanup_interval: opt_duration("cleanup_interval", &c.cleanup_interval)?
-            .unwrap_or(DNS_REFRESH),
+        upstream_port_override: o.upstream_port_override.map(common::port).transpose().at("original_dst_lb_config")?,
+        metadata_key: o.metadata_key.map(|k| metadata_key(&Some(k))).transpose().at("original_dst_lb_config")?,
+        cleanup_interval: opt_duration("cleanup_interval", &c.cleanup_interval)?.unwrap_or(DNS_REFRESH),
     })
 }
 
@@ -249,34 +180,28 @@ fn custom(c: &p::Cluster, t: &p::cluster::CustomClusterType) -> Result<Discovery
             if a.clusters.is_empty() {
                 return Err(missing("clusters"));
             }
-            Ok(Discovery::Aggregate(
-                a.clusters.iter().map(|s| s.as_str().into()).collect(),
-            ))
+            Ok(Discovery::Aggregate(a.clusters.iter().map(|s| s.as_str().into()).collect()))
         }
         "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig" => {
             let d: ext::clusters::dynamic_forward_proxy::v3::ClusterConfig = typed.decode()?;
-            Ok(Discovery::DynamicForwardProxy(Arc::new(
-                match &d.cluster_implementation_specifier {
-                    Some(S::DnsCacheConfig(x)) => dns_cache(x).at("dns_cache_config")?,
-                    Some(S::SubClustersConfig(s)) => DynamicForwardProxy {
-                        cache_name: c.name.as_str().into(),
-                        dns: dns(c)?,
-                        host_ttl: opt_duration("sub_cluster_ttl", &s.sub_cluster_ttl)?
-                            .unwrap_or(Duration::from_secs(300)),
-                        max_hosts: s.max_sub_clusters.unwrap_or(1024),
-                        query_timeout: DNS_REFRESH,
-                        sub_clusters: true,
-                    },
-                    None => return Err(missing("cluster_implementation_specifier")),
+            Ok(Discovery::DynamicForwardProxy(Arc::new(match &d.cluster_implementation_specifier {
+                Some(S::DnsCacheConfig(x)) => dns_cache(x).at("dns_cache_config")?,
+                Some(S::SubClustersConfig(s)) => DynamicForwardProxy {
+                    cache_name: c.name.as_str().into(),
+                    dns: dns(c)?,
+                    host_ttl: opt_duration("sub_cluster_ttl", &s.sub_cluster_ttl)?.unwrap_or(Duration::from_secs(300)),
+                    max_hosts: s.max_sub_clusters.unwrap_or(1024),
+                    query_timeout: DNS_REFRESH,
+                    sub_clusters: true,
                 },
-            )))
+                None => return Err(missing("cluster_implementation_specifier")),
+            })))
         }
         "envoy.extensions.clusters.dns.v3.DnsCluster" => {
             let d: ext::clusters::dns::v3::DnsCluster = typed.decode()?;
             let failure = d.dns_failure_refresh_rate.as_ref();
             let dns = DnsConfig {
-                refresh_rate: opt_duration("dns_refresh_rate", &d.dns_refresh_rate)?
-                    .unwrap_or(DNS_REFRESH),
+                refresh_rate: opt_duration("dns_refresh_rate", &d.dns_refresh_rate)?.unwrap_or(DNS_REFRESH),
                 respect_ttl: d.respect_dns_ttl,
                 family: dns_family_common(d.dns_lookup_family)?,
                 failure_refresh: failure
@@ -298,23 +223,16 @@ fn custom(c: &p::Cluster, t: &p::cluster::CustomClusterType) -> Result<Discovery
 
 /// `envoy.extensions.clusters.common.dns.v3.DnsLookupFamily`, which has UNSPECIFIED and AUTO first.
 fn dns_family_common(n: i32) -> Result<DnsFamily> {
-    if n <= 1 {
-        Ok(DnsFamily::Auto)
-    } else {
-        dns_family(n - 1)
-    }
+    if n <= 1 { Ok(DnsFamily::Auto) } else { dns_family(n - 1) }
 }
 
 /// `DnsCacheConfig`
-pub(super) fn dns_cache(
-    d: &ext::common::dynamic_forward_proxy::v3::DnsCacheConfig,
-) -> Result<DynamicForwardProxy> {
+pub(super) fn dns_cache(d: &ext::common::dynamic_forward_proxy::v3::DnsCacheConfig) -> Result<DynamicForwardProxy> {
     reject!(d; key_value_config, resolved_address_filter);
     Ok(DynamicForwardProxy {
         cache_name: required("name", &d.name)?,
         dns: DnsConfig {
-            refresh_rate: opt_duration("dns_refresh_rate", &d.dns_refresh_rate)?
-                .unwrap_or(Duration::from_secs(60)),
+            refresh_rate: opt_duration("dns_refresh_rate", &d.dns_refresh_rate)?.unwrap_or(Duration::from_secs(60)),
             respect_ttl: true,
             family: dns_family(d.dns_lookup_family)?,
             failure_refresh: refresh_rate("dns_failure_refresh_rate", &d.dns_failure_refresh_rate)?,
@@ -322,8 +240,7 @@ pub(super) fn dns_cache(
         },
         host_ttl: opt_duration("host_ttl", &d.host_ttl)?.unwrap_or(Duration::from_secs(300)),
         max_hosts: d.max_hosts.unwrap_or(1024),
-        query_timeout: opt_duration("dns_query_timeout", &d.dns_query_timeout)?
-            .unwrap_or(DNS_REFRESH),
+        query_timeout: opt_duration("dns_query_timeout", &d.dns_query_timeout)?.unwrap_or(DNS_REFRESH),
         sub_clusters: false,
     })
 }
@@ -331,10 +248,7 @@ pub(super) fn dns_cache(
 fn breakers(c: &p::CircuitBreakers) -> Result<CircuitBreakers> {
     let mut out = CircuitBreakers::default();
     for (i, t) in c.thresholds.iter().enumerate() {
-        let slot = match super::route::priority(t.priority)
-            .at("priority")
-            .at_index("thresholds", i)?
-        {
+        let slot = match super::route::priority(t.priority).at("priority").at_index("thresholds", i)? {
             crate::route::Priority::Default => &mut out.default,
             crate::route::Priority::High => &mut out.high,
         };
@@ -344,13 +258,9 @@ fn breakers(c: &p::CircuitBreakers) -> Result<CircuitBreakers> {
             Some(b) => {
                 reject!(b; budget_interval);
                 Some(RetryBudget {
-                    budget_percent: common::percent_value(
-                        "budget_percent",
-                        &b.budget_percent,
-                        20.0,
-                    )
-                    .at("retry_budget")
-                    .at_index("thresholds", i)?,
+                    budget_percent: common::percent_value("budget_percent", &b.budget_percent, 20.0)
+                        .at("retry_budget")
+                        .at_index("thresholds", i)?,
                     min_retry_concurrency: b.min_retry_concurrency.unwrap_or(3),
                 })
             }
@@ -367,8 +277,7 @@ fn breakers(c: &p::CircuitBreakers) -> Result<CircuitBreakers> {
     }
     for (i, t) in c.per_host_thresholds.iter().enumerate() {
         if t.max_pending_requests.is_some() || t.max_requests.is_some() || t.max_retries.is_some() {
-            return Err(invalid("only max_connections may be set per host")
-                .at_index("per_host_thresholds", i));
+            return Err(invalid("only max_connections may be set per host").at_index("per_host_thresholds", i));
         }
         if t.priority == 0 {
             out.per_host_max_connections = t.max_connections;
@@ -390,11 +299,7 @@ fn outlier(o: &p::OutlierDetection) -> Result<OutlierDetection> {
         Some(n) if n > 100 => Err(invalid("value must be less than or equal to 100").at(field)),
         n => Ok(n.unwrap_or(default)),
     };
-    let base_ejection_time = time(
-        "base_ejection_time",
-        &o.base_ejection_time,
-        base.base_ejection_time,
-    )?;
+    let base_ejection_time = time("base_ejection_time", &o.base_ejection_time, base.base_ejection_time)?;
     Ok(OutlierDetection {
         consecutive_5xx: o.consecutive_5xx.unwrap_or(base.consecutive_5xx),
         interval: time("interval", &o.interval, base.interval)?,
@@ -404,25 +309,11 @@ fn outlier(o: &p::OutlierDetection) -> Result<OutlierDetection> {
             &o.max_ejection_time,
             base.max_ejection_time.max(base_ejection_time),
         )?,
-        max_ejection_time_jitter: time(
-            "max_ejection_time_jitter",
-            &o.max_ejection_time_jitter,
-            Duration::ZERO,
-        )?,
-        max_ejection_percent: pct(
-            "max_ejection_percent",
-            o.max_ejection_percent,
-            base.max_ejection_percent,
-        )?,
+        max_ejection_time_jitter: time("max_ejection_time_jitter", &o.max_ejection_time_jitter, Duration::ZERO)?,
+        max_ejection_percent: pct("max_ejection_percent", o.max_ejection_percent, base.max_ejection_percent)?,
         always_eject_one_host: o.always_eject_one_host.unwrap_or(false),
-        enforcing_consecutive_5xx: pct(
-            "enforcing_consecutive_5xx",
-            o.enforcing_consecutive_5xx,
-            100,
-        )?,
-        consecutive_gateway_failure: o
-            .consecutive_gateway_failure
-            .unwrap_or(base.consecutive_gateway_failure),
+        enforcing_consecutive_5xx: pct("enforcing_consecutive_5xx", o.enforcing_consecutive_5xx, 100)?,
+        consecutive_gateway_failure: o.consecutive_gateway_failure.unwrap_or(base.consecutive_gateway_failure),
         enforcing_consecutive_gateway_failure: pct(
             "enforcing_consecutive_gateway_failure",
             o.enforcing_consecutive_gateway_failure,
@@ -444,16 +335,8 @@ fn outlier(o: &p::OutlierDetection) -> Result<OutlierDetection> {
         success_rate_minimum_hosts: o.success_rate_minimum_hosts.unwrap_or(5),
         success_rate_request_volume: o.success_rate_request_volume.unwrap_or(100),
         success_rate_stdev_factor: o.success_rate_stdev_factor.unwrap_or(1900),
-        failure_percentage_threshold: pct(
-            "failure_percentage_threshold",
-            o.failure_percentage_threshold,
-            85,
-        )?,
-        enforcing_failure_percentage: pct(
-            "enforcing_failure_percentage",
-            o.enforcing_failure_percentage,
-            0,
-        )?,
+        failure_percentage_threshold: pct("failure_percentage_threshold", o.failure_percentage_threshold, 85)?,
+        enforcing_failure_percentage: pct("enforcing_failure_percentage", o.enforcing_failure_percentage, 0)?,
         enforcing_failure_percentage_local_origin: pct(
             "enforcing_failure_percentage_local_origin",
             o.enforcing_failure_percentage_local_origin,
@@ -461,9 +344,7 @@ fn outlier(o: &p::OutlierDetection) -> Result<OutlierDetection> {
         )?,
         failure_percentage_minimum_hosts: o.failure_percentage_minimum_hosts.unwrap_or(5),
         failure_percentage_request_volume: o.failure_percentage_request_volume.unwrap_or(50),
-        successful_active_health_check_uneject_host: o
-            .successful_active_health_check_uneject_host
-            .unwrap_or(true),
+        successful_active_health_check_uneject_host: o.successful_active_health_check_uneject_host.unwrap_or(true),
     })
 }
 
@@ -473,25 +354,15 @@ pub(super) fn transport(t: Option<&core::TransportSocket>) -> Result<UpstreamTra
         return Ok(UpstreamTransport::Raw);
     };
     let Some(core::transport_socket::ConfigType::TypedConfig(any)) = &t.config_type else {
-        return if t.name.contains("raw_buffer") {
-            Ok(UpstreamTransport::Raw)
-        } else {
-            Err(no_config(&t.name))
-        };
+        return if t.name.contains("raw_buffer") { Ok(UpstreamTransport::Raw) } else { Err(no_config(&t.name)) };
     };
     let typed = Typed::open(&t.name, any).at("typed_config")?;
-    let short = typed
-        .message
-        .strip_prefix("envoy.extensions.transport_sockets.")
-        .unwrap_or_default();
+    let short = typed.message.strip_prefix("envoy.extensions.transport_sockets.").unwrap_or_default();
     match short {
         "raw_buffer.v3.RawBuffer" => Ok(UpstreamTransport::Raw),
-        "tls.v3.UpstreamTlsContext" => Ok(UpstreamTransport::Tls(Arc::new(super::tls::upstream(
-            &typed.decode()?,
-        )?))),
+        "tls.v3.UpstreamTlsContext" => Ok(UpstreamTransport::Tls(Arc::new(super::tls::upstream(&typed.decode()?)?))),
         "proxy_protocol.v3.ProxyProtocolUpstreamTransport" => {
-            let p: ext::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport =
-                typed.decode()?;
+            let p: ext::transport_sockets::proxy_protocol::v3::ProxyProtocolUpstreamTransport = typed.decode()?;
             reject!(p; tlv_as_pool_key);
             let c = p.config.unwrap_or_default();
             reject!(c; added_tlvs, pass_through_tlvs);
@@ -503,8 +374,7 @@ pub(super) fn transport(t: Option<&core::TransportSocket>) -> Result<UpstreamTra
         "internal_upstream.v3.InternalUpstreamTransport" => {
             use crate::format::MetadataKind;
             use protos::envoy::r#type::metadata::v3::metadata_kind::Kind;
-            let p: ext::transport_sockets::internal_upstream::v3::InternalUpstreamTransport =
-                typed.decode()?;
+            let p: ext::transport_sockets::internal_upstream::v3::InternalUpstreamTransport = typed.decode()?;
             let passthrough = each("passthrough_metadata", &p.passthrough_metadata, |m| {
                 let kind = match m.kind.as_ref().and_then(|k| k.kind.as_ref()) {
                     Some(Kind::Host(_)) => MetadataKind::UpstreamHost,
@@ -531,10 +401,7 @@ fn http(c: &p::Cluster) -> Result<UpstreamHttp> {
     const KEY: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     let mut out = UpstreamHttp {
         protocol: UpstreamProtocol::Http1,
-        common: CommonHttp {
-            max_headers_count: 100,
-            ..CommonHttp::default()
-        },
+        common: CommonHttp { max_headers_count: 100, ..CommonHttp::default() },
         idle_timeout: Some(IDLE_TIMEOUT),
         http1: Http1Options::default(),
         http2: Http2Options::default(),
@@ -575,17 +442,12 @@ fn http(c: &p::Cluster) -> Result<UpstreamHttp> {
             .map(Arc::new);
         common_options = o.common_http_protocol_options;
         upstream = o.upstream_http_protocol_options;
-        let mut both = |h1: &Option<core::Http1ProtocolOptions>,
-                        h2: &Option<core::Http2ProtocolOptions>|
-         -> Result<()> {
-            out.http1 = h1
-                .as_ref()
-                .map_or(Ok(Http1Options::default()), |o| options::http1(o, false))?;
-            out.http2 = h2
-                .as_ref()
-                .map_or(Ok(Http2Options::default()), options::http2)?;
-            Ok(())
-        };
+        let mut both =
+            |h1: &Option<core::Http1ProtocolOptions>, h2: &Option<core::Http2ProtocolOptions>| -> Result<()> {
+                out.http1 = h1.as_ref().map_or(Ok(Http1Options::default()), |o| options::http1(o, false))?;
+                out.http2 = h2.as_ref().map_or(Ok(Http2Options::default()), options::http2)?;
+                Ok(())
+            };
         out.protocol = match &o.upstream_protocol_options {
             Some(U::ExplicitHttpConfig(e)) => match &e.protocol_config {
                 Some(E::HttpProtocolOptions(h)) => {
@@ -600,9 +462,7 @@ fn http(c: &p::Cluster) -> Result<UpstreamHttp> {
                     return Err(unsupported("HTTP/3").at("explicit_http_config").at(&field));
                 }
                 None => {
-                    return Err(missing("protocol_config")
-                        .at("explicit_http_config")
-                        .at(&field));
+                    return Err(missing("protocol_config").at("explicit_http_config").at(&field));
                 }
             },
             Some(U::UseDownstreamProtocolConfig(d)) => {
@@ -630,8 +490,7 @@ fn http(c: &p::Cluster) -> Result<UpstreamHttp> {
     if let Some(u) = &upstream {
         out.auto_sni = u.auto_sni;
         out.auto_san_validation = u.auto_san_validation;
-        out.override_auto_sni_header =
-            opt_name(&u.override_auto_sni_header).map(|n| HeaderName::new(&n));
+        out.override_auto_sni_header = opt_name(&u.override_auto_sni_header).map(|n| HeaderName::new(&n));
     }
     Ok(out)
 }
@@ -645,8 +504,8 @@ fn health_check(h: &core::HealthCheck) -> Result<HealthCheck> {
             P::Binary(b) => Ok(b.as_slice().into()),
             P::Text(hex) => {
                 let digits = hex.len() % 2 == 0 && hex.bytes().all(|b| b.is_ascii_hexdigit());
-                let bytes = (0..hex.len() / 2)
-                    .map(|i| u8::from_str_radix(hex.get(2 * i..2 * i + 2).unwrap_or("x"), 16));
+                let bytes =
+                    (0..hex.len() / 2).map(|i| u8::from_str_radix(hex.get(2 * i..2 * i + 2).unwrap_or("x"), 16));
                 match bytes.collect::<std::result::Result<Vec<u8>, _>>() {
                     Ok(b) if digits => Ok(b.into()),
                     _ => Err(invalid(format!("invalid hex string {hex}")).at("text")),
@@ -654,17 +513,10 @@ fn health_check(h: &core::HealthCheck) -> Result<HealthCheck> {
             }
         }
     };
-    let probe = match h
-        .health_checker
-        .as_ref()
-        .ok_or_else(|| missing("health_checker"))?
-    {
+    let probe = match h.health_checker.as_ref().ok_or_else(|| missing("health_checker"))? {
         H::HttpHealthCheck(x) => {
             reject!(x; send, receive, response_buffer_size, retriable_statuses);
-            let methods = [
-                "GET", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE",
-                "PATCH",
-            ];
+            let methods = ["GET", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
             let method = usize::try_from(x.method)
                 .ok()
                 .and_then(|n| methods.get(n))
@@ -673,8 +525,7 @@ fn health_check(h: &core::HealthCheck) -> Result<HealthCheck> {
                 Box::new([(200, 201)])
             } else {
                 each("expected_statuses", &x.expected_statuses, |r| {
-                    let bound =
-                        |n: i64| u16::try_from(n).map_err(|_| invalid("status is out of range"));
+                    let bound = |n: i64| u16::try_from(n).map_err(|_| invalid("status is out of range"));
                     Ok((bound(r.start)?, bound(r.end)?))
                 })?
             };
@@ -693,9 +544,7 @@ fn health_check(h: &core::HealthCheck) -> Result<HealthCheck> {
                     0 => false,
                     1 => true,
                     _ => {
-                        return Err(unsupported("HTTP/3")
-                            .at("codec_client_type")
-                            .at("http_health_check"));
+                        return Err(unsupported("HTTP/3").at("codec_client_type").at("http_health_check"));
                     }
                 },
                 headers: Arc::new(super::headers::ops(
@@ -708,23 +557,13 @@ fn health_check(h: &core::HealthCheck) -> Result<HealthCheck> {
         H::TcpHealthCheck(x) => {
             reject!(x; proxy_protocol_config);
             HealthProbe::Tcp {
-                send: x
-                    .send
-                    .as_ref()
-                    .map(payload)
-                    .transpose()
-                    .at("send")
-                    .at("tcp_health_check")?
-                    .unwrap_or_default(),
+                send: x.send.as_ref().map(payload).transpose().at("send").at("tcp_health_check")?.unwrap_or_default(),
                 receive: each("receive", &x.receive, payload).at("tcp_health_check")?,
             }
         }
         H::GrpcHealthCheck(x) => {
             reject!(x; initial_metadata);
-            HealthProbe::Grpc {
-                service: x.service_name.as_str().into(),
-                authority: opt_name(&x.authority),
-            }
+            HealthProbe::Grpc { service: x.service_name.as_str().into(), authority: opt_name(&x.authority) }
         }
         H::CustomHealthCheck(x) => return Err(no_config(&x.name).at("custom_health_check")),
     };
@@ -737,25 +576,15 @@ fn health_check(h: &core::HealthCheck) -> Result<HealthCheck> {
         interval_jitter: d("interval_jitter", &h.interval_jitter)?
             .unwrap_or_default()
             .max(interval * h.interval_jitter_percent.min(100) / 100),
-        unhealthy_threshold: h
-            .unhealthy_threshold
-            .ok_or_else(|| missing("unhealthy_threshold"))?,
-        healthy_threshold: h
-            .healthy_threshold
-            .ok_or_else(|| missing("healthy_threshold"))?,
-        no_traffic_interval: d("no_traffic_interval", &h.no_traffic_interval)?
-            .unwrap_or(Duration::from_secs(60)),
+        unhealthy_threshold: h.unhealthy_threshold.ok_or_else(|| missing("unhealthy_threshold"))?,
+        healthy_threshold: h.healthy_threshold.ok_or_else(|| missing("healthy_threshold"))?,
+        no_traffic_interval: d("no_traffic_interval", &h.no_traffic_interval)?.unwrap_or(Duration::from_secs(60)),
         unhealthy_interval: d("unhealthy_interval", &h.unhealthy_interval)?,
         unhealthy_edge_interval: d("unhealthy_edge_interval", &h.unhealthy_edge_interval)?,
         healthy_edge_interval: d("healthy_edge_interval", &h.healthy_edge_interval)?,
         reuse_connection: h.reuse_connection.unwrap_or(true),
         probe,
-        alpn: h
-            .tls_options
-            .iter()
-            .flat_map(|t| &t.alpn_protocols)
-            .map(|s| s.as_str().into())
-            .collect(),
+        alpn: h.tls_options.iter().flat_map(|t| &t.alpn_protocols).map(|s| s.as_str().into()).collect(),
     })
 }
 
@@ -764,27 +593,15 @@ fn bind(b: &core::BindConfig) -> Result<UpstreamBind> {
     let all = b
         .source_address
         .iter()
-        .chain(
-            b.extra_source_addresses
-                .iter()
-                .filter_map(|e| e.address.as_ref()),
-        )
+        .chain(b.extra_source_addresses.iter().filter_map(|e| e.address.as_ref()))
         .chain(&b.additional_source_addresses);
     let sources: Vec<std::net::SocketAddr> = each("source_address", all, |a| {
-        common::socket_address(a)?
-            .socket()
-            .ok_or_else(|| invalid("malformed IP address").at("address"))
+        common::socket_address(a)?.socket().ok_or_else(|| invalid("malformed IP address").at("address"))
     })?;
     let socket_options = each("socket_options", &b.socket_options, |o| match &o.value {
         Some(core::socket_option::Value::IntValue(v)) => Ok((o.level, o.name, *v)),
-        Some(core::socket_option::Value::BufValue(_)) => {
-            Err(unsupported("buf_value").at("buf_value"))
-        }
+        Some(core::socket_option::Value::BufValue(_)) => Err(unsupported("buf_value").at("buf_value")),
         None => Err(missing("value")),
     })?;
-    Ok(UpstreamBind {
-        sources: sources.into(),
-        freebind: b.freebind.unwrap_or(false),
-        socket_options,
-    })
+    Ok(UpstreamBind { sources: sources.into(), freebind: b.freebind.unwrap_or(false), socket_options })
 }

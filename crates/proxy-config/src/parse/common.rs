@@ -11,8 +11,7 @@ use protos::prost_types as pt;
 
 use crate::Name;
 use crate::common::{
-    Address, Backoff, Cidr, ConfigSource, DataSource, Fraction, GrpcService, HttpUri, Metadata,
-    Value,
+    Address, Backoff, Cidr, ConfigSource, DataSource, Fraction, GrpcService, HttpUri, Metadata, Value,
 };
 use crate::error::{At, Result, invalid, missing, unsupported};
 
@@ -35,11 +34,7 @@ pub(super) fn opt_duration(field: &str, d: &Option<pt::Duration>) -> Result<Opti
 }
 
 /// An optional duration where zero means "disabled": default when absent, `None` when zero.
-pub(super) fn disabling(
-    field: &str,
-    d: &Option<pt::Duration>,
-    default: Option<Duration>,
-) -> Result<Option<Duration>> {
+pub(super) fn disabling(field: &str, d: &Option<pt::Duration>, default: Option<Duration>) -> Result<Option<Duration>> {
     Ok(match opt_duration(field, d)? {
         None => default,
         Some(Duration::ZERO) => None,
@@ -59,11 +54,7 @@ pub(super) fn opt_name(s: &str) -> Option<Name> {
 
 /// A required string.
 pub(super) fn required(field: &str, s: &str) -> Result<Name> {
-    if s.is_empty() {
-        Err(invalid("value length must be at least 1 characters").at(field))
-    } else {
-        Ok(s.into())
-    }
+    if s.is_empty() { Err(invalid("value length must be at least 1 characters").at(field)) } else { Ok(s.into()) }
 }
 
 /// A port number.
@@ -73,33 +64,25 @@ pub(super) fn port(n: u32) -> Result<u16> {
 
 /// An HTTP status.
 pub(super) fn status(n: u32) -> Result<u16> {
-    if (200..600).contains(&n) {
-        Ok(n as u16)
-    } else {
-        Err(invalid(format!("status {n} must be in [200, 600)")))
-    }
+    if (200..600).contains(&n) { Ok(n as u16) } else { Err(invalid(format!("status {n} must be in [200, 600)"))) }
 }
 
 /// `envoy.type.v3.HttpStatus` with default; codes below `at_least` are replaced by the default as Envoy does.
 pub(super) fn http_status(s: &Option<ty::HttpStatus>, default: u16, at_least: i32) -> u16 {
-    s.as_ref()
-        .map(|s| s.code)
-        .filter(|c| (at_least.max(100)..600).contains(c))
-        .map_or(default, |c| c as u16)
+    s.as_ref().map(|s| s.code).filter(|c| (at_least.max(100)..600).contains(c)).map_or(default, |c| c as u16)
 }
 
 /// An IP address.
 pub(super) fn ip(s: &str) -> Result<IpAddr> {
-    s.parse()
-        .map_err(|_| invalid(format!("malformed IP address: {s}")))
+    s.parse().map_err(|_| invalid(format!("malformed IP address: {s}")))
 }
 
 /// `CidrRange`, host bits cleared.
 pub(super) fn cidr(c: &core::CidrRange) -> Result<Cidr> {
     let addr = ip(&c.address_prefix).at("address_prefix")?;
     let len = c.prefix_len.unwrap_or(0);
-    let len = u8::try_from(len)
-        .map_err(|_| invalid(format!("prefix length {len} is out of range")).at("prefix_len"))?;
+    let len =
+        u8::try_from(len).map_err(|_| invalid(format!("prefix length {len} is out of range")).at("prefix_len"))?;
     Cidr::new(addr, len)
         .map(|n| n.trunc())
         .map_err(|_| invalid(format!("prefix length {len} is out of range")).at("prefix_len"))
@@ -124,10 +107,7 @@ pub(super) fn socket_address(a: &core::SocketAddress) -> Result<Address> {
     };
     Ok(match a.address.parse::<IpAddr>() {
         Ok(ip) => Address::Socket(SocketAddr::new(ip, port)),
-        Err(_) => Address::Dns {
-            host: required("address", &a.address)?,
-            port,
-        },
+        Err(_) => Address::Dns { host: required("address", &a.address)?, port },
     })
 }
 
@@ -136,21 +116,14 @@ pub(super) fn address(a: &core::Address) -> Result<Address> {
     use core::address::Address as A;
     match &a.address {
         Some(A::SocketAddress(s)) => socket_address(s).at("socket_address"),
-        Some(A::Pipe(p)) => Ok(Address::Pipe {
-            path: required("path", &p.path).at("pipe")?,
-            mode: p.mode,
-        }),
+        Some(A::Pipe(p)) => Ok(Address::Pipe { path: required("path", &p.path).at("pipe")?, mode: p.mode }),
         Some(A::EnvoyInternalAddress(i)) => {
-            let Some(core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(
-                listener,
-            )) = &i.address_name_specifier
+            let Some(core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(listener)) =
+                &i.address_name_specifier
             else {
                 return Err(missing("address_name_specifier").at("envoy_internal_address"));
             };
-            Ok(Address::Internal {
-                listener: listener.as_str().into(),
-                endpoint_id: i.endpoint_id.as_str().into(),
-            })
+            Ok(Address::Internal { listener: listener.as_str().into(), endpoint_id: i.endpoint_id.as_str().into() })
         }
         None => Err(missing("address")),
     }
@@ -180,10 +153,7 @@ pub fn value_of_struct(s: &pt::Struct) -> Value {
 }
 
 fn fields(s: &pt::Struct) -> BTreeMap<Name, Value> {
-    s.fields
-        .iter()
-        .map(|(k, v)| (k.as_str().into(), value(v)))
-        .collect()
+    s.fields.iter().map(|(k, v)| (k.as_str().into(), value(v))).collect()
 }
 
 /// `Metadata`; typed metadata has no consumer here and is informational.
@@ -192,10 +162,7 @@ pub(super) fn metadata(m: &Option<core::Metadata>) -> Metadata {
     let Some(m) = m.as_ref().filter(|m| !m.filter_metadata.is_empty()) else {
         return Metadata::default();
     };
-    let plain = core::Metadata {
-        filter_metadata: m.filter_metadata.clone(),
-        ..Default::default()
-    };
+    let plain = core::Metadata { filter_metadata: m.filter_metadata.clone(), ..Default::default() };
     Metadata::encoded(plain.encode_to_vec())
 }
 
@@ -203,10 +170,7 @@ pub(super) fn metadata(m: &Option<core::Metadata>) -> Metadata {
 pub(crate) fn metadata_fields(encoded: &[u8]) -> BTreeMap<Name, Value> {
     use protos::prost::Message as _;
     let m = core::Metadata::decode(encoded).expect("metadata() encoded these bytes");
-    m.filter_metadata
-        .iter()
-        .map(|(k, s)| (k.as_str().into(), value_of_struct(s)))
-        .collect()
+    m.filter_metadata.iter().map(|(k, s)| (k.as_str().into(), value_of_struct(s))).collect()
 }
 
 /// The sorted entries of a struct, for subset matching.
@@ -216,11 +180,7 @@ pub(super) fn entries(s: &pt::Struct) -> Arc<[(Name, Value)]> {
 
 /// `metadata_match`: the `envoy.lb` entries.
 pub(super) fn metadata_match(m: &Option<core::Metadata>) -> Option<Arc<[(Name, Value)]>> {
-    m.as_ref()?
-        .filter_metadata
-        .get("envoy.lb")
-        .map(entries)
-        .filter(|e| !e.is_empty())
+    m.as_ref()?.filter_metadata.get("envoy.lb").map(entries).filter(|e| !e.is_empty())
 }
 
 /// `FractionalPercent`
@@ -231,10 +191,7 @@ pub(super) fn fraction(f: &ty::FractionalPercent) -> Result<Fraction> {
         2 => 1_000_000,
         n => return Err(invalid(format!("unknown denominator {n}")).at("denominator")),
     };
-    Ok(Fraction {
-        numerator: f.numerator,
-        denominator,
-    })
+    Ok(Fraction { numerator: f.numerator, denominator })
 }
 
 /// `RuntimeFractionalPercent`; the runtime key has no effect (see `ignored`).
@@ -245,11 +202,7 @@ pub(super) fn runtime_fraction(
 ) -> Result<Fraction> {
     match f {
         None => Ok(default),
-        Some(f) => f
-            .default_value
-            .as_ref()
-            .map_or(Ok(default), fraction)
-            .at(field),
+        Some(f) => f.default_value.as_ref().map_or(Ok(default), fraction).at(field),
     }
 }
 
@@ -259,10 +212,7 @@ pub(super) fn percent(field: &str, p: &Option<ty::Percent>, default: Fraction) -
     if !(0.0..=100.0).contains(&p.value) {
         return Err(invalid(format!("percentage {} is out of range", p.value)).at(field));
     }
-    Ok(Fraction {
-        numerator: (p.value * 100.0).round() as u32,
-        denominator: 10_000,
-    })
+    Ok(Fraction { numerator: (p.value * 100.0).round() as u32, denominator: 10_000 })
 }
 
 /// `Percent` as a number.
@@ -290,10 +240,7 @@ pub(super) fn data_source(d: &core::DataSource) -> Result<DataSource> {
 }
 
 /// An optional data source field.
-pub(super) fn opt_data_source(
-    field: &str,
-    d: &Option<core::DataSource>,
-) -> Result<Option<DataSource>> {
+pub(super) fn opt_data_source(field: &str, d: &Option<core::DataSource>) -> Result<Option<DataSource>> {
     d.as_ref().map(data_source).transpose().at(field)
 }
 
@@ -301,9 +248,7 @@ pub(super) fn opt_data_source(
 pub(super) fn inline(d: &core::DataSource) -> Result<Arc<[u8]>> {
     match data_source(d)? {
         DataSource::Inline(b) => Ok(b),
-        DataSource::File { .. } | DataSource::Env(_) => {
-            Err(unsupported("a source other than inline"))
-        }
+        DataSource::File { .. } | DataSource::Env(_) => Err(unsupported("a source other than inline")),
     }
 }
 
@@ -311,38 +256,25 @@ pub(super) fn inline(d: &core::DataSource) -> Result<Arc<[u8]>> {
 pub(super) fn config_source(c: &core::ConfigSource) -> Result<ConfigSource> {
     use core::api_config_source::ApiType;
     use core::config_source::ConfigSourceSpecifier as S;
-    let initial_fetch_timeout = opt_duration("initial_fetch_timeout", &c.initial_fetch_timeout)?
-        .unwrap_or(Duration::from_secs(15));
+    let initial_fetch_timeout =
+        opt_duration("initial_fetch_timeout", &c.initial_fetch_timeout)?.unwrap_or(Duration::from_secs(15));
     Ok(match &c.config_source_specifier {
-        Some(S::Ads(_) | S::Self_(_)) => ConfigSource::Ads {
-            initial_fetch_timeout,
-        },
+        Some(S::Ads(_) | S::Self_(_)) => ConfigSource::Ads { initial_fetch_timeout },
         Some(S::Path(p)) => ConfigSource::Path(required("path", p)?),
-        Some(S::PathConfigSource(p)) => {
-            ConfigSource::Path(required("path", &p.path).at("path_config_source")?)
-        }
+        Some(S::PathConfigSource(p)) => ConfigSource::Path(required("path", &p.path).at("path_config_source")?),
         Some(S::ApiConfigSource(a)) => match ApiType::try_from(a.api_type) {
-            Ok(ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc) => ConfigSource::Ads {
-                initial_fetch_timeout,
-            },
+            Ok(ApiType::AggregatedGrpc | ApiType::AggregatedDeltaGrpc) => ConfigSource::Ads { initial_fetch_timeout },
             Ok(t @ (ApiType::Grpc | ApiType::DeltaGrpc)) => {
-                let service = a
-                    .grpc_services
-                    .first()
-                    .ok_or_else(|| missing("grpc_services").at("api_config_source"))?;
+                let service =
+                    a.grpc_services.first().ok_or_else(|| missing("grpc_services").at("api_config_source"))?;
                 ConfigSource::Grpc {
-                    cluster: grpc_service(service)
-                        .at_index("grpc_services", 0)
-                        .at("api_config_source")?
-                        .cluster,
+                    cluster: grpc_service(service).at_index("grpc_services", 0).at("api_config_source")?.cluster,
                     delta: t == ApiType::DeltaGrpc,
                     initial_fetch_timeout,
                 }
             }
             _ => {
-                return Err(unsupported("this api_type")
-                    .at("api_type")
-                    .at("api_config_source"));
+                return Err(unsupported("this api_type").at("api_type").at("api_config_source"));
             }
         },
         None => return Err(missing("config_source_specifier")),
@@ -393,9 +325,7 @@ pub(super) fn backoff(base: &Option<pt::Duration>, max: &Option<pt::Duration>) -
         return Err(invalid("value must be greater than 0").at("base_interval"));
     }
     if max < base {
-        return Err(invalid(
-            "max_interval must be greater than or equal to the base_interval",
-        ));
+        return Err(invalid("max_interval must be greater than or equal to the base_interval"));
     }
     Ok(Backoff { base, max })
 }
@@ -411,10 +341,7 @@ pub(super) fn metadata_key(
         Some(Segment::Index(_)) => Err(unsupported("an index")),
         None => Err(missing("segment")),
     });
-    Ok((
-        required("key", &k.key).at("metadata_key")?,
-        path.at("metadata_key")?,
-    ))
+    Ok((required("key", &k.key).at("metadata_key")?, path.at("metadata_key")?))
 }
 
 /// `TokenBucket`
@@ -424,9 +351,7 @@ pub(super) fn token_bucket(t: &ty::TokenBucket) -> Result<crate::filters::networ
         return Err(invalid("value must be greater than 0").at("max_tokens"));
     }
     if fill_interval < Duration::from_millis(50) {
-        return Err(
-            invalid("local rate limit token bucket fill timer must be >= 50ms").at("fill_interval"),
-        );
+        return Err(invalid("local rate limit token bucket fill timer must be >= 50ms").at("fill_interval"));
     }
     Ok(crate::filters::network::TokenBucket {
         max_tokens: t.max_tokens,

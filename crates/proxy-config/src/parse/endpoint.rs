@@ -30,35 +30,19 @@ pub fn load_assignment(a: &p::ClusterLoadAssignment) -> Result<LoadAssignment> {
     if count > ENDPOINTS_MAX {
         return Err(invalid(format!("more than {ENDPOINTS_MAX} endpoints")).at("endpoints"));
     }
-    let mut policy = LoadAssignment {
-        localities: localities.into(),
-        ..Default::default()
-    };
+    let mut policy = LoadAssignment { localities: localities.into(), ..Default::default() };
     if let Some(p) = &a.policy {
         policy.overprovisioning_factor = p.overprovisioning_factor;
         policy.weighted_priority_health = p.weighted_priority_health;
-        policy.endpoint_stale_after =
-            opt_duration("endpoint_stale_after", &p.endpoint_stale_after).at("policy")?;
+        policy.endpoint_stale_after = opt_duration("endpoint_stale_after", &p.endpoint_stale_after).at("policy")?;
         if p.overprovisioning_factor == Some(0) {
-            return Err(invalid("value must be greater than 0")
-                .at("overprovisioning_factor")
-                .at("policy"));
+            return Err(invalid("value must be greater than 0").at("overprovisioning_factor").at("policy"));
         }
         for (i, d) in p.drop_overloads.iter().enumerate() {
-            let f = d
-                .drop_percentage
-                .as_ref()
-                .map(common::fraction)
-                .transpose()
-                .at_index("drop_overloads", i)?;
-            let f = f.ok_or_else(|| {
-                missing("drop_percentage")
-                    .at_index("drop_overloads", i)
-                    .at("policy")
-            })?;
+            let f = d.drop_percentage.as_ref().map(common::fraction).transpose().at_index("drop_overloads", i)?;
+            let f = f.ok_or_else(|| missing("drop_percentage").at_index("drop_overloads", i).at("policy"))?;
             let ppm = u64::from(f.numerator) * 1_000_000 / u64::from(f.denominator);
-            policy.drop_overload_ppm =
-                (u64::from(policy.drop_overload_ppm) + ppm).min(1_000_000) as u32;
+            policy.drop_overload_ppm = (u64::from(policy.drop_overload_ppm) + ppm).min(1_000_000) as u32;
         }
     }
     Ok(policy)
@@ -66,11 +50,7 @@ pub fn load_assignment(a: &p::ClusterLoadAssignment) -> Result<LoadAssignment> {
 
 /// `Locality`
 pub(super) fn locality_of(l: &protos::envoy::config::core::v3::Locality) -> Locality {
-    Locality {
-        region: l.region.as_str().into(),
-        zone: l.zone.as_str().into(),
-        sub_zone: l.sub_zone.as_str().into(),
-    }
+    Locality { region: l.region.as_str().into(), zone: l.zone.as_str().into(), sub_zone: l.sub_zone.as_str().into() }
 }
 
 fn locality(
@@ -87,16 +67,10 @@ fn locality(
         }
     };
     if l.priority > PRIORITY_MAX {
-        return Err(invalid(format!(
-            "value must be less than or equal to {PRIORITY_MAX}"
-        ))
-        .at("priority"));
+        return Err(invalid(format!("value must be less than or equal to {PRIORITY_MAX}")).at("priority"));
     }
     let key = locality_of(&l.locality.clone().unwrap_or_default());
-    let locality = shared
-        .entry(key.clone())
-        .or_insert_with(|| Arc::new(key))
-        .clone();
+    let locality = shared.entry(key.clone()).or_insert_with(|| Arc::new(key)).clone();
     Ok(LocalityEndpoints {
         locality,
         priority: l.priority,
@@ -106,28 +80,19 @@ fn locality(
     })
 }
 
-fn endpoint(
-    e: &p::LbEndpoint,
-    named: &std::collections::BTreeMap<String, p::Endpoint>,
-) -> Result<Endpoint> {
+fn endpoint(e: &p::LbEndpoint, named: &std::collections::BTreeMap<String, p::Endpoint>) -> Result<Endpoint> {
     use p::lb_endpoint::HostIdentifier as H;
-    let host = match e
-        .host_identifier
-        .as_ref()
-        .ok_or_else(|| missing("host_identifier"))?
-    {
+    let host = match e.host_identifier.as_ref().ok_or_else(|| missing("host_identifier"))? {
         H::Endpoint(h) => h,
-        H::EndpointName(n) => named
-            .get(n)
-            .ok_or_else(|| invalid(format!("unknown endpoint {n}")).at("endpoint_name"))?,
+        H::EndpointName(n) => {
+            named.get(n).ok_or_else(|| invalid(format!("unknown endpoint {n}")).at("endpoint_name"))?
+        }
     };
     let mut health_check_port = None;
     if let Some(h) = &host.health_check_config {
         reject!(h; address, disable_active_health_check, hostname);
-        health_check_port = (h.port_value != 0)
-            .then(|| common::port(h.port_value))
-            .transpose()
-            .at("health_check_config")?;
+        health_check_port =
+            (h.port_value != 0).then(|| common::port(h.port_value)).transpose().at("health_check_config")?;
     }
     let weight = e.load_balancing_weight.unwrap_or(1);
     if weight == 0 {
@@ -142,10 +107,7 @@ fn endpoint(
         5 => HealthStatus::Degraded,
         n => return Err(invalid(format!("unknown value {n}")).at("health_status")),
     };
-    let own = host
-        .address
-        .as_ref()
-        .ok_or_else(|| missing("address").at("endpoint"))?;
+    let own = host.address.as_ref().ok_or_else(|| missing("address").at("endpoint"))?;
     Ok(Endpoint {
         address: address(own).at("address").at("endpoint")?,
         additional_addresses: each("additional_addresses", &host.additional_addresses, |a| {

@@ -21,21 +21,11 @@ pub(super) fn json(s: &pt::Struct) -> Result<JsonFormat> {
             Some(Kind::BoolValue(b)) => JsonFormat::Bool(*b),
             Some(Kind::NumberValue(n)) => JsonFormat::Number(*n),
             Some(Kind::StringValue(s)) => JsonFormat::String(text(s)?),
-            Some(Kind::ListValue(l)) => JsonFormat::List(
-                l.values
-                    .iter()
-                    .map(node)
-                    .collect::<Result<Vec<_>>>()?
-                    .into(),
-            ),
+            Some(Kind::ListValue(l)) => JsonFormat::List(l.values.iter().map(node).collect::<Result<Vec<_>>>()?.into()),
             Some(Kind::StructValue(s)) => json(s)?,
         })
     }
-    let fields: Result<Vec<_>> = s
-        .fields
-        .iter()
-        .map(|(k, v)| Ok((k.as_str().into(), node(v).at(k)?)))
-        .collect();
+    let fields: Result<Vec<_>> = s.fields.iter().map(|(k, v)| Ok((k.as_str().into(), node(v).at(k)?))).collect();
     Ok(JsonFormat::Struct(fields?.into()))
 }
 
@@ -54,16 +44,11 @@ pub(super) fn substitution(f: &core::SubstitutionFormatString) -> Result<Substit
         F::JsonFormat(s) => FormatBody::Json(json(s).at("json_format")?),
         F::TextFormatSource(d) => {
             let bytes = super::common::inline(d).at("text_format_source")?;
-            let s = std::str::from_utf8(&bytes)
-                .map_err(|_| invalid("not UTF-8").at("text_format_source"))?;
+            let s = std::str::from_utf8(&bytes).map_err(|_| invalid("not UTF-8").at("text_format_source"))?;
             FormatBody::Text(text(s).at("text_format_source")?)
         }
     };
-    Ok(SubstitutionFormat {
-        body,
-        omit_empty_values: f.omit_empty_values,
-        content_type: opt_name(&f.content_type),
-    })
+    Ok(SubstitutionFormat { body, omit_empty_values: f.omit_empty_values, content_type: opt_name(&f.content_type) })
 }
 
 /// An optional substitution format field.

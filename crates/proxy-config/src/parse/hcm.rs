@@ -28,31 +28,20 @@ pub(super) fn hcm(h: &p::HttpConnectionManager) -> Result<Hcm> {
     if let Some(v) = &h.typed_header_validation_config {
         return Err(super::any::no_config(&v.name).at("typed_header_validation_config"));
     }
-    let routes = match h
-        .route_specifier
-        .as_ref()
-        .ok_or_else(|| missing("route_specifier"))?
-    {
-        RouteSpecifier::RouteConfig(r) => {
-            RouteSource::Inline(Arc::new(super::route_table(r).at("route_config")?))
-        }
+    let routes = match h.route_specifier.as_ref().ok_or_else(|| missing("route_specifier"))? {
+        RouteSpecifier::RouteConfig(r) => RouteSource::Inline(Arc::new(super::route_table(r).at("route_config")?)),
         RouteSpecifier::Rds(r) => RouteSource::Rds {
             name: required("route_config_name", &r.route_config_name).at("rds")?,
-            source: config_source(
-                r.config_source
-                    .as_ref()
-                    .ok_or_else(|| missing("config_source").at("rds"))?,
-            )
-            .at("config_source")
-            .at("rds")?,
+            source: config_source(r.config_source.as_ref().ok_or_else(|| missing("config_source").at("rds"))?)
+                .at("config_source")
+                .at("rds")?,
         },
         RouteSpecifier::ScopedRoutes(_) => {
             return Err(unsupported("scoped_routes").at("scoped_routes"));
         }
     };
     let filters = http_filters("http_filters", &h.http_filters)?;
-    let (pack_trace_reason, use_request_id_for_trace_sampling) =
-        request_id(&h.request_id_extension)?;
+    let (pack_trace_reason, use_request_id_for_trace_sampling) = request_id(&h.request_id_extension)?;
     let common_options = h.common_http_protocol_options.unwrap_or_default();
     let log = h.access_log_options.unwrap_or_default();
     let scheme = h.scheme_header_transformation.clone().unwrap_or_default();
@@ -81,7 +70,11 @@ pub(super) fn hcm(h: &p::HttpConnectionManager) -> Result<Hcm> {
         use_remote_address: h.use_remote_address.unwrap_or(false),
         xff_num_trusted_hops: h.xff_num_trusted_hops,
         skip_xff_append: h.skip_xff_append,
-        original_ip_detection: each("original_ip_detection_extensions", &h.original_ip_detection_extensions, ip_detection)?,
+        original_ip_detection: each(
+            "original_ip_detection_extensions",
+            &h.original_ip_detection_extensions,
+            ip_detection,
+        )?,
         internal_addresses: internal(&h.internal_address_config)?,
         via: opt_name(&h.via),
         ipv4_as_mapped: h.represent_ipv4_remote_address_as_ipv4_mapped_ipv6,
@@ -106,8 +99,10 @@ pub(super) fn hcm(h: &p::HttpConnectionManager) -> Result<Hcm> {
         request_timeout: disabling("request_timeout", &h.request_timeout, None)?,
         request_headers_timeout: disabling("request_headers_timeout", &h.request_headers_timeout, None)?,
         drain_timeout: opt_duration("drain_timeout", &h.drain_timeout)?.unwrap_or(DRAIN_TIMEOUT),
-        delayed_close_timeout: opt_duration("delayed_close_timeout", &h.delayed_close_timeout)?.unwrap_or(DELAYED_CLOSE_TIMEOUT),
-        idle_timeout: disabling("idle_timeout", &common_options.idle_timeout, Some(IDLE_TIMEOUT)).at("common_http_protocol_options")?,
+        delayed_close_timeout: opt_duration("delayed_close_timeout", &h.delayed_close_timeout)?
+            .unwrap_or(DELAYED_CLOSE_TIMEOUT),
+        idle_timeout: disabling("idle_timeout", &common_options.idle_timeout, Some(IDLE_TIMEOUT))
+            .at("common_http_protocol_options")?,
         common: options::common(&common_options).at("common_http_protocol_options")?,
         path: PathNormalization {
             normalize: h.normalize_path.unwrap_or(false),
@@ -122,17 +117,22 @@ pub(super) fn hcm(h: &p::HttpConnectionManager) -> Result<Hcm> {
         },
         strip_port: match (h.strip_matching_host_port, &h.strip_port_mode) {
             (true, Some(StripPortMode::StripAnyHostPort(true))) => {
-                return Err(invalid("Error: Only one of `strip_matching_host_port` or `strip_any_host_port` can be set."));
+                return Err(invalid(
+                    "Error: Only one of `strip_matching_host_port` or `strip_any_host_port` can be set.",
+                ));
             }
             (_, Some(StripPortMode::StripAnyHostPort(true))) => StripPort::Any,
             (true, _) => StripPort::Matching,
             (false, _) => StripPort::Keep,
         },
         strip_trailing_host_dot: h.strip_trailing_host_dot,
-        http1: options::http1(&h.http_protocol_options.clone().unwrap_or_default(), true).at("http_protocol_options")?,
+        http1: options::http1(&h.http_protocol_options.clone().unwrap_or_default(), true)
+            .at("http_protocol_options")?,
         http2: options::http2(&h.http2_protocol_options.clone().unwrap_or_default()).at("http2_protocol_options")?,
         max_request_headers_kb: match h.max_request_headers_kb {
-            Some(n) if n == 0 || n > 8192 => return Err(invalid("value must be inside range (0, 8192]").at("max_request_headers_kb")),
+            Some(n) if n == 0 || n > 8192 => {
+                return Err(invalid("value must be inside range (0, 8192]").at("max_request_headers_kb"));
+            }
             n => n.unwrap_or(REQUEST_HEADERS_KB),
         },
         add_user_agent: h.add_user_agent.unwrap_or(false),
@@ -140,7 +140,9 @@ pub(super) fn hcm(h: &p::HttpConnectionManager) -> Result<Hcm> {
         add_proxy_protocol_connection_state: h.add_proxy_protocol_connection_state.unwrap_or(true),
         stream_error_on_invalid_http_message: h.stream_error_on_invalid_http_message.unwrap_or(false),
         scheme_to_overwrite: scheme.transformation.map(|t| match t {
-            protos::envoy::config::core::v3::scheme_header_transformation::Transformation::SchemeToOverwrite(s) => s.into(),
+            protos::envoy::config::core::v3::scheme_header_transformation::Transformation::SchemeToOverwrite(s) => {
+                s.into()
+            }
         }),
         scheme_match_upstream: scheme.match_upstream,
         append_local_overload: h.append_local_overload,
@@ -183,15 +185,10 @@ fn request_id(r: &Option<p::RequestIdExtension>) -> Result<(bool, bool)> {
     };
     let c: ext::request_id::uuid::v3::UuidRequestIdConfig =
         super::any::expect("envoy.request_id.uuid", any).at("request_id_extension")?;
-    Ok((
-        c.pack_trace_reason.unwrap_or(true),
-        c.use_request_id_for_trace_sampling.unwrap_or(true),
-    ))
+    Ok((c.pack_trace_reason.unwrap_or(true), c.use_request_id_for_trace_sampling.unwrap_or(true)))
 }
 
-fn internal(
-    c: &Option<p::http_connection_manager::InternalAddressConfig>,
-) -> Result<InternalAddressConfig> {
+fn internal(c: &Option<p::http_connection_manager::InternalAddressConfig>) -> Result<InternalAddressConfig> {
     let Some(c) = c else {
         // Envoy's default: no network is internal unless configured (RFC 1918 trust ended with 1.33).
         return Ok(InternalAddressConfig::default());
@@ -225,24 +222,17 @@ fn xfcc(h: &p::HttpConnectionManager) -> Result<ForwardClientCert> {
 
 fn ip_detection(e: &protos::envoy::config::core::v3::TypedExtensionConfig) -> Result<IpDetection> {
     use ext::http::original_ip_detection as d;
-    let any = e
-        .typed_config
-        .as_ref()
-        .ok_or_else(|| super::any::no_config(&e.name))?;
+    let any = e.typed_config.as_ref().ok_or_else(|| super::any::no_config(&e.name))?;
     let typed = super::any::Typed::open(&e.name, any)?;
     match typed.message.as_str() {
         "envoy.extensions.http.original_ip_detection.xff.v3.XffConfig" => {
             let c: d::xff::v3::XffConfig = typed.decode()?;
             let trusted = match &c.xff_trusted_cidrs {
                 None => None,
-                Some(t) => Some(CidrSet(
-                    each("cidrs", &t.cidrs, cidr).at("xff_trusted_cidrs")?,
-                )),
+                Some(t) => Some(CidrSet(each("cidrs", &t.cidrs, cidr).at("xff_trusted_cidrs")?)),
             };
             if trusted.is_some() && c.xff_num_trusted_hops > 0 {
-                return Err(invalid(
-                    "Cannot set both xff_num_trusted_hops and xff_trusted_cidrs",
-                ));
+                return Err(invalid("Cannot set both xff_num_trusted_hops and xff_trusted_cidrs"));
             }
             Ok(IpDetection::Xff {
                 num_trusted_hops: c.xff_num_trusted_hops,
@@ -271,16 +261,9 @@ fn local_reply(l: &p::LocalReplyConfig) -> Result<LocalReply> {
             let filter = m.filter.as_ref().ok_or_else(|| missing("filter"))?;
             Ok(ReplyMapper {
                 filter: super::access_log::filter(filter).at("filter")?,
-                status: m
-                    .status_code
-                    .map(common::status)
-                    .transpose()
-                    .at("status_code")?,
+                status: m.status_code.map(common::status).transpose().at("status_code")?,
                 body: m.body.as_ref().map(common::inline).transpose().at("body")?,
-                body_format: super::format::opt_substitution(
-                    "body_format_override",
-                    &m.body_format_override,
-                )?,
+                body_format: super::format::opt_substitution("body_format_override", &m.body_format_override)?,
                 headers: super::headers::additions("headers_to_add", &m.headers_to_add)?,
             })
         })?,

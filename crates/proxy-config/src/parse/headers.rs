@@ -17,9 +17,7 @@ pub(super) fn option(h: &core::HeaderValueOption) -> Result<HeaderAdd> {
     // `append` is the deprecated spelling; both at once is an error in Envoy.
     let action = match (h.append, h.append_action) {
         (Some(_), n) if n != 0 => {
-            return Err(invalid(
-                "Both append and append_action are set and it's not allowed",
-            ));
+            return Err(invalid("Both append and append_action are set and it's not allowed"));
         }
         (Some(false), _) => AppendAction::OverwriteIfExistsOrAdd,
         (Some(true), _) | (None, 0) => AppendAction::AppendIfExistsOrAdd,
@@ -32,8 +30,7 @@ pub(super) fn option(h: &core::HeaderValueOption) -> Result<HeaderAdd> {
     let text = if header.raw_value.is_empty() {
         &header.value
     } else {
-        raw = String::from_utf8(header.raw_value.clone())
-            .map_err(|_| invalid("not UTF-8").at("raw_value"))?;
+        raw = String::from_utf8(header.raw_value.clone()).map_err(|_| invalid("not UTF-8").at("raw_value"))?;
         &raw
     };
     Ok(HeaderAdd {
@@ -56,21 +53,13 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 /// Additions and removals of one level. `what` is `request_headers` or `response_headers`.
-pub(super) fn ops(
-    what: &str,
-    add: &[core::HeaderValueOption],
-    remove: &[String],
-) -> Result<HeaderOps> {
+pub(super) fn ops(what: &str, add: &[core::HeaderValueOption], remove: &[String]) -> Result<HeaderOps> {
     let add_field = format!("{what}_to_add");
     let add: Vec<HeaderAdd> = super::each(&add_field, add, |h| {
         // Envoy refuses to write :-headers and host by these lists.
         let option = option(h)?;
-        if option.name_as_given.starts_with(':')
-            || option.name_as_given.eq_ignore_ascii_case("host")
-        {
-            return Err(invalid(":-prefixed or host headers may not be modified")
-                .at("key")
-                .at("header"));
+        if option.name_as_given.starts_with(':') || option.name_as_given.eq_ignore_ascii_case("host") {
+            return Err(invalid(":-prefixed or host headers may not be modified").at("key").at("header"));
         }
         Ok(option)
     })?;
@@ -82,18 +71,11 @@ pub(super) fn ops(
         }
         Ok(HeaderName::new(n))
     })?;
-    Ok(HeaderOps {
-        remove: remove.into(),
-        add: add.into(),
-    })
+    Ok(HeaderOps { remove: remove.into(), add: add.into() })
 }
 
 /// `None` when there is nothing to do.
-pub(super) fn level(
-    what: &str,
-    add: &[core::HeaderValueOption],
-    remove: &[String],
-) -> Result<Option<Arc<HeaderOps>>> {
+pub(super) fn level(what: &str, add: &[core::HeaderValueOption], remove: &[String]) -> Result<Option<Arc<HeaderOps>>> {
     let ops = ops(what, add, remove)?;
     Ok((!ops.is_empty()).then(|| Arc::new(ops)))
 }
@@ -101,10 +83,7 @@ pub(super) fn level(
 /// Additions only, for filters.
 pub(super) fn additions(field: &str, add: &[core::HeaderValueOption]) -> Result<HeaderOps> {
     let add: Vec<HeaderAdd> = super::each(field, add, option)?;
-    Ok(HeaderOps {
-        remove: Box::default(),
-        add: add.into(),
-    })
+    Ok(HeaderOps { remove: Box::default(), add: add.into() })
 }
 
 /// Chains levels, given most specific first, in evaluation order.
@@ -129,36 +108,20 @@ pub(super) fn mutations(field: &str, list: &[mutation::HeaderMutation]) -> Resul
         }
         Some(Action::Append(h)) => Ok(Mutation::Add(option(h).at("append")?)),
         Some(Action::RemoveOnMatch(r)) => {
-            let m = r
-                .key_matcher
-                .as_ref()
-                .ok_or_else(|| missing("key_matcher").at("remove_on_match"))?;
-            Ok(Mutation::RemoveMatching(
-                super::matcher::string(m)
-                    .at("key_matcher")
-                    .at("remove_on_match")?,
-            ))
+            let m = r.key_matcher.as_ref().ok_or_else(|| missing("key_matcher").at("remove_on_match"))?;
+            Ok(Mutation::RemoveMatching(super::matcher::string(m).at("key_matcher").at("remove_on_match")?))
         }
         None => Err(missing("action")),
     })
 }
 
 /// Splits a mutation list into one level of operations, for mirrors.
-pub(super) fn mutations_as_ops(
-    field: &str,
-    list: &[mutation::HeaderMutation],
-) -> Result<HeaderChain> {
+pub(super) fn mutations_as_ops(field: &str, list: &[mutation::HeaderMutation]) -> Result<HeaderChain> {
     let mut chain = Vec::new();
     for mutation in mutations(field, list)? {
         let ops = match mutation {
-            Mutation::Remove(name) => HeaderOps {
-                remove: Box::new([name]),
-                add: Box::default(),
-            },
-            Mutation::Add(add) => HeaderOps {
-                remove: Box::default(),
-                add: Box::new([add]),
-            },
+            Mutation::Remove(name) => HeaderOps { remove: Box::new([name]), add: Box::default() },
+            Mutation::Add(add) => HeaderOps { remove: Box::default(), add: Box::new([add]) },
             Mutation::RemoveMatching(_) => {
                 return Err(crate::error::unsupported("remove_on_match").at(field));
             }

@@ -34,21 +34,14 @@ pub(super) fn filter(h: &hcm::HttpFilter) -> Result<Option<HttpFilter>> {
         }
         other => other.at("typed_config")?,
     };
-    Ok(Some(HttpFilter {
-        name: h.name.as_str().into(),
-        kind,
-        disabled: h.disabled,
-    }))
+    Ok(Some(HttpFilter { name: h.name.as_str().into(), kind, disabled: h.disabled }))
 }
 
 /// The filter of this typed config (also for extension config discovery).
 pub fn http_filter_config(name: &str, any: &Any) -> Result<HttpFilterKind> {
     use HttpFilterKind as K;
     let typed = Typed::open(name, any)?;
-    let short = typed
-        .message
-        .strip_prefix("envoy.extensions.filters.http.")
-        .unwrap_or(&typed.message);
+    let short = typed.message.strip_prefix("envoy.extensions.filters.http.").unwrap_or(&typed.message);
     Ok(match short {
         "router.v3.Router" => K::Router(Arc::new(router(&typed.decode()?)?)),
         "upstream_codec.v3.UpstreamCodec" => K::UpstreamCodec,
@@ -57,53 +50,37 @@ pub fn http_filter_config(name: &str, any: &Any) -> Result<HttpFilterKind> {
         "rbac.v3.RBAC" => K::Rbac(Arc::new(security::rbac(&typed.decode()?)?)),
         "ext_authz.v3.ExtAuthz" => K::ExtAuthz(Arc::new(security::ext_authz(&typed.decode()?)?)),
         "jwt_authn.v3.JwtAuthentication" => K::JwtAuthn(Arc::new(security::jwt(&typed.decode()?)?)),
-        "ext_proc.v3.ExternalProcessor" => {
-            K::ExtProc(Arc::new(security::ext_proc(&typed.decode()?)?))
-        }
+        "ext_proc.v3.ExternalProcessor" => K::ExtProc(Arc::new(security::ext_proc(&typed.decode()?)?)),
         "grpc_web.v3.GrpcWeb" => K::GrpcWeb,
         "grpc_stats.v3.FilterConfig" => K::GrpcStats(Arc::new(grpc_stats(&typed.decode()?))),
         "grpc_http1_bridge.v3.Config" => {
             let c: f::grpc_http1_bridge::v3::Config = typed.decode()?;
             reject!(c; ignore_query_parameters);
-            K::GrpcHttp1Bridge {
-                upgrade_protobuf: c.upgrade_protobuf_to_grpc,
-            }
+            K::GrpcHttp1Bridge { upgrade_protobuf: c.upgrade_protobuf_to_grpc }
         }
-        "local_ratelimit.v3.LocalRateLimit" => {
-            K::LocalRateLimit(Arc::new(local_rate_limit(&typed.decode()?)?))
-        }
+        "local_ratelimit.v3.LocalRateLimit" => K::LocalRateLimit(Arc::new(local_rate_limit(&typed.decode()?)?)),
         "ratelimit.v3.RateLimit" => K::RateLimit(Arc::new(security::rate_limit(&typed.decode()?)?)),
         "buffer.v3.Buffer" => K::Buffer(buffer(&typed.decode()?)?),
         "compressor.v3.Compressor" => K::Compressor(Arc::new(compressor(&typed.decode()?)?)),
-        "decompressor.v3.Decompressor" => {
-            K::Decompressor(Arc::new(decompressor(&typed.decode()?)?))
-        }
+        "decompressor.v3.Decompressor" => K::Decompressor(Arc::new(decompressor(&typed.decode()?)?)),
         "csrf.v3.CsrfPolicy" => K::Csrf(Arc::new(csrf(&typed.decode()?)?)),
-        "header_to_metadata.v3.Config" => {
-            K::HeaderToMetadata(Arc::new(header_to_metadata(&typed.decode()?)?))
-        }
+        "header_to_metadata.v3.Config" => K::HeaderToMetadata(Arc::new(header_to_metadata(&typed.decode()?)?)),
         "header_mutation.v3.HeaderMutation" => {
             let c: f::header_mutation::v3::HeaderMutation = typed.decode()?;
             let m = c.mutations.unwrap_or_default();
-            K::HeaderMutation(Arc::new(
-                header_mutations(&m, c.most_specific_header_mutations_wins).at("mutations")?,
-            ))
+            K::HeaderMutation(Arc::new(header_mutations(&m, c.most_specific_header_mutations_wins).at("mutations")?))
         }
-        "set_filter_state.v3.Config" => {
-            K::SetFilterState(Arc::new(set_filter_state(&typed.decode()?)?))
-        }
+        "set_filter_state.v3.Config" => K::SetFilterState(Arc::new(set_filter_state(&typed.decode()?)?)),
         "set_metadata.v3.Config" => K::SetMetadata(set_metadata(&typed.decode()?)?),
-        "stateful_session.v3.StatefulSession" => {
-            K::StatefulSession(Arc::new(stateful_session(&typed.decode()?)?))
-        }
+        "stateful_session.v3.StatefulSession" => K::StatefulSession(Arc::new(stateful_session(&typed.decode()?)?)),
         "health_check.v3.HealthCheck" => K::HealthCheck(Arc::new(health_check(&typed.decode()?)?)),
         "dynamic_forward_proxy.v3.FilterConfig" => {
             use f::dynamic_forward_proxy::v3::filter_config::ImplementationSpecifier as S;
             let c: f::dynamic_forward_proxy::v3::FilterConfig = typed.decode()?;
             match &c.implementation_specifier {
-                Some(S::DnsCacheConfig(d)) => K::DynamicForwardProxy(Arc::new(
-                    super::cluster::dns_cache(d).at("dns_cache_config")?,
-                )),
+                Some(S::DnsCacheConfig(d)) => {
+                    K::DynamicForwardProxy(Arc::new(super::cluster::dns_cache(d).at("dns_cache_config")?))
+                }
                 Some(S::SubClusterConfig(_)) => {
                     return Err(unsupported("this field").at("sub_cluster_config"));
                 }
@@ -115,12 +92,8 @@ pub fn http_filter_config(name: &str, any: &Any) -> Result<HttpFilterKind> {
             K::OnDemand(Arc::new(on_demand(&c.odcds)?))
         }
         "lua.v3.Lua" => K::Lua(Arc::new(lua(&typed.decode()?)?)),
-        "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => {
-            K::Alpn(Arc::new(alpn(&typed.decode()?)?))
-        }
-        "io.istio.http.peer_metadata.Config" => {
-            K::PeerMetadata(Arc::new(peer_metadata(&typed.decode()?)))
-        }
+        "istio.envoy.config.filter.http.alpn.v2alpha1.FilterConfig" => K::Alpn(Arc::new(alpn(&typed.decode()?)?)),
+        "io.istio.http.peer_metadata.Config" => K::PeerMetadata(Arc::new(peer_metadata(&typed.decode()?))),
         "stats.PluginConfig" => K::IstioStats(Arc::new(istio_stats(&typed.decode()?)?)),
         _ => return Err(typed.unknown()),
     })
@@ -133,11 +106,7 @@ fn router(r: &f::router::v3::Router) -> Result<Router> {
         start_child_span: r.start_child_span,
         upstream_logs: super::access_log::logs(&r.upstream_log)?,
         suppress_envoy_headers: r.suppress_envoy_headers,
-        strict_check_headers: r
-            .strict_check_headers
-            .iter()
-            .map(|s| s.to_ascii_lowercase().into())
-            .collect(),
+        strict_check_headers: r.strict_check_headers.iter().map(|s| s.to_ascii_lowercase().into()).collect(),
         respect_expected_rq_timeout: r.respect_expected_rq_timeout,
         suppress_grpc_request_failure_code_stats: r.suppress_grpc_request_failure_code_stats,
     })
@@ -147,19 +116,11 @@ fn router(r: &f::router::v3::Router) -> Result<Router> {
 pub(super) fn fault(x: &f::fault::v3::HttpFault) -> Result<Fault> {
     use common_fault::{fault_delay::FaultDelaySecifier as D, fault_rate_limit::LimitType as L};
     use f::fault::v3::fault_abort::ErrorType as E;
-    let fraction = |p: &Option<_>| {
-        p.as_ref()
-            .map_or(Ok(Fraction::NEVER), common::fraction)
-            .at("percentage")
-    };
+    let fraction = |p: &Option<_>| p.as_ref().map_or(Ok(Fraction::NEVER), common::fraction).at("percentage");
     let delay = match &x.delay {
         None => None,
         Some(d) => Some(FaultDelay {
-            fixed: match d
-                .fault_delay_secifier
-                .as_ref()
-                .ok_or_else(|| missing("fault_delay_secifier").at("delay"))?
-            {
+            fixed: match d.fault_delay_secifier.as_ref().ok_or_else(|| missing("fault_delay_secifier").at("delay"))? {
                 D::FixedDelay(t) => Some(common::duration(t).at("fixed_delay").at("delay")?),
                 D::HeaderDelay(_) => None,
             },
@@ -171,14 +132,8 @@ pub(super) fn fault(x: &f::fault::v3::HttpFault) -> Result<Fault> {
         Some(a) => {
             reject!(a; response_body);
             Some(FaultAbort {
-                kind: match a
-                    .error_type
-                    .as_ref()
-                    .ok_or_else(|| missing("error_type").at("abort"))?
-                {
-                    E::HttpStatus(s) => {
-                        AbortKind::Http(common::status(*s).at("http_status").at("abort")?)
-                    }
+                kind: match a.error_type.as_ref().ok_or_else(|| missing("error_type").at("abort"))? {
+                    E::HttpStatus(s) => AbortKind::Http(common::status(*s).at("http_status").at("abort")?),
                     E::GrpcStatus(s) => AbortKind::Grpc(*s),
                     E::HeaderAbort(_) => AbortKind::Header,
                 },
@@ -189,11 +144,7 @@ pub(super) fn fault(x: &f::fault::v3::HttpFault) -> Result<Fault> {
     let response_rate_limit = match &x.response_rate_limit {
         None => None,
         Some(r) => Some(FaultRateLimit {
-            limit_kbps: match r
-                .limit_type
-                .as_ref()
-                .ok_or_else(|| missing("limit_type").at("response_rate_limit"))?
-            {
+            limit_kbps: match r.limit_type.as_ref().ok_or_else(|| missing("limit_type").at("response_rate_limit"))? {
                 L::FixedLimit(l) => Some(l.limit_kbps.max(1)),
                 L::HeaderLimit(_) => None,
             },
@@ -205,11 +156,7 @@ pub(super) fn fault(x: &f::fault::v3::HttpFault) -> Result<Fault> {
         abort,
         upstream_cluster: x.upstream_cluster.as_str().into(),
         headers: matcher::headers("headers", &x.headers)?,
-        downstream_nodes: x
-            .downstream_nodes
-            .iter()
-            .map(|s| s.as_str().into())
-            .collect(),
+        downstream_nodes: x.downstream_nodes.iter().map(|s| s.as_str().into()).collect(),
         max_active_faults: x.max_active_faults,
         response_rate_limit,
         disable_downstream_cluster_stats: x.disable_downstream_cluster_stats,
@@ -241,12 +188,7 @@ fn grpc_stats(c: &f::grpc_stats::v3::FilterConfig) -> GrpcStats {
         Some(S::IndividualMethodStatsAllowlist(l)) => {
             let services = l.services.iter();
             let list = services
-                .map(|s| {
-                    (
-                        s.name.as_str().into(),
-                        s.method_names.iter().map(|m| m.as_str().into()).collect(),
-                    )
-                })
+                .map(|s| (s.name.as_str().into(), s.method_names.iter().map(|m| m.as_str().into()).collect()))
                 .collect();
             (false, list)
         }
@@ -261,41 +203,24 @@ fn grpc_stats(c: &f::grpc_stats::v3::FilterConfig) -> GrpcStats {
 }
 
 /// HTTP `LocalRateLimit`
-pub(super) fn local_rate_limit(
-    r: &f::local_ratelimit::v3::LocalRateLimit,
-) -> Result<LocalRateLimit> {
+pub(super) fn local_rate_limit(r: &f::local_ratelimit::v3::LocalRateLimit) -> Result<LocalRateLimit> {
     reject!(r; local_cluster_rate_limit, enable_retry_after_header);
     Ok(LocalRateLimit {
         stat_prefix: required("stat_prefix", &r.stat_prefix)?,
         status: common::http_status(&r.status, 429, 400),
-        bucket: r
-            .token_bucket
-            .as_ref()
-            .map(common::token_bucket)
-            .transpose()
-            .at("token_bucket")?,
+        bucket: r.token_bucket.as_ref().map(common::token_bucket).transpose().at("token_bucket")?,
         enabled: runtime_fraction("filter_enabled", &r.filter_enabled, Fraction::NEVER)?,
         enforced: runtime_fraction("filter_enforced", &r.filter_enforced, Fraction::NEVER)?,
-        response_headers: headers::additions(
-            "response_headers_to_add",
-            &r.response_headers_to_add,
-        )?,
+        response_headers: headers::additions("response_headers_to_add", &r.response_headers_to_add)?,
         request_headers_when_not_enforced: headers::additions(
             "request_headers_to_add_when_not_enforced",
             &r.request_headers_to_add_when_not_enforced,
         )?,
         descriptors: each("descriptors", &r.descriptors, |d| {
             reject!(d; shadow_mode);
-            let bucket = d
-                .token_bucket
-                .as_ref()
-                .ok_or_else(|| missing("token_bucket"))?;
+            let bucket = d.token_bucket.as_ref().ok_or_else(|| missing("token_bucket"))?;
             Ok(LocalDescriptor {
-                entries: d
-                    .entries
-                    .iter()
-                    .map(|e| (e.key.as_str().into(), e.value.as_str().into()))
-                    .collect(),
+                entries: d.entries.iter().map(|e| (e.key.as_str().into(), e.value.as_str().into())).collect(),
                 bucket: common::token_bucket(bucket).at("token_bucket")?,
             })
         })?,
@@ -305,17 +230,13 @@ pub(super) fn local_rate_limit(
         vh_rate_limits: u8::try_from(r.vh_rate_limits).unwrap_or(0),
         always_consume_default_token_bucket: r.always_consume_default_token_bucket.unwrap_or(true),
         rate_limited_as_resource_exhausted: r.rate_limited_as_resource_exhausted,
-        rate_limits: rate_limit::limits("rate_limits", &r.rate_limits)?
-            .to_vec()
-            .into(),
+        rate_limits: rate_limit::limits("rate_limits", &r.rate_limits)?.to_vec().into(),
     })
 }
 
 /// `Buffer`
 pub(super) fn buffer(b: &f::buffer::v3::Buffer) -> Result<u32> {
-    b.max_request_bytes
-        .filter(|n| *n > 0)
-        .ok_or_else(|| missing("max_request_bytes"))
+    b.max_request_bytes.filter(|n| *n > 0).ok_or_else(|| missing("max_request_bytes"))
 }
 
 const COMPRESSIBLE: [&str; 9] = [
@@ -331,15 +252,9 @@ const COMPRESSIBLE: [&str; 9] = [
 ];
 
 fn coding(library: &protos::envoy::config::core::v3::TypedExtensionConfig) -> Result<Coding> {
-    let any = library
-        .typed_config
-        .as_ref()
-        .ok_or_else(|| no_config(&library.name))?;
+    let any = library.typed_config.as_ref().ok_or_else(|| no_config(&library.name))?;
     let typed = Typed::open(&library.name, any)?;
-    let short = typed
-        .message
-        .strip_prefix("envoy.extensions.compression.")
-        .unwrap_or_default();
+    let short = typed.message.strip_prefix("envoy.extensions.compression.").unwrap_or_default();
     match short.split('.').next() {
         Some("gzip") => Ok(Coding::Gzip),
         Some("brotli") => Ok(Coding::Brotli),
@@ -349,26 +264,16 @@ fn coding(library: &protos::envoy::config::core::v3::TypedExtensionConfig) -> Re
 }
 
 fn compressor(c: &f::compressor::v3::Compressor) -> Result<Compressor> {
-    let library = c
-        .compressor_library
-        .as_ref()
-        .ok_or_else(|| missing("compressor_library"))?;
+    let library = c.compressor_library.as_ref().ok_or_else(|| missing("compressor_library"))?;
     let response = c.response_direction_config.clone().unwrap_or_default();
     reject!(response; weaken_etag_on_compress, uncompressible_response_codes, status_header_enabled);
     let common = response.common_config.clone().unwrap_or_default();
     reject!(common; content_type_matcher);
-    let types = if common.content_type.is_empty() {
-        &c.content_type
-    } else {
-        &common.content_type
-    };
+    let types = if common.content_type.is_empty() { &c.content_type } else { &common.content_type };
     let content_types = if types.is_empty() {
         COMPRESSIBLE.iter().map(|s| Name::from(*s)).collect()
     } else {
-        types
-            .iter()
-            .map(|s| s.to_ascii_lowercase().into())
-            .collect()
+        types.iter().map(|s| s.to_ascii_lowercase().into()).collect()
     };
     let on = |e: &Option<protos::envoy::config::core::v3::RuntimeFeatureFlag>| {
         e.as_ref().and_then(|e| e.default_value).unwrap_or(true)
@@ -376,45 +281,27 @@ fn compressor(c: &f::compressor::v3::Compressor) -> Result<Compressor> {
     Ok(Compressor {
         coding: coding(library).at("compressor_library")?,
         level: 0,
-        response: if c.response_direction_config.is_some() {
-            on(&common.enabled)
-        } else {
-            on(&c.runtime_enabled)
-        },
+        response: if c.response_direction_config.is_some() { on(&common.enabled) } else { on(&c.runtime_enabled) },
         request: c.request_direction_config.as_ref().is_some_and(|r| {
-            r.common_config
-                .as_ref()
-                .is_some_and(|c| c.enabled.as_ref().and_then(|e| e.default_value) == Some(true))
+            r.common_config.as_ref().is_some_and(|c| c.enabled.as_ref().and_then(|e| e.default_value) == Some(true))
         }),
         min_content_length: common.min_content_length.or(c.content_length).unwrap_or(30),
         content_types,
         disable_on_etag_header: response.disable_on_etag_header || c.disable_on_etag_header,
-        remove_accept_encoding_header: response.remove_accept_encoding_header
-            || c.remove_accept_encoding_header,
+        remove_accept_encoding_header: response.remove_accept_encoding_header || c.remove_accept_encoding_header,
         choose_first: c.choose_first,
     })
 }
 
 fn decompressor(d: &f::decompressor::v3::Decompressor) -> Result<Decompressor> {
-    let library = d
-        .decompressor_library
-        .as_ref()
-        .ok_or_else(|| missing("decompressor_library"))?;
+    let library = d.decompressor_library.as_ref().ok_or_else(|| missing("decompressor_library"))?;
     let on = |c: Option<&f::decompressor::v3::decompressor::CommonDirectionConfig>| {
-        c.and_then(|c| c.enabled.as_ref())
-            .and_then(|e| e.default_value)
-            .unwrap_or(true)
+        c.and_then(|c| c.enabled.as_ref()).and_then(|e| e.default_value).unwrap_or(true)
     };
     Ok(Decompressor {
         coding: coding(library).at("decompressor_library")?,
-        response: on(d
-            .response_direction_config
-            .as_ref()
-            .and_then(|r| r.common_config.as_ref())),
-        request: on(d
-            .request_direction_config
-            .as_ref()
-            .and_then(|r| r.common_config.as_ref())),
+        response: on(d.response_direction_config.as_ref().and_then(|r| r.common_config.as_ref())),
+        request: on(d.request_direction_config.as_ref().and_then(|r| r.common_config.as_ref())),
         advertise_accept_encoding: d
             .request_direction_config
             .as_ref()
@@ -433,9 +320,7 @@ pub(super) fn csrf(c: &f::csrf::v3::CsrfPolicy) -> Result<Csrf> {
 }
 
 /// `header_to_metadata.Config`
-pub(super) fn header_to_metadata(
-    c: &f::header_to_metadata::v3::Config,
-) -> Result<HeaderToMetadata> {
+pub(super) fn header_to_metadata(c: &f::header_to_metadata::v3::Config) -> Result<HeaderToMetadata> {
     use f::header_to_metadata::v3::config as p;
     fn pair(kv: &Option<p::KeyValuePair>) -> Result<Option<MetadataPair>> {
         let Some(kv) = kv else { return Ok(None) };
@@ -449,20 +334,13 @@ pub(super) fn header_to_metadata(
             value: opt_name(&kv.value),
             value_type: u8::try_from(kv.r#type).unwrap_or(0),
             base64: kv.encode == 1,
-            rewrite: kv
-                .regex_value_rewrite
-                .as_ref()
-                .map(matcher::rewrite)
-                .transpose()
-                .at("regex_value_rewrite")?,
+            rewrite: kv.regex_value_rewrite.as_ref().map(matcher::rewrite).transpose().at("regex_value_rewrite")?,
         }))
     }
     fn rule(r: &p::Rule) -> Result<HeaderToMetadataRule> {
         let (name, cookie) = match (r.header.as_str(), r.cookie.as_str()) {
             ("", "") => {
-                return Err(invalid(
-                    "One of Cookie or Header option needs to be specified",
-                ));
+                return Err(invalid("One of Cookie or Header option needs to be specified"));
             }
             (h, "") => (HeaderName::new(h), false),
             ("", c) => (HeaderName::new(c), true),
@@ -483,18 +361,12 @@ pub(super) fn header_to_metadata(
 }
 
 /// `Mutations`
-pub(super) fn header_mutations(
-    m: &f::header_mutation::v3::Mutations,
-    wins: bool,
-) -> Result<HeaderMutation> {
+pub(super) fn header_mutations(m: &f::header_mutation::v3::Mutations, wins: bool) -> Result<HeaderMutation> {
     reject!(m; query_parameter_mutations, request_trailers_mutations);
     Ok(HeaderMutation {
         request: headers::mutations("request_mutations", &m.request_mutations)?,
         response: headers::mutations("response_mutations", &m.response_mutations)?,
-        response_trailers: headers::mutations(
-            "response_trailers_mutations",
-            &m.response_trailers_mutations,
-        )?,
+        response_trailers: headers::mutations("response_trailers_mutations", &m.response_trailers_mutations)?,
         most_specific_wins: wins,
     })
 }
@@ -516,13 +388,10 @@ fn set_metadata(c: &f::set_metadata::v3::Config) -> Result<Arc<[SetMetadataEntry
     }
     for (i, m) in c.metadata.iter().enumerate() {
         if m.typed_value.is_some() {
-            return Err(unsupported("this field")
-                .at("typed_value")
-                .at_index("metadata", i));
+            return Err(unsupported("this field").at("typed_value").at_index("metadata", i));
         }
         out.push(SetMetadataEntry {
-            namespace: required("metadata_namespace", &m.metadata_namespace)
-                .at_index("metadata", i)?,
+            namespace: required("metadata_namespace", &m.metadata_namespace).at_index("metadata", i)?,
             value: m
                 .value
                 .as_ref()
@@ -535,32 +404,22 @@ fn set_metadata(c: &f::set_metadata::v3::Config) -> Result<Arc<[SetMetadataEntry
 }
 
 /// `StatefulSession`
-pub(super) fn stateful_session(
-    s: &f::stateful_session::v3::StatefulSession,
-) -> Result<StatefulSession> {
+pub(super) fn stateful_session(s: &f::stateful_session::v3::StatefulSession) -> Result<StatefulSession> {
     use protos::envoy::extensions::http::stateful_session as ext;
     reject!(s; status_on_strict_destination_not_found);
     let state = match &s.session_state {
         None => None,
         Some(e) => {
-            let any = e
-                .typed_config
-                .as_ref()
-                .ok_or_else(|| no_config(&e.name).at("session_state"))?;
+            let any = e.typed_config.as_ref().ok_or_else(|| no_config(&e.name).at("session_state"))?;
             let typed = Typed::open(&e.name, any).at("session_state")?;
             Some(match typed.message.as_str() {
                 "envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState" => {
-                    let c: ext::cookie::v3::CookieBasedSessionState =
-                        typed.decode().at("session_state")?;
-                    let c = c
-                        .cookie
-                        .ok_or_else(|| missing("cookie").at("session_state"))?;
+                    let c: ext::cookie::v3::CookieBasedSessionState = typed.decode().at("session_state")?;
+                    let c = c.cookie.ok_or_else(|| missing("cookie").at("session_state"))?;
                     SessionState::Cookie {
                         name: required("name", &c.name).at("session_state")?,
                         path: c.path.as_str().into(),
-                        ttl: opt_duration("ttl", &c.ttl)
-                            .at("session_state")?
-                            .unwrap_or_default(),
+                        ttl: opt_duration("ttl", &c.ttl).at("session_state")?.unwrap_or_default(),
                         attributes: c
                             .attributes
                             .iter()
@@ -569,27 +428,19 @@ pub(super) fn stateful_session(
                     }
                 }
                 "envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState" => {
-                    let c: ext::header::v3::HeaderBasedSessionState =
-                        typed.decode().at("session_state")?;
-                    SessionState::Header(HeaderName::new(
-                        &required("name", &c.name).at("session_state")?,
-                    ))
+                    let c: ext::header::v3::HeaderBasedSessionState = typed.decode().at("session_state")?;
+                    SessionState::Header(HeaderName::new(&required("name", &c.name).at("session_state")?))
                 }
                 _ => return Err(typed.unknown().at("session_state")),
             })
         }
     };
-    Ok(StatefulSession {
-        state,
-        strict: s.strict,
-    })
+    Ok(StatefulSession { state, strict: s.strict })
 }
 
 fn health_check(h: &f::health_check::v3::HealthCheck) -> Result<HealthCheckFilter> {
     Ok(HealthCheckFilter {
-        pass_through: h
-            .pass_through_mode
-            .ok_or_else(|| missing("pass_through_mode"))?,
+        pass_through: h.pass_through_mode.ok_or_else(|| missing("pass_through_mode"))?,
         cache_time: opt_duration("cache_time", &h.cache_time)?.unwrap_or_default(),
         headers: matcher::headers("headers", &h.headers)?,
         cluster_min_healthy_percentages: h
@@ -607,10 +458,7 @@ pub(super) fn on_demand(o: &Option<f::on_demand::v3::OnDemandCds>) -> Result<OnD
     };
     reject!(o; resources_locator);
     let timeout = opt_duration("timeout", &o.timeout)?.unwrap_or(Duration::from_secs(5));
-    Ok(OnDemand {
-        odcds: o.source.is_some(),
-        timeout: Some(timeout),
-    })
+    Ok(OnDemand { odcds: o.source.is_some(), timeout: Some(timeout) })
 }
 
 fn lua(l: &f::lua::v3::Lua) -> Result<Lua> {
@@ -621,8 +469,7 @@ fn lua(l: &f::lua::v3::Lua) -> Result<Lua> {
         (None, code) => Some(crate::common::DataSource::Inline(code.as_bytes().into())),
     };
     let sources = l.source_codes.iter().map(|(name, d)| {
-        let source =
-            common::data_source(d).map_err(|e| e.at(&format!("source_codes[\"{name}\"]")))?;
+        let source = common::data_source(d).map_err(|e| e.at(&format!("source_codes[\"{name}\"]")))?;
         Ok((name.as_str().into(), source))
     });
     Ok(Lua {
@@ -633,23 +480,15 @@ fn lua(l: &f::lua::v3::Lua) -> Result<Lua> {
     })
 }
 
-fn alpn(
-    a: &protos::istio::envoy::config::filter::http::alpn::v2alpha1::FilterConfig,
-) -> Result<Alpn> {
-    let mut out = Alpn {
-        http10: Box::default(),
-        http11: Box::default(),
-        http2: Box::default(),
-    };
+fn alpn(a: &protos::istio::envoy::config::filter::http::alpn::v2alpha1::FilterConfig) -> Result<Alpn> {
+    let mut out = Alpn { http10: Box::default(), http11: Box::default(), http2: Box::default() };
     for (i, o) in a.alpn_override.iter().enumerate() {
         let list = match o.upstream_protocol {
             0 => &mut out.http10,
             1 => &mut out.http11,
             2 => &mut out.http2,
             n => {
-                return Err(invalid(format!("unknown value {n}"))
-                    .at("upstream_protocol")
-                    .at_index("alpn_override", i));
+                return Err(invalid(format!("unknown value {n}")).at("upstream_protocol").at_index("alpn_override", i));
             }
         };
         *list = o.alpn_override.iter().map(|s| s.as_str().into()).collect();
@@ -672,14 +511,9 @@ fn peer_metadata(c: &protos::io::istio::http::peer_metadata::Config) -> PeerMeta
             })
             .collect()
     };
-    let headers = |l: &[p::PropagationMethod]| {
-        l.iter()
-            .any(|m| matches!(m.method_specifier, Some(P::IstioHeaders(_))))
-    };
+    let headers = |l: &[p::PropagationMethod]| l.iter().any(|m| matches!(m.method_specifier, Some(P::IstioHeaders(_))));
     let skip = |l: &[p::PropagationMethod]| {
-        l.iter().any(
-            |m| matches!(&m.method_specifier, Some(P::IstioHeaders(h)) if h.skip_external_clusters),
-        )
+        l.iter().any(|m| matches!(&m.method_specifier, Some(P::IstioHeaders(h)) if h.skip_external_clusters))
     };
     PeerMetadata {
         downstream_discovery: discovery(&c.downstream_discovery),
@@ -688,31 +522,19 @@ fn peer_metadata(c: &protos::io::istio::http::peer_metadata::Config) -> PeerMeta
         upstream_propagation: headers(&c.upstream_propagation),
         skip_external_clusters: skip(&c.upstream_propagation),
         shared_with_upstream: c.shared_with_upstream,
-        additional_labels: c
-            .additional_labels
-            .iter()
-            .map(|s| s.as_str().into())
-            .collect(),
+        additional_labels: c.additional_labels.iter().map(|s| s.as_str().into()).collect(),
     }
 }
 
 /// `stats.PluginConfig`
 pub(super) fn istio_stats(c: &protos::stats::PluginConfig) -> Result<IstioStats> {
     Ok(IstioStats {
-        reporter: if c.reporter == 1 {
-            IstioReporter::ServerGateway
-        } else {
-            IstioReporter::Unspecified
-        },
+        reporter: if c.reporter == 1 { IstioReporter::ServerGateway } else { IstioReporter::Unspecified },
         stat_prefix: None,
         metrics: each("metrics", &c.metrics, |m| {
             Ok(IstioMetricOverride {
                 name: m.name.as_str().into(),
-                dimensions: m
-                    .dimensions
-                    .iter()
-                    .map(|(k, v)| (k.as_str().into(), v.as_str().into()))
-                    .collect(),
+                dimensions: m.dimensions.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
                 tags_to_remove: m.tags_to_remove.iter().map(|s| s.as_str().into()).collect(),
                 match_expression: opt_name(&m.r#match),
                 drop: m.drop,
@@ -728,9 +550,6 @@ pub(super) fn istio_stats(c: &protos::stats::PluginConfig) -> Result<IstioStats>
         disable_host_header_fallback: c.disable_host_header_fallback,
         tcp_reporting_duration: opt_duration("tcp_reporting_duration", &c.tcp_reporting_duration)?,
         rotation_interval: opt_duration("rotation_interval", &c.rotation_interval)?,
-        graceful_deletion_interval: opt_duration(
-            "graceful_deletion_interval",
-            &c.graceful_deletion_interval,
-        )?,
+        graceful_deletion_interval: opt_duration("graceful_deletion_interval", &c.graceful_deletion_interval)?,
     })
 }

@@ -45,10 +45,7 @@ pub(super) fn ext_authz(e: &f::ext_authz::v3::ExtAuthz) -> Result<ExtAuthz> {
         bootstrap_metadata_labels_key, decoder_header_mutation_rules, filter_metadata, max_denied_response_body_bytes,
         enforce_response_header_limits, shadow_mode);
     let (service, http_allowed) = match e.services.as_ref().ok_or_else(|| missing("services"))? {
-        S::GrpcService(g) => (
-            ExtAuthzService::Grpc(common::grpc_service(g).at("grpc_service")?),
-            None,
-        ),
+        S::GrpcService(g) => (ExtAuthzService::Grpc(common::grpc_service(g).at("grpc_service")?), None),
         S::HttpService(h) => {
             let (http, allowed) = http_service(h).at("http_service")?;
             (ExtAuthzService::Http(Arc::new(http)), allowed)
@@ -63,20 +60,11 @@ pub(super) fn ext_authz(e: &f::ext_authz::v3::ExtAuthz) -> Result<ExtAuthz> {
         stat_prefix: opt_name(&e.stat_prefix),
         failure_mode_allow: e.failure_mode_allow,
         failure_mode_allow_header_add: e.failure_mode_allow_header_add,
-        body: e
-            .with_request_body
-            .as_ref()
-            .map(buffer_settings)
-            .transpose()
-            .at("with_request_body")?,
+        body: e.with_request_body.as_ref().map(buffer_settings).transpose().at("with_request_body")?,
         clear_route_cache: e.clear_route_cache,
         status_on_error: common::http_status(&e.status_on_error, 403, 100),
         validate_mutations: e.validate_mutations,
-        metadata_context_namespaces: e
-            .metadata_context_namespaces
-            .iter()
-            .map(|s| s.as_str().into())
-            .collect(),
+        metadata_context_namespaces: e.metadata_context_namespaces.iter().map(|s| s.as_str().into()).collect(),
         filter_enabled_metadata: e
             .filter_enabled_metadata
             .as_ref()
@@ -84,11 +72,7 @@ pub(super) fn ext_authz(e: &f::ext_authz::v3::ExtAuthz) -> Result<ExtAuthz> {
             .transpose()
             .at("filter_enabled_metadata")?,
         enabled: runtime_fraction("filter_enabled", &e.filter_enabled, Fraction::ALWAYS)?,
-        deny_at_disable: e
-            .deny_at_disable
-            .as_ref()
-            .and_then(|d| d.default_value)
-            .unwrap_or(false),
+        deny_at_disable: e.deny_at_disable.as_ref().and_then(|d| d.default_value).unwrap_or(false),
         include_peer_certificate: e.include_peer_certificate,
         include_tls_session: e.include_tls_session,
         allowed_headers: allowed,
@@ -112,8 +96,7 @@ fn http_service(h: &f::ext_authz::v3::HttpService) -> Result<(ExtAuthzHttp, Allo
         None => None,
         some => Some(matcher::string_list("allowed_headers", some).at("authorization_request")?),
     };
-    let list =
-        |field: &str, l: &Option<_>| matcher::string_list(field, l).at("authorization_response");
+    let list = |field: &str, l: &Option<_>| matcher::string_list(field, l).at("authorization_response");
     Ok((
         ExtAuthzHttp {
             server: common::http_uri(server).at("server_uri")?,
@@ -123,18 +106,12 @@ fn http_service(h: &f::ext_authz::v3::HttpService) -> Result<(ExtAuthzHttp, Allo
                 .iter()
                 .map(|h| (HeaderName::new(&h.key), h.value.as_str().into()))
                 .collect(),
-            allowed_upstream_headers: list(
-                "allowed_upstream_headers",
-                &response.allowed_upstream_headers,
-            )?,
+            allowed_upstream_headers: list("allowed_upstream_headers", &response.allowed_upstream_headers)?,
             allowed_upstream_headers_to_append: list(
                 "allowed_upstream_headers_to_append",
                 &response.allowed_upstream_headers_to_append,
             )?,
-            allowed_client_headers: list(
-                "allowed_client_headers",
-                &response.allowed_client_headers,
-            )?,
+            allowed_client_headers: list("allowed_client_headers", &response.allowed_client_headers)?,
             allowed_client_headers_on_success: list(
                 "allowed_client_headers_on_success",
                 &response.allowed_client_headers_on_success,
@@ -154,18 +131,9 @@ pub(super) fn check_settings(s: &f::ext_authz::v3::CheckSettings) -> Result<ExtA
         return Err(unsupported("this field").at("service_override"));
     }
     Ok(ExtAuthzPerRoute {
-        context_extensions: s
-            .context_extensions
-            .iter()
-            .map(|(k, v)| (k.as_str().into(), v.as_str().into()))
-            .collect(),
+        context_extensions: s.context_extensions.iter().map(|(k, v)| (k.as_str().into(), v.as_str().into())).collect(),
         disable_request_body_buffering: s.disable_request_body_buffering,
-        body: s
-            .with_request_body
-            .as_ref()
-            .map(buffer_settings)
-            .transpose()
-            .at("with_request_body")?,
+        body: s.with_request_body.as_ref().map(buffer_settings).transpose().at("with_request_body")?,
     })
 }
 
@@ -173,27 +141,16 @@ pub(super) fn check_settings(s: &f::ext_authz::v3::CheckSettings) -> Result<ExtA
 pub(super) fn jwt(j: &f::jwt_authn::v3::JwtAuthentication) -> Result<JwtAuthn> {
     use f::jwt_authn::v3::requirement_rule::RequirementType as R;
     let names: Vec<&str> = j.providers.keys().map(String::as_str).collect();
-    let providers = j
-        .providers
-        .iter()
-        .map(|(name, p)| provider(name, p).map_err(|e| e.at(&format!("providers[\"{name}\"]"))));
+    let providers =
+        j.providers.iter().map(|(name, p)| provider(name, p).map_err(|e| e.at(&format!("providers[\"{name}\"]"))));
     let requirements = j.requirement_map.iter().map(|(name, r)| {
-        Ok((
-            name.as_str().into(),
-            requirement(r, &names).map_err(|e| e.at(&format!("requirement_map[\"{name}\"]")))?,
-        ))
+        Ok((name.as_str().into(), requirement(r, &names).map_err(|e| e.at(&format!("requirement_map[\"{name}\"]")))?))
     });
     let filter_state_rules = match &j.filter_state_rules {
         None => None,
         Some(s) => {
-            let rules = s
-                .requires
-                .iter()
-                .map(|(v, r)| Ok((v.as_str().into(), requirement(r, &names)?)));
-            let rules: Vec<_> = rules
-                .collect::<Result<_>>()
-                .at("requires")
-                .at("filter_state_rules")?;
+            let rules = s.requires.iter().map(|(v, r)| Ok((v.as_str().into(), requirement(r, &names)?)));
+            let rules: Vec<_> = rules.collect::<Result<_>>().at("requires").at("filter_state_rules")?;
             Some(JwtFilterStateRules {
                 name: required("name", &s.name).at("filter_state_rules")?,
                 requires: rules.into(),
@@ -211,21 +168,14 @@ pub(super) fn jwt(j: &f::jwt_authn::v3::JwtAuthentication) -> Result<JwtAuthn> {
                     let r = j.requirement_map.get(n).ok_or_else(|| {
                         invalid(format!(
                             "Wrong requirement_name: {n}. It should be one of [{}]",
-                            j.requirement_map
-                                .keys()
-                                .cloned()
-                                .collect::<Vec<_>>()
-                                .join(", ")
+                            j.requirement_map.keys().cloned().collect::<Vec<_>>().join(", ")
                         ))
                         .at("requirement_name")
                     })?;
                     Some(requirement(r, &names).at("requirement_name")?)
                 }
             };
-            Ok(JwtRule {
-                matcher: super::route::route_match(m, None).at("match")?,
-                requirement: req,
-            })
+            Ok(JwtRule { matcher: super::route::route_match(m, None).at("match")?, requirement: req })
         })?,
         requirements: requirements.collect::<Result<Vec<_>>>()?.into(),
         bypass_cors_preflight: j.bypass_cors_preflight,
@@ -244,19 +194,17 @@ fn requirement(r: &f::jwt_authn::v3::JwtRequirement, names: &[&str]) -> Result<J
     };
     Ok(match &r.requires_type {
         None => JwtRequirement::AllowMissingOrFailed,
-        Some(T::ProviderName(n)) => {
-            JwtRequirement::Provider(index(n).at("provider_name")?, Box::default())
-        }
+        Some(T::ProviderName(n)) => JwtRequirement::Provider(index(n).at("provider_name")?, Box::default()),
         Some(T::ProviderAndAudiences(p)) => JwtRequirement::Provider(
             index(&p.provider_name).at("provider_and_audiences")?,
             p.audiences.iter().map(|s| s.as_str().into()).collect(),
         ),
-        Some(T::RequiresAny(l)) => JwtRequirement::Any(
-            each("requirements", &l.requirements, |r| requirement(r, names)).at("requires_any")?,
-        ),
-        Some(T::RequiresAll(l)) => JwtRequirement::All(
-            each("requirements", &l.requirements, |r| requirement(r, names)).at("requires_all")?,
-        ),
+        Some(T::RequiresAny(l)) => {
+            JwtRequirement::Any(each("requirements", &l.requirements, |r| requirement(r, names)).at("requires_any")?)
+        }
+        Some(T::RequiresAll(l)) => {
+            JwtRequirement::All(each("requirements", &l.requirements, |r| requirement(r, names)).at("requires_all")?)
+        }
         Some(T::AllowMissingOrFailed(_)) => JwtRequirement::AllowMissingOrFailed,
         Some(T::AllowMissing(_)) => JwtRequirement::AllowMissing,
         Some(T::ExtractOnlyWithoutValidation(_)) => {
@@ -267,22 +215,14 @@ fn requirement(r: &f::jwt_authn::v3::JwtRequirement, names: &[&str]) -> Result<J
 
 fn provider(name: &str, p: &f::jwt_authn::v3::JwtProvider) -> Result<JwtProvider> {
     use f::jwt_authn::v3::jwt_provider::JwksSourceSpecifier as S;
-    let jwks = match p
-        .jwks_source_specifier
-        .as_ref()
-        .ok_or_else(|| missing("jwks_source_specifier"))?
-    {
+    let jwks = match p.jwks_source_specifier.as_ref().ok_or_else(|| missing("jwks_source_specifier"))? {
         S::LocalJwks(d) => Jwks::Local(common::data_source(d).at("local_jwks")?),
         S::RemoteJwks(r) => {
             reject!(r; retry_policy);
-            let uri = r
-                .http_uri
-                .as_ref()
-                .ok_or_else(|| missing("http_uri").at("remote_jwks"))?;
+            let uri = r.http_uri.as_ref().ok_or_else(|| missing("http_uri").at("remote_jwks"))?;
             Jwks::Remote {
                 uri: common::http_uri(uri).at("http_uri").at("remote_jwks")?,
-                cache: opt_duration("cache_duration", &r.cache_duration)?
-                    .unwrap_or(Duration::from_secs(600)),
+                cache: opt_duration("cache_duration", &r.cache_duration)?.unwrap_or(Duration::from_secs(600)),
                 async_fetch: r.async_fetch.is_some(),
                 fast_listener: r.async_fetch.as_ref().is_some_and(|a| a.fast_listener),
             }
@@ -292,12 +232,7 @@ fn provider(name: &str, p: &f::jwt_authn::v3::JwtProvider) -> Result<JwtProvider
         name: name.into(),
         issuer: p.issuer.as_str().into(),
         audiences: p.audiences.iter().map(|s| s.as_str().into()).collect(),
-        subjects: p
-            .subjects
-            .as_ref()
-            .map(matcher::string)
-            .transpose()
-            .at("subjects")?,
+        subjects: p.subjects.as_ref().map(matcher::string).transpose().at("subjects")?,
         jwks,
         forward: p.forward,
         from_headers: p
@@ -318,11 +253,7 @@ fn provider(name: &str, p: &f::jwt_authn::v3::JwtProvider) -> Result<JwtProvider
             .collect(),
         header_in_metadata: opt_name(&p.header_in_metadata),
         failed_status_in_metadata: opt_name(&p.failed_status_in_metadata),
-        clock_skew_seconds: if p.clock_skew_seconds == 0 {
-            60
-        } else {
-            p.clock_skew_seconds
-        },
+        clock_skew_seconds: if p.clock_skew_seconds == 0 { 60 } else { p.clock_skew_seconds },
         max_lifetime: opt_duration("max_lifetime", &p.max_lifetime)?,
         require_expiration: p.require_expiration,
         claim_to_headers: p
@@ -338,13 +269,12 @@ fn provider(name: &str, p: &f::jwt_authn::v3::JwtProvider) -> Result<JwtProvider
             })
             .collect(),
         clear_route_cache: p.clear_route_cache,
-        cache_size: p.jwt_cache_config.as_ref().map_or(0, |c| {
-            if c.jwt_cache_size == 0 {
-                100
-            } else {
-                c.jwt_cache_size
-            }
-        }),
+        cache_size: p.jwt_cache_config.as_ref().map_or(
+            0,
+            |c| {
+                if c.jwt_cache_size == 0 { 100 } else { c.jwt_cache_size }
+            },
+        ),
     })
 }
 
@@ -376,10 +306,7 @@ pub(super) fn ext_proc(e: &f::ext_proc::v3::ExternalProcessor) -> Result<ExtProc
     let metadata = e.metadata_options.clone().unwrap_or_default();
     let names = |l: &[String]| l.iter().map(|s| s.as_str().into()).collect();
     let namespaces = |n: &Option<f::ext_proc::v3::metadata_options::MetadataNamespaces>| {
-        n.iter()
-            .flat_map(|n| &n.untyped)
-            .map(|s| s.as_str().into())
-            .collect()
+        n.iter().flat_map(|n| &n.untyped).map(|s| s.as_str().into()).collect()
     };
     Ok(ExtProc {
         service: required_grpc("grpc_service", &e.grpc_service)?,
@@ -387,18 +314,15 @@ pub(super) fn ext_proc(e: &f::ext_proc::v3::ExternalProcessor) -> Result<ExtProc
         failure_mode_allow: e.failure_mode_allow,
         mode: mode(&e.processing_mode.unwrap_or_default()).at("processing_mode")?,
         allow_mode_override: e.allow_mode_override,
-        message_timeout: opt_duration("message_timeout", &e.message_timeout)?
-            .unwrap_or(Duration::from_millis(200)),
-        max_message_timeout: opt_duration("max_message_timeout", &e.max_message_timeout)?
-            .unwrap_or_default(),
+        message_timeout: opt_duration("message_timeout", &e.message_timeout)?.unwrap_or(Duration::from_millis(200)),
+        max_message_timeout: opt_duration("max_message_timeout", &e.max_message_timeout)?.unwrap_or_default(),
         observability_mode: e.observability_mode,
         disable_immediate_response: e.disable_immediate_response,
         request_attributes: names(&e.request_attributes),
         response_attributes: names(&e.response_attributes),
         forwarding_namespaces: namespaces(&metadata.forwarding_namespaces),
         receiving_namespaces: namespaces(&metadata.receiving_namespaces),
-        allowed_headers: matcher::string_list("allowed_headers", &forward.allowed_headers)
-            .at("forward_rules")?,
+        allowed_headers: matcher::string_list("allowed_headers", &forward.allowed_headers).at("forward_rules")?,
         disallowed_headers: matcher::string_list("disallowed_headers", &forward.disallowed_headers)
             .at("forward_rules")?,
     })
@@ -409,18 +333,8 @@ pub(super) fn ext_proc_overrides(o: &f::ext_proc::v3::ExtProcOverrides) -> Resul
     reject!(o; async_mode, request_attributes, response_attributes, metadata_options, grpc_initial_metadata,
         processing_request_modifier);
     Ok(ExtProcPerRoute {
-        mode: o
-            .processing_mode
-            .as_ref()
-            .map(mode)
-            .transpose()
-            .at("processing_mode")?,
-        service: o
-            .grpc_service
-            .as_ref()
-            .map(common::grpc_service)
-            .transpose()
-            .at("grpc_service")?,
+        mode: o.processing_mode.as_ref().map(mode).transpose().at("processing_mode")?,
+        service: o.grpc_service.as_ref().map(common::grpc_service).transpose().at("grpc_service")?,
         failure_mode_allow: o.failure_mode_allow,
     })
 }
@@ -429,10 +343,7 @@ pub(super) fn ext_proc_overrides(o: &f::ext_proc::v3::ExtProcOverrides) -> Resul
 pub(super) fn rate_limit(r: &f::ratelimit::v3::RateLimit) -> Result<RateLimitService> {
     reject!(r; status_on_error, filter_enabled, filter_enforced, failure_mode_deny_percent, rate_limits, metadata_namespace,
         enable_retry_after_header);
-    let service = r
-        .rate_limit_service
-        .as_ref()
-        .ok_or_else(|| missing("rate_limit_service"))?;
+    let service = r.rate_limit_service.as_ref().ok_or_else(|| missing("rate_limit_service"))?;
     Ok(RateLimitService {
         domain: required("domain", &r.domain)?,
         stage: r.stage,
@@ -449,23 +360,16 @@ pub(super) fn rate_limit(r: &f::ratelimit::v3::RateLimit) -> Result<RateLimitSer
         ratelimit_headers: r.enable_x_ratelimit_headers == 1,
         disable_x_envoy_ratelimited: r.disable_x_envoy_ratelimited_header,
         status: common::http_status(&r.rate_limited_status, 429, 400),
-        response_headers: headers::additions(
-            "response_headers_to_add",
-            &r.response_headers_to_add,
-        )?,
+        response_headers: headers::additions("response_headers_to_add", &r.response_headers_to_add)?,
     })
 }
 
 /// `RateLimitPerRoute`
-pub(super) fn rate_limit_per_route(
-    r: &f::ratelimit::v3::RateLimitPerRoute,
-) -> Result<RateLimitPerRoute> {
+pub(super) fn rate_limit_per_route(r: &f::ratelimit::v3::RateLimitPerRoute) -> Result<RateLimitPerRoute> {
     reject!(r; override_option);
     Ok(RateLimitPerRoute {
         vh_rate_limits: u8::try_from(r.vh_rate_limits).unwrap_or(0),
         domain: opt_name(&r.domain),
-        rate_limits: rate_limit::limits("rate_limits", &r.rate_limits)?
-            .to_vec()
-            .into(),
+        rate_limits: rate_limit::limits("rate_limits", &r.rate_limits)?.to_vec().into(),
     })
 }

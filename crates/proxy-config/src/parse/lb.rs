@@ -31,14 +31,7 @@ pub(super) fn config(x: &c::Cluster) -> Result<LbConfig> {
         .at("common_lb_config")?,
         fail_traffic_on_panic: false,
         locality: LocalityLb::None,
-        subset: x
-            .lb_subset_config
-            .as_ref()
-            .map(subset)
-            .transpose()
-            .at("lb_subset_config")?
-            .flatten()
-            .map(Box::new),
+        subset: x.lb_subset_config.as_ref().map(subset).transpose().at("lb_subset_config")?.flatten().map(Box::new),
         ignore_new_hosts_until_first_hc: common.ignore_new_hosts_until_first_hc,
         close_connections_on_host_set_change: common.close_connections_on_host_set_change,
         update_merge_window: opt_duration("update_merge_window", &common.update_merge_window)?
@@ -48,17 +41,9 @@ pub(super) fn config(x: &c::Cluster) -> Result<LbConfig> {
         override_host: None,
     };
     if let Some(set) = &common.override_host_status {
-        let bit = |n: i32| {
-            (0..6)
-                .contains(&n)
-                .then(|| 1u8 << n)
-                .ok_or_else(|| invalid(format!("unknown status {n}")))
-        };
-        lb.override_host_status = HealthBits(
-            set.statuses
-                .iter()
-                .try_fold(0, |a, n| Ok::<u8, crate::ConfigError>(a | bit(*n)?))?,
-        );
+        let bit = |n: i32| (0..6).contains(&n).then(|| 1u8 << n).ok_or_else(|| invalid(format!("unknown status {n}")));
+        lb.override_host_status =
+            HealthBits(set.statuses.iter().try_fold(0, |a, n| Ok::<u8, crate::ConfigError>(a | bit(*n)?))?);
     }
     if let Some(h) = &common.consistent_hashing_lb_config {
         hashing(&mut lb, h.use_hostname_for_hashing, h.hash_balance_factor)?;
@@ -68,11 +53,7 @@ pub(super) fn config(x: &c::Cluster) -> Result<LbConfig> {
         lb.locality = match l {
             L::LocalityWeightedLbConfig(_) => LocalityLb::Weighted,
             L::ZoneAwareLbConfig(z) => LocalityLb::ZoneAware {
-                routing_enabled_percent: common::percent_value(
-                    "routing_enabled",
-                    &z.routing_enabled,
-                    100.0,
-                )?,
+                routing_enabled_percent: common::percent_value("routing_enabled", &z.routing_enabled, 100.0)?,
                 min_cluster_size: z.min_cluster_size.unwrap_or(6),
                 fail_traffic_on_panic: z.fail_traffic_on_panic,
             },
@@ -102,78 +83,50 @@ fn old_policy(x: &c::Cluster) -> Result<LbPolicy> {
             .transpose()
             .map(Option::flatten)
     };
-    Ok(
-        match P::try_from(x.lb_policy).map_err(|_| unsupported("this lb_policy").at("lb_policy"))? {
-            P::RoundRobin => LbPolicy::RoundRobin(match &x.lb_config {
-                Some(L::RoundRobinLbConfig(r)) => {
-                    slow(&r.slow_start_config).at("round_robin_lb_config")?
-                }
-                _ => None,
-            }),
-            P::LeastRequest => match &x.lb_config {
-                Some(L::LeastRequestLbConfig(l)) => LbPolicy::LeastRequest {
-                    choice_count: l.choice_count.unwrap_or(2),
-                    active_request_bias: l
-                        .active_request_bias
-                        .as_ref()
-                        .map_or(1.0, |b| b.default_value),
-                    slow_start: slow(&l.slow_start_config).at("least_request_lb_config")?,
-                },
-                _ => LbPolicy::LeastRequest {
-                    choice_count: 2,
-                    active_request_bias: 1.0,
-                    slow_start: None,
-                },
+    Ok(match P::try_from(x.lb_policy).map_err(|_| unsupported("this lb_policy").at("lb_policy"))? {
+        P::RoundRobin => LbPolicy::RoundRobin(match &x.lb_config {
+            Some(L::RoundRobinLbConfig(r)) => slow(&r.slow_start_config).at("round_robin_lb_config")?,
+            _ => None,
+        }),
+        P::LeastRequest => match &x.lb_config {
+            Some(L::LeastRequestLbConfig(l)) => LbPolicy::LeastRequest {
+                choice_count: l.choice_count.unwrap_or(2),
+                active_request_bias: l.active_request_bias.as_ref().map_or(1.0, |b| b.default_value),
+                slow_start: slow(&l.slow_start_config).at("least_request_lb_config")?,
             },
-            P::Random => LbPolicy::Random,
-            P::RingHash => match &x.lb_config {
-                Some(L::RingHashLbConfig(r)) => ring(
-                    r.minimum_ring_size,
-                    r.maximum_ring_size,
-                    r.hash_function == 1,
-                )
-                .at("ring_hash_lb_config")?,
-                _ => ring(None, None, false)?,
-            },
-            P::Maglev => match &x.lb_config {
-                Some(L::MaglevLbConfig(m)) => maglev(m.table_size).at("maglev_lb_config")?,
-                _ => maglev(None)?,
-            },
-            P::ClusterProvided => LbPolicy::ClusterProvided,
-            P::LoadBalancingPolicyConfig => return Err(missing("load_balancing_policy")),
+            _ => LbPolicy::LeastRequest { choice_count: 2, active_request_bias: 1.0, slow_start: None },
         },
-    )
+        P::Random => LbPolicy::Random,
+        P::RingHash => match &x.lb_config {
+            Some(L::RingHashLbConfig(r)) => {
+                ring(r.minimum_ring_size, r.maximum_ring_size, r.hash_function == 1).at("ring_hash_lb_config")?
+            }
+            _ => ring(None, None, false)?,
+        },
+        P::Maglev => match &x.lb_config {
+            Some(L::MaglevLbConfig(m)) => maglev(m.table_size).at("maglev_lb_config")?,
+            _ => maglev(None)?,
+        },
+        P::ClusterProvided => LbPolicy::ClusterProvided,
+        P::LoadBalancingPolicyConfig => return Err(missing("load_balancing_policy")),
+    })
 }
 
 fn ring(min: Option<u64>, max: Option<u64>, murmur: bool) -> Result<LbPolicy> {
     let minimum_ring_size = min.unwrap_or(RING_SIZE_MIN);
     let maximum_ring_size = max.unwrap_or(RING_SIZE_MAX);
-    if minimum_ring_size > RING_SIZE_MAX
-        || maximum_ring_size > RING_SIZE_MAX
-        || minimum_ring_size > maximum_ring_size
-    {
+    if minimum_ring_size > RING_SIZE_MAX || maximum_ring_size > RING_SIZE_MAX || minimum_ring_size > maximum_ring_size {
         return Err(invalid(format!(
             "ring hash: minimum_ring_size ({minimum_ring_size}) > maximum_ring_size ({maximum_ring_size})"
         )));
     }
-    let hash = if murmur {
-        RingHashFunction::MurmurHash2
-    } else {
-        RingHashFunction::XxHash
-    };
-    Ok(LbPolicy::RingHash {
-        minimum_ring_size,
-        maximum_ring_size,
-        hash,
-    })
+    let hash = if murmur { RingHashFunction::MurmurHash2 } else { RingHashFunction::XxHash };
+    Ok(LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash })
 }
 
 fn maglev(size: Option<u64>) -> Result<LbPolicy> {
     let table_size = size.unwrap_or(MAGLEV_TABLE_SIZE);
-    let prime = table_size >= 2
-        && (2..)
-            .take_while(|d| d * d <= table_size)
-            .all(|d| !table_size.is_multiple_of(d));
+    let prime = table_size >= 2 && (2..).take_while(|d| d * d <= table_size).all(|d| !table_size.is_multiple_of(d));
     if table_size > MAGLEV_TABLE_SIZE_MAX || !prime {
         return Err(invalid("The table size of maglev must be prime number").at("table_size"));
     }
@@ -219,18 +172,11 @@ fn subset(s: &p::LbSubsetConfig) -> Result<Option<SubsetConfig>> {
         let mut keys: Vec<crate::Name> = x.keys.iter().map(|k| k.as_str().into()).collect();
         keys.sort();
         keys.dedup();
-        Ok(SubsetSelector {
-            keys: keys.into(),
-            fallback,
-            single_host_per_subset: x.single_host_per_subset,
-        })
+        Ok(SubsetSelector { keys: keys.into(), fallback, single_host_per_subset: x.single_host_per_subset })
     })?;
     Ok(Some(SubsetConfig {
         fallback,
-        default_subset: s
-            .default_subset
-            .as_ref()
-            .map_or_else(|| [].into(), common::entries),
+        default_subset: s.default_subset.as_ref().map_or_else(|| [].into(), common::entries),
         selectors,
         locality_weight_aware: s.locality_weight_aware,
         scale_locality_weight: s.scale_locality_weight,
@@ -241,20 +187,13 @@ fn subset(s: &p::LbSubsetConfig) -> Result<Option<SubsetConfig>> {
 
 fn locality(lb: &mut LbConfig, l: &Option<ext::common::v3::LocalityLbConfig>) -> Result<()> {
     use ext::common::v3::locality_lb_config::LocalityConfigSpecifier as L;
-    match l
-        .as_ref()
-        .and_then(|l| l.locality_config_specifier.as_ref())
-    {
+    match l.as_ref().and_then(|l| l.locality_config_specifier.as_ref()) {
         None => {}
         Some(L::LocalityWeightedLbConfig(_)) => lb.locality = LocalityLb::Weighted,
         Some(L::ZoneAwareLbConfig(z)) => {
             reject!(z; force_locality_direct_routing, force_local_zone, locality_basis);
             lb.locality = LocalityLb::ZoneAware {
-                routing_enabled_percent: common::percent_value(
-                    "routing_enabled",
-                    &z.routing_enabled,
-                    100.0,
-                )?,
+                routing_enabled_percent: common::percent_value("routing_enabled", &z.routing_enabled, 100.0)?,
                 min_cluster_size: z.min_cluster_size.unwrap_or(6),
                 fail_traffic_on_panic: z.fail_traffic_on_panic,
             };
@@ -263,10 +202,7 @@ fn locality(lb: &mut LbConfig, l: &Option<ext::common::v3::LocalityLbConfig>) ->
     Ok(())
 }
 
-fn consistent(
-    lb: &mut LbConfig,
-    c: &Option<ext::common::v3::ConsistentHashingLbConfig>,
-) -> Result<()> {
+fn consistent(lb: &mut LbConfig, c: &Option<ext::common::v3::ConsistentHashingLbConfig>) -> Result<()> {
     let Some(c) = c else { return Ok(()) };
     reject!(c; hash_policy);
     hashing(lb, c.use_hostname_for_hashing, c.hash_balance_factor)
@@ -279,16 +215,11 @@ fn extension(lb: &mut LbConfig, policy: &c::LoadBalancingPolicy) -> Result<()> {
         let Some(config) = &p.typed_extension_config else {
             continue;
         };
-        let any = config
-            .typed_config
-            .as_ref()
-            .ok_or_else(|| missing("typed_config").at_index("policies", i))?;
+        let any = config.typed_config.as_ref().ok_or_else(|| missing("typed_config").at_index("policies", i))?;
         let typed = Typed::open(&config.name, any).at_index("policies", i)?;
         match one(lb, &typed) {
             Ok(()) => return Ok(()),
-            Err(e) if matches!(e.reason, crate::Reason::UnknownType { .. }) => {
-                last = e.at_index("policies", i)
-            }
+            Err(e) if matches!(e.reason, crate::Reason::UnknownType { .. }) => last = e.at_index("policies", i),
             Err(e) => return Err(e.at_index("policies", i)),
         }
     }
@@ -302,10 +233,7 @@ fn one(lb: &mut LbConfig, typed: &Typed<'_>) -> Result<()> {
             .transpose()
             .map(Option::flatten)
     };
-    let short = typed
-        .message
-        .strip_prefix("envoy.extensions.load_balancing_policies.")
-        .unwrap_or_default();
+    let short = typed.message.strip_prefix("envoy.extensions.load_balancing_policies.").unwrap_or_default();
     match short {
         "round_robin.v3.RoundRobin" => {
             let r: ext::round_robin::v3::RoundRobin = typed.decode()?;
@@ -336,11 +264,7 @@ fn one(lb: &mut LbConfig, typed: &Typed<'_>) -> Result<()> {
             if r.locality_weighted_lb_config.is_some() {
                 lb.locality = LocalityLb::Weighted;
             }
-            lb.policy = ring(
-                r.minimum_ring_size,
-                r.maximum_ring_size,
-                r.hash_function == 2,
-            )?;
+            lb.policy = ring(r.minimum_ring_size, r.maximum_ring_size, r.hash_function == 2)?;
         }
         "maglev.v3.Maglev" => {
             let r: ext::maglev::v3::Maglev = typed.decode()?;
@@ -353,37 +277,21 @@ fn one(lb: &mut LbConfig, typed: &Typed<'_>) -> Result<()> {
         "cluster_provided.v3.ClusterProvided" => lb.policy = LbPolicy::ClusterProvided,
         "wrr_locality.v3.WrrLocality" => {
             let r: ext::wrr_locality::v3::WrrLocality = typed.decode()?;
-            extension(
-                lb,
-                r.endpoint_picking_policy
-                    .as_ref()
-                    .ok_or_else(|| missing("endpoint_picking_policy"))?,
-            )?;
+            extension(lb, r.endpoint_picking_policy.as_ref().ok_or_else(|| missing("endpoint_picking_policy"))?)?;
             lb.locality = LocalityLb::Weighted;
         }
         "override_host.v3.OverrideHost" => {
             let r: ext::override_host::v3::OverrideHost = typed.decode()?;
             reject!(r; selected_host_key);
-            let sources = each(
-                "override_host_sources",
-                &r.override_host_sources,
-                |s| match &s.metadata {
-                    Some(key) => {
-                        let (filter, path) = metadata_key(&Some(key.clone()))?;
-                        Ok(OverrideHostSource::Metadata(filter, path))
-                    }
-                    None => Ok(OverrideHostSource::Header(HeaderName::new(
-                        &common::required("header", &s.header)?,
-                    ))),
-                },
-            )?;
-            extension(
-                lb,
-                r.fallback_policy
-                    .as_ref()
-                    .ok_or_else(|| missing("fallback_policy"))?,
-            )
-            .at("fallback_policy")?;
+            let sources = each("override_host_sources", &r.override_host_sources, |s| match &s.metadata {
+                Some(key) => {
+                    let (filter, path) = metadata_key(&Some(key.clone()))?;
+                    Ok(OverrideHostSource::Metadata(filter, path))
+                }
+                None => Ok(OverrideHostSource::Header(HeaderName::new(&common::required("header", &s.header)?))),
+            })?;
+            extension(lb, r.fallback_policy.as_ref().ok_or_else(|| missing("fallback_policy"))?)
+                .at("fallback_policy")?;
             lb.override_host = Some(Box::new(OverrideHost { sources }));
         }
         _ => return Err(typed.unknown()),

@@ -22,10 +22,7 @@ const LISTENER_FILTERS_TIMEOUT: Duration = Duration::from_secs(15);
 pub fn listener(l: &p::Listener) -> Result<Listener> {
     reject!(l; stats_matcher, fcds_config, filter_chain_matcher, per_connection_buffer_high_watermark_timeout,
         socket_options, udp_listener_config, api_listener, enable_mptcp);
-    let internal = matches!(
-        l.listener_specifier,
-        Some(p::listener::ListenerSpecifier::InternalListener(_))
-    );
+    let internal = matches!(l.listener_specifier, Some(p::listener::ListenerSpecifier::InternalListener(_)));
     let address = if internal {
         if l.address.is_some() {
             return Err(invalid("internal listener does not have an address").at("address"));
@@ -39,25 +36,12 @@ pub fn listener(l: &p::Listener) -> Result<Listener> {
     };
     let mut chains = Vec::with_capacity(l.filter_chains.len());
     for (i, c) in l.filter_chains.iter().enumerate() {
-        let m =
-            chain_match(&c.filter_chain_match.clone().unwrap_or_default()).at("filter_chain_match");
-        chains.push((
-            m.at_index("filter_chains", i)?,
-            Arc::new(chain(c).at_index("filter_chains", i)?),
-        ));
+        let m = chain_match(&c.filter_chain_match.clone().unwrap_or_default()).at("filter_chain_match");
+        chains.push((m.at_index("filter_chains", i)?, Arc::new(chain(c).at_index("filter_chains", i)?)));
     }
-    let default = l
-        .default_filter_chain
-        .as_ref()
-        .map(chain)
-        .transpose()
-        .at("default_filter_chain")?
-        .map(Arc::new);
+    let default = l.default_filter_chain.as_ref().map(chain).transpose().at("default_filter_chain")?.map(Arc::new);
     if chains.is_empty() && default.is_none() {
-        return Err(invalid(format!(
-            "error adding listener '{}': no filter chains specified",
-            l.name
-        )));
+        return Err(invalid(format!("error adding listener '{}': no filter chains specified", l.name)));
     }
     let direction = match l.traffic_direction {
         0 => TrafficDirection::Unspecified,
@@ -73,25 +57,17 @@ pub fn listener(l: &p::Listener) -> Result<Listener> {
             reject!(a; socket_options);
             required_address("address", &a.address)
         })?,
-        bind_to_port: l
-            .bind_to_port
-            .or(l.deprecated_v1.as_ref().and_then(|d| d.bind_to_port))
-            .unwrap_or(true),
+        bind_to_port: l.bind_to_port.or(l.deprecated_v1.as_ref().and_then(|d| d.bind_to_port)).unwrap_or(true),
         use_original_dst: l.use_original_dst.unwrap_or(false),
         transparent: l.transparent.unwrap_or(false),
         freebind: l.freebind.unwrap_or(false),
         traffic_direction: direction,
         listener_filters: each("listener_filters", &l.listener_filters, listener_filter)?,
-        listener_filters_timeout: opt_duration(
-            "listener_filters_timeout",
-            &l.listener_filters_timeout,
-        )?
-        .unwrap_or(LISTENER_FILTERS_TIMEOUT),
+        listener_filters_timeout: opt_duration("listener_filters_timeout", &l.listener_filters_timeout)?
+            .unwrap_or(LISTENER_FILTERS_TIMEOUT),
         continue_on_listener_filters_timeout: l.continue_on_listener_filters_timeout,
         chains: FilterChains::build(chains, default)?,
-        per_connection_buffer_limit_bytes: l
-            .per_connection_buffer_limit_bytes
-            .unwrap_or(BUFFER_BYTES),
+        per_connection_buffer_limit_bytes: l.per_connection_buffer_limit_bytes.unwrap_or(BUFFER_BYTES),
         access_logs: super::access_log::logs(&l.access_log)?,
         tcp_backlog_size: l.tcp_backlog_size,
         tcp_fast_open_queue_length: l.tcp_fast_open_queue_length,
@@ -113,26 +89,17 @@ fn chain_match(m: &p::FilterChainMatch) -> Result<FilterChainMatch> {
     let server_names = each("server_names", &m.server_names, |n: &String| {
         let inner = n.strip_prefix("*.").unwrap_or(n);
         if inner.contains('*') && n != "*" {
-            return Err(invalid(format!(
-                "partial wildcards are not supported in \"server_names\" ({n})"
-            )));
+            return Err(invalid(format!("partial wildcards are not supported in \"server_names\" ({n})")));
         }
         Ok(n.to_ascii_lowercase())
     })?;
     Ok(FilterChainMatch {
-        destination_port: m
-            .destination_port
-            .map(common::port)
-            .transpose()
-            .at("destination_port")?,
+        destination_port: m.destination_port.map(common::port).transpose().at("destination_port")?,
         prefix_ranges: cidrs("prefix_ranges", &m.prefix_ranges)?,
         server_names,
         transport_protocol: m.transport_protocol.clone(),
         application_protocols: m.application_protocols.clone(),
-        direct_source_prefix_ranges: cidrs(
-            "direct_source_prefix_ranges",
-            &m.direct_source_prefix_ranges,
-        )?,
+        direct_source_prefix_ranges: cidrs("direct_source_prefix_ranges", &m.direct_source_prefix_ranges)?,
         source_type,
         source_prefix_ranges: cidrs("source_prefix_ranges", &m.source_prefix_ranges)?,
         source_ports: each("source_ports", &m.source_ports, |p: &u32| common::port(*p))?,
@@ -141,10 +108,7 @@ fn chain_match(m: &p::FilterChainMatch) -> Result<FilterChainMatch> {
 
 fn chain(c: &p::FilterChain) -> Result<FilterChain> {
     if c.use_proxy_proto == Some(true) {
-        return Err(
-            unsupported("use_proxy_proto; use the proxy_protocol listener filter")
-                .at("use_proxy_proto"),
-        );
+        return Err(unsupported("use_proxy_proto; use the proxy_protocol listener filter").at("use_proxy_proto"));
     }
     let filters: Vec<NetworkFilter> = each("filters", &c.filters, |f| {
         let any = match &f.config_type {
@@ -191,21 +155,14 @@ fn transport(t: Option<&core::TransportSocket>) -> Result<DownstreamTransport> {
         return Ok(DownstreamTransport::Raw);
     };
     let Some(core::transport_socket::ConfigType::TypedConfig(any)) = &t.config_type else {
-        return if t.name.contains("raw_buffer") {
-            Ok(DownstreamTransport::Raw)
-        } else {
-            Err(no_config(&t.name))
-        };
+        return if t.name.contains("raw_buffer") { Ok(DownstreamTransport::Raw) } else { Err(no_config(&t.name)) };
     };
     let typed = Typed::open(&t.name, any).at("typed_config")?;
     match typed.message.as_str() {
-        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => {
-            Ok(DownstreamTransport::Raw)
+        "envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer" => Ok(DownstreamTransport::Raw),
+        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => {
+            typed.decode().and_then(|d| super::tls::downstream(&d)).map(|c| DownstreamTransport::Tls(Arc::new(c)))
         }
-        "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext" => typed
-            .decode()
-            .and_then(|d| super::tls::downstream(&d))
-            .map(|c| DownstreamTransport::Tls(Arc::new(c))),
         _ => Err(typed.unknown()),
     }
     .at("typed_config")
@@ -220,45 +177,29 @@ fn listener_filter(l: &p::ListenerFilter) -> Result<ListenerFilter> {
         None => return Err(no_config(&l.name)),
     };
     let typed = Typed::open(&l.name, any).at("typed_config")?;
-    let short = typed
-        .message
-        .strip_prefix("envoy.extensions.filters.listener.")
-        .unwrap_or_default();
+    let short = typed.message.strip_prefix("envoy.extensions.filters.listener.").unwrap_or_default();
     let kind = match short {
         "original_dst.v3.OriginalDst" => Ok(ListenerFilterKind::OriginalDst),
         "original_src.v3.OriginalSrc" => original_src(&typed.decode()?),
         "proxy_protocol.v3.ProxyProtocol" => proxy_protocol(&typed.decode()?),
         "tls_inspector.v3.TlsInspector" => {
             let t: f::tls_inspector::v3::TlsInspector = typed.decode()?;
-            if t.enable_ja3_fingerprinting == Some(true)
-                || t.enable_ja4_fingerprinting == Some(true)
-            {
+            if t.enable_ja3_fingerprinting == Some(true) || t.enable_ja4_fingerprinting == Some(true) {
                 return Err(unsupported("JA3 and JA4 fingerprinting").at("typed_config"));
             }
-            Ok(ListenerFilterKind::TlsInspector {
-                initial_read_bytes: t.initial_read_buffer_size,
-            })
+            Ok(ListenerFilterKind::TlsInspector { initial_read_bytes: t.initial_read_buffer_size })
         }
         "http_inspector.v3.HttpInspector" => Ok(ListenerFilterKind::HttpInspector),
         "local_ratelimit.v3.LocalRateLimit" => {
             let r: f::local_ratelimit::v3::LocalRateLimit = typed.decode()?;
-            let bucket = r
-                .token_bucket
-                .as_ref()
-                .ok_or_else(|| missing("token_bucket"));
+            let bucket = r.token_bucket.as_ref().ok_or_else(|| missing("token_bucket"));
             bucket.and_then(common::token_bucket).map(|bucket| {
-                ListenerFilterKind::LocalRateLimit(Arc::new(
-                    crate::filters::network::NetworkLocalRateLimit {
-                        stat_prefix: r.stat_prefix.as_str().into(),
-                        bucket,
-                        enabled: r
-                            .runtime_enabled
-                            .as_ref()
-                            .and_then(|e| e.default_value)
-                            .unwrap_or(true),
-                        share_key: None,
-                    },
-                ))
+                ListenerFilterKind::LocalRateLimit(Arc::new(crate::filters::network::NetworkLocalRateLimit {
+                    stat_prefix: r.stat_prefix.as_str().into(),
+                    bucket,
+                    enabled: r.runtime_enabled.as_ref().and_then(|e| e.default_value).unwrap_or(true),
+                    share_key: None,
+                }))
             })
         }
         _ => Err(typed.unknown()),
@@ -266,12 +207,7 @@ fn listener_filter(l: &p::ListenerFilter) -> Result<ListenerFilter> {
     Ok(ListenerFilter {
         name: l.name.as_str().into(),
         kind: kind.at("typed_config")?,
-        disabled: l
-            .filter_disabled
-            .as_ref()
-            .map(predicate)
-            .transpose()
-            .at("filter_disabled")?,
+        disabled: l.filter_disabled.as_ref().map(predicate).transpose().at("filter_disabled")?,
     })
 }
 
@@ -283,8 +219,7 @@ fn original_src(o: &f::original_src::v3::OriginalSrc) -> Result<ListenerFilterKi
 fn proxy_protocol(x: &f::proxy_protocol::v3::ProxyProtocol) -> Result<ListenerFilterKind> {
     reject!(x; pass_through_tlvs, tlv_location);
     let rules: Vec<(u8, Name, Name)> = each("rules", &x.rules, |r| {
-        let kind = u8::try_from(r.tlv_type)
-            .map_err(|_| invalid("value must be less than 256").at("tlv_type"))?;
+        let kind = u8::try_from(r.tlv_type).map_err(|_| invalid("value must be less than 256").at("tlv_type"))?;
         let kv = r.on_tlv_present.clone().unwrap_or_default();
         let namespace = if kv.metadata_namespace.is_empty() {
             "envoy.filters.listener.proxy_protocol".into()
@@ -296,11 +231,7 @@ fn proxy_protocol(x: &f::proxy_protocol::v3::ProxyProtocol) -> Result<ListenerFi
     Ok(ListenerFilterKind::ProxyProtocol(Arc::new(ProxyProtocol {
         allow_requests_without_proxy_protocol: x.allow_requests_without_proxy_protocol,
         rules: rules.into(),
-        disallowed_versions: x
-            .disallowed_versions
-            .iter()
-            .map(|v| if *v == 0 { 1 } else { 2 })
-            .collect(),
+        disallowed_versions: x.disallowed_versions.iter().map(|v| if *v == 0 { 1 } else { 2 }).collect(),
     })))
 }
 
@@ -308,17 +239,15 @@ fn predicate(x: &p::ListenerFilterChainMatchPredicate) -> Result<ListenerPredica
     use p::listener_filter_chain_match_predicate::Rule as R;
     Ok(match x.rule.as_ref().ok_or_else(|| missing("rule"))? {
         R::OrMatch(s) => ListenerPredicate::Or(each("rules", &s.rules, predicate).at("or_match")?),
-        R::AndMatch(s) => {
-            ListenerPredicate::And(each("rules", &s.rules, predicate).at("and_match")?)
-        }
+        R::AndMatch(s) => ListenerPredicate::And(each("rules", &s.rules, predicate).at("and_match")?),
         R::NotMatch(r) => ListenerPredicate::Not(Box::new(predicate(r).at("not_match")?)),
         R::AnyMatch(_) => ListenerPredicate::Any,
         R::DestinationPortRange(r) => {
             // The range is half open.
-            let start = u16::try_from(r.start)
-                .map_err(|_| invalid("port is out of range").at("destination_port_range"))?;
-            let end = u16::try_from(r.end - 1)
-                .map_err(|_| invalid("port is out of range").at("destination_port_range"))?;
+            let start =
+                u16::try_from(r.start).map_err(|_| invalid("port is out of range").at("destination_port_range"))?;
+            let end =
+                u16::try_from(r.end - 1).map_err(|_| invalid("port is out of range").at("destination_port_range"))?;
             ListenerPredicate::DestinationPort(PortSet(Box::new([(start, end)])))
         }
     })

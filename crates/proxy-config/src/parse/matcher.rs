@@ -9,8 +9,8 @@ use crate::common::Int64Range;
 use crate::error::{At, ConfigError, Reason, Result, invalid, missing, unsupported};
 use crate::matcher::MatchPredicate;
 use crate::matcher::{
-    CookieMatcher, DoubleMatcher, FullRegex, HeaderMatcher, HeaderName, HeaderValueMatch,
-    MetadataMatcher, QueryMatcher, RegexRewrite, StringMatcher, ValueMatcher,
+    CookieMatcher, DoubleMatcher, FullRegex, HeaderMatcher, HeaderName, HeaderValueMatch, MetadataMatcher,
+    QueryMatcher, RegexRewrite, StringMatcher, ValueMatcher,
 };
 
 /// `RegexMatcher`
@@ -24,62 +24,38 @@ pub(super) fn regex(r: &m::RegexMatcher) -> Result<FullRegex> {
 /// `RegexMatchAndSubstitute`
 pub(super) fn rewrite(r: &m::RegexMatchAndSubstitute) -> Result<RegexRewrite> {
     let pattern = r.pattern.as_ref().ok_or_else(|| missing("pattern"))?;
-    RegexRewrite::new(&pattern.regex, &r.substitution)
-        .map_err(|e| ConfigError::new(Reason::Regex(e)).at("pattern"))
+    RegexRewrite::new(&pattern.regex, &r.substitution).map_err(|e| ConfigError::new(Reason::Regex(e)).at("pattern"))
 }
 
 /// `StringMatcher`
 pub(super) fn string(s: &m::StringMatcher) -> Result<StringMatcher> {
     use m::string_matcher::MatchPattern as P;
     let lower = |t: &str| t.to_ascii_lowercase().into_boxed_str();
-    Ok(
-        match (
-            s.match_pattern
-                .as_ref()
-                .ok_or_else(|| missing("match_pattern"))?,
-            s.ignore_case,
-        ) {
-            (P::Exact(t), false) => StringMatcher::Exact(t.as_str().into()),
-            (P::Exact(t), true) => StringMatcher::ExactNoCase(lower(t)),
-            (P::Prefix(t), no_case) => {
-                non_empty("prefix", t)?;
-                if no_case {
-                    StringMatcher::PrefixNoCase(lower(t))
-                } else {
-                    StringMatcher::Prefix(t.as_str().into())
-                }
-            }
-            (P::Suffix(t), no_case) => {
-                non_empty("suffix", t)?;
-                if no_case {
-                    StringMatcher::SuffixNoCase(lower(t))
-                } else {
-                    StringMatcher::Suffix(t.as_str().into())
-                }
-            }
-            (P::Contains(t), no_case) => {
-                non_empty("contains", t)?;
-                if no_case {
-                    StringMatcher::ContainsNoCase(lower(t))
-                } else {
-                    StringMatcher::Contains(t.as_str().into())
-                }
-            }
-            (P::SafeRegex(_), true) => {
-                return Err(invalid("ignore_case has no effect for safe_regex."));
-            }
-            (P::SafeRegex(r), false) => StringMatcher::Regex(regex(r).at("safe_regex")?),
-            (P::Custom(c), _) => return Err(super::any::no_config(&c.name).at("custom")),
-        },
-    )
+    Ok(match (s.match_pattern.as_ref().ok_or_else(|| missing("match_pattern"))?, s.ignore_case) {
+        (P::Exact(t), false) => StringMatcher::Exact(t.as_str().into()),
+        (P::Exact(t), true) => StringMatcher::ExactNoCase(lower(t)),
+        (P::Prefix(t), no_case) => {
+            non_empty("prefix", t)?;
+            if no_case { StringMatcher::PrefixNoCase(lower(t)) } else { StringMatcher::Prefix(t.as_str().into()) }
+        }
+        (P::Suffix(t), no_case) => {
+            non_empty("suffix", t)?;
+            if no_case { StringMatcher::SuffixNoCase(lower(t)) } else { StringMatcher::Suffix(t.as_str().into()) }
+        }
+        (P::Contains(t), no_case) => {
+            non_empty("contains", t)?;
+            if no_case { StringMatcher::ContainsNoCase(lower(t)) } else { StringMatcher::Contains(t.as_str().into()) }
+        }
+        (P::SafeRegex(_), true) => {
+            return Err(invalid("ignore_case has no effect for safe_regex."));
+        }
+        (P::SafeRegex(r), false) => StringMatcher::Regex(regex(r).at("safe_regex")?),
+        (P::Custom(c), _) => return Err(super::any::no_config(&c.name).at("custom")),
+    })
 }
 
 fn non_empty(field: &str, text: &str) -> Result<()> {
-    if text.is_empty() {
-        Err(invalid("value length must be at least 1 characters").at(field))
-    } else {
-        Ok(())
-    }
+    if text.is_empty() { Err(invalid("value length must be at least 1 characters").at(field)) } else { Ok(()) }
 }
 
 /// A list of string matchers.
@@ -88,13 +64,8 @@ pub(super) fn strings(field: &str, list: &[m::StringMatcher]) -> Result<Box<[Str
 }
 
 /// An optional `ListStringMatcher`.
-pub(super) fn string_list(
-    field: &str,
-    list: &Option<m::ListStringMatcher>,
-) -> Result<Box<[StringMatcher]>> {
-    list.as_ref().map_or(Ok(Box::default()), |l| {
-        strings("patterns", &l.patterns).at(field)
-    })
+pub(super) fn string_list(field: &str, list: &Option<m::ListStringMatcher>) -> Result<Box<[StringMatcher]>> {
+    list.as_ref().map_or(Ok(Box::default()), |l| strings("patterns", &l.patterns).at(field))
 }
 
 /// `HeaderMatcher`
@@ -109,14 +80,9 @@ pub(super) fn header(h: &route::HeaderMatcher) -> Result<HeaderMatcher> {
         Some(S::PrefixMatch(t)) => HeaderValueMatch::String(StringMatcher::Prefix(text(t))),
         Some(S::SuffixMatch(t)) => HeaderValueMatch::String(StringMatcher::Suffix(text(t))),
         Some(S::ContainsMatch(t)) => HeaderValueMatch::String(StringMatcher::Contains(text(t))),
-        Some(S::SafeRegexMatch(r)) => {
-            HeaderValueMatch::String(StringMatcher::Regex(regex(r).at("safe_regex_match")?))
-        }
+        Some(S::SafeRegexMatch(r)) => HeaderValueMatch::String(StringMatcher::Regex(regex(r).at("safe_regex_match")?)),
         Some(S::StringMatch(s)) => HeaderValueMatch::String(string(s).at("string_match")?),
-        Some(S::RangeMatch(r)) => HeaderValueMatch::Range(Int64Range {
-            start: r.start,
-            end: r.end,
-        }),
+        Some(S::RangeMatch(r)) => HeaderValueMatch::Range(Int64Range { start: r.start, end: r.end }),
     };
     Ok(HeaderMatcher {
         name: HeaderName::new(&h.name),
@@ -140,27 +106,14 @@ pub(super) fn query(q: &route::QueryParameterMatcher) -> Result<QueryMatcher> {
         Some(S::PresentMatch(p)) => (None, !p),
         Some(S::StringMatch(s)) => (Some(string(s).at("string_match")?), false),
     };
-    Ok(QueryMatcher {
-        name: q.name.as_str().into(),
-        value,
-        absent,
-    })
+    Ok(QueryMatcher { name: q.name.as_str().into(), value, absent })
 }
 
 /// `CookieMatcher`
 pub(super) fn cookie(c: &route::CookieMatcher) -> Result<CookieMatcher> {
     non_empty("name", &c.name)?;
-    let value = string(
-        c.string_match
-            .as_ref()
-            .ok_or_else(|| missing("string_match"))?,
-    )
-    .at("string_match")?;
-    Ok(CookieMatcher {
-        name: c.name.as_str().into(),
-        value,
-        invert: c.invert_match,
-    })
+    let value = string(c.string_match.as_ref().ok_or_else(|| missing("string_match"))?).at("string_match")?;
+    Ok(CookieMatcher { name: c.name.as_str().into(), value, invert: c.invert_match })
 }
 
 /// `MetadataMatcher`
@@ -172,55 +125,37 @@ pub(super) fn metadata(x: &m::MetadataMatcher) -> Result<MetadataMatcher> {
         None => Err(missing("segment")),
     })?;
     let value = value(x.value.as_ref().ok_or_else(|| missing("value"))?).at("value")?;
-    Ok(MetadataMatcher {
-        filter: x.filter.as_str().into(),
-        path,
-        value,
-        invert: x.invert,
-    })
+    Ok(MetadataMatcher { filter: x.filter.as_str().into(), path, value, invert: x.invert })
 }
 
 /// `ValueMatcher`
 pub(super) fn value(v: &m::ValueMatcher) -> Result<ValueMatcher> {
     use m::value_matcher::MatchPattern as P;
-    Ok(
-        match v
-            .match_pattern
-            .as_ref()
-            .ok_or_else(|| missing("match_pattern"))?
-        {
-            P::NullMatch(_) => ValueMatcher::Null,
-            P::BoolMatch(b) => ValueMatcher::Bool(*b),
-            P::PresentMatch(p) => ValueMatcher::Present(*p),
-            P::StringMatch(s) => ValueMatcher::String(string(s).at("string_match")?),
-            P::DoubleMatch(d) => ValueMatcher::Number(match &d.match_pattern {
-                Some(m::double_matcher::MatchPattern::Range(r)) => {
-                    DoubleMatcher::Range(r.start, r.end)
-                }
-                Some(m::double_matcher::MatchPattern::Exact(x)) => DoubleMatcher::Exact(*x),
-                None => return Err(missing("match_pattern").at("double_match")),
-            }),
-            P::ListMatch(l) => match &l.match_pattern {
-                Some(m::list_matcher::MatchPattern::OneOf(inner)) => {
-                    ValueMatcher::ListOneOf(Box::new(value(inner).at("one_of").at("list_match")?))
-                }
-                None => return Err(missing("one_of").at("list_match")),
-            },
-            P::OrMatch(o) => ValueMatcher::Or(
-                super::each("value_matchers", &o.value_matchers, value).at("or_match")?,
-            ),
+    Ok(match v.match_pattern.as_ref().ok_or_else(|| missing("match_pattern"))? {
+        P::NullMatch(_) => ValueMatcher::Null,
+        P::BoolMatch(b) => ValueMatcher::Bool(*b),
+        P::PresentMatch(p) => ValueMatcher::Present(*p),
+        P::StringMatch(s) => ValueMatcher::String(string(s).at("string_match")?),
+        P::DoubleMatch(d) => ValueMatcher::Number(match &d.match_pattern {
+            Some(m::double_matcher::MatchPattern::Range(r)) => DoubleMatcher::Range(r.start, r.end),
+            Some(m::double_matcher::MatchPattern::Exact(x)) => DoubleMatcher::Exact(*x),
+            None => return Err(missing("match_pattern").at("double_match")),
+        }),
+        P::ListMatch(l) => match &l.match_pattern {
+            Some(m::list_matcher::MatchPattern::OneOf(inner)) => {
+                ValueMatcher::ListOneOf(Box::new(value(inner).at("one_of").at("list_match")?))
+            }
+            None => return Err(missing("one_of").at("list_match")),
         },
-    )
+        P::OrMatch(o) => ValueMatcher::Or(super::each("value_matchers", &o.value_matchers, value).at("or_match")?),
+    })
 }
 
 /// `FilterStateMatcher`: object name and test of its text.
 pub(super) fn filter_state(f: &m::FilterStateMatcher) -> Result<(Name, ValueMatcher)> {
     use m::filter_state_matcher::Matcher as M;
     match &f.matcher {
-        Some(M::StringMatch(s)) => Ok((
-            f.key.as_str().into(),
-            ValueMatcher::String(string(s).at("string_match")?),
-        )),
+        Some(M::StringMatch(s)) => Ok((f.key.as_str().into(), ValueMatcher::String(string(s).at("string_match")?))),
         Some(M::AddressMatch(_)) => Err(unsupported("address_match").at("address_match")),
         None => Err(missing("matcher")),
     }
@@ -238,20 +173,16 @@ pub(super) fn path(p: &m::PathMatcher) -> Result<StringMatcher> {
 pub(super) fn predicate(p: &common_matcher::MatchPredicate) -> Result<MatchPredicate> {
     use common_matcher::match_predicate::Rule as R;
     Ok(match p.rule.as_ref().ok_or_else(|| missing("rule"))? {
-        R::OrMatch(s) => {
-            MatchPredicate::Or(super::each("rules", &s.rules, predicate).at("or_match")?)
-        }
-        R::AndMatch(s) => {
-            MatchPredicate::And(super::each("rules", &s.rules, predicate).at("and_match")?)
-        }
+        R::OrMatch(s) => MatchPredicate::Or(super::each("rules", &s.rules, predicate).at("or_match")?),
+        R::AndMatch(s) => MatchPredicate::And(super::each("rules", &s.rules, predicate).at("and_match")?),
         R::NotMatch(p) => MatchPredicate::Not(Box::new(predicate(p).at("not_match")?)),
         R::AnyMatch(_) => MatchPredicate::Any,
-        R::HttpRequestHeadersMatch(h) => MatchPredicate::RequestHeaders(
-            headers("headers", &h.headers).at("http_request_headers_match")?,
-        ),
-        R::HttpResponseHeadersMatch(h) => MatchPredicate::ResponseHeaders(
-            headers("headers", &h.headers).at("http_response_headers_match")?,
-        ),
+        R::HttpRequestHeadersMatch(h) => {
+            MatchPredicate::RequestHeaders(headers("headers", &h.headers).at("http_request_headers_match")?)
+        }
+        R::HttpResponseHeadersMatch(h) => {
+            MatchPredicate::ResponseHeaders(headers("headers", &h.headers).at("http_response_headers_match")?)
+        }
         _ => return Err(unsupported("this rule").at("rule")),
     })
 }

@@ -99,11 +99,7 @@ pub(crate) fn each<'a, T: 'a, U, C: FromIterator<U>>(
     items: impl IntoIterator<Item = &'a T>,
     mut parse: impl FnMut(&'a T) -> crate::error::Result<U>,
 ) -> crate::error::Result<C> {
-    items
-        .into_iter()
-        .enumerate()
-        .map(|(i, item)| parse(item).map_err(|e| e.at_index(field, i)))
-        .collect()
+    items.into_iter().enumerate().map(|(i, item)| parse(item).map_err(|e| e.at_index(field, i))).collect()
 }
 
 #[cfg(test)]

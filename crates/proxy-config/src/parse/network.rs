@@ -16,150 +16,92 @@ use crate::route::{HashPolicy, HashPolicyKind};
 
 const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Decoders whose bytes pass uninterpreted.
-const PASS_THROUGH: [&str; 5] = [
-    "mongo_proxy",
-    "mysql_proxy",
-    "postgres_proxy",
-    "kafka_broker",
-    "zookeeper_proxy",
-];
+const PASS_THROUGH: [&str; 5] = ["mongo_proxy", "mysql_proxy", "postgres_proxy", "kafka_broker", "zookeeper_proxy"];
 
 /// A network filter by its typed config.
 pub(super) fn filter(name: &str, any: &Any) -> Result<NetworkFilter> {
     let typed = Typed::open(name, any)?;
-    let short = typed
-        .message
-        .strip_prefix("envoy.extensions.filters.network.")
-        .unwrap_or(&typed.message);
+    let short = typed.message.strip_prefix("envoy.extensions.filters.network.").unwrap_or(&typed.message);
     let kind = match short {
-        "http_connection_manager.v3.HttpConnectionManager" => {
-            K::Hcm(Arc::new(super::hcm::hcm(&typed.decode()?)?))
-        }
+        "http_connection_manager.v3.HttpConnectionManager" => K::Hcm(Arc::new(super::hcm::hcm(&typed.decode()?)?)),
         "tcp_proxy.v3.TcpProxy" => K::TcpProxy(Arc::new(tcp_proxy(&typed.decode()?)?)),
         "rbac.v3.RBAC" => K::Rbac(Arc::new(rbac(&typed.decode()?)?)),
-        "set_filter_state.v3.Config" => {
-            K::SetFilterState(Arc::new(set_filter_state(&typed.decode()?)?))
-        }
-        "local_ratelimit.v3.LocalRateLimit" => {
-            K::LocalRateLimit(Arc::new(local_rate_limit(&typed.decode()?)?))
-        }
-        "connection_limit.v3.ConnectionLimit" => {
-            K::ConnectionLimit(Arc::new(connection_limit(&typed.decode()?)?))
-        }
+        "set_filter_state.v3.Config" => K::SetFilterState(Arc::new(set_filter_state(&typed.decode()?)?)),
+        "local_ratelimit.v3.LocalRateLimit" => K::LocalRateLimit(Arc::new(local_rate_limit(&typed.decode()?)?)),
+        "connection_limit.v3.ConnectionLimit" => K::ConnectionLimit(Arc::new(connection_limit(&typed.decode()?)?)),
         "ext_authz.v3.ExtAuthz" => K::ExtAuthz(Arc::new(ext_authz(&typed.decode()?)?)),
         "sni_cluster.v3.SniCluster" => K::SniCluster,
         "sni_dynamic_forward_proxy.v3.FilterConfig" => {
             let c: f::sni_dynamic_forward_proxy::v3::FilterConfig = typed.decode()?;
             let port = match c.port_specifier {
-                Some(
-                    f::sni_dynamic_forward_proxy::v3::filter_config::PortSpecifier::PortValue(p),
-                ) => common::port(p).at("port_value")?,
+                Some(f::sni_dynamic_forward_proxy::v3::filter_config::PortSpecifier::PortValue(p)) => {
+                    common::port(p).at("port_value")?
+                }
                 None => 443,
             };
             K::SniDynamicForwardProxy { port }
         }
         "envoy.tcp.metadataexchange.config.MetadataExchange" => {
-            let c: protos::envoy::tcp::metadataexchange::config::MetadataExchange =
-                typed.decode()?;
+            let c: protos::envoy::tcp::metadataexchange::config::MetadataExchange = typed.decode()?;
             K::MetadataExchange(Arc::new(MetadataExchange {
                 protocol: c.protocol.as_str().into(),
                 enable_discovery: c.enable_discovery,
-                additional_labels: c
-                    .additional_labels
-                    .iter()
-                    .map(|s| s.as_str().into())
-                    .collect(),
+                additional_labels: c.additional_labels.iter().map(|s| s.as_str().into()).collect(),
             }))
         }
-        "stats.PluginConfig" => K::IstioStats(Arc::new(super::http_filters::istio_stats(
-            &typed.decode()?,
-        )?)),
+        "stats.PluginConfig" => K::IstioStats(Arc::new(super::http_filters::istio_stats(&typed.decode()?)?)),
         "echo.v3.Echo" => K::Echo,
         "direct_response.v3.Config" => {
             let c: f::direct_response::v3::Config = typed.decode()?;
-            K::DirectResponse(
-                c.response
-                    .as_ref()
-                    .map(common::inline)
-                    .transpose()
-                    .at("response")?
-                    .unwrap_or_default(),
-            )
+            K::DirectResponse(c.response.as_ref().map(common::inline).transpose().at("response")?.unwrap_or_default())
         }
         other if PASS_THROUGH.iter().any(|p| other.contains(p)) => K::PassThrough,
         _ => return Err(typed.unknown()),
     };
-    Ok(NetworkFilter {
-        name: name.into(),
-        kind,
-    })
+    Ok(NetworkFilter { name: name.into(), kind })
 }
 
 fn tcp_proxy(t: &f::tcp_proxy::v3::TcpProxy) -> Result<TcpProxy> {
     use f::tcp_proxy::v3::tcp_proxy::ClusterSpecifier as C;
     use protos::envoy::r#type::v3::hash_policy::PolicySpecifier as H;
     reject!(t; downstream_idle_timeout, upstream_idle_timeout, proxy_protocol_tlvs, upstream_connect_mode);
-    if t.on_demand
-        .as_ref()
-        .is_some_and(|o| o.odcds_config.is_some())
-    {
+    if t.on_demand.as_ref().is_some_and(|o| o.odcds_config.is_some()) {
         return Err(unsupported("on-demand discovery").at("on_demand"));
     }
-    let cluster = match t
-        .cluster_specifier
-        .as_ref()
-        .ok_or_else(|| missing("cluster_specifier"))?
-    {
+    let cluster = match t.cluster_specifier.as_ref().ok_or_else(|| missing("cluster_specifier"))? {
         C::Cluster(c) => TcpCluster::Cluster(required("cluster", c)?),
         C::WeightedClusters(w) => {
             let clusters: Box<[_]> = each("clusters", &w.clusters, |c| {
                 if c.weight == 0 {
                     return Err(invalid("value must be greater than or equal to 1").at("weight"));
                 }
-                Ok((
-                    required("name", &c.name)?,
-                    c.weight,
-                    metadata_match(&c.metadata_match),
-                ))
+                Ok((required("name", &c.name)?, c.weight, metadata_match(&c.metadata_match)))
             })
             .at("weighted_clusters")?;
             let total_weight = clusters.iter().map(|(_, w, _)| u64::from(*w)).sum();
             if total_weight == 0 {
                 return Err(missing("clusters").at("weighted_clusters"));
             }
-            TcpCluster::Weighted {
-                clusters,
-                total_weight,
-            }
+            TcpCluster::Weighted { clusters, total_weight }
         }
     };
     let hash_policy = each("hash_policy", &t.hash_policy, |h| {
-        let kind = match h
-            .policy_specifier
-            .as_ref()
-            .ok_or_else(|| missing("policy_specifier"))?
-        {
+        let kind = match h.policy_specifier.as_ref().ok_or_else(|| missing("policy_specifier"))? {
             H::SourceIp(_) => HashPolicyKind::SourceIp,
             H::FilterState(f) => HashPolicyKind::FilterState(required("key", &f.key)?),
         };
-        Ok(HashPolicy {
-            kind,
-            terminal: false,
-        })
+        Ok(HashPolicy { kind, terminal: false })
     })?;
     let tunneling = match &t.tunneling_config {
         None => None,
         Some(c) => {
             reject!(c; request_id_extension, request_id_header, request_id_metadata_key);
             Some(Arc::new(Tunneling {
-                hostname: super::format::text(&c.hostname)
-                    .at("hostname")
-                    .at("tunneling_config")?,
+                hostname: super::format::text(&c.hostname).at("hostname").at("tunneling_config")?,
                 use_post: c.use_post,
                 post_path: c.post_path.as_str().into(),
                 headers: Arc::new(
-                    super::headers::additions("headers_to_add", &c.headers_to_add)
-                        .at("tunneling_config")?,
+                    super::headers::additions("headers_to_add", &c.headers_to_add).at("tunneling_config")?,
                 ),
                 propagate_response_headers: c.propagate_response_headers,
                 propagate_response_trailers: c.propagate_response_trailers,
@@ -187,16 +129,9 @@ fn tcp_proxy(t: &f::tcp_proxy::v3::TcpProxy) -> Result<TcpProxy> {
             .transpose()
             .at("backoff_options")?,
         access_logs: super::access_log::logs(&t.access_log)?,
-        access_log_flush_interval: opt_duration(
-            "access_log_flush_interval",
-            &log.access_log_flush_interval,
-        )?
-        .or(opt_duration(
-            "access_log_flush_interval",
-            &t.access_log_flush_interval,
-        )?),
-        flush_access_log_on_connected: t.flush_access_log_on_connected
-            || log.flush_access_log_on_connected,
+        access_log_flush_interval: opt_duration("access_log_flush_interval", &log.access_log_flush_interval)?
+            .or(opt_duration("access_log_flush_interval", &t.access_log_flush_interval)?),
+        flush_access_log_on_connected: t.flush_access_log_on_connected || log.flush_access_log_on_connected,
         hash_policy,
         tunneling,
         on_demand: false,
@@ -209,9 +144,7 @@ fn rbac(r: &f::rbac::v3::Rbac) -> Result<NetworkRbac> {
         config: crate::rbac::RbacConfig {
             rules: super::rbac::rules("rules", &r.rules)?,
             shadow_rules: super::rbac::rules("shadow_rules", &r.shadow_rules)?,
-            shadow_rules_stat_prefix: crate::route::DefaultName(
-                r.shadow_rules_stat_prefix.as_str().into(),
-            ),
+            shadow_rules_stat_prefix: crate::route::DefaultName(r.shadow_rules_stat_prefix.as_str().into()),
             ..Default::default()
         },
         stat_prefix: required("stat_prefix", &r.stat_prefix)?,
@@ -230,9 +163,7 @@ pub(super) fn filter_state_values(
     field: &str,
     list: &[protos::envoy::extensions::filters::common::set_filter_state::v3::FilterStateValue],
 ) -> Result<SetFilterState> {
-    use protos::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::{
-        Key, Value,
-    };
+    use protos::envoy::extensions::filters::common::set_filter_state::v3::filter_state_value::{Key, Value};
     let values = each(field, list, |v| {
         let Some(Key::ObjectKey(key)) = &v.key else {
             return Err(missing("object_key"));
@@ -240,10 +171,7 @@ pub(super) fn filter_state_values(
         let Some(Value::FormatString(format)) = &v.value else {
             return Err(missing("format_string"));
         };
-        let value = match super::format::substitution(format)
-            .at("format_string")?
-            .body
-        {
+        let value = match super::format::substitution(format).at("format_string")?.body {
             crate::format::FormatBody::Text(f) => f,
             crate::format::FormatBody::Json(_) => {
                 return Err(unsupported("json_format").at("format_string"));
@@ -251,12 +179,7 @@ pub(super) fn filter_state_values(
         };
         Ok(FilterStateValue {
             key: required("object_key", key)?,
-            factory: if v.factory_key.is_empty() {
-                key.as_str()
-            } else {
-                &v.factory_key
-            }
-            .into(),
+            factory: if v.factory_key.is_empty() { key.as_str() } else { &v.factory_key }.into(),
             value,
             read_only: v.read_only,
             shared_with_upstream: u8::try_from(v.shared_with_upstream).unwrap_or(0),
@@ -267,18 +190,11 @@ pub(super) fn filter_state_values(
 }
 
 fn local_rate_limit(r: &f::local_ratelimit::v3::LocalRateLimit) -> Result<NetworkLocalRateLimit> {
-    let bucket = r
-        .token_bucket
-        .as_ref()
-        .ok_or_else(|| missing("token_bucket"))?;
+    let bucket = r.token_bucket.as_ref().ok_or_else(|| missing("token_bucket"))?;
     Ok(NetworkLocalRateLimit {
         stat_prefix: required("stat_prefix", &r.stat_prefix)?,
         bucket: common::token_bucket(bucket).at("token_bucket")?,
-        enabled: r
-            .runtime_enabled
-            .as_ref()
-            .and_then(|e| e.default_value)
-            .unwrap_or(true),
+        enabled: r.runtime_enabled.as_ref().and_then(|e| e.default_value).unwrap_or(true),
         share_key: common::opt_name(&r.share_key),
     })
 }
@@ -286,16 +202,9 @@ fn local_rate_limit(r: &f::local_ratelimit::v3::LocalRateLimit) -> Result<Networ
 fn connection_limit(c: &f::connection_limit::v3::ConnectionLimit) -> Result<ConnectionLimit> {
     Ok(ConnectionLimit {
         stat_prefix: required("stat_prefix", &c.stat_prefix)?,
-        max_connections: c
-            .max_connections
-            .filter(|n| *n > 0)
-            .ok_or_else(|| missing("max_connections"))?,
+        max_connections: c.max_connections.filter(|n| *n > 0).ok_or_else(|| missing("max_connections"))?,
         delay: opt_duration("delay", &c.delay)?.unwrap_or_default(),
-        enabled: c
-            .runtime_enabled
-            .as_ref()
-            .and_then(|e| e.default_value)
-            .unwrap_or(true),
+        enabled: c.runtime_enabled.as_ref().and_then(|e| e.default_value).unwrap_or(true),
     })
 }
 

@@ -20,11 +20,7 @@ pub(super) fn common(o: &core::HttpProtocolOptions) -> Result<CommonHttp> {
         }
     };
     Ok(CommonHttp {
-        max_connection_duration: disabling(
-            "max_connection_duration",
-            &o.max_connection_duration,
-            None,
-        )?,
+        max_connection_duration: disabling("max_connection_duration", &o.max_connection_duration, None)?,
         max_headers_count: o.max_headers_count.unwrap_or(100),
         max_stream_duration: disabling("max_stream_duration", &o.max_stream_duration, None)?,
         underscores,
@@ -36,20 +32,12 @@ pub(super) fn common(o: &core::HttpProtocolOptions) -> Result<CommonHttp> {
 pub(super) fn http1(o: &core::Http1ProtocolOptions, absolute_url: bool) -> Result<Http1Options> {
     use core::http1_protocol_options::header_key_format::HeaderFormat as F;
     reject!(o; ignore_http_11_upgrade);
-    let header_case = match o
-        .header_key_format
-        .as_ref()
-        .map(|f| f.header_format.as_ref())
-    {
+    let header_case = match o.header_key_format.as_ref().map(|f| f.header_format.as_ref()) {
         None => HeaderCase::Lower,
         Some(Some(F::ProperCaseWords(_))) => HeaderCase::ProperCase,
         Some(Some(F::StatefulFormatter(e))) => {
-            let any = e
-                .typed_config
-                .as_ref()
-                .ok_or_else(|| missing("typed_config"))?;
-            super::any::expect::<PreserveCaseFormatterConfig>(&e.name, any)
-                .at("stateful_formatter")?;
+            let any = e.typed_config.as_ref().ok_or_else(|| missing("typed_config"))?;
+            super::any::expect::<PreserveCaseFormatterConfig>(&e.name, any).at("stateful_formatter")?;
             HeaderCase::Preserve
         }
         Some(None) => return Err(missing("header_format").at("header_key_format")),
@@ -83,11 +71,7 @@ pub(super) fn http2(o: &core::Http2ProtocolOptions) -> Result<Http2Options> {
     Ok(Http2Options {
         hpack_table_size: o.hpack_table_size,
         max_concurrent_streams: window("max_concurrent_streams", o.max_concurrent_streams, 1)?,
-        initial_stream_window_size: window(
-            "initial_stream_window_size",
-            o.initial_stream_window_size,
-            65_535,
-        )?,
+        initial_stream_window_size: window("initial_stream_window_size", o.initial_stream_window_size, 65_535)?,
         initial_connection_window_size: window(
             "initial_connection_window_size",
             o.initial_connection_window_size,

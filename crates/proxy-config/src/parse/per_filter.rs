@@ -41,8 +41,7 @@ impl Levels {
     /// Adds a more specific level.
     pub fn with(mut self, configs: &BTreeMap<String, Any>) -> Result<Self> {
         for (name, any) in configs {
-            let said = say(name, any)
-                .map_err(|e| e.at(&format!("typed_per_filter_config[\"{name}\"]")))?;
+            let said = say(name, any).map_err(|e| e.at(&format!("typed_per_filter_config[\"{name}\"]")))?;
             if let Some(said) = said {
                 self.0.entry(name.as_str().into()).or_default().push(said);
             }
@@ -67,10 +66,7 @@ impl Levels {
             allow_private_network_access: cors.allow_private_network_access,
             forward_not_matching_preflights: cors.forward_not_matching_preflights,
         };
-        self.0
-            .entry(CORS.into())
-            .or_default()
-            .push(Said::Cors(policy));
+        self.0.entry(CORS.into()).or_default().push(Said::Cors(policy));
         self
     }
 
@@ -115,12 +111,9 @@ fn merge_cors(said: &[Said]) -> Result<CorsPolicy> {
         text(&mut merged.expose_headers, &p.expose_headers);
         text(&mut merged.max_age, &p.max_age);
         merged.allow_credentials = merged.allow_credentials.or(p.allow_credentials);
-        merged.allow_private_network_access = merged
-            .allow_private_network_access
-            .or(p.allow_private_network_access);
-        merged.forward_not_matching_preflights = merged
-            .forward_not_matching_preflights
-            .or(p.forward_not_matching_preflights);
+        merged.allow_private_network_access = merged.allow_private_network_access.or(p.allow_private_network_access);
+        merged.forward_not_matching_preflights =
+            merged.forward_not_matching_preflights.or(p.forward_not_matching_preflights);
     }
     if let Some(Said::Cors(p)) = said.last() {
         merged.filter_enabled = p.filter_enabled.clone();
@@ -139,51 +132,41 @@ fn say(name: &str, any: &Any) -> Result<Option<Said>> {
         return match &c.config {
             None => Ok(Some(Said::Plain(FilterOverride::Enabled))),
             Some(inner) => match say(name, inner) {
-                Err(e)
-                    if c.is_optional && matches!(e.reason, crate::Reason::UnknownType { .. }) =>
-                {
-                    Ok(None)
-                }
+                Err(e) if c.is_optional && matches!(e.reason, crate::Reason::UnknownType { .. }) => Ok(None),
                 other => other.at("config"),
             },
         };
     }
     let plain = |o: FilterOverride| Ok(Some(Said::Plain(o)));
-    let off_or =
-        |off: bool, on: FilterOverride| plain(if off { FilterOverride::Disabled } else { on });
+    let off_or = |off: bool, on: FilterOverride| plain(if off { FilterOverride::Disabled } else { on });
     match typed.message.as_str() {
         "envoy.extensions.filters.http.cors.v3.CorsPolicy" => Ok(Some(Said::Cors(typed.decode()?))),
-        "envoy.extensions.filters.http.fault.v3.HTTPFault" => plain(FilterOverride::Fault(
-            Arc::new(http::fault(&typed.decode()?)?),
-        )),
+        "envoy.extensions.filters.http.fault.v3.HTTPFault" => {
+            plain(FilterOverride::Fault(Arc::new(http::fault(&typed.decode()?)?)))
+        }
         "envoy.extensions.filters.http.rbac.v3.RBACPerRoute" => {
             let c: f::rbac::v3::RbacPerRoute = typed.decode()?;
             let rbac = security::rbac(&c.rbac.unwrap_or_default()).at("rbac")?;
             plain(FilterOverride::Rbac(Arc::new(rbac)))
         }
-        "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => plain(
-            FilterOverride::LocalRateLimit(Arc::new(http::local_rate_limit(&typed.decode()?)?)),
-        ),
-        "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute" => plain(
-            FilterOverride::RateLimit(Arc::new(security::rate_limit_per_route(&typed.decode()?)?)),
-        ),
+        "envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit" => {
+            plain(FilterOverride::LocalRateLimit(Arc::new(http::local_rate_limit(&typed.decode()?)?)))
+        }
+        "envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute" => {
+            plain(FilterOverride::RateLimit(Arc::new(security::rate_limit_per_route(&typed.decode()?)?)))
+        }
         "envoy.extensions.filters.http.ext_authz.v3.ExtAuthzPerRoute" => {
             use f::ext_authz::v3::ext_authz_per_route::Override as O;
             let c: f::ext_authz::v3::ExtAuthzPerRoute = typed.decode()?;
             match c.r#override.ok_or_else(|| missing("override"))? {
                 O::Disabled(off) => off_or(off, FilterOverride::Enabled),
-                O::CheckSettings(s) => plain(FilterOverride::ExtAuthz(Arc::new(
-                    security::check_settings(&s)?,
-                ))),
+                O::CheckSettings(s) => plain(FilterOverride::ExtAuthz(Arc::new(security::check_settings(&s)?))),
             }
         }
         "envoy.extensions.filters.http.jwt_authn.v3.PerRouteConfig" => {
             use f::jwt_authn::v3::per_route_config::RequirementSpecifier as O;
             let c: f::jwt_authn::v3::PerRouteConfig = typed.decode()?;
-            match c
-                .requirement_specifier
-                .ok_or_else(|| missing("requirement_specifier"))?
-            {
+            match c.requirement_specifier.ok_or_else(|| missing("requirement_specifier"))? {
                 O::Disabled(_) => plain(FilterOverride::Disabled),
                 O::RequirementName(n) => plain(FilterOverride::JwtRequirement(n.into())),
             }
@@ -193,9 +176,7 @@ fn say(name: &str, any: &Any) -> Result<Option<Said>> {
             let c: f::ext_proc::v3::ExtProcPerRoute = typed.decode()?;
             match c.r#override.ok_or_else(|| missing("override"))? {
                 O::Disabled(off) => off_or(off, FilterOverride::Enabled),
-                O::Overrides(o) => plain(FilterOverride::ExtProc(Arc::new(
-                    security::ext_proc_overrides(&o)?,
-                ))),
+                O::Overrides(o) => plain(FilterOverride::ExtProc(Arc::new(security::ext_proc_overrides(&o)?))),
             }
         }
         "envoy.extensions.filters.http.buffer.v3.BufferPerRoute" => {
@@ -206,9 +187,9 @@ fn say(name: &str, any: &Any) -> Result<Option<Said>> {
                 O::Buffer(b) => plain(FilterOverride::Buffer(http::buffer(&b).at("buffer")?)),
             }
         }
-        "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => plain(FilterOverride::Csrf(
-            Arc::new(http::csrf(&typed.decode()?)?),
-        )),
+        "envoy.extensions.filters.http.csrf.v3.CsrfPolicy" => {
+            plain(FilterOverride::Csrf(Arc::new(http::csrf(&typed.decode()?)?)))
+        }
         "envoy.extensions.filters.http.compressor.v3.CompressorPerRoute" => {
             use f::compressor::v3::compressor_per_route::Override as O;
             let c: f::compressor::v3::CompressorPerRoute = typed.decode()?;
@@ -216,14 +197,10 @@ fn say(name: &str, any: &Any) -> Result<Option<Said>> {
                 O::Disabled(off) => off_or(off, FilterOverride::Enabled),
                 O::Overrides(o) => {
                     super::reject!(o; compressor_library);
-                    let remove = o
-                        .response_direction_config
-                        .and_then(|r| r.remove_accept_encoding_header);
-                    plain(FilterOverride::Compressor(Arc::new(
-                        crate::filters::http::CompressorPerRoute {
-                            remove_accept_encoding_header: remove,
-                        },
-                    )))
+                    let remove = o.response_direction_config.and_then(|r| r.remove_accept_encoding_header);
+                    plain(FilterOverride::Compressor(Arc::new(crate::filters::http::CompressorPerRoute {
+                        remove_accept_encoding_header: remove,
+                    })))
                 }
             }
         }
@@ -232,23 +209,22 @@ fn say(name: &str, any: &Any) -> Result<Option<Said>> {
             let c: f::stateful_session::v3::StatefulSessionPerRoute = typed.decode()?;
             match c.r#override.ok_or_else(|| missing("override"))? {
                 O::Disabled(off) => off_or(off, FilterOverride::Enabled),
-                O::StatefulSession(s) => plain(FilterOverride::StatefulSession(Arc::new(
-                    http::stateful_session(&s).at("stateful_session")?,
-                ))),
+                O::StatefulSession(s) => {
+                    plain(FilterOverride::StatefulSession(Arc::new(http::stateful_session(&s).at("stateful_session")?)))
+                }
             }
         }
         "envoy.extensions.filters.http.header_mutation.v3.HeaderMutationPerRoute" => {
             let c: f::header_mutation::v3::HeaderMutationPerRoute = typed.decode()?;
-            let m =
-                http::header_mutations(&c.mutations.unwrap_or_default(), false).at("mutations")?;
+            let m = http::header_mutations(&c.mutations.unwrap_or_default(), false).at("mutations")?;
             Ok(Some(Said::Mutation(Arc::new(m))))
         }
-        "envoy.extensions.filters.http.header_to_metadata.v3.Config" => plain(
-            FilterOverride::HeaderToMetadata(Arc::new(http::header_to_metadata(&typed.decode()?)?)),
-        ),
-        "envoy.extensions.filters.http.set_filter_state.v3.Config" => plain(
-            FilterOverride::SetFilterState(Arc::new(http::set_filter_state(&typed.decode()?)?)),
-        ),
+        "envoy.extensions.filters.http.header_to_metadata.v3.Config" => {
+            plain(FilterOverride::HeaderToMetadata(Arc::new(http::header_to_metadata(&typed.decode()?)?)))
+        }
+        "envoy.extensions.filters.http.set_filter_state.v3.Config" => {
+            plain(FilterOverride::SetFilterState(Arc::new(http::set_filter_state(&typed.decode()?)?)))
+        }
         "envoy.extensions.filters.http.dynamic_forward_proxy.v3.PerRouteConfig" => {
             use crate::filters::http::DfpPerRoute;
             use f::dynamic_forward_proxy::v3::per_route_config::HostRewriteSpecifier as H;
@@ -257,9 +233,9 @@ fn say(name: &str, any: &Any) -> Result<Option<Said>> {
                 Some(H::HostRewriteLiteral(s)) => {
                     FilterOverride::DynamicForwardProxy(Arc::new(DfpPerRoute::Literal(s.into())))
                 }
-                Some(H::HostRewriteHeader(s)) => FilterOverride::DynamicForwardProxy(Arc::new(
-                    DfpPerRoute::Header(crate::matcher::HeaderName::new(&s)),
-                )),
+                Some(H::HostRewriteHeader(s)) => FilterOverride::DynamicForwardProxy(Arc::new(DfpPerRoute::Header(
+                    crate::matcher::HeaderName::new(&s),
+                ))),
                 None => FilterOverride::Enabled,
             })
         }
@@ -277,9 +253,7 @@ fn say(name: &str, any: &Any) -> Result<Option<Said>> {
         }
         "envoy.extensions.filters.http.on_demand.v3.PerRouteConfig" => {
             let c: f::on_demand::v3::PerRouteConfig = typed.decode()?;
-            plain(FilterOverride::OnDemand(Arc::new(http::on_demand(
-                &c.odcds,
-            )?)))
+            plain(FilterOverride::OnDemand(Arc::new(http::on_demand(&c.odcds)?)))
         }
         _ => Err(typed.unknown()),
     }

@@ -11,10 +11,7 @@ use crate::rbac::*;
 
 /// An optional `RBAC` field.
 pub(super) fn rules(field: &str, r: &Option<p::Rbac>) -> Result<Option<Arc<Rules>>> {
-    r.as_ref()
-        .map(|r| one(r).map(Arc::new))
-        .transpose()
-        .at(field)
+    r.as_ref().map(|r| one(r).map(Arc::new)).transpose().at(field)
 }
 
 fn one(r: &p::Rbac) -> Result<Rules> {
@@ -28,17 +25,9 @@ fn one(r: &p::Rbac) -> Result<Rules> {
     let policies = r
         .policies
         .iter()
-        .map(|(name, p)| {
-            Ok((
-                name.as_str().into(),
-                policy(p).map_err(|e| e.at(&format!("policies[\"{name}\"]")))?,
-            ))
-        })
+        .map(|(name, p)| Ok((name.as_str().into(), policy(p).map_err(|e| e.at(&format!("policies[\"{name}\"]")))?)))
         .collect::<Result<Vec<_>>>()?;
-    Ok(Rules {
-        action,
-        policies: policies.into(),
-    })
+    Ok(Rules { action, policies: policies.into() })
 }
 
 fn policy(p: &p::Policy) -> Result<Policy> {
@@ -52,13 +41,7 @@ fn policy(p: &p::Policy) -> Result<Policy> {
     Ok(Policy {
         permissions: each("permissions", &p.permissions, permission)?,
         principals: each("principals", &p.principals, principal)?,
-        condition: p
-            .condition
-            .as_ref()
-            .map(super::cel::expr)
-            .transpose()
-            .at("condition")?
-            .map(Arc::new),
+        condition: p.condition.as_ref().map(super::cel::expr).transpose().at("condition")?.map(Arc::new),
     })
 }
 
@@ -74,26 +57,16 @@ fn permission(x: &p::Permission) -> Result<Permission> {
         R::DestinationIp(c) => Permission::DestinationIp(cidr(c).at("destination_ip")?),
         R::DestinationPort(n) => Permission::DestinationPort(port(*n).at("destination_port")?),
         R::DestinationPortRange(r) => {
-            let bound = |n: i32| {
-                u32::try_from(n)
-                    .map_err(|_| invalid("range is out of bounds").at("destination_port_range"))
-            };
+            let bound =
+                |n: i32| u32::try_from(n).map_err(|_| invalid("range is out of bounds").at("destination_port_range"));
             Permission::DestinationPortRange(bound(r.start)?, bound(r.end)?)
         }
         R::Metadata(m) => Permission::Metadata(Box::new(matcher::metadata(m).at("metadata")?)),
-        R::RequestedServerName(m) => {
-            Permission::RequestedServerName(matcher::string(m).at("requested_server_name")?)
-        }
-        R::UriTemplate(e) => Permission::UriTemplate(Box::new(
-            super::uri_template::matcher(e).at("uri_template")?,
-        )),
+        R::RequestedServerName(m) => Permission::RequestedServerName(matcher::string(m).at("requested_server_name")?),
+        R::UriTemplate(e) => Permission::UriTemplate(Box::new(super::uri_template::matcher(e).at("uri_template")?)),
         R::SourcedMetadata(s) => {
-            let m = matcher::metadata(
-                s.metadata_matcher
-                    .as_ref()
-                    .ok_or_else(|| missing("metadata_matcher"))?,
-            )
-            .at("sourced_metadata")?;
+            let m = matcher::metadata(s.metadata_matcher.as_ref().ok_or_else(|| missing("metadata_matcher"))?)
+                .at("sourced_metadata")?;
             if s.metadata_source == 1 {
                 Permission::RouteMetadata(Box::new(m))
             } else {
@@ -106,44 +79,33 @@ fn permission(x: &p::Permission) -> Result<Permission> {
 
 fn principal(x: &p::Principal) -> Result<Principal> {
     use p::principal::Identifier as I;
-    Ok(
-        match x.identifier.as_ref().ok_or_else(|| missing("identifier"))? {
-            I::AndIds(s) => Principal::And(each("ids", &s.ids, principal).at("and_ids")?),
-            I::OrIds(s) => Principal::Or(each("ids", &s.ids, principal).at("or_ids")?),
-            I::NotId(r) => Principal::Not(Box::new(principal(r).at("not_id")?)),
-            I::Any(_) => Principal::Any,
-            I::Authenticated(a) => Principal::Authenticated(
-                a.principal_name
-                    .as_ref()
-                    .map(matcher::string)
-                    .transpose()
-                    .at("principal_name")
-                    .at("authenticated")?,
-            ),
-            I::SourceIp(c) => Principal::SourceIp(cidr(c).at("source_ip")?),
-            I::DirectRemoteIp(c) => Principal::DirectRemoteIp(cidr(c).at("direct_remote_ip")?),
-            I::RemoteIp(c) => Principal::RemoteIp(cidr(c).at("remote_ip")?),
-            I::Header(h) => Principal::Header(Box::new(matcher::header(h).at("header")?)),
-            I::UrlPath(m) => Principal::UrlPath(matcher::path(m).at("url_path")?),
-            I::Metadata(m) => Principal::Metadata(Box::new(matcher::metadata(m).at("metadata")?)),
-            I::FilterState(f) => {
-                let (key, value) = matcher::filter_state(f).at("filter_state")?;
-                Principal::FilterState(key, value)
-            }
-            I::SourcedMetadata(s) => {
-                let m = matcher::metadata(
-                    s.metadata_matcher
-                        .as_ref()
-                        .ok_or_else(|| missing("metadata_matcher"))?,
-                )
+    Ok(match x.identifier.as_ref().ok_or_else(|| missing("identifier"))? {
+        I::AndIds(s) => Principal::And(each("ids", &s.ids, principal).at("and_ids")?),
+        I::OrIds(s) => Principal::Or(each("ids", &s.ids, principal).at("or_ids")?),
+        I::NotId(r) => Principal::Not(Box::new(principal(r).at("not_id")?)),
+        I::Any(_) => Principal::Any,
+        I::Authenticated(a) => Principal::Authenticated(
+            a.principal_name.as_ref().map(matcher::string).transpose().at("principal_name").at("authenticated")?,
+        ),
+        I::SourceIp(c) => Principal::SourceIp(cidr(c).at("source_ip")?),
+        I::DirectRemoteIp(c) => Principal::DirectRemoteIp(cidr(c).at("direct_remote_ip")?),
+        I::RemoteIp(c) => Principal::RemoteIp(cidr(c).at("remote_ip")?),
+        I::Header(h) => Principal::Header(Box::new(matcher::header(h).at("header")?)),
+        I::UrlPath(m) => Principal::UrlPath(matcher::path(m).at("url_path")?),
+        I::Metadata(m) => Principal::Metadata(Box::new(matcher::metadata(m).at("metadata")?)),
+        I::FilterState(f) => {
+            let (key, value) = matcher::filter_state(f).at("filter_state")?;
+            Principal::FilterState(key, value)
+        }
+        I::SourcedMetadata(s) => {
+            let m = matcher::metadata(s.metadata_matcher.as_ref().ok_or_else(|| missing("metadata_matcher"))?)
                 .at("sourced_metadata")?;
-                if s.metadata_source == 1 {
-                    Principal::RouteMetadata(Box::new(m))
-                } else {
-                    Principal::Metadata(Box::new(m))
-                }
+            if s.metadata_source == 1 {
+                Principal::RouteMetadata(Box::new(m))
+            } else {
+                Principal::Metadata(Box::new(m))
             }
-            I::Custom(e) => return Err(super::any::no_config(&e.name).at("custom")),
-        },
-    )
+        }
+        I::Custom(e) => return Err(super::any::no_config(&e.name).at("custom")),
+    })
 }

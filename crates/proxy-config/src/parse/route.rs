@@ -45,11 +45,7 @@ struct Host<'a> {
 pub fn route_table(r: &p::RouteConfiguration) -> Result<RouteTable> {
     reject!(r; cluster_specifier_plugins, vhost_header, route_specifiers);
     let table = Table {
-        request_headers: headers::level(
-            "request_headers",
-            &r.request_headers_to_add,
-            &r.request_headers_to_remove,
-        )?,
+        request_headers: headers::level("request_headers", &r.request_headers_to_add, &r.request_headers_to_remove)?,
         response_headers: headers::level(
             "response_headers",
             &r.response_headers_to_add,
@@ -57,9 +53,7 @@ pub fn route_table(r: &p::RouteConfiguration) -> Result<RouteTable> {
         )?,
         most_specific_wins: r.most_specific_header_mutations_wins,
         levels: Levels::new().with(&r.typed_per_filter_config)?,
-        direct_body_bytes_max: r
-            .max_direct_response_body_size_bytes
-            .unwrap_or(DIRECT_BODY_BYTES_MAX),
+        direct_body_bytes_max: r.max_direct_response_body_size_bytes.unwrap_or(DIRECT_BODY_BYTES_MAX),
         proto: r,
     };
     let mut domains = DomainIndex::default();
@@ -74,10 +68,7 @@ pub fn route_table(r: &p::RouteConfiguration) -> Result<RouteTable> {
                     .at_index("virtual_hosts", i));
             }
             for (d, domain) in v.domains.iter().enumerate() {
-                domains
-                    .insert(domain, i as u32)
-                    .at_index("domains", d)
-                    .at_index("virtual_hosts", i)?;
+                domains.insert(domain, i as u32).at_index("domains", d).at_index("virtual_hosts", i)?;
             }
             virtual_host(v, &table).at_index("virtual_hosts", i)
         })
@@ -86,11 +77,7 @@ pub fn route_table(r: &p::RouteConfiguration) -> Result<RouteTable> {
         name: DefaultName(r.name.as_str().into()),
         domains,
         virtual_hosts: virtual_hosts.into(),
-        internal_only_headers: r
-            .internal_only_headers
-            .iter()
-            .map(|n| HeaderName::new(n))
-            .collect(),
+        internal_only_headers: r.internal_only_headers.iter().map(|n| HeaderName::new(n)).collect(),
         validate_clusters: r.validate_clusters,
         ignore_port_in_host_matching: r.ignore_port_in_host_matching,
         ignore_path_parameters_in_path_matching: r.ignore_path_parameters_in_path_matching,
@@ -108,24 +95,14 @@ fn virtual_host(v: &p::VirtualHost, table: &Table<'_>) -> Result<VirtualHost> {
         levels = levels.with_cors(cors);
     }
     let mut host = Host {
-        request_headers: headers::level(
-            "request_headers",
-            &v.request_headers_to_add,
-            &v.request_headers_to_remove,
-        )?,
+        request_headers: headers::level("request_headers", &v.request_headers_to_add, &v.request_headers_to_remove)?,
         response_headers: headers::level(
             "response_headers",
             &v.response_headers_to_add,
             &v.response_headers_to_remove,
         )?,
         levels,
-        retry: v
-            .retry_policy
-            .as_ref()
-            .map(retry::policy)
-            .transpose()
-            .at("retry_policy")?
-            .map(Arc::new),
+        retry: v.retry_policy.as_ref().map(retry::policy).transpose().at("retry_policy")?.map(Arc::new),
         slots: Vec::new(),
         rate_limits: rate_limit::limits("rate_limits", &v.rate_limits)?,
         proto: v,
@@ -141,10 +118,7 @@ fn virtual_host(v: &p::VirtualHost, table: &Table<'_>) -> Result<VirtualHost> {
         n => return Err(invalid(format!("unknown value {n}")).at("require_tls")),
     };
     let virtual_clusters = each("virtual_clusters", &v.virtual_clusters, |c| {
-        Ok(VirtualCluster {
-            name: required("name", &c.name)?,
-            headers: matcher::headers("headers", &c.headers)?,
-        })
+        Ok(VirtualCluster { name: required("name", &c.name)?, headers: matcher::headers("headers", &c.headers)? })
     })?;
     Ok(VirtualHost {
         name: required("name", &v.name)?,
@@ -158,10 +132,7 @@ fn virtual_host(v: &p::VirtualHost, table: &Table<'_>) -> Result<VirtualHost> {
         include_is_timeout_retry_header: v.include_is_timeout_retry_header,
         per_filter: host.levels.resolve()?,
         response_headers: headers::chain(
-            &[
-                host.response_headers.as_ref(),
-                table.response_headers.as_ref(),
-            ],
+            &[host.response_headers.as_ref(), table.response_headers.as_ref()],
             table.most_specific_wins,
         ),
         metadata: metadata(&v.metadata),
@@ -174,37 +145,18 @@ fn route(r: &p::Route, table: &Table<'_>, host: &mut Host<'_>) -> Result<Route> 
     let m = r.r#match.as_ref().ok_or_else(|| missing("match"))?;
     let matcher = route_match(m, Some(&mut host.slots)).at("match")?;
     let mut levels = host.levels.clone().with(&r.typed_per_filter_config)?;
-    if let Some(A::Route(p::RouteAction {
-        cors: Some(cors), ..
-    })) = &r.action
-    {
+    if let Some(A::Route(p::RouteAction { cors: Some(cors), .. })) = &r.action {
         levels = levels.with_cors(cors);
     }
-    let request = headers::level(
-        "request_headers",
-        &r.request_headers_to_add,
-        &r.request_headers_to_remove,
-    )?;
-    let response = headers::level(
-        "response_headers",
-        &r.response_headers_to_add,
-        &r.response_headers_to_remove,
-    )?;
+    let request = headers::level("request_headers", &r.request_headers_to_add, &r.request_headers_to_remove)?;
+    let response = headers::level("response_headers", &r.response_headers_to_add, &r.response_headers_to_remove)?;
     let context = Inherited {
         request: headers::chain(
-            &[
-                request.as_ref(),
-                host.request_headers.as_ref(),
-                table.request_headers.as_ref(),
-            ],
+            &[request.as_ref(), host.request_headers.as_ref(), table.request_headers.as_ref()],
             table.most_specific_wins,
         ),
         response: headers::chain(
-            &[
-                response.as_ref(),
-                host.response_headers.as_ref(),
-                table.response_headers.as_ref(),
-            ],
+            &[response.as_ref(), host.response_headers.as_ref(), table.response_headers.as_ref()],
             table.most_specific_wins,
         ),
         levels: &levels,
@@ -214,9 +166,9 @@ fn route(r: &p::Route, table: &Table<'_>, host: &mut Host<'_>) -> Result<Route> 
     let action = match r.action.as_ref().ok_or_else(|| missing("action"))? {
         A::Route(a) => RouteAction::Forward(Box::new(forward(a, &context).at("route")?)),
         A::Redirect(a) => RouteAction::Redirect(Box::new(redirect(a).at("redirect")?)),
-        A::DirectResponse(a) => RouteAction::Direct(Box::new(
-            direct(a, table.direct_body_bytes_max).at("direct_response")?,
-        )),
+        A::DirectResponse(a) => {
+            RouteAction::Direct(Box::new(direct(a, table.direct_body_bytes_max).at("direct_response")?))
+        }
         A::NonForwardingAction(_) => RouteAction::NonForwarding,
         A::FilterAction(_) => return Err(unsupported("filter_action").at("filter_action")),
     };
@@ -224,16 +176,9 @@ fn route(r: &p::Route, table: &Table<'_>, host: &mut Host<'_>) -> Result<Route> 
         .request_body_buffer_limit
         .or(r.per_request_buffer_limit_bytes.map(u64::from))
         .or(context.host.proto.request_body_buffer_limit)
-        .or(context
-            .host
-            .proto
-            .per_request_buffer_limit_bytes
-            .map(u64::from));
+        .or(context.host.proto.per_request_buffer_limit_bytes.map(u64::from));
     let decorator = r.decorator.as_ref().map(|d| {
-        Box::new(Decorator {
-            operation: d.operation.as_str().into(),
-            propagate: d.propagate.unwrap_or(true),
-        })
+        Box::new(Decorator { operation: d.operation.as_str().into(), propagate: d.propagate.unwrap_or(true) })
     });
     Ok(Route {
         name: r.name.as_str().into(),
@@ -244,13 +189,7 @@ fn route(r: &p::Route, table: &Table<'_>, host: &mut Host<'_>) -> Result<Route> 
         response_headers: context.response,
         metadata: metadata(&r.metadata),
         decorator,
-        tracing: r
-            .tracing
-            .as_ref()
-            .map(super::tracing::route)
-            .transpose()
-            .at("tracing")?
-            .map(Box::new),
+        tracing: r.tracing.as_ref().map(super::tracing::route).transpose().at("tracing")?.map(Box::new),
         stat_prefix: opt_name(&r.stat_prefix),
         request_body_buffer_limit: limit,
     })
@@ -265,24 +204,17 @@ struct Inherited<'a, 'b> {
 }
 
 /// `RouteMatch`; `slots` collects the distinct header names of a virtual host.
-pub(super) fn route_match(
-    m: &p::RouteMatch,
-    slots: Option<&mut Vec<HeaderName>>,
-) -> Result<RouteMatch> {
+pub(super) fn route_match(m: &p::RouteMatch, slots: Option<&mut Vec<HeaderName>>) -> Result<RouteMatch> {
     reject!(m; filter_state);
     let mut local = Vec::new();
     let slots = slots.unwrap_or(&mut local);
     let headers = each("headers", &m.headers, |h| {
         let matcher = matcher::header(h)?;
-        let slot = slots
-            .iter()
-            .position(|n| *n == matcher.name)
-            .unwrap_or_else(|| {
-                slots.push(matcher.name.clone());
-                slots.len() - 1
-            });
-        let slot = u16::try_from(slot)
-            .map_err(|_| invalid("too many different header names in one virtual host"))?;
+        let slot = slots.iter().position(|n| *n == matcher.name).unwrap_or_else(|| {
+            slots.push(matcher.name.clone());
+            slots.len() - 1
+        });
+        let slot = u16::try_from(slot).map_err(|_| invalid("too many different header names in one virtual host"))?;
         Ok(RouteHeaderMatch { slot, matcher })
     })?;
     Ok(RouteMatch {
@@ -293,16 +225,9 @@ pub(super) fn route_match(
         grpc: m.grpc.is_some(),
         fraction: match &m.runtime_fraction {
             None => None,
-            some => Some(common::runtime_fraction(
-                "runtime_fraction",
-                some,
-                Fraction::ALWAYS,
-            )?),
+            some => Some(common::runtime_fraction("runtime_fraction", some, Fraction::ALWAYS)?),
         },
-        tls: m.tls_context.as_ref().map(|t| TlsMatch {
-            presented: t.presented,
-            validated: t.validated,
-        }),
+        tls: m.tls_context.as_ref().map(|t| TlsMatch { presented: t.presented, validated: t.validated }),
         dynamic_metadata: each("dynamic_metadata", &m.dynamic_metadata, matcher::metadata)?,
     })
 }
@@ -312,37 +237,24 @@ fn path_match(m: &p::RouteMatch) -> Result<PathMatch> {
     let sensitive = m.case_sensitive.unwrap_or(true);
     let text = |s: &str| s.into();
     let lower = |s: &str| s.to_ascii_lowercase().into_boxed_str();
-    Ok(
-        match m
-            .path_specifier
-            .as_ref()
-            .ok_or_else(|| missing("path_specifier"))?
-        {
-            S::Prefix(s) if s == "/" || s.is_empty() => PathMatch::Any,
-            S::Prefix(s) if sensitive => PathMatch::Prefix(text(s)),
-            S::Prefix(s) => PathMatch::PrefixNoCase(lower(s)),
-            S::Path(s) if sensitive => PathMatch::Exact(text(s)),
-            S::Path(s) => PathMatch::ExactNoCase(lower(s)),
-            S::PathSeparatedPrefix(s) => {
-                if s.is_empty() || s.ends_with('/') || s.contains(['?', '#']) {
-                    return Err(
-                        invalid("value does not match regex pattern '^[^?#]+[^?#/]$'")
-                            .at("path_separated_prefix"),
-                    );
-                }
-                if sensitive {
-                    PathMatch::Separated(text(s))
-                } else {
-                    PathMatch::SeparatedNoCase(lower(s))
-                }
+    Ok(match m.path_specifier.as_ref().ok_or_else(|| missing("path_specifier"))? {
+        S::Prefix(s) if s == "/" || s.is_empty() => PathMatch::Any,
+        S::Prefix(s) if sensitive => PathMatch::Prefix(text(s)),
+        S::Prefix(s) => PathMatch::PrefixNoCase(lower(s)),
+        S::Path(s) if sensitive => PathMatch::Exact(text(s)),
+        S::Path(s) => PathMatch::ExactNoCase(lower(s)),
+        S::PathSeparatedPrefix(s) => {
+            if s.is_empty() || s.ends_with('/') || s.contains(['?', '#']) {
+                return Err(invalid("value does not match regex pattern '^[^?#]+[^?#/]$'").at("path_separated_prefix"));
             }
-            S::SafeRegex(r) => PathMatch::Regex(matcher::regex(r).at("safe_regex")?),
-            S::ConnectMatcher(_) => PathMatch::Connect,
-            S::PathMatchPolicy(e) => PathMatch::Template(Box::new(
-                super::uri_template::matcher(e).at("path_match_policy")?,
-            )),
-        },
-    )
+            if sensitive { PathMatch::Separated(text(s)) } else { PathMatch::SeparatedNoCase(lower(s)) }
+        }
+        S::SafeRegex(r) => PathMatch::Regex(matcher::regex(r).at("safe_regex")?),
+        S::ConnectMatcher(_) => PathMatch::Connect,
+        S::PathMatchPolicy(e) => {
+            PathMatch::Template(Box::new(super::uri_template::matcher(e).at("path_match_policy")?))
+        }
+    })
 }
 
 fn redirect(r: &p::RedirectAction) -> Result<Redirect> {
@@ -372,10 +284,7 @@ fn redirect(r: &p::RedirectAction) -> Result<Redirect> {
     Ok(Redirect {
         scheme,
         host: (!r.host_redirect.is_empty()).then(|| r.host_redirect.as_str().into()),
-        port: (r.port_redirect != 0)
-            .then(|| common::port(r.port_redirect))
-            .transpose()
-            .at("port_redirect")?,
+        port: (r.port_redirect != 0).then(|| common::port(r.port_redirect)).transpose().at("port_redirect")?,
         path,
         status,
         strip_query: r.strip_query,
@@ -383,19 +292,11 @@ fn redirect(r: &p::RedirectAction) -> Result<Redirect> {
 }
 
 fn direct(d: &p::DirectResponseAction, body_bytes_max: u32) -> Result<DirectResponse> {
-    let body = d
-        .body
-        .as_ref()
-        .map(common::inline)
-        .transpose()
-        .at("body")?
-        .unwrap_or_default();
+    let body = d.body.as_ref().map(common::inline).transpose().at("body")?.unwrap_or_default();
     if body.len() > body_bytes_max as usize {
-        return Err(invalid(format!(
-            "response body size is {} bytes; maximum is {body_bytes_max}",
-            body.len()
-        ))
-        .at("body"));
+        return Err(
+            invalid(format!("response body size is {} bytes; maximum is {body_bytes_max}", body.len())).at("body")
+        );
     }
     Ok(DirectResponse {
         status: common::status(d.status).at("status")?,
@@ -412,16 +313,11 @@ fn forward(a: &p::RouteAction, ctx: &Inherited<'_, '_>) -> Result<Forward> {
         None => host.retry.clone(),
     };
     let hedge = a.hedge_policy.as_ref().or(host.proto.hedge_policy.as_ref());
-    let mirrors = [
-        &a.request_mirror_policies,
-        &host.proto.request_mirror_policies,
-        &ctx.table.proto.request_mirror_policies,
-    ]
-    .into_iter()
-    .find(|l| !l.is_empty());
-    let mirrors = mirrors.map_or(Ok(Box::default()), |l| {
-        each("request_mirror_policies", l, mirror)
-    })?;
+    let mirrors =
+        [&a.request_mirror_policies, &host.proto.request_mirror_policies, &ctx.table.proto.request_mirror_policies]
+            .into_iter()
+            .find(|l| !l.is_empty());
+    let mirrors = mirrors.map_or(Ok(Box::default()), |l| each("request_mirror_policies", l, mirror))?;
     let max_stream = a.max_stream_duration.unwrap_or_default();
     let cluster_not_found_status = match a.cluster_not_found_response_code {
         0 => 503,
@@ -450,14 +346,8 @@ fn forward(a: &p::RouteAction, ctx: &Inherited<'_, '_>) -> Result<Forward> {
         include_vh_rate_limits: a.include_vh_rate_limits.unwrap_or(a.rate_limits.is_empty()),
         hash_policy: each("hash_policy", &a.hash_policy, hash_policy)?,
         max_stream_duration: MaxStreamDuration {
-            max_stream_duration: opt_duration(
-                "max_stream_duration",
-                &max_stream.max_stream_duration,
-            )?,
-            grpc_timeout_header_max: opt_duration(
-                "grpc_timeout_header_max",
-                &max_stream.grpc_timeout_header_max,
-            )?,
+            max_stream_duration: opt_duration("max_stream_duration", &max_stream.max_stream_duration)?,
+            grpc_timeout_header_max: opt_duration("grpc_timeout_header_max", &max_stream.grpc_timeout_header_max)?,
             grpc_timeout_header_offset: opt_duration(
                 "grpc_timeout_header_offset",
                 &max_stream.grpc_timeout_header_offset,
@@ -491,19 +381,12 @@ fn cluster_specifier(
     route_match: Option<&SubsetMatch>,
 ) -> Result<ClusterSpecifier> {
     use p::route_action::ClusterSpecifier as S;
-    match a
-        .cluster_specifier
-        .as_ref()
-        .ok_or_else(|| missing("cluster_specifier"))?
-    {
+    match a.cluster_specifier.as_ref().ok_or_else(|| missing("cluster_specifier"))? {
         S::Cluster(c) => Ok(ClusterSpecifier::Cluster(required("cluster", c)?)),
-        S::ClusterHeader(h) => Ok(ClusterSpecifier::Header(HeaderName::new(&required(
-            "cluster_header",
-            h,
-        )?))),
-        S::WeightedClusters(w) => Ok(ClusterSpecifier::Weighted(Box::new(
-            weighted(w, ctx, route_match).at("weighted_clusters")?,
-        ))),
+        S::ClusterHeader(h) => Ok(ClusterSpecifier::Header(HeaderName::new(&required("cluster_header", h)?))),
+        S::WeightedClusters(w) => {
+            Ok(ClusterSpecifier::Weighted(Box::new(weighted(w, ctx, route_match).at("weighted_clusters")?)))
+        }
         S::ClusterSpecifierPlugin(_) | S::InlineClusterSpecifierPlugin(_) => {
             Err(unsupported("a cluster specifier plugin").at("cluster_specifier_plugin"))
         }
@@ -520,16 +403,12 @@ fn weighted(
     let clusters = each("clusters", &w.clusters, |c| {
         let cluster = match (c.name.as_str(), c.cluster_header.as_str()) {
             ("", "") => {
-                return Err(invalid(
-                    "At least one of name or cluster_header need to be specified",
-                ));
+                return Err(invalid("At least one of name or cluster_header need to be specified"));
             }
             (name, "") => ClusterSpecifier::Cluster(name.into()),
             ("", header) => ClusterSpecifier::Header(HeaderName::new(header)),
             _ => {
-                return Err(invalid(
-                    "Only one of name or cluster_header can be specified",
-                ));
+                return Err(invalid("Only one of name or cluster_header can be specified"));
             }
         };
         let weight = c.weight.unwrap_or(0);
@@ -539,24 +418,13 @@ fn weighted(
             (Some(route), Some(own)) => Some(overlay(route, &own)),
             (route, own) => own.or_else(|| route.cloned()),
         };
-        let request = headers::level(
-            "request_headers",
-            &c.request_headers_to_add,
-            &c.request_headers_to_remove,
-        )?;
-        let response = headers::level(
-            "response_headers",
-            &c.response_headers_to_add,
-            &c.response_headers_to_remove,
-        )?;
+        let request = headers::level("request_headers", &c.request_headers_to_add, &c.request_headers_to_remove)?;
+        let response = headers::level("response_headers", &c.response_headers_to_add, &c.response_headers_to_remove)?;
         let levels = ctx.levels.clone().with(&c.typed_per_filter_config)?;
         let prepend = |own: Option<Arc<HeaderOps>>, rest: &[Arc<HeaderOps>]| {
             own.into_iter().chain(rest.iter().cloned()).collect()
         };
-        let p::weighted_cluster::ClusterWeight {
-            host_rewrite_specifier,
-            ..
-        } = c;
+        let p::weighted_cluster::ClusterWeight { host_rewrite_specifier, .. } = c;
         Ok(WeightedCluster {
             cluster,
             weight,
@@ -565,23 +433,17 @@ fn weighted(
             response_headers: prepend(response, &ctx.response),
             per_filter: levels.resolve()?,
             host_rewrite: host_rewrite_specifier.as_ref().map(|h| match h {
-                p::weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(
-                    s,
-                ) => s.as_str().into(),
+                p::weighted_cluster::cluster_weight::HostRewriteSpecifier::HostRewriteLiteral(s) => s.as_str().into(),
             }),
         })
     })?;
     if let Some(declared) = w.total_weight
         && u64::from(declared) != total_weight
     {
-        return Err(invalid(format!(
-            "Sum of weights in the weighted_cluster should add up to {declared}"
-        )));
+        return Err(invalid(format!("Sum of weights in the weighted_cluster should add up to {declared}")));
     }
     if total_weight == 0 {
-        return Err(invalid(
-            "Sum of weights in the weighted_cluster must be greater than 0.",
-        ));
+        return Err(invalid("Sum of weights in the weighted_cluster must be greater than 0."));
     }
     if total_weight > u64::from(u32::MAX) {
         return Err(invalid(format!(
@@ -593,17 +455,11 @@ fn weighted(
         Some(R::UseHashPolicy(b)) => (None, *b),
         None => (None, false),
     };
-    Ok(WeightedClusters {
-        clusters,
-        total_weight,
-        random_value_header,
-        use_hash_policy,
-    })
+    Ok(WeightedClusters { clusters, total_weight, random_value_header, use_hash_policy })
 }
 
 fn overlay(below: &SubsetMatch, above: &SubsetMatch) -> SubsetMatch {
-    let mut all: std::collections::BTreeMap<Name, crate::common::Value> =
-        below.iter().cloned().collect();
+    let mut all: std::collections::BTreeMap<Name, crate::common::Value> = below.iter().cloned().collect();
     all.extend(above.iter().cloned());
     all.into_iter().collect()
 }
@@ -616,27 +472,19 @@ fn path_rewrite(a: &p::RouteAction) -> Result<PathRewrite> {
         !a.path_rewrite.is_empty(),
     ];
     if set.iter().filter(|s| **s).count() > 1 {
-        return Err(invalid(
-            "Specify only one of prefix_rewrite, regex_rewrite or path_rewrite_policy",
-        ));
+        return Err(invalid("Specify only one of prefix_rewrite, regex_rewrite or path_rewrite_policy"));
     }
     if !a.prefix_rewrite.is_empty() {
         return Ok(PathRewrite::Prefix(a.prefix_rewrite.as_str().into()));
     }
     if let Some(r) = &a.regex_rewrite {
-        return Ok(PathRewrite::Regex(Box::new(
-            matcher::rewrite(r).at("regex_rewrite")?,
-        )));
+        return Ok(PathRewrite::Regex(Box::new(matcher::rewrite(r).at("regex_rewrite")?)));
     }
     if let Some(e) = &a.path_rewrite_policy {
-        return Ok(PathRewrite::Template(
-            super::uri_template::rewriter(e).at("path_rewrite_policy")?,
-        ));
+        return Ok(PathRewrite::Template(super::uri_template::rewriter(e).at("path_rewrite_policy")?));
     }
     if !a.path_rewrite.is_empty() {
-        return Ok(PathRewrite::Format(Box::new(
-            super::format::text(&a.path_rewrite).at("path_rewrite")?,
-        )));
+        return Ok(PathRewrite::Format(Box::new(super::format::text(&a.path_rewrite).at("path_rewrite")?)));
     }
     Ok(PathRewrite::None)
 }
@@ -652,40 +500,27 @@ fn host_rewrite(a: &p::RouteAction) -> Result<HostRewrite> {
         Some(S::HostRewritePathRegex(r)) => {
             HostRewrite::PathRegex(Box::new(matcher::rewrite(r).at("host_rewrite_path_regex")?))
         }
-        Some(S::HostRewrite(s)) => {
-            HostRewrite::Format(Box::new(super::format::text(s).at("host_rewrite")?))
-        }
+        Some(S::HostRewrite(s)) => HostRewrite::Format(Box::new(super::format::text(s).at("host_rewrite")?)),
     })
 }
 
 fn mirror(m: &p::route_action::RequestMirrorPolicy) -> Result<Mirror> {
     let cluster = match (m.cluster.as_str(), m.cluster_header.as_str()) {
         ("", "") => {
-            return Err(invalid(
-                "Exactly one of cluster or cluster_header in request mirror policy can be specified",
-            ));
+            return Err(invalid("Exactly one of cluster or cluster_header in request mirror policy can be specified"));
         }
         (name, "") => ClusterSpecifier::Cluster(name.into()),
         ("", header) => ClusterSpecifier::Header(HeaderName::new(header)),
         _ => {
-            return Err(invalid(
-                "Only one of cluster or cluster_header in request mirror policy can be specified",
-            ));
+            return Err(invalid("Only one of cluster or cluster_header in request mirror policy can be specified"));
         }
     };
     Ok(Mirror {
         cluster,
-        fraction: common::runtime_fraction(
-            "runtime_fraction",
-            &m.runtime_fraction,
-            Fraction::ALWAYS,
-        )?,
+        fraction: common::runtime_fraction("runtime_fraction", &m.runtime_fraction, Fraction::ALWAYS)?,
         trace_sampled: m.trace_sampled,
         disable_shadow_host_suffix: m.disable_shadow_host_suffix_append,
-        request_headers: headers::mutations_as_ops(
-            "request_headers_mutations",
-            &m.request_headers_mutations,
-        )?,
+        request_headers: headers::mutations_as_ops("request_headers_mutations", &m.request_headers_mutations)?,
         host_rewrite: opt_name(&m.host_rewrite_literal),
     })
 }
@@ -693,68 +528,37 @@ fn mirror(m: &p::route_action::RequestMirrorPolicy) -> Result<Mirror> {
 /// `RouteAction.HashPolicy`
 pub(super) fn hash_policy(h: &p::route_action::HashPolicy) -> Result<HashPolicy> {
     use p::route_action::hash_policy::PolicySpecifier as S;
-    let kind = match h
-        .policy_specifier
-        .as_ref()
-        .ok_or_else(|| missing("policy_specifier"))?
-    {
+    let kind = match h.policy_specifier.as_ref().ok_or_else(|| missing("policy_specifier"))? {
         S::Header(x) => HashPolicyKind::Header {
             name: HeaderName::new(&required("header_name", &x.header_name).at("header")?),
-            rewrite: x
-                .regex_rewrite
-                .as_ref()
-                .map(matcher::rewrite)
-                .transpose()
-                .at("regex_rewrite")?
-                .map(Box::new),
+            rewrite: x.regex_rewrite.as_ref().map(matcher::rewrite).transpose().at("regex_rewrite")?.map(Box::new),
         },
         S::Cookie(x) => HashPolicyKind::Cookie {
             name: required("name", &x.name).at("cookie")?,
             ttl: opt_duration("ttl", &x.ttl).at("cookie")?,
             path: x.path.as_str().into(),
-            attributes: x
-                .attributes
-                .iter()
-                .map(|a| (a.name.as_str().into(), a.value.as_str().into()))
-                .collect(),
+            attributes: x.attributes.iter().map(|a| (a.name.as_str().into(), a.value.as_str().into())).collect(),
         },
         S::ConnectionProperties(x) if x.source_ip => HashPolicyKind::SourceIp,
         S::ConnectionProperties(_) => {
             return Err(invalid("no property is selected").at("connection_properties"));
         }
-        S::QueryParameter(x) => {
-            HashPolicyKind::QueryParameter(required("name", &x.name).at("query_parameter")?)
-        }
-        S::FilterState(x) => {
-            HashPolicyKind::FilterState(required("key", &x.key).at("filter_state")?)
-        }
+        S::QueryParameter(x) => HashPolicyKind::QueryParameter(required("name", &x.name).at("query_parameter")?),
+        S::FilterState(x) => HashPolicyKind::FilterState(required("key", &x.key).at("filter_state")?),
     };
-    Ok(HashPolicy {
-        kind,
-        terminal: h.terminal,
-    })
+    Ok(HashPolicy { kind, terminal: h.terminal })
 }
 
 fn upgrade(u: &p::route_action::UpgradeConfig) -> Result<UpgradeConfig> {
-    let upgrade_type: Name = required("upgrade_type", &u.upgrade_type)?
-        .to_ascii_lowercase()
-        .into();
+    let upgrade_type: Name = required("upgrade_type", &u.upgrade_type)?.to_ascii_lowercase().into();
     if u.connect_config.is_some() && &*upgrade_type != "connect" {
         return Err(ConfigError::new(Reason::Invalid(
             "Non-CONNECT upgrade type ConnectConfig was configured".to_owned(),
         )));
     }
     let connect = u.connect_config.as_ref().map(|c| ConnectConfig {
-        proxy_protocol: c
-            .proxy_protocol_config
-            .as_ref()
-            .map(|p| if p.version == 0 { 1 } else { 2 }),
+        proxy_protocol: c.proxy_protocol_config.as_ref().map(|p| if p.version == 0 { 1 } else { 2 }),
         allow_post: c.allow_post,
     });
-    Ok(UpgradeConfig {
-        upgrade_type,
-        enabled: u.enabled.unwrap_or(true),
-        connect,
-        filters: None,
-    })
+    Ok(UpgradeConfig { upgrade_type, enabled: u.enabled.unwrap_or(true), connect, filters: None })
 }

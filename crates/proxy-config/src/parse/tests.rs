@@ -13,26 +13,20 @@ use crate::listener::{NetworkFilterKind, TrafficDirection};
 use crate::route::{ClusterSpecifier, PathMatch, RouteAction};
 
 fn table(v: Value) -> crate::error::Result<crate::route::RouteTable> {
-    super::route_table(
-        &protos::json::decode_json::<RouteConfiguration>(&v)
-            .expect("the test's JSON fits the schema"),
-    )
+    super::route_table(&protos::json::decode_json::<RouteConfiguration>(&v).expect("the test's JSON fits the schema"))
 }
 
 fn cluster(v: Value) -> crate::error::Result<crate::cluster::Cluster> {
-    super::cluster(
-        &protos::json::decode_json::<ClusterProto>(&v).expect("the test's JSON fits the schema"),
-    )
+    super::cluster(&protos::json::decode_json::<ClusterProto>(&v).expect("the test's JSON fits the schema"))
 }
 
 fn listener(v: Value) -> crate::error::Result<crate::listener::Listener> {
-    super::listener(
-        &protos::json::decode_json::<ListenerProto>(&v).expect("the test's JSON fits the schema"),
-    )
+    super::listener(&protos::json::decode_json::<ListenerProto>(&v).expect("the test's JSON fits the schema"))
 }
 
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
-const HCM: &str = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const HCM: &str =
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.CorsPolicy";
 
@@ -91,23 +85,12 @@ fn istio_like_listener() {
     assert!(l.listener_filters_timeout.is_zero());
     assert!(l.listener_filters[1].disabled.as_ref().unwrap().matches(80));
     assert!(!l.listener_filters[1].disabled.as_ref().unwrap().matches(81));
-    let crate::listener::DownstreamTransport::Tls(tls) = &l.chains.chains[0].transport else {
-        panic!("TLS")
-    };
-    assert_eq!(
-        tls.secret_names()
-            .map(|n| n.to_string())
-            .collect::<Vec<_>>(),
-        ["default", "ROOTCA"]
-    );
-    let NetworkFilterKind::Hcm(hcm) = &l.chains.chains[0].filters[0].kind else {
-        panic!("HCM")
-    };
+    let crate::listener::DownstreamTransport::Tls(tls) = &l.chains.chains[0].transport else { panic!("TLS") };
+    assert_eq!(tls.secret_names().map(|n| n.to_string()).collect::<Vec<_>>(), ["default", "ROOTCA"]);
+    let NetworkFilterKind::Hcm(hcm) = &l.chains.chains[0].filters[0].kind else { panic!("HCM") };
     assert_eq!(hcm.codec, CodecType::Auto);
     assert!(matches!(&hcm.routes, RouteSource::Rds { name, .. } if &**name == "8080"));
-    assert!(
-        matches!(&hcm.filters[0].kind, HttpFilterKind::PeerMetadata(p) if p.downstream_propagation)
-    );
+    assert!(matches!(&hcm.filters[0].kind, HttpFilterKind::PeerMetadata(p) if p.downstream_propagation));
     assert!(l.chains.default.is_some());
 }
 
@@ -143,14 +126,8 @@ fn what_is_not_acted_on_is_refused() {
         e(json!({"name": "c", "type": "STATIC", "lrs_server": {"self": {}}})),
         "lrs_server: this field is not supported"
     );
-    assert_eq!(
-        e(json!({"name": "c", "type": "ORIGINAL_DST"}))
-            .split(':')
-            .next(),
-        Some("lb_policy")
-    );
-    let t = table(json!({"virtual_hosts": [{"name": "a", "domains": ["a", "A"], "routes": []}]}))
-        .unwrap_err();
+    assert_eq!(e(json!({"name": "c", "type": "ORIGINAL_DST"})).split(':').next(), Some("lb_policy"));
+    let t = table(json!({"virtual_hosts": [{"name": "a", "domains": ["a", "A"], "routes": []}]})).unwrap_err();
     assert_eq!(t.path(), "virtual_hosts[0].domains[1]");
 }
 
@@ -183,38 +160,19 @@ fn routes_resolve_their_levels() {
     let r = &v.routes[0];
     assert!(matches!(&r.matcher.path, PathMatch::Separated(p) if &**p == "/p"));
     let names = |c: &[std::sync::Arc<crate::headers::HeaderOps>]| {
-        c.iter()
-            .map(|o| o.add[0].name.as_str().to_owned())
-            .collect::<Vec<_>>()
+        c.iter().map(|o| o.add[0].name.as_str().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(names(&r.request_headers), ["x-route", "x-host", "x-table"]);
-    let RouteAction::Forward(f) = &r.action else {
-        panic!("forward")
-    };
+    let RouteAction::Forward(f) = &r.action else { panic!("forward") };
     assert_eq!(f.timeout, None);
     assert_eq!(f.retry.as_ref().unwrap().num_retries, 3);
-    let ClusterSpecifier::Weighted(w) = &f.cluster else {
-        panic!("weighted")
-    };
+    let ClusterSpecifier::Weighted(w) = &f.cluster else { panic!("weighted") };
     assert_eq!(w.total_weight, 100);
-    assert_eq!(
-        names(&w.clusters[0].request_headers),
-        ["x-w", "x-route", "x-host", "x-table"]
-    );
-    let Some(FilterOverride::Cors(c)) = r.per_filter.get("envoy.filters.http.cors") else {
-        panic!("cors")
-    };
+    assert_eq!(names(&w.clusters[0].request_headers), ["x-w", "x-route", "x-host", "x-table"]);
+    let Some(FilterOverride::Cors(c)) = r.per_filter.get("envoy.filters.http.cors") else { panic!("cors") };
     assert_eq!((&*c.allow_methods, &*c.max_age), ("POST", "1"));
-    assert!(matches!(
-        r.per_filter.get("envoy.filters.http.fault"),
-        Some(FilterOverride::Fault(_))
-    ));
-    assert!(
-        v.routes[1]
-            .per_filter
-            .get("envoy.filters.http.fault")
-            .is_none()
-    );
+    assert!(matches!(r.per_filter.get("envoy.filters.http.fault"), Some(FilterOverride::Fault(_))));
+    assert!(v.routes[1].per_filter.get("envoy.filters.http.fault").is_none());
     assert_eq!(t.domains.find(b"x.b.com"), Some(0));
 }
 
@@ -235,18 +193,9 @@ fn clusters() {
     }))
     .unwrap();
     assert!(matches!(&c.discovery, Discovery::Eds { service_name, .. } if &**service_name == "s"));
-    assert!(matches!(
-        c.lb.policy,
-        LbPolicy::LeastRequest {
-            choice_count: 2,
-            ..
-        }
-    ));
+    assert!(matches!(c.lb.policy, LbPolicy::LeastRequest { choice_count: 2, .. }));
     assert_eq!(c.http.protocol, UpstreamProtocol::Http2);
-    assert_eq!(
-        c.circuit_breakers.as_ref().unwrap().default.max_connections,
-        1
-    );
+    assert_eq!(c.circuit_breakers.as_ref().unwrap().default.max_connections, 1);
     let meta = |v: &str| {
         let s = protos::json::decode_json::<protos::envoy::config::core::v3::Metadata>(
             &json!({"filter_metadata": {"envoy.transport_socket_match": {"tlsMode": v}}}),
@@ -254,18 +203,9 @@ fn clusters() {
         super::common::metadata(&Some(s.expect("fits")))
     };
     let none = Default::default();
-    assert!(matches!(
-        c.transport_for(&meta("istio"), &none),
-        UpstreamTransport::Tls(_)
-    ));
-    assert!(matches!(
-        c.transport_for(&meta("other"), &none),
-        UpstreamTransport::Raw
-    ));
-    assert!(matches!(
-        c.transport_for(&none, &meta("istio")),
-        UpstreamTransport::Tls(_)
-    ));
+    assert!(matches!(c.transport_for(&meta("istio"), &none), UpstreamTransport::Tls(_)));
+    assert!(matches!(c.transport_for(&meta("other"), &none), UpstreamTransport::Raw));
+    assert!(matches!(c.transport_for(&none, &meta("istio")), UpstreamTransport::Tls(_)));
     assert!(
         std::mem::size_of::<crate::cluster::Cluster>() <= 512,
         "{}",

@@ -14,52 +14,32 @@ use crate::tls::*;
 pub fn secret(s: &p::Secret) -> Result<Secret> {
     use p::secret::Type as T;
     let kind = match s.r#type.as_ref().ok_or_else(|| missing("type"))? {
-        T::TlsCertificate(c) => {
-            SecretKind::Certificate(Arc::new(certificate(c).at("tls_certificate")?))
-        }
-        T::ValidationContext(v) => {
-            SecretKind::Validation(Arc::new(validation(v).at("validation_context")?))
-        }
+        T::TlsCertificate(c) => SecretKind::Certificate(Arc::new(certificate(c).at("tls_certificate")?)),
+        T::ValidationContext(v) => SecretKind::Validation(Arc::new(validation(v).at("validation_context")?)),
         T::SessionTicketKeys(k) => {
             SecretKind::TicketKeys(each("keys", &k.keys, data_source).at("session_ticket_keys")?)
         }
         T::GenericSecret(g) => {
             reject!(g; secrets);
-            let d = g
-                .secret
-                .as_ref()
-                .ok_or_else(|| missing("secret").at("generic_secret"))?;
+            let d = g.secret.as_ref().ok_or_else(|| missing("secret").at("generic_secret"))?;
             SecretKind::Generic(data_source(d).at("secret").at("generic_secret")?)
         }
     };
-    Ok(Secret {
-        name: s.name.as_str().into(),
-        kind,
-    })
+    Ok(Secret { name: s.name.as_str().into(), kind })
 }
 
 fn certificate(c: &p::TlsCertificate) -> Result<Certificate> {
     reject!(c; pkcs12, private_key_provider, signed_certificate_timestamp, tls_params);
-    let watched = c
-        .watched_directory
-        .as_ref()
-        .map(|w| crate::Name::from(w.path.as_str()));
+    let watched = c.watched_directory.as_ref().map(|w| crate::Name::from(w.path.as_str()));
     let source = |field: &str, d: &Option<_>| -> Result<_> {
         let mut d = opt_data_source(field, d)?;
-        if let (
-            Some(crate::common::DataSource::File {
-                watched_directory, ..
-            }),
-            Some(dir),
-        ) = (&mut d, &watched)
-        {
+        if let (Some(crate::common::DataSource::File { watched_directory, .. }), Some(dir)) = (&mut d, &watched) {
             *watched_directory = Some(dir.clone());
         }
         Ok(d)
     };
     Ok(Certificate {
-        chain: source("certificate_chain", &c.certificate_chain)?
-            .ok_or_else(|| missing("certificate_chain"))?,
+        chain: source("certificate_chain", &c.certificate_chain)?.ok_or_else(|| missing("certificate_chain"))?,
         key: source("private_key", &c.private_key)?.ok_or_else(|| missing("private_key"))?,
         password: source("password", &c.password)?,
         ocsp_staple: source("ocsp_staple", &c.ocsp_staple)?,
@@ -89,69 +69,40 @@ fn validation(v: &p::CertificateValidationContext) -> Result<ValidationContext> 
             3 => SanType::Uri,
             4 => SanType::Ip,
             _ => {
-                return Err(unsupported("this san_type")
-                    .at("san_type")
-                    .at_index(field, i));
+                return Err(unsupported("this san_type").at("san_type").at_index(field, i));
             }
         };
-        let string = m
-            .matcher
-            .as_ref()
-            .ok_or_else(|| missing("matcher").at_index(field, i))?;
-        san.push(SanMatcher {
-            san_type,
-            matcher: matcher::string(string).at("matcher").at_index(field, i)?,
-        });
+        let string = m.matcher.as_ref().ok_or_else(|| missing("matcher").at_index(field, i))?;
+        san.push(SanMatcher { san_type, matcher: matcher::string(string).at("matcher").at_index(field, i)? });
     }
     for m in matcher::strings("match_subject_alt_names", &v.match_subject_alt_names)? {
-        san.push(SanMatcher {
-            san_type: SanType::Any,
-            matcher: m,
-        });
+        san.push(SanMatcher { san_type: SanType::Any, matcher: m });
     }
-    let hashes = each(
-        "verify_certificate_hash",
-        &v.verify_certificate_hash,
-        |h: &String| sha256(h).ok_or_else(|| invalid(format!("Invalid hex-encoded SHA-256 {h}"))),
-    )?;
-    let spki = each(
-        "verify_certificate_spki",
-        &v.verify_certificate_spki,
-        |h: &String| {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(h).ok();
-            bytes
-                .and_then(|b| <[u8; 32]>::try_from(b).ok())
-                .ok_or_else(|| invalid(format!("Invalid base64-encoded SHA-256 {h}")))
-        },
-    )?;
+    let hashes = each("verify_certificate_hash", &v.verify_certificate_hash, |h: &String| {
+        sha256(h).ok_or_else(|| invalid(format!("Invalid hex-encoded SHA-256 {h}")))
+    })?;
+    let spki = each("verify_certificate_spki", &v.verify_certificate_spki, |h: &String| {
+        let bytes = base64::engine::general_purpose::STANDARD.decode(h).ok();
+        bytes
+            .and_then(|b| <[u8; 32]>::try_from(b).ok())
+            .ok_or_else(|| invalid(format!("Invalid base64-encoded SHA-256 {h}")))
+    })?;
     let mut trusted_ca = opt_data_source("trusted_ca", &v.trusted_ca)?;
-    if let (
-        Some(crate::common::DataSource::File {
-            watched_directory, ..
-        }),
-        Some(dir),
-    ) = (&mut trusted_ca, &v.watched_directory)
+    if let (Some(crate::common::DataSource::File { watched_directory, .. }), Some(dir)) =
+        (&mut trusted_ca, &v.watched_directory)
     {
         *watched_directory = Some(dir.path.as_str().into());
     }
     let mut spiffe = Vec::new();
     if let Some(e) = &v.custom_validator_config {
-        let any = e
-            .typed_config
-            .as_ref()
-            .ok_or_else(|| missing("typed_config").at("custom_validator_config"))?;
-        let c: p::SpiffeCertValidatorConfig =
-            super::any::expect(&e.name, any).at("custom_validator_config")?;
+        let any = e.typed_config.as_ref().ok_or_else(|| missing("typed_config").at("custom_validator_config"))?;
+        let c: p::SpiffeCertValidatorConfig = super::any::expect(&e.name, any).at("custom_validator_config")?;
         if c.trust_bundles.is_some() {
-            return Err(unsupported("this field")
-                .at("trust_bundles")
-                .at("custom_validator_config"));
+            return Err(unsupported("this field").at("trust_bundles").at("custom_validator_config"));
         }
         for (i, d) in c.trust_domains.iter().enumerate() {
-            let bundle =
-                opt_data_source("trust_bundle", &d.trust_bundle).at_index("trust_domains", i)?;
-            let bundle =
-                bundle.ok_or_else(|| missing("trust_bundle").at_index("trust_domains", i))?;
+            let bundle = opt_data_source("trust_bundle", &d.trust_bundle).at_index("trust_domains", i)?;
+            let bundle = bundle.ok_or_else(|| missing("trust_bundle").at_index("trust_domains", i))?;
             spiffe.push((required("name", &d.name)?, bundle));
         }
     }
@@ -186,14 +137,8 @@ fn params(t: &p::TlsParameters) -> Result<TlsParams> {
         _ => return Err(unsupported("this policy").at("compliance_policies")),
     };
     let params = TlsParams {
-        min_version: version(
-            "tls_minimum_protocol_version",
-            t.tls_minimum_protocol_version,
-        )?,
-        max_version: version(
-            "tls_maximum_protocol_version",
-            t.tls_maximum_protocol_version,
-        )?,
+        min_version: version("tls_minimum_protocol_version", t.tls_minimum_protocol_version)?,
+        max_version: version("tls_maximum_protocol_version", t.tls_maximum_protocol_version)?,
         cipher_suites: names(&t.cipher_suites),
         ecdh_curves: names(&t.ecdh_curves),
         signature_algorithms: names(&t.signature_algorithms),
@@ -220,9 +165,7 @@ fn common(c: &p::CommonTlsContext) -> Result<TlsContext> {
     }
     let validation = match &c.validation_context_type {
         None => Validation::None,
-        Some(V::ValidationContext(v)) => {
-            Validation::Inline(Arc::new(validation(v).at("validation_context")?))
-        }
+        Some(V::ValidationContext(v)) => Validation::Inline(Arc::new(validation(v).at("validation_context")?)),
         Some(V::ValidationContextSdsSecretConfig(s)) => {
             Validation::Sds(required("name", &s.name).at("validation_context_sds_secret_config")?)
         }
@@ -230,25 +173,17 @@ fn common(c: &p::CommonTlsContext) -> Result<TlsContext> {
             reject!(b; validation_context_certificate_provider, validation_context_certificate_provider_instance);
             let default = b.default_validation_context.clone().unwrap_or_default();
             let sds = b.validation_context_sds_secret_config.as_ref();
-            let sds = sds.ok_or_else(|| {
-                missing("validation_context_sds_secret_config").at("combined_validation_context")
-            })?;
+            let sds =
+                sds.ok_or_else(|| missing("validation_context_sds_secret_config").at("combined_validation_context"))?;
             Validation::Combined {
                 default: Arc::new(
-                    validation(&default)
-                        .at("default_validation_context")
-                        .at("combined_validation_context")?,
+                    validation(&default).at("default_validation_context").at("combined_validation_context")?,
                 ),
                 sds: required("name", &sds.name).at("combined_validation_context")?,
             }
         }
-        Some(
-            V::ValidationContextCertificateProvider(_)
-            | V::ValidationContextCertificateProviderInstance(_),
-        ) => {
-            return Err(
-                unsupported("a certificate provider").at("validation_context_certificate_provider")
-            );
+        Some(V::ValidationContextCertificateProvider(_) | V::ValidationContextCertificateProviderInstance(_)) => {
+            return Err(unsupported("a certificate provider").at("validation_context_certificate_provider"));
         }
     };
     let key_log_path = match &c.key_log {
@@ -262,13 +197,7 @@ fn common(c: &p::CommonTlsContext) -> Result<TlsContext> {
         certificates: certificates.into(),
         validation,
         alpn: c.alpn_protocols.iter().map(|s| s.as_str().into()).collect(),
-        params: c
-            .tls_params
-            .as_ref()
-            .map(params)
-            .transpose()
-            .at("tls_params")?
-            .unwrap_or_default(),
+        params: c.tls_params.as_ref().map(params).transpose().at("tls_params")?.unwrap_or_default(),
         require_client_certificate: false,
         sni: None,
         auto_host_sni: false,
@@ -294,20 +223,14 @@ pub(super) fn downstream(d: &p::DownstreamTlsContext) -> Result<TlsContext> {
     if d.ocsp_staple_policy == 2 {
         return Err(unsupported("MUST_STAPLE").at("ocsp_staple_policy"));
     }
-    let base =
-        common(&d.common_tls_context.clone().unwrap_or_default()).at("common_tls_context")?;
+    let base = common(&d.common_tls_context.clone().unwrap_or_default()).at("common_tls_context")?;
     if base.certificates.is_empty() {
-        return Err(
-            invalid("No TLS certificates found for server context").at("common_tls_context")
-        );
+        return Err(invalid("No TLS certificates found for server context").at("common_tls_context"));
     }
     let require = d.require_client_certificate.unwrap_or(false);
     let (keys, stateless_off) = match &d.session_ticket_keys_type {
         None => (Box::default(), false),
-        Some(S::SessionTicketKeys(k)) => (
-            each("keys", &k.keys, data_source).at("session_ticket_keys")?,
-            false,
-        ),
+        Some(S::SessionTicketKeys(k)) => (each("keys", &k.keys, data_source).at("session_ticket_keys")?, false),
         Some(S::DisableStatelessSessionResumption(off)) => (Box::default(), *off),
         Some(S::SessionTicketKeysSdsSecretConfig(_)) => {
             return Err(unsupported("this field").at("session_ticket_keys_sds_secret_config"));
@@ -328,13 +251,9 @@ pub(super) fn downstream(d: &p::DownstreamTlsContext) -> Result<TlsContext> {
 /// `UpstreamTlsContext`
 pub(super) fn upstream(u: &p::UpstreamTlsContext) -> Result<TlsContext> {
     reject!(u; allow_renegotiation);
-    let base =
-        common(&u.common_tls_context.clone().unwrap_or_default()).at("common_tls_context")?;
+    let base = common(&u.common_tls_context.clone().unwrap_or_default()).at("common_tls_context")?;
     if base.certificates.len() > 1 {
-        return Err(
-            invalid("Multiple TLS certificates are not supported for client contexts")
-                .at("common_tls_context"),
-        );
+        return Err(invalid("Multiple TLS certificates are not supported for client contexts").at("common_tls_context"));
     }
     Ok(TlsContext {
         sni: opt_name(&u.sni),

@@ -26,42 +26,25 @@ pub(super) fn hcm(t: &hcm::Tracing) -> Result<Tracing> {
     Ok(Tracing {
         client_sampling: common::percent("client_sampling", &t.client_sampling, Fraction::ALWAYS)?,
         random_sampling: common::percent("random_sampling", &t.random_sampling, Fraction::ALWAYS)?,
-        overall_sampling: common::percent(
-            "overall_sampling",
-            &t.overall_sampling,
-            Fraction::ALWAYS,
-        )?,
+        overall_sampling: common::percent("overall_sampling", &t.overall_sampling, Fraction::ALWAYS)?,
         verbose: t.verbose,
         max_path_tag_length: t.max_path_tag_length.unwrap_or(PATH_TAG_LENGTH),
         custom_tags: tags(&t.custom_tags)?,
         spawn_upstream_span: t.spawn_upstream_span.unwrap_or(false),
-        provider: t
-            .provider
-            .as_ref()
-            .map(provider)
-            .transpose()
-            .at("provider")?
-            .map(Arc::new),
-        operation: (!t.operation.is_empty())
-            .then(|| super::format::text(&t.operation))
-            .transpose()
-            .at("operation")?,
+        provider: t.provider.as_ref().map(provider).transpose().at("provider")?.map(Arc::new),
+        operation: (!t.operation.is_empty()).then(|| super::format::text(&t.operation)).transpose().at("operation")?,
     })
 }
 
 /// `Route.tracing`
 pub(super) fn route(t: &route::Tracing) -> Result<RouteTracing> {
-    let sampling =
-        |field: &str, f: &Option<_>| f.as_ref().map(common::fraction).transpose().at(field);
+    let sampling = |field: &str, f: &Option<_>| f.as_ref().map(common::fraction).transpose().at(field);
     Ok(RouteTracing {
         client_sampling: sampling("client_sampling", &t.client_sampling)?,
         random_sampling: sampling("random_sampling", &t.random_sampling)?,
         overall_sampling: sampling("overall_sampling", &t.overall_sampling)?,
         custom_tags: tags(&t.custom_tags)?,
-        operation: (!t.operation.is_empty())
-            .then(|| super::format::text(&t.operation))
-            .transpose()
-            .at("operation")?,
+        operation: (!t.operation.is_empty()).then(|| super::format::text(&t.operation)).transpose().at("operation")?,
     })
 }
 
@@ -91,19 +74,11 @@ fn custom_tag(t: &tag::CustomTag) -> Result<CustomTag> {
                 None => return Err(missing("kind").at("metadata")),
             };
             let (filter, path) = metadata_key(&m.metadata_key).at("metadata")?;
-            TagValue::Metadata {
-                kind,
-                filter,
-                path,
-                default: m.default_value.as_str().into(),
-            }
+            TagValue::Metadata { kind, filter, path, default: m.default_value.as_str().into() }
         }
         T::Value(f) => TagValue::Format(super::format::text(f).at("value")?),
     };
-    Ok(CustomTag {
-        tag: required("tag", &t.tag)?,
-        value,
-    })
+    Ok(CustomTag { tag: required("tag", &t.tag)?, value })
 }
 
 /// `envoy.config.trace.v3.Tracing.Http`
@@ -113,12 +88,10 @@ pub(super) fn provider(h: &trace::tracing::Http) -> Result<TraceProvider> {
     };
     let typed = Typed::open(&h.name, any)?;
     match typed.message.as_str() {
-        "envoy.config.trace.v3.ZipkinConfig" => {
-            Ok(TraceProvider::Zipkin(zipkin(&typed.decode()?)?))
+        "envoy.config.trace.v3.ZipkinConfig" => Ok(TraceProvider::Zipkin(zipkin(&typed.decode()?)?)),
+        "envoy.config.trace.v3.OpenTelemetryConfig" => {
+            Ok(TraceProvider::OpenTelemetry(open_telemetry(&typed.decode()?)?))
         }
-        "envoy.config.trace.v3.OpenTelemetryConfig" => Ok(TraceProvider::OpenTelemetry(
-            open_telemetry(&typed.decode()?)?,
-        )),
         _ => Err(typed.unknown()),
     }
     .at("typed_config")
@@ -126,9 +99,7 @@ pub(super) fn provider(h: &trace::tracing::Http) -> Result<TraceProvider> {
 
 fn zipkin(z: &trace::ZipkinConfig) -> Result<Zipkin> {
     reject!(z; collector_service);
-    if z.collector_endpoint_version
-        == trace::zipkin_config::CollectorEndpointVersion::HttpProto as i32
-    {
+    if z.collector_endpoint_version == trace::zipkin_config::CollectorEndpointVersion::HttpProto as i32 {
         return Err(unsupported("HTTP_PROTO").at("collector_endpoint_version"));
     }
     if z.collector_endpoint_version == trace::zipkin_config::CollectorEndpointVersion::Grpc as i32 {
@@ -156,12 +127,7 @@ fn open_telemetry(o: &trace::OpenTelemetryConfig) -> Result<OpenTelemetry> {
         ));
     }
     Ok(OpenTelemetry {
-        grpc: o
-            .grpc_service
-            .as_ref()
-            .map(common::grpc_service)
-            .transpose()
-            .at("grpc_service")?,
+        grpc: o.grpc_service.as_ref().map(common::grpc_service).transpose().at("grpc_service")?,
         http,
         http_headers,
         service_name: if o.service_name.is_empty() {
@@ -169,22 +135,14 @@ fn open_telemetry(o: &trace::OpenTelemetryConfig) -> Result<OpenTelemetry> {
         } else {
             o.service_name.as_str().into()
         },
-        resource_detectors: o
-            .resource_detectors
-            .iter()
-            .map(|d| d.name.as_str().into())
-            .collect(),
+        resource_detectors: o.resource_detectors.iter().map(|d| d.name.as_str().into()).collect(),
     })
 }
 
-type HttpService = (
-    Option<crate::common::HttpUri>,
-    Box<[(crate::Name, crate::Name)]>,
-);
+type HttpService = (Option<crate::common::HttpUri>, Box<[(crate::Name, crate::Name)]>);
 
 fn http_service(s: &core::HttpService) -> Result<HttpService> {
-    let uri =
-        common::http_uri(s.http_uri.as_ref().ok_or_else(|| missing("http_uri"))?).at("http_uri")?;
+    let uri = common::http_uri(s.http_uri.as_ref().ok_or_else(|| missing("http_uri"))?).at("http_uri")?;
     let headers = s
         .request_headers_to_add
         .iter()

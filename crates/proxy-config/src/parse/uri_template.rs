@@ -8,23 +8,15 @@ use crate::route::{TemplatePart, UriTemplate};
 
 /// `envoy.path.match.uri_template.uri_template_matcher`
 pub(super) fn matcher(e: &TypedExtensionConfig) -> Result<UriTemplate> {
-    let any = e
-        .typed_config
-        .as_ref()
-        .ok_or_else(|| missing("typed_config"))?;
-    let c: ext::r#match::uri_template::v3::UriTemplateMatchConfig =
-        super::any::expect(&e.name, any)?;
+    let any = e.typed_config.as_ref().ok_or_else(|| missing("typed_config"))?;
+    let c: ext::r#match::uri_template::v3::UriTemplateMatchConfig = super::any::expect(&e.name, any)?;
     compile(&c.path_template)
 }
 
 /// Compiles a template. Rules of Envoy: begins with `/`; `*` is one segment, `**` any number and last;
 /// `{name}` is `{name=*}`, `{name=pattern}` captures the pattern; names are unique.
 pub(super) fn compile(text: &str) -> Result<UriTemplate> {
-    let bad = |why: &str| {
-        invalid(format!(
-            "path_match_policy.path_template {text} is invalid: {why}"
-        ))
-    };
+    let bad = |why: &str| invalid(format!("path_match_policy.path_template {text} is invalid: {why}"));
     if !text.starts_with('/') {
         return Err(bad("it must begin with /"));
     }
@@ -56,17 +48,9 @@ pub(super) fn compile(text: &str) -> Result<UriTemplate> {
         if open > 0 {
             glob(&rest[..open], &mut expression)?;
         }
-        let close = rest[open..]
-            .find('}')
-            .map(|i| open + i)
-            .ok_or_else(|| bad("unclosed {"))?;
-        let (name, pattern) = rest[open + 1..close]
-            .split_once('=')
-            .unwrap_or((&rest[open + 1..close], "*"));
-        if name.is_empty()
-            || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
-            || names.contains(&name)
-        {
+        let close = rest[open..].find('}').map(|i| open + i).ok_or_else(|| bad("unclosed {"))?;
+        let (name, pattern) = rest[open + 1..close].split_once('=').unwrap_or((&rest[open + 1..close], "*"));
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') || names.contains(&name) {
             return Err(bad("variable names must be unique words"));
         }
         names.push(name);
@@ -79,22 +63,14 @@ pub(super) fn compile(text: &str) -> Result<UriTemplate> {
         glob(rest, &mut expression)?;
     }
     expression.push('$');
-    let regex = regex::bytes::Regex::new(&expression)
-        .map_err(|e| ConfigError::new(Reason::Regex(e.to_string())))?;
-    Ok(UriTemplate {
-        text: text.into(),
-        regex,
-    })
+    let regex = regex::bytes::Regex::new(&expression).map_err(|e| ConfigError::new(Reason::Regex(e.to_string())))?;
+    Ok(UriTemplate { text: text.into(), regex })
 }
 
 /// `envoy.path.rewrite.uri_template.uri_template_rewriter`
 pub(super) fn rewriter(e: &TypedExtensionConfig) -> Result<Box<[TemplatePart]>> {
-    let any = e
-        .typed_config
-        .as_ref()
-        .ok_or_else(|| missing("typed_config"))?;
-    let c: ext::rewrite::uri_template::v3::UriTemplateRewriteConfig =
-        super::any::expect(&e.name, any)?;
+    let any = e.typed_config.as_ref().ok_or_else(|| missing("typed_config"))?;
+    let c: ext::rewrite::uri_template::v3::UriTemplateRewriteConfig = super::any::expect(&e.name, any)?;
     let text = &c.path_template_rewrite;
     let mut parts = Vec::new();
     let mut rest = text.as_str();
@@ -102,11 +78,10 @@ pub(super) fn rewriter(e: &TypedExtensionConfig) -> Result<Box<[TemplatePart]>> 
         if open > 0 {
             parts.push(TemplatePart::Text(rest[..open].into()));
         }
-        let close = rest[open..].find('}').map(|i| open + i).ok_or_else(|| {
-            invalid(format!(
-                "path_template_rewrite {text} is invalid: unclosed {{"
-            ))
-        })?;
+        let close = rest[open..]
+            .find('}')
+            .map(|i| open + i)
+            .ok_or_else(|| invalid(format!("path_template_rewrite {text} is invalid: unclosed {{")))?;
         parts.push(TemplatePart::Var(rest[open + 1..close].into()));
         rest = &rest[close + 1..];
     }

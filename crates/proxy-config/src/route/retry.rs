@@ -124,10 +124,7 @@ impl RetryOn {
 
     /// Parses a comma-separated list such as `5xx,connect-failure`; unknown words are ignored as Envoy does.
     pub fn parse(words: &str) -> RetryOn {
-        words
-            .split(',')
-            .map(|w| RetryOn::word(w.trim()))
-            .fold(RetryOn(0), std::ops::BitOr::bitor)
+        words.split(',').map(|w| RetryOn::word(w.trim())).fold(RetryOn(0), std::ops::BitOr::bitor)
     }
 
     fn word(word: &str) -> RetryOn {
