@@ -5,6 +5,7 @@
 mod bench;
 mod conformance;
 mod deny;
+mod differential;
 mod protos;
 mod suites;
 mod tidy;
@@ -25,7 +26,7 @@ struct Xtask {
 enum Chore {
     /// Run the test suites, installing what they need. Without names: all of them.
     ///
-    /// Suites: fmt, tidy, clippy, doc, deny, unit, conformance, fuzz, e2e.
+    /// Suites: fmt, tidy, clippy, doc, deny, unit, conformance, fuzz, differential, e2e.
     Test {
         /// Suites to run.
         #[arg(value_enum)]
@@ -33,6 +34,8 @@ enum Chore {
     },
     /// Check what no compiler checks: floors, file sizes, file heads.
     Tidy,
+    /// Compare our proxy with stock Envoy on generated configurations and requests.
+    Differential(differential::Args),
     /// Measure the proxy beside its peers with proxybench, and print the tables of docs/performance.md.
     Bench(bench::Args),
     /// Refresh crates/protos/descriptor.bin from the registries' Envoy, xDS and OTLP definitions and our own.
@@ -53,6 +56,7 @@ fn chore() -> anyhow::Result<()> {
     match Xtask::parse().chore {
         Chore::Test { suites } => suites::run(&suites),
         Chore::Tidy => tidy::run(),
+        Chore::Differential(args) => differential::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Protos => protos::run(),
     }

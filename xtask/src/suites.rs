@@ -1,6 +1,6 @@
 //! Which suites are there, what did each show, and which could not run? `cargo xtask test`.
 
-use crate::{conformance, deny, root, tidy, tools};
+use crate::{conformance, deny, differential, root, tidy, tools};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
 use std::process::{Command, Stdio};
@@ -25,6 +25,8 @@ pub enum Suite {
     Conformance,
     /// Fuzz targets over their corpora and a fixed number of mutations.
     Fuzz,
+    /// Generated configurations and requests through our proxy and stock Envoy.
+    Differential,
     /// Whole meshes, both data planes.
     E2e,
 }
@@ -68,9 +70,16 @@ fn one(suite: Suite) -> Result<Outcome> {
         Suite::Unit => unit()?,
         Suite::Conformance => conformance::run()?,
         Suite::Fuzz => cargo(&["test", "--package", "proa-fuzz"], &[]),
+        Suite::Differential => {
+            differential::run(&differential::Args { cases: CASES, seed: 1, per_world: 25, show: 10 })
+                .map(|()| Outcome::Passed)?
+        }
         Suite::E2e => e2e()?,
     })
 }
+
+/// Requests that the test command compares; `cargo xtask differential` goes on for as long as asked.
+const CASES: u64 = 1_000;
 
 /// Crates with tests of their own suite; `unit` leaves them out.
 const NOT_UNIT: &[&str] = &["proa-e2e", "proa-fuzz"];

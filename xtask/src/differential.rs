@@ -1,0 +1,49 @@
+//! Where does our proxy differ from stock Envoy? Builds both sides and runs `proa-differential`.
+
+use crate::{root, tools};
+use anyhow::{Result, bail};
+use std::process::Command;
+
+/// Options of `cargo xtask differential`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Requests to compare.
+    #[arg(long, default_value_t = 1_000)]
+    pub cases: u64,
+    /// Seed of the first configuration.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Requests per configuration.
+    #[arg(long, default_value_t = 50)]
+    pub per_world: u64,
+    /// Differences to print before stopping.
+    #[arg(long, default_value_t = 20)]
+    pub show: usize,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    let envoy = tools::envoy()?;
+    let cargo = || {
+        let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        c.current_dir(root());
+        c
+    };
+    if !cargo().args(["build", "--package", "proa", "--package", "proa-differential"]).status()?.success() {
+        bail!("the build failed");
+    }
+    // This program lies beside what it has just built.
+    let built = std::env::current_exe()?;
+    let built = built.parent().unwrap_or(&built);
+    let status = Command::new(built.join("proa-differential"))
+        .arg("--envoy")
+        .arg(envoy)
+        .arg("--proa")
+        .arg(built.join("proa"))
+        .args(["--cases", &args.cases.to_string(), "--seed", &args.seed.to_string()])
+        .args(["--per-world", &args.per_world.to_string(), "--show", &args.show.to_string()])
+        .status()?;
+    if !status.success() {
+        bail!("differences found");
+    }
+    Ok(())
+}
