@@ -32,12 +32,12 @@ pub fn bootstrap(b: &p::Bootstrap) -> Result<Bootstrap> {
     for (i, e) in b.bootstrap_extensions.iter().enumerate() {
         let any = e.typed_config.as_ref().ok_or_else(|| no_config(&e.name).at_index("bootstrap_extensions", i))?;
         let typed = Typed::open(&e.name, any).map_err(|e| e.at_index("bootstrap_extensions", i))?;
-        match &*typed.type_name {
+        match typed.message.as_str() {
             "envoy.extensions.bootstrap.internal_listener.v3.InternalListener" => internal_listeners = true,
             // Workload discovery is informational until peers use it; the extension only opens a subscription.
             "istio.workload.BootstrapExtension" => {}
             _ => {
-                return Err(Typed::open(&e.name, any)?.unknown().at_index("bootstrap_extensions", i));
+                return Err(typed.unknown().at_index("bootstrap_extensions", i));
             }
         }
     }
