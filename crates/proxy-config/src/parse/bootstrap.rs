@@ -152,6 +152,12 @@ fn sink(s: &metrics::StatsSink) -> Result<StatsSink> {
     .at("typed_config")
 }
 
+/// The one look-ahead of Envoy's and Istio's tag expressions, in terms that a linear matcher has: "starts with a dot,
+/// then anything" before an expression that begins with a dot itself.
+fn without_look_ahead(regex: &str) -> String {
+    regex.replace(r"(?=\.).*?\.", r"(?:\..*?)??\.")
+}
+
 fn stats(s: &metrics::StatsConfig) -> Result<StatsConfig> {
     use metrics::stats_matcher::StatsMatcher as M;
     use metrics::tag_specifier::TagValue as V;
@@ -162,7 +168,7 @@ fn stats(s: &metrics::StatsConfig) -> Result<StatsConfig> {
             Some(V::Regex(r)) if r.is_empty() => StatsTag::Default(name),
             Some(V::Regex(r)) => {
                 let regex =
-                    regex::Regex::new(r).map_err(|e| ConfigError::new(Reason::Regex(e.to_string())).at("regex"))?;
+                    regex::Regex::new(&without_look_ahead(r)).map_err(|e| ConfigError::new(Reason::Regex(e.to_string())).at("regex"))?;
                 if regex.captures_len() < 2 {
                     return Err(invalid("the regex must have at least one capture group").at("regex"));
                 }

@@ -263,7 +263,7 @@ fn redirect(r: &p::RedirectAction) -> Result<Redirect> {
         Some(S::HttpsRedirect(true)) => Some(SchemeRedirect::Https),
         Some(S::HttpsRedirect(false)) | None => None,
         Some(S::SchemeRedirect(s)) if s.is_empty() => None,
-        Some(S::SchemeRedirect(s)) => Some(SchemeRedirect::Scheme(s.to_ascii_lowercase().into())),
+        Some(S::SchemeRedirect(s)) => Some(SchemeRedirect::Scheme(s.as_str().into())),
     };
     let path = match &r.path_rewrite_specifier {
         None => RedirectPath::Keep,
