@@ -167,8 +167,8 @@ fn stats(s: &metrics::StatsConfig) -> Result<StatsConfig> {
             None => StatsTag::Default(name),
             Some(V::Regex(r)) if r.is_empty() => StatsTag::Default(name),
             Some(V::Regex(r)) => {
-                let regex =
-                    regex::Regex::new(&without_look_ahead(r)).map_err(|e| ConfigError::new(Reason::Regex(e.to_string())).at("regex"))?;
+                let regex = regex::Regex::new(&without_look_ahead(r))
+                    .map_err(|e| ConfigError::new(Reason::Regex(e.to_string())).at("regex"))?;
                 if regex.captures_len() < 2 {
                     return Err(invalid("the regex must have at least one capture group").at("regex"));
                 }
