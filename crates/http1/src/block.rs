@@ -75,9 +75,7 @@ impl HeaderBlock {
 
     /// Bytes of all names and values, as Envoy counts a header map's size.
     pub fn byte_size(&self) -> usize {
-        self.live_fields()
-            .map(|f| f.name_len as usize + f.value_len as usize)
-            .sum()
+        self.live_fields().map(|f| f.name_len as usize + f.value_len as usize).sum()
     }
 
     /// The first value of `name` (lower case).
@@ -118,12 +116,7 @@ impl HeaderBlock {
                 i => i as usize - 1,
             },
         };
-        Values {
-            block: self,
-            name,
-            id,
-            at,
-        }
+        Values { block: self, name, id, at }
     }
 
     /// `:method`, or empty.
@@ -162,11 +155,7 @@ impl HeaderBlock {
 
     /// Sets `:status`.
     pub fn set_status(&mut self, status: u16) {
-        let digits = [
-            b'0' + (status / 100 % 10) as u8,
-            b'0' + (status / 10 % 10) as u8,
-            b'0' + (status % 10) as u8,
-        ];
+        let digits = [b'0' + (status / 100 % 10) as u8, b'0' + (status / 10 % 10) as u8, b'0' + (status % 10) as u8];
         self.set_id(HeaderId::STATUS, &digits);
     }
 
@@ -322,11 +311,7 @@ impl HeaderBlock {
 
     /// The name as received when case is preserved, else the lower-case name.
     pub(crate) fn raw_name_of(&self, f: &Field) -> &[u8] {
-        let off = if f.raw_off == NO_RAW {
-            f.name_off
-        } else {
-            f.raw_off
-        } as usize;
+        let off = if f.raw_off == NO_RAW { f.name_off } else { f.raw_off } as usize;
         &self.arena[off..off + f.name_len as usize]
     }
 
@@ -376,8 +361,7 @@ impl HeaderBlock {
         request: bool,
     ) -> HeaderId {
         let range = name_off as usize..name_off as usize + name_len;
-        let (off, raw) = if preserve && self.arena[range.clone()].iter().any(u8::is_ascii_uppercase)
-        {
+        let (off, raw) = if preserve && self.arena[range.clone()].iter().any(u8::is_ascii_uppercase) {
             let off = self.arena.len();
             self.arena.extend_from_within(range.clone());
             (off as u32, name_off)
@@ -396,14 +380,7 @@ impl HeaderBlock {
             len = pseudo.len();
             self.arena.extend_from_slice(pseudo);
         }
-        self.push_field(
-            off,
-            len,
-            value_off,
-            value_len,
-            id,
-            if id.is_pseudo() { NO_RAW } else { raw },
-        );
+        self.push_field(off, len, value_off, value_len, id, if id.is_pseudo() { NO_RAW } else { raw });
         id
     }
 
@@ -425,9 +402,7 @@ impl HeaderBlock {
         self.fields[i].dead = true;
         self.live -= 1;
         if id != HeaderId::OTHER && self.first.0[id.0 as usize] as usize == i + 1 {
-            let next = self.fields[i + 1..]
-                .iter()
-                .position(|f| f.id == id && !f.dead);
+            let next = self.fields[i + 1..].iter().position(|f| f.id == id && !f.dead);
             self.first.0[id.0 as usize] = next.map_or(0, |n| (i + 1 + n + 1) as u16);
         }
     }
@@ -436,10 +411,7 @@ impl HeaderBlock {
 impl std::fmt::Debug for HeaderBlock {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_map()
-            .entries(
-                self.iter()
-                    .map(|(n, v)| (String::from_utf8_lossy(n), String::from_utf8_lossy(v))),
-            )
+            .entries(self.iter().map(|(n, v)| (String::from_utf8_lossy(n), String::from_utf8_lossy(v))))
             .finish()
     }
 }
@@ -487,8 +459,7 @@ impl<'a> Iterator for Values<'a> {
         loop {
             let f = self.block.fields.get(self.at)?;
             self.at += 1;
-            let same = f.id == self.id
-                && (self.id != HeaderId::OTHER || self.block.name_of(f) == self.name);
+            let same = f.id == self.id && (self.id != HeaderId::OTHER || self.block.name_of(f) == self.name);
             if !f.dead && same {
                 return Some(self.block.value_of(f));
             }
@@ -502,13 +473,7 @@ mod tests {
 
     fn dump(b: &HeaderBlock) -> String {
         b.iter()
-            .map(|(n, v)| {
-                format!(
-                    "{}={}",
-                    String::from_utf8_lossy(n),
-                    String::from_utf8_lossy(v)
-                )
-            })
+            .map(|(n, v)| format!("{}={}", String::from_utf8_lossy(n), String::from_utf8_lossy(v)))
             .collect::<Vec<_>>()
             .join(" ")
     }

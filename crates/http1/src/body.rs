@@ -101,11 +101,7 @@ impl BodyReader {
             BodyKind::Chunked => State::Size { size: 0, digits: 0 },
             BodyKind::UntilClose | BodyKind::Tunnel => State::UntilClose,
         };
-        BodyReader {
-            state,
-            extensions: 0,
-            trailers: Vec::new(),
-        }
+        BodyReader { state, extensions: 0, trailers: Vec::new() }
     }
 
     /// Whether the body is complete.
@@ -116,10 +112,7 @@ impl BodyReader {
 
     /// Whether the framing is chunked and not yet complete.
     pub fn is_chunked(&self) -> bool {
-        !matches!(
-            self.state,
-            State::Length(_) | State::UntilClose | State::Done
-        )
+        !matches!(self.state, State::Length(_) | State::UntilClose | State::Done)
     }
 
     /// Whether only the end of the connection ends this body.
@@ -147,20 +140,12 @@ impl BodyReader {
     /// The raw trailer section including the final CRLF; empty when there were no trailers.
     /// Meaningful once the body is done.
     pub fn trailers(&self) -> &[u8] {
-        if self.trailers.len() <= 2 {
-            &[]
-        } else {
-            &self.trailers
-        }
+        if self.trailers.len() <= 2 { &[] } else { &self.trailers }
     }
 
     /// Validates the next bytes and hands the ones to be forwarded to `emit`, framing included;
     /// neighbours are merged, so an ordinary read is one call.
-    pub fn relay<'a>(
-        &mut self,
-        input: &'a [u8],
-        mut emit: impl FnMut(&'a [u8]),
-    ) -> Result<Relay, BodyError> {
+    pub fn relay<'a>(&mut self, input: &'a [u8], mut emit: impl FnMut(&'a [u8])) -> Result<Relay, BodyError> {
         let (mut at, mut start, mut data) = (0, 0, 0);
         while at < input.len() && self.state != State::Done {
             let piece = self.next_piece(&input[at..])?;
@@ -179,19 +164,12 @@ impl BodyReader {
         if start < at {
             emit(&input[start..at]);
         }
-        Ok(Relay {
-            consumed: at,
-            data,
-            done: self.is_done(),
-        })
+        Ok(Relay { consumed: at, data, done: self.is_done() })
     }
 
     /// The next run of bytes to be forwarded raw: `(forward, consumed, data)` where `forward` is a range
     /// of `input` (possibly empty), `consumed` is how far the reader went and `data` counts body bytes.
-    pub fn next_raw(
-        &mut self,
-        input: &[u8],
-    ) -> Result<(std::ops::Range<usize>, usize, usize), BodyError> {
+    pub fn next_raw(&mut self, input: &[u8]) -> Result<(std::ops::Range<usize>, usize, usize), BodyError> {
         let (mut at, mut start, mut data) = (0, 0, 0);
         while at < input.len() && self.state != State::Done {
             let before = self.clone_state();
@@ -213,10 +191,7 @@ impl BodyReader {
 
     /// The next run of body data: `(data, consumed)`, `data` being a range of `input` (possibly empty).
     /// Framing before and after the run is consumed with it.
-    pub fn next_data(
-        &mut self,
-        input: &[u8],
-    ) -> Result<(std::ops::Range<usize>, usize), BodyError> {
+    pub fn next_data(&mut self, input: &[u8]) -> Result<(std::ops::Range<usize>, usize), BodyError> {
         let (mut at, mut data) = (0, 0..0);
         while at < input.len() && self.state != State::Done {
             if !data.is_empty() && matches!(self.state, State::Data(_) | State::Length(_)) {
@@ -242,11 +217,7 @@ impl BodyReader {
     }
 
     /// Validates the next bytes and hands only body data to `emit`.
-    pub fn decode<'a>(
-        &mut self,
-        input: &'a [u8],
-        mut emit: impl FnMut(&'a [u8]),
-    ) -> Result<Relay, BodyError> {
+    pub fn decode<'a>(&mut self, input: &'a [u8], mut emit: impl FnMut(&'a [u8])) -> Result<Relay, BodyError> {
         let (mut at, mut data) = (0, 0);
         while at < input.len() && self.state != State::Done {
             let piece = self.next_piece(&input[at..])?;
@@ -256,44 +227,21 @@ impl BodyReader {
             }
             at += piece.len;
         }
-        Ok(Relay {
-            consumed: at,
-            data,
-            done: self.is_done(),
-        })
+        Ok(Relay { consumed: at, data, done: self.is_done() })
     }
 
     /// Classifies the bytes at the start of `input`, which must not be empty.
     fn next_piece(&mut self, input: &[u8]) -> Result<Piece, BodyError> {
-        let framing = |len| Piece {
-            kind: PieceKind::Framing,
-            len,
-        };
-        let dropped = |len| Piece {
-            kind: PieceKind::Dropped,
-            len,
-        };
+        let framing = |len| Piece { kind: PieceKind::Framing, len };
+        let dropped = |len| Piece { kind: PieceKind::Dropped, len };
         let piece = match self.state {
             State::Length(n) => {
                 let len = (input.len() as u64).min(n);
-                self.state = if len == n {
-                    State::Done
-                } else {
-                    State::Length(n - len)
-                };
-                Piece {
-                    kind: PieceKind::Data,
-                    len: len as usize,
-                }
+                self.state = if len == n { State::Done } else { State::Length(n - len) };
+                Piece { kind: PieceKind::Data, len: len as usize }
             }
-            State::UntilClose => Piece {
-                kind: PieceKind::Data,
-                len: input.len(),
-            },
-            State::Size {
-                mut size,
-                mut digits,
-            } => {
+            State::UntilClose => Piece { kind: PieceKind::Data, len: input.len() },
+            State::Size { mut size, mut digits } => {
                 let mut i = 0;
                 let mut next = None;
                 while next.is_none() && i < input.len() {
@@ -326,10 +274,7 @@ impl BodyReader {
                 framing(i)
             }
             State::Extension { size, len } => {
-                let run = input
-                    .iter()
-                    .position(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f)
-                    .unwrap_or(input.len());
+                let run = input.iter().position(|b| (*b < 0x20 && *b != b'\t') || *b == 0x7f).unwrap_or(input.len());
                 let total = len.saturating_add(run as u32);
                 self.extensions = self.extensions.saturating_add(run as u32);
                 if total > CHUNK_EXTENSION_BYTES_MAX || self.extensions > BODY_EXTENSION_BYTES_MAX {
@@ -357,15 +302,8 @@ impl BodyReader {
             }
             State::Data(n) => {
                 let len = (input.len() as u64).min(n);
-                self.state = if len == n {
-                    State::DataCr
-                } else {
-                    State::Data(n - len)
-                };
-                Piece {
-                    kind: PieceKind::Data,
-                    len: len as usize,
-                }
+                self.state = if len == n { State::DataCr } else { State::Data(n - len) };
+                Piece { kind: PieceKind::Data, len: len as usize }
             }
             State::DataCr | State::DataLf => {
                 let (want, next) = match self.state {

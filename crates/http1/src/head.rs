@@ -27,10 +27,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits {
-            head_bytes: 60 << 10,
-            headers: 100,
-        }
+        Limits { head_bytes: 60 << 10, headers: 100 }
     }
 }
 
@@ -266,9 +263,7 @@ impl HeadScanner {
             }
         }
         self.scanned = input.len();
-        Ok(Scan::Partial {
-            new_line: self.lines > before,
-        })
+        Ok(Scan::Partial { new_line: self.lines > before })
     }
 }
 
@@ -427,11 +422,7 @@ pub fn parse_response(
 }
 
 /// Parses a complete trailer section (field lines and the final empty line).
-pub fn parse_trailers(
-    input: &[u8],
-    limits: &Limits,
-    block: &mut HeaderBlock,
-) -> Result<(), HeadError> {
+pub fn parse_trailers(input: &[u8], limits: &Limits, block: &mut HeaderBlock) -> Result<(), HeadError> {
     block.clear();
     if input == b"\r\n" {
         return Ok(());
@@ -456,9 +447,7 @@ pub fn parse_trailers(
 
 /// Whether `s` is an RFC 9110 token.
 pub fn is_token(s: &[u8]) -> bool {
-    !s.is_empty()
-        && s.iter()
-            .all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
+    !s.is_empty() && s.iter().all(|b| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(b))
 }
 
 fn with_headers<'b, R>(
@@ -494,28 +483,11 @@ fn offset(head: &[u8], part: &[u8]) -> u32 {
     (part.as_ptr() as usize - head.as_ptr() as usize) as u32
 }
 
-fn push_header(
-    block: &mut HeaderBlock,
-    head: &[u8],
-    h: &httparse::Header<'_>,
-    preserve: bool,
-    request: bool,
-) {
+fn push_header(block: &mut HeaderBlock, head: &[u8], h: &httparse::Header<'_>, preserve: bool, request: bool) {
     let value = h.value.trim_ascii();
-    let value_off = if value.is_empty() {
-        0
-    } else {
-        offset(head, value)
-    };
+    let value_off = if value.is_empty() { 0 } else { offset(head, value) };
     let name = h.name.as_bytes();
-    block.push_received(
-        offset(head, name),
-        name.len(),
-        value_off,
-        value.len(),
-        preserve,
-        request,
-    );
+    block.push_received(offset(head, name), name.len(), value_off, value.len(), preserve, request);
 }
 
 /// Adds a pseudo header whose value is already in the arena.
@@ -528,38 +500,36 @@ fn push_pseudo(block: &mut HeaderBlock, id: HeaderId, value_off: u32, value_len:
 
 /// Methods that Envoy's codec accepts when custom methods are off.
 fn known_method(m: &str) -> bool {
-    matches!(
-        m,
-        "GET" | "POST" | "PUT" | "DELETE" | "HEAD" | "OPTIONS" | "PATCH" | "CONNECT" | "TRACE"
-    ) || matches!(
-        m,
-        "ACL"
-            | "BIND"
-            | "CHECKOUT"
-            | "COPY"
-            | "LINK"
-            | "LOCK"
-            | "MERGE"
-            | "MKACTIVITY"
-            | "MKCALENDAR"
-            | "MKCOL"
-            | "MOVE"
-            | "MSEARCH"
-            | "M-SEARCH"
-            | "NOTIFY"
-            | "PROPFIND"
-            | "PROPPATCH"
-            | "PURGE"
-            | "REBIND"
-            | "REPORT"
-            | "SEARCH"
-            | "SOURCE"
-            | "SUBSCRIBE"
-            | "UNBIND"
-            | "UNLINK"
-            | "UNLOCK"
-            | "UNSUBSCRIBE"
-    )
+    matches!(m, "GET" | "POST" | "PUT" | "DELETE" | "HEAD" | "OPTIONS" | "PATCH" | "CONNECT" | "TRACE")
+        || matches!(
+            m,
+            "ACL"
+                | "BIND"
+                | "CHECKOUT"
+                | "COPY"
+                | "LINK"
+                | "LOCK"
+                | "MERGE"
+                | "MKACTIVITY"
+                | "MKCALENDAR"
+                | "MKCOL"
+                | "MOVE"
+                | "MSEARCH"
+                | "M-SEARCH"
+                | "NOTIFY"
+                | "PROPFIND"
+                | "PROPPATCH"
+                | "PURGE"
+                | "REBIND"
+                | "REPORT"
+                | "SEARCH"
+                | "SOURCE"
+                | "SUBSCRIBE"
+                | "UNBIND"
+                | "UNLINK"
+                | "UNLOCK"
+                | "UNSUBSCRIBE"
+        )
 }
 
 /// Adds the pseudo headers that the request line gives. Returns whether it gave the authority.
@@ -570,12 +540,7 @@ fn push_target(
     head: &[u8],
     options: &RequestOptions,
 ) -> Result<bool, HeadError> {
-    push_pseudo(
-        block,
-        HeaderId::METHOD,
-        offset(head, method.as_bytes()),
-        method.len(),
-    );
+    push_pseudo(block, HeaderId::METHOD, offset(head, method.as_bytes()), method.len());
     let t = target.as_bytes();
     if t.is_empty() || !t.iter().all(|b| (0x21..=0x7e).contains(b)) {
         return Err(HeadError::InvalidUrl);
@@ -604,21 +569,13 @@ fn push_target(
         return Err(HeadError::InvalidScheme);
     }
     let rest = &t[colon + 3..];
-    let split = rest
-        .iter()
-        .position(|b| matches!(b, b'/' | b'?' | b'#'))
-        .unwrap_or(rest.len());
+    let split = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     if !valid_authority(&rest[..split]) {
         return Err(HeadError::InvalidUrl);
     }
     let rest_at = at + colon as u32 + 3;
     if rest.get(split) == Some(&b'/') {
-        push_pseudo(
-            block,
-            HeaderId::PATH,
-            rest_at + split as u32,
-            rest.len() - split,
-        );
+        push_pseudo(block, HeaderId::PATH, rest_at + split as u32, rest.len() - split);
     } else {
         let mut path = Vec::with_capacity(rest.len() - split + 1);
         path.push(b'/');
@@ -633,16 +590,10 @@ fn push_target(
 }
 
 fn valid_authority(a: &[u8]) -> bool {
-    !a.is_empty()
-        && a.iter()
-            .all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(b))
+    !a.is_empty() && a.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(b))
 }
 
-fn judge_request(
-    block: &mut HeaderBlock,
-    options: &RequestOptions,
-    head: &mut RequestHead,
-) -> Result<(), HeadError> {
+fn judge_request(block: &mut HeaderBlock, options: &RequestOptions, head: &mut RequestHead) -> Result<(), HeadError> {
     let connect = block.method() == b"CONNECT";
     if head.version == Version::Http10 && !options.accept_http_10 {
         return Err(HeadError::LowVersion);
@@ -662,8 +613,7 @@ fn judge_request(
         judge_connection(block, head)?;
     }
     if let Some(e) = block.get_id(HeaderId::EXPECT) {
-        head.expect_continue =
-            head.version == Version::Http11 && e.eq_ignore_ascii_case(b"100-continue");
+        head.expect_continue = head.version == Version::Http11 && e.eq_ignore_ascii_case(b"100-continue");
     }
     Ok(())
 }
@@ -672,10 +622,7 @@ fn judge_request(
 fn judge_connection(block: &mut HeaderBlock, head: &mut RequestHead) -> Result<(), HeadError> {
     let mut doomed: Vec<Vec<u8>> = Vec::new();
     let (mut upgrade, mut tokens) = (false, 0);
-    for token in block
-        .get_all(b"connection")
-        .flat_map(|v| v.split(|b| *b == b','))
-    {
+    for token in block.get_all(b"connection").flat_map(|v| v.split(|b| *b == b',')) {
         let token = token.trim_ascii();
         if token.is_empty() {
             continue;
@@ -717,9 +664,7 @@ fn judge_connection(block: &mut HeaderBlock, head: &mut RequestHead) -> Result<(
                 if te.len() > TE_VALUE_BYTES_MAX {
                     return Err(HeadError::ConnectionHeader);
                 }
-                let trailers = te
-                    .split(|b| *b == b',')
-                    .any(|v| v.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+                let trailers = te.split(|b| *b == b',').any(|v| v.trim_ascii().eq_ignore_ascii_case(b"trailers"));
                 if trailers {
                     block.set_id(HeaderId::TE, b"trailers");
                 } else {
@@ -745,11 +690,7 @@ fn judge_connection(block: &mut HeaderBlock, head: &mut RequestHead) -> Result<(
 }
 
 /// The one rule of body framing, for both directions.
-fn framing(
-    block: &mut HeaderBlock,
-    version: Version,
-    allow_chunked_length: bool,
-) -> Result<BodyKind, HeadError> {
+fn framing(block: &mut HeaderBlock, version: Version, allow_chunked_length: bool) -> Result<BodyKind, HeadError> {
     if !block.has(HeaderId::CONTENT_LENGTH) && !block.has(HeaderId::TRANSFER_ENCODING) {
         return Ok(BodyKind::None);
     }

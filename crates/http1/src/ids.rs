@@ -211,11 +211,7 @@ mod tests {
             assert_eq!(HeaderId::of(name.as_bytes()), HeaderId(i as u8), "{name}");
         }
         for unknown in ["", "x", "x-foo", "hosts", "Host"] {
-            assert_eq!(
-                HeaderId::of(unknown.as_bytes()),
-                HeaderId::OTHER,
-                "{unknown}"
-            );
+            assert_eq!(HeaderId::of(unknown.as_bytes()), HeaderId::OTHER, "{unknown}");
         }
     }
 }

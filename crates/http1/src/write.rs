@@ -29,13 +29,7 @@ pub enum Reason<'a> {
 }
 
 /// Appends a request head, `extra` being further complete field lines (framing).
-pub fn write_request_head(
-    out: &mut Vec<u8>,
-    block: &HeaderBlock,
-    version: Version,
-    case: HeaderCase,
-    extra: &[u8],
-) {
+pub fn write_request_head(out: &mut Vec<u8>, block: &HeaderBlock, version: Version, case: HeaderCase, extra: &[u8]) {
     out.reserve(block.arena().len() + extra.len() + 64);
     out.extend_from_slice(block.method());
     out.push(b' ');
@@ -48,11 +42,7 @@ pub fn write_request_head(
         Version::Http11 => b" HTTP/1.1\r\n",
     });
     if let Some(host) = block.get_id(HeaderId::AUTHORITY) {
-        let name: &[u8] = if case == HeaderCase::Lower {
-            b"host"
-        } else {
-            b"Host"
-        };
+        let name: &[u8] = if case == HeaderCase::Lower { b"host" } else { b"Host" };
         write_field(out, name, host);
     }
     write_fields(out, block, case);
@@ -77,9 +67,7 @@ pub fn write_response_head(
     out.extend_from_slice(block.get_id(HeaderId::STATUS).unwrap_or(b"500"));
     out.push(b' ');
     match reason {
-        Reason::Standard => {
-            out.extend_from_slice(reason_phrase(block.status().unwrap_or(0)).as_bytes())
-        }
+        Reason::Standard => out.extend_from_slice(reason_phrase(block.status().unwrap_or(0)).as_bytes()),
         Reason::Custom(r) => out.extend_from_slice(r),
     }
     out.extend_from_slice(b"\r\n");

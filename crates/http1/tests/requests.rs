@@ -1,8 +1,8 @@
 //! Which requests are accepted, and as what? A table of ordinary and ambiguous ones, and properties.
 
 use http1::{
-    BodyKind, BodyReader, HeadError, HeadScanner, HeaderBlock, HeaderCase, RequestOptions,
-    ResponseOptions, Underscore, Version, parse_request, parse_response, write_request_head,
+    BodyKind, BodyReader, HeadError, HeadScanner, HeaderBlock, HeaderCase, RequestOptions, ResponseOptions, Underscore,
+    Version, parse_request, parse_response, write_request_head,
 };
 use proptest::prelude::*;
 
@@ -16,13 +16,7 @@ fn parse(input: &[u8], o: &RequestOptions) -> Result<Option<String>, HeadError> 
     Ok(head.map(|h| {
         let fields: Vec<String> = block
             .iter()
-            .map(|(n, v)| {
-                format!(
-                    "{}={}",
-                    String::from_utf8_lossy(n),
-                    String::from_utf8_lossy(v)
-                )
-            })
+            .map(|(n, v)| format!("{}={}", String::from_utf8_lossy(n), String::from_utf8_lossy(v)))
             .collect();
         let mut text = format!("{:?} {}", h.body, fields.join(" "));
         if !h.keep_alive {
@@ -40,42 +34,21 @@ fn parse(input: &[u8], o: &RequestOptions) -> Result<Option<String>, HeadError> 
 
 #[track_caller]
 fn ok(input: &str, expect: &str) {
-    assert_eq!(
-        parse(input.as_bytes(), &options()).unwrap().as_deref(),
-        Some(expect),
-        "{input:?}"
-    );
+    assert_eq!(parse(input.as_bytes(), &options()).unwrap().as_deref(), Some(expect), "{input:?}");
 }
 
 #[track_caller]
 fn bad(input: impl AsRef<[u8]>, expect: HeadError) {
     let input = input.as_ref();
-    assert_eq!(
-        parse(input, &options()),
-        Err(expect),
-        "{:?}",
-        String::from_utf8_lossy(input)
-    );
+    assert_eq!(parse(input, &options()), Err(expect), "{:?}", String::from_utf8_lossy(input));
 }
 
 #[test]
 fn accepted() {
-    ok(
-        "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-        "None :method=GET :path=/ :authority=a",
-    );
-    ok(
-        "\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n",
-        "None :method=GET :path=/ :authority=a",
-    );
-    ok(
-        "GET /?q=/../ HTTP/1.1\r\nHost: a:80\r\n\r\n",
-        "None :method=GET :path=/?q=/../ :authority=a:80",
-    );
-    ok(
-        "GET / HTTP/1.1\r\nHost:a\r\nX:\t v \t\r\nE:\r\n\r\n",
-        "None :method=GET :path=/ :authority=a x=v e=",
-    );
+    ok("GET / HTTP/1.1\r\nHost: a\r\n\r\n", "None :method=GET :path=/ :authority=a");
+    ok("\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "None :method=GET :path=/ :authority=a");
+    ok("GET /?q=/../ HTTP/1.1\r\nHost: a:80\r\n\r\n", "None :method=GET :path=/?q=/../ :authority=a:80");
+    ok("GET / HTTP/1.1\r\nHost:a\r\nX:\t v \t\r\nE:\r\n\r\n", "None :method=GET :path=/ :authority=a x=v e=");
     ok(
         "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
         "Length(5) :method=POST :path=/ :authority=a content-length=5",
@@ -88,28 +61,16 @@ fn accepted() {
         "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n",
         "Chunked :method=POST :path=/ :authority=a transfer-encoding=Chunked",
     );
-    ok(
-        "GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n",
-        "None :method=GET :path=/x :authority=b :scheme=http",
-    );
+    ok("GET http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", "None :method=GET :path=/x :authority=b :scheme=http");
     ok(
         "GET HTTPS://b?x HTTP/1.1\r\nHost: a\r\n\r\n",
         "None :method=GET :authority=b :path=/?x :scheme=https"
             .replace(":authority=b :path=/?x", ":path=/?x :authority=b")
             .as_str(),
     );
-    ok(
-        "CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
-        "Tunnel :method=CONNECT :authority=a:80",
-    );
-    ok(
-        "CONNECT a:80 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n",
-        "Tunnel :method=CONNECT :authority=a:80",
-    );
-    ok(
-        "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
-        "None :method=OPTIONS :path=* :authority=a",
-    );
+    ok("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", "Tunnel :method=CONNECT :authority=a:80");
+    ok("CONNECT a:80 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", "Tunnel :method=CONNECT :authority=a:80");
+    ok("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "None :method=OPTIONS :path=* :authority=a");
     ok(
         "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
         "None :method=GET :path=/ :authority=a connection=close CLOSE",
@@ -138,14 +99,8 @@ fn accepted() {
         "POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 1\r\n\r\n",
         "Length(1) :method=POST :path=/ :authority=a expect=100-Continue content-length=1 CONTINUE",
     );
-    ok(
-        "GET / HTTP/1.1\r\nHost: a\r\nX: \u{e9}\r\n\r\n",
-        "None :method=GET :path=/ :authority=a x=\u{e9}",
-    );
-    ok(
-        "GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n",
-        "None :method=GET :path=/ :authority=[::1]:80",
-    );
+    ok("GET / HTTP/1.1\r\nHost: a\r\nX: \u{e9}\r\n\r\n", "None :method=GET :path=/ :authority=a x=\u{e9}");
+    ok("GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "None :method=GET :path=/ :authority=[::1]:80");
 }
 
 #[test]
@@ -153,22 +108,10 @@ fn refused() {
     use HeadError::*;
     let with = |h: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{h}\r\n\r\n");
     for (headers, error) in [
-        (
-            "Content-Length: 3\r\nTransfer-Encoding: chunked",
-            LengthAndChunked,
-        ),
-        (
-            "Transfer-Encoding: chunked\r\nContent-Length: 0",
-            LengthAndChunked,
-        ),
-        (
-            "Content-Length: 3\r\nContent-Length: 3",
-            InvalidContentLength,
-        ),
-        (
-            "Content-Length: 3\r\nContent-Length: 4",
-            InvalidContentLength,
-        ),
+        ("Content-Length: 3\r\nTransfer-Encoding: chunked", LengthAndChunked),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 0", LengthAndChunked),
+        ("Content-Length: 3\r\nContent-Length: 3", InvalidContentLength),
+        ("Content-Length: 3\r\nContent-Length: 4", InvalidContentLength),
         ("Content-Length: 3, 3", InvalidContentLength),
         ("Content-Length: +3", InvalidContentLength),
         ("Content-Length: -1", InvalidContentLength),
@@ -178,14 +121,8 @@ fn refused() {
         ("Content-Length: 18446744073709551616", InvalidContentLength),
         ("Transfer-Encoding: gzip", InvalidTransferEncoding),
         ("Transfer-Encoding: gzip, chunked", InvalidTransferEncoding),
-        (
-            "Transfer-Encoding: chunked, chunked",
-            InvalidTransferEncoding,
-        ),
-        (
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
-            InvalidTransferEncoding,
-        ),
+        ("Transfer-Encoding: chunked, chunked", InvalidTransferEncoding),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked", InvalidTransferEncoding),
         ("Transfer-Encoding: xchunked", InvalidTransferEncoding),
         ("Transfer-Encoding: \"chunked\"", InvalidTransferEncoding),
         ("Transfer-Encoding: identity", InvalidTransferEncoding),
@@ -206,14 +143,8 @@ fn refused() {
         ("Host: b", HostTwice),
         ("Connection: x-forwarded-for", ConnectionHeader),
         ("Connection: :path", ConnectionHeader),
-        (
-            "Connection: content-length\r\nContent-Length: 1",
-            ConnectionHeader,
-        ),
-        (
-            "Connection: transfer-encoding\r\nTransfer-Encoding: chunked",
-            ConnectionHeader,
-        ),
+        ("Connection: content-length\r\nContent-Length: 1", ConnectionHeader),
+        ("Connection: transfer-encoding\r\nTransfer-Encoding: chunked", ConnectionHeader),
         ("Connection: host", ConnectionHeader),
         ("Connection: a,b,c,d,e,f,g,h,i,j", ConnectionHeader),
     ] {
@@ -244,14 +175,8 @@ fn refused() {
         ("GET ftp://b/x HTTP/1.1\r\nHost: a\r\n\r\n", InvalidScheme),
         ("GET 1http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
         ("CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
-        (
-            "CONNECT a:80 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n",
-            ContentLengthNotAllowed,
-        ),
-        (
-            "CONNECT a:80 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
-            TransferEncodingNotAllowed,
-        ),
+        ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n", ContentLengthNotAllowed),
+        ("CONNECT a:80 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", TransferEncodingNotAllowed),
         ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", InvalidHost),
         ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", InvalidHost),
     ] {
@@ -267,48 +192,20 @@ fn refused() {
 
 #[test]
 fn options_change_verdicts() {
-    let old = RequestOptions {
-        accept_http_10: true,
-        ..options()
-    };
+    let old = RequestOptions { accept_http_10: true, ..options() };
     let expect = "None :method=GET :path=/ CLOSE";
-    assert_eq!(
-        parse(b"GET / HTTP/1.0\r\n\r\n", &old).unwrap().unwrap(),
-        expect
-    );
+    assert_eq!(parse(b"GET / HTTP/1.0\r\n\r\n", &old).unwrap().unwrap(), expect);
     let chunked = b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
-    assert_eq!(
-        parse(chunked, &old),
-        Err(HeadError::TransferEncodingNotAllowed)
-    );
+    assert_eq!(parse(chunked, &old), Err(HeadError::TransferEncodingNotAllowed));
     let input = b"GET / HTTP/1.1\r\nHost: a\r\nX_Y: 1\r\n\r\n";
-    let reject = RequestOptions {
-        underscore: Underscore::Reject,
-        ..options()
-    };
+    let reject = RequestOptions { underscore: Underscore::Reject, ..options() };
     assert_eq!(parse(input, &reject), Err(HeadError::Underscore));
-    let drop = RequestOptions {
-        underscore: Underscore::Drop,
-        ..options()
-    };
-    assert_eq!(
-        parse(input, &drop).unwrap().unwrap(),
-        "None :method=GET :path=/ :authority=a"
-    );
-    let relative = RequestOptions {
-        allow_absolute_url: false,
-        ..options()
-    };
-    assert_eq!(
-        parse(b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", &relative),
-        Err(HeadError::InvalidUrl)
-    );
-    let lenient = RequestOptions {
-        allow_chunked_length: true,
-        ..options()
-    };
-    let both =
-        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let drop = RequestOptions { underscore: Underscore::Drop, ..options() };
+    assert_eq!(parse(input, &drop).unwrap().unwrap(), "None :method=GET :path=/ :authority=a");
+    let relative = RequestOptions { allow_absolute_url: false, ..options() };
+    assert_eq!(parse(b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", &relative), Err(HeadError::InvalidUrl));
+    let lenient = RequestOptions { allow_chunked_length: true, ..options() };
+    let both = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
     let expect = "Chunked :method=POST :path=/ :authority=a transfer-encoding=chunked";
     assert_eq!(parse(both, &lenient).unwrap().unwrap(), expect);
 }
@@ -317,109 +214,45 @@ fn options_change_verdicts() {
 fn header_case() {
     let input = b"GET / HTTP/1.1\r\nHOST: a\r\nX-fOO: 1\r\n\r\n";
     let check = |preserve, case, expect: &str| {
-        let o = RequestOptions {
-            preserve_case: preserve,
-            ..options()
-        };
+        let o = RequestOptions { preserve_case: preserve, ..options() };
         let (mut block, mut scanner) = (HeaderBlock::new(), HeadScanner::default());
-        parse_request(input, &mut scanner, &o, &mut block)
-            .unwrap()
-            .unwrap();
+        parse_request(input, &mut scanner, &o, &mut block).unwrap().unwrap();
         block.add(b"x-added", b"2");
         let mut out = Vec::new();
         write_request_head(&mut out, &block, Version::Http11, case, b"");
         assert_eq!(String::from_utf8(out).unwrap(), expect);
     };
-    check(
-        false,
-        HeaderCase::Lower,
-        "GET / HTTP/1.1\r\nhost: a\r\nx-foo: 1\r\nx-added: 2\r\n\r\n",
-    );
-    check(
-        false,
-        HeaderCase::Proper,
-        "GET / HTTP/1.1\r\nHost: a\r\nX-Foo: 1\r\nX-Added: 2\r\n\r\n",
-    );
-    check(
-        true,
-        HeaderCase::Preserve,
-        "GET / HTTP/1.1\r\nHost: a\r\nX-fOO: 1\r\nx-added: 2\r\n\r\n",
-    );
+    check(false, HeaderCase::Lower, "GET / HTTP/1.1\r\nhost: a\r\nx-foo: 1\r\nx-added: 2\r\n\r\n");
+    check(false, HeaderCase::Proper, "GET / HTTP/1.1\r\nHost: a\r\nX-Foo: 1\r\nX-Added: 2\r\n\r\n");
+    check(true, HeaderCase::Preserve, "GET / HTTP/1.1\r\nHost: a\r\nX-fOO: 1\r\nx-added: 2\r\n\r\n");
 }
 
 #[test]
 fn responses() {
-    let check =
-        |input: &str, o: ResponseOptions, expect: Result<(u16, BodyKind, bool), HeadError>| {
-            let (mut block, mut scanner) = (HeaderBlock::new(), HeadScanner::default());
-            let got = parse_response(input.as_bytes(), &mut scanner, &o, &mut block)
-                .map(|h| h.map(|h| (h.status, h.body, h.keep_alive)).unwrap());
-            assert_eq!(got, expect, "{input:?}");
-        };
+    let check = |input: &str, o: ResponseOptions, expect: Result<(u16, BodyKind, bool), HeadError>| {
+        let (mut block, mut scanner) = (HeaderBlock::new(), HeadScanner::default());
+        let got = parse_response(input.as_bytes(), &mut scanner, &o, &mut block)
+            .map(|h| h.map(|h| (h.status, h.body, h.keep_alive)).unwrap());
+        assert_eq!(got, expect, "{input:?}");
+    };
     let o = ResponseOptions::default();
-    let head = ResponseOptions {
-        head_request: true,
-        ..o
-    };
-    let connect = ResponseOptions {
-        connect_request: true,
-        ..o
-    };
-    check(
-        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
-        o,
-        Ok((200, BodyKind::Length(2), true)),
-    );
-    check(
-        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
-        head,
-        Ok((200, BodyKind::None, true)),
-    );
-    check(
-        "HTTP/1.1 200\r\n\r\n",
-        o,
-        Ok((200, BodyKind::UntilClose, false)),
-    );
-    check(
-        "HTTP/1.1 204 No\r\n\r\n",
-        o,
-        Ok((204, BodyKind::None, true)),
-    );
-    check(
-        "HTTP/1.1 304 No\r\nContent-Length: 9\r\n\r\n",
-        o,
-        Ok((304, BodyKind::None, true)),
-    );
-    check(
-        "HTTP/1.1 101 S\r\nUpgrade: x\r\n\r\n",
-        o,
-        Ok((101, BodyKind::Tunnel, true)),
-    );
-    check(
-        "HTTP/1.1 200 OK\r\n\r\n",
-        connect,
-        Ok((200, BodyKind::Tunnel, true)),
-    );
-    check(
-        "HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n",
-        o,
-        Ok((200, BodyKind::Length(2), false)),
-    );
+    let head = ResponseOptions { head_request: true, ..o };
+    let connect = ResponseOptions { connect_request: true, ..o };
+    check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", o, Ok((200, BodyKind::Length(2), true)));
+    check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", head, Ok((200, BodyKind::None, true)));
+    check("HTTP/1.1 200\r\n\r\n", o, Ok((200, BodyKind::UntilClose, false)));
+    check("HTTP/1.1 204 No\r\n\r\n", o, Ok((204, BodyKind::None, true)));
+    check("HTTP/1.1 304 No\r\nContent-Length: 9\r\n\r\n", o, Ok((304, BodyKind::None, true)));
+    check("HTTP/1.1 101 S\r\nUpgrade: x\r\n\r\n", o, Ok((101, BodyKind::Tunnel, true)));
+    check("HTTP/1.1 200 OK\r\n\r\n", connect, Ok((200, BodyKind::Tunnel, true)));
+    check("HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n", o, Ok((200, BodyKind::Length(2), false)));
     check(
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
         o,
         Ok((200, BodyKind::Chunked, false)),
     );
-    check(
-        "HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n",
-        o,
-        Err(HeadError::TransferEncodingNotAllowed),
-    );
-    check(
-        "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-        o,
-        Err(HeadError::InvalidContentLength),
-    );
+    check("HTTP/1.1 204 No\r\nTransfer-Encoding: chunked\r\n\r\n", o, Err(HeadError::TransferEncodingNotAllowed));
+    check("HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", o, Err(HeadError::InvalidContentLength));
     check(
         "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         o,
@@ -429,12 +262,7 @@ fn responses() {
 }
 
 /// Relays a body in pieces of the given sizes; returns (forwarded, consumed, done) or the error.
-fn relay(
-    kind: BodyKind,
-    input: &[u8],
-    sizes: &[usize],
-    raw: bool,
-) -> Result<(Vec<u8>, usize, bool), http1::BodyError> {
+fn relay(kind: BodyKind, input: &[u8], sizes: &[usize], raw: bool) -> Result<(Vec<u8>, usize, bool), http1::BodyError> {
     let mut reader = BodyReader::new(kind);
     let (mut out, mut at, mut held, mut i) = (Vec::new(), 0, 0, 0);
     while held < input.len() {
@@ -462,46 +290,17 @@ fn relay(
 fn chunked_bodies() {
     let check = |input: &str, raw: &str, data: &str, consumed: usize| {
         let got = relay(BodyKind::Chunked, input.as_bytes(), &[1 << 20], true).unwrap();
-        assert_eq!(
-            (String::from_utf8(got.0).unwrap().as_str(), got.1, got.2),
-            (raw, consumed, true),
-            "{input:?}"
-        );
+        assert_eq!((String::from_utf8(got.0).unwrap().as_str(), got.1, got.2), (raw, consumed, true), "{input:?}");
         let got = relay(BodyKind::Chunked, input.as_bytes(), &[1 << 20], false).unwrap();
-        assert_eq!(
-            (String::from_utf8(got.0).unwrap().as_str(), got.1),
-            (data, consumed),
-            "{input:?}"
-        );
+        assert_eq!((String::from_utf8(got.0).unwrap().as_str(), got.1), (data, consumed), "{input:?}");
     };
     check("0\r\n\r\n", "0\r\n\r\n", "", 5);
-    check(
-        "3\r\nabc\r\n0\r\n\r\nNEXT",
-        "3\r\nabc\r\n0\r\n\r\n",
-        "abc",
-        13,
-    );
-    check(
-        "3;x=y\r\nabc\r\n0;z\r\n\r\n",
-        "3\r\nabc\r\n0\r\n\r\n",
-        "abc",
-        19,
-    );
-    check(
-        "003\r\nabc\r\n00\r\nA: b\r\n\r\n",
-        "003\r\nabc\r\n00\r\n\r\n",
-        "abc",
-        22,
-    );
+    check("3\r\nabc\r\n0\r\n\r\nNEXT", "3\r\nabc\r\n0\r\n\r\n", "abc", 13);
+    check("3;x=y\r\nabc\r\n0;z\r\n\r\n", "3\r\nabc\r\n0\r\n\r\n", "abc", 19);
+    check("003\r\nabc\r\n00\r\nA: b\r\n\r\n", "003\r\nabc\r\n00\r\n\r\n", "abc", 22);
     let refuse = |input: &str| {
-        assert!(
-            relay(BodyKind::Chunked, input.as_bytes(), &[1 << 20], true).is_err(),
-            "{input:?}"
-        );
-        assert!(
-            relay(BodyKind::Chunked, input.as_bytes(), &[1], false).is_err(),
-            "{input:?}"
-        );
+        assert!(relay(BodyKind::Chunked, input.as_bytes(), &[1 << 20], true).is_err(), "{input:?}");
+        assert!(relay(BodyKind::Chunked, input.as_bytes(), &[1], false).is_err(), "{input:?}");
     };
     for input in [
         "\r\n",

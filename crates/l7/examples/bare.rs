@@ -11,17 +11,12 @@ fn main() {
     let path = std::env::args().nth(1).expect("bootstrap.json");
     let text = std::fs::read_to_string(path).expect("readable");
     let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    let proto: protos::envoy::config::bootstrap::v3::Bootstrap =
-        protos::json::decode_json(&json).expect("bootstrap");
+    let proto: protos::envoy::config::bootstrap::v3::Bootstrap = protos::json::decode_json(&json).expect("bootstrap");
     let bootstrap = proxy_config::parse::bootstrap(&proto).expect("valid");
     let store = telemetry::stats::Store::new(Default::default());
     telemetry::stats::set_worker(0);
-    let sinks =
-        telemetry::access_log::Sinks::new(Duration::from_secs(1), store.block("filesystem."));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("runtime");
+    let sinks = telemetry::access_log::Sinks::new(Duration::from_secs(1), store.block("filesystem."));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async move {
         let registry = upstream::Registry::new(store.clone(), Arc::default());
@@ -36,12 +31,7 @@ fn main() {
                 continue;
             };
             let addr = a.socket().expect("IP");
-            let chain = l
-                .chains
-                .chains
-                .first()
-                .or(l.chains.default.as_ref())
-                .expect("a chain");
+            let chain = l.chains.chains.first().or(l.chains.default.as_ref()).expect("a chain");
             let NetworkFilterKind::Hcm(hcm) = &chain.filters[0].kind else {
                 continue;
             };

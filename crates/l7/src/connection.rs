@@ -29,8 +29,6 @@ use crate::{h2_server, stream};
 
 /// The first bytes of an HTTP/2 connection.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Bytes of a request body that are read and thrown away to keep a connection after an early response.
-const DISCARD_BYTES_MAX: usize = 0;
 
 /// What `l4` knows about a connection.
 #[derive(Clone, Debug)]
@@ -88,11 +86,7 @@ impl Conn {
     pub fn count_request(&self) -> bool {
         let n = self.requests.get() + 1;
         self.requests.set(n);
-        self.manager
-            .config
-            .common
-            .max_requests_per_connection
-            .is_some_and(|max| n >= max as u64)
+        self.manager.config.common.max_requests_per_connection.is_some_and(|max| n >= max as u64)
     }
 
     /// Requests so far.
@@ -109,12 +103,7 @@ impl Conn {
 /// Serves one connection until it is over.
 ///
 /// Cancel safe: dropping the future closes the connection. `stream` has finished its TLS handshake.
-pub async fn serve_connection(
-    stream: Stream,
-    facts: ConnFacts,
-    manager: Arc<Manager>,
-    worker: Rc<Worker>,
-) {
+pub async fn serve_connection(stream: Stream, facts: ConnFacts, manager: Arc<Manager>, worker: Rc<Worker>) {
     let stats = manager.stats.clone();
     let tls = facts.tls.is_some();
     stats.inc(stat::DOWNSTREAM_CX_TOTAL);
@@ -138,10 +127,7 @@ pub async fn serve_connection(
         requests: Cell::new(0),
         began: Instant::now(),
     });
-    let _guard = ConnGuard {
-        conn: conn.clone(),
-        tls,
-    };
+    let _guard = ConnGuard { conn: conn.clone(), tls };
     let mut wire = Wire::new(stream);
     match protocol(&conn, &mut wire).await {
         Some(CodecType::Http2) => {
@@ -233,123 +219,133 @@ fn idle_deadline(conn: &Conn) -> u64 {
     }
 }
 
-/// Why no further request came.
+/// Why a request head is not complete.
 enum NoHead {
     Closed,
-    Idle,
     HeaderTimeout,
     Refused(HeadError),
 }
 
 async fn serve_h1(conn: &Rc<Conn>, wire: Wire) {
-    let manager = &conn.manager;
-    let mut down = Down::h1(Side::H1(H1Side::new(wire, manager.header_case)));
+    let mut down = Down::h1(Side::H1(H1Side::new(wire, conn.manager.header_case)));
     let timer = conn.worker.timers.timer();
-    loop {
-        let mut ex: Option<Box<Exchange>> = None;
-        let head = next_head(conn, &mut down, &mut ex, &timer).await;
-        let Some(mut ex) = ex.take() else {
-            if let Err(NoHead::Idle) = head {
-                manager.stats.inc(stat::DOWNSTREAM_CX_IDLE_TIMEOUT);
-            }
-            count_bytes(conn, &mut down);
-            return;
-        };
-        match head {
-            Ok(head) => {
-                begin(conn, &mut down, &mut ex, &head);
-                stream::serve(conn, &mut down, &mut ex, &timer).await;
-            }
-            Err(NoHead::Refused(e)) => {
-                manager.stats.inc(stat::DOWNSTREAM_CX_PROTOCOL_ERROR);
-                if e == HeadError::TooLarge {
-                    manager.stats.inc(stat::DOWNSTREAM_RQ_TOO_LARGE);
-                }
-                ex.request.clear();
-                let reply = LocalReply::protocol_error(e.status(), e.details());
-                stream::answer_only(conn, &mut down, &mut ex, reply, &timer).await;
-            }
-            Err(NoHead::HeaderTimeout) => {
-                manager.stats.inc(stat::DOWNSTREAM_RQ_HEADER_TIMEOUT);
-                ex.request.clear();
-                let mut reply =
-                    LocalReply::text(408, "request header timeout", "request_header_timeout");
-                reply.close = true;
-                stream::answer_only(conn, &mut down, &mut ex, reply, &timer).await;
-            }
-            Err(NoHead::Closed | NoHead::Idle) => {}
-        }
-        conn.worker.give_exchange(ex);
+    while first_byte(conn, &mut down, &timer).await {
+        // An idle connection holds none of what a request needs.
+        let go_on = Box::pin(serve_request(conn, &mut down, &timer)).await;
         count_bytes(conn, &mut down);
-        if down.close {
-            linger(conn, &mut down, &timer).await;
+        if !go_on || down.close {
+            if go_on {
+                Box::pin(linger(conn, &mut down, &timer)).await;
+            }
             return;
         }
     }
+    count_bytes(conn, &mut down);
 }
 
-/// Waits for the next request head. The exchange is made when the first byte is there.
-async fn next_head(
-    conn: &Conn,
-    down: &mut Down,
-    ex: &mut Option<Box<Exchange>>,
-    timer: &Timer,
-) -> Result<RequestHead, NoHead> {
+/// Waits for the first byte of a request. False: none came.
+async fn first_byte(conn: &Conn, down: &mut Down, timer: &Timer) -> bool {
+    let worker = &conn.worker;
+    let Side::H1(side) = &mut down.side else {
+        return false;
+    };
+    let mut deadline = u64::MAX;
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        if !side.wire.buffered().is_empty() {
+            return Poll::Ready(true);
+        }
+        match side.wire.poll_fill(cx, worker) {
+            Poll::Ready(Ok(0) | Err(_)) => Poll::Ready(false),
+            Poll::Ready(Ok(_)) => Poll::Ready(true),
+            Poll::Pending => {
+                if deadline == u64::MAX {
+                    deadline = idle_deadline(conn);
+                }
+                if deadline == u64::MAX {
+                    timer.disarm();
+                } else if worker.timers.now() >= deadline {
+                    conn.manager.stats.inc(stat::DOWNSTREAM_CX_IDLE_TIMEOUT);
+                    return Poll::Ready(false);
+                } else {
+                    timer.arm(deadline, cx.waker());
+                }
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
+/// Serves the request whose first byte is here. False: the connection ended before its head was complete.
+async fn serve_request(conn: &Rc<Conn>, down: &mut Down, timer: &Timer) -> bool {
+    let manager = &conn.manager;
+    let mut ex = conn.worker.take_exchange();
+    ex.times.begin = Some(Instant::now());
+    let head = next_head(conn, down, &mut ex, timer).await;
+    let go_on = !matches!(head, Err(NoHead::Closed));
+    match head {
+        Ok(head) => {
+            begin(conn, down, &mut ex, &head);
+            stream::serve(conn, down, &mut ex, timer).await;
+        }
+        Err(NoHead::Refused(e)) => {
+            manager.stats.inc(stat::DOWNSTREAM_CX_PROTOCOL_ERROR);
+            if e == HeadError::TooLarge {
+                manager.stats.inc(stat::DOWNSTREAM_RQ_TOO_LARGE);
+            }
+            ex.request.clear();
+            let reply = LocalReply::protocol_error(e.status(), e.details());
+            stream::answer_only(conn, down, &mut ex, reply, timer).await;
+        }
+        Err(NoHead::HeaderTimeout) => {
+            manager.stats.inc(stat::DOWNSTREAM_RQ_HEADER_TIMEOUT);
+            ex.request.clear();
+            let mut reply = LocalReply::text(408, "request header timeout", "request_header_timeout");
+            reply.close = true;
+            stream::answer_only(conn, down, &mut ex, reply, timer).await;
+        }
+        Err(NoHead::Closed) => {}
+    }
+    conn.worker.give_exchange(ex);
+    go_on
+}
+
+/// Reads the rest of a request head.
+async fn next_head(conn: &Conn, down: &mut Down, ex: &mut Exchange, timer: &Timer) -> Result<RequestHead, NoHead> {
     let worker = &conn.worker;
     let manager = &conn.manager;
     let Side::H1(side) = &mut down.side else {
         return Err(NoHead::Closed);
     };
     let mut scanner = HeadScanner::default();
+    let limit = manager.config.request_headers_timeout.filter(|d| !d.is_zero());
     let mut deadline = u64::MAX;
     std::future::poll_fn(|cx: &mut Context<'_>| {
         loop {
-            if !side.wire.buffered().is_empty() {
-                let block = ex.get_or_insert_with(|| {
-                    let mut ex = worker.take_exchange();
-                    ex.times.begin = Some(Instant::now());
-                    if let Some(d) = manager.config.request_headers_timeout
-                        && !d.is_zero()
-                    {
-                        deadline = worker.timers.now() + d.as_millis() as u64;
-                    }
-                    ex
-                });
-                let options = &manager.request_options;
-                match parse_request(
-                    side.wire.buffered(),
-                    &mut scanner,
-                    options,
-                    &mut block.request,
-                ) {
-                    Ok(Some(head)) => {
-                        side.wire.consume(head.consumed);
-                        return Poll::Ready(Ok(head));
-                    }
-                    Ok(None) => {}
-                    Err(e) => return Poll::Ready(Err(NoHead::Refused(e))),
+            let options = &manager.request_options;
+            match parse_request(side.wire.buffered(), &mut scanner, options, &mut ex.request) {
+                Ok(Some(head)) => {
+                    side.wire.consume(head.consumed);
+                    return Poll::Ready(Ok(head));
                 }
+                Ok(None) => {}
+                Err(e) => return Poll::Ready(Err(NoHead::Refused(e))),
             }
             match side.wire.poll_fill(cx, worker) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(NoHead::Closed)),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
-                    if deadline == u64::MAX && ex.is_none() {
-                        deadline = idle_deadline(conn);
-                    }
-                    if deadline != u64::MAX {
-                        if worker.timers.now() >= deadline {
-                            let why = if ex.is_none() {
-                                NoHead::Idle
-                            } else {
-                                NoHead::HeaderTimeout
-                            };
-                            return Poll::Ready(Err(why));
-                        }
-                        timer.arm(deadline, cx.waker());
-                    } else {
+                    let Some(limit) = limit else {
                         timer.disarm();
+                        return Poll::Pending;
+                    };
+                    if deadline == u64::MAX {
+                        deadline = worker.timers.now() + limit.as_millis() as u64;
                     }
+                    if worker.timers.now() >= deadline {
+                        return Poll::Ready(Err(NoHead::HeaderTimeout));
+                    }
+                    timer.arm(deadline, cx.waker());
                     return Poll::Pending;
                 }
             }
@@ -373,9 +369,7 @@ fn begin(conn: &Conn, down: &mut Down, ex: &mut Exchange, head: &RequestHead) {
         if let Side::H1(s) = &mut down.side
             && !ex.request_ends_with_head
         {
-            s.wire
-                .out(&conn.worker)
-                .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            s.wire.out(&conn.worker).extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             down.continue_pending = true;
         }
     }
@@ -386,23 +380,15 @@ fn begin(conn: &Conn, down: &mut Down, ex: &mut Exchange, head: &RequestHead) {
 
 fn count_bytes(conn: &Conn, down: &mut Down) {
     if let Side::H1(s) = &mut down.side {
-        let (rx, tx) = (
-            std::mem::take(&mut s.wire.received),
-            std::mem::take(&mut s.wire.sent),
-        );
-        conn.manager
-            .stats
-            .add(stat::DOWNSTREAM_CX_RX_BYTES_TOTAL, rx);
-        conn.manager
-            .stats
-            .add(stat::DOWNSTREAM_CX_TX_BYTES_TOTAL, tx);
+        let (rx, tx) = (std::mem::take(&mut s.wire.received), std::mem::take(&mut s.wire.sent));
+        conn.manager.stats.add(stat::DOWNSTREAM_CX_RX_BYTES_TOTAL, rx);
+        conn.manager.stats.add(stat::DOWNSTREAM_CX_TX_BYTES_TOTAL, tx);
     }
 }
 
 /// Closes gently: our end is shut, and what the client still sends is read and dropped until it closes
 /// or `delayed_close_timeout` is over, so that no reset destroys the response on its way.
 async fn linger(conn: &Conn, down: &mut Down, timer: &Timer) {
-    let _ = DISCARD_BYTES_MAX;
     let wait = conn.manager.config.delayed_close_timeout;
     let worker = &conn.worker;
     let Side::H1(side) = &mut down.side else {
@@ -435,9 +421,7 @@ async fn linger(conn: &Conn, down: &mut Down, timer: &Timer) {
             }
         }
         if worker.timers.now() >= deadline {
-            conn.manager
-                .stats
-                .inc(stat::DOWNSTREAM_CX_DELAYED_CLOSE_TIMEOUT);
+            conn.manager.stats.inc(stat::DOWNSTREAM_CX_DELAYED_CLOSE_TIMEOUT);
             return Poll::Ready(());
         }
         timer.arm(deadline, cx.waker());

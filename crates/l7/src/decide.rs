@@ -39,11 +39,7 @@ pub enum Routed {
 /// Routes a request.
 pub fn route(conn: &Conn, ex: &Exchange, table: &Rc<Arc<RouteTable>>) -> Routed {
     let tls = conn.facts.tls.as_ref().and_then(|_| downstream_tls(conn));
-    let input = RouteInput {
-        random: ex.random,
-        tls: tls.as_ref(),
-        metadata: ex,
-    };
+    let input = RouteInput { random: ex.random, tls: tls.as_ref(), metadata: ex };
     match proxy_core::route::select(table, &ex.request, &input) {
         Selection::Route(r) => Routed::To(r.vhost as usize, r.route as usize),
         Selection::TlsRedirect { .. } => Routed::TlsFirst,
@@ -53,21 +49,16 @@ pub fn route(conn: &Conn, ex: &Exchange, table: &Rc<Arc<RouteTable>>) -> Routed 
 
 /// Index of the weighted cluster that this request drew.
 pub fn weighted(conn: &Conn, ex: &Exchange, f: &Forward, w: &WeightedClusters) -> usize {
-    let from_header = w.random_value_header.as_ref().and_then(|h| {
-        std::str::from_utf8(ex.request.get(h.as_str().as_bytes())?)
-            .ok()?
-            .parse()
-            .ok()
-    });
+    let from_header = w
+        .random_value_header
+        .as_ref()
+        .and_then(|h| std::str::from_utf8(ex.request.get(h.as_str().as_bytes())?).ok()?.parse().ok());
     let value = match w.use_hash_policy.then(|| peek_hash(conn, ex, f)).flatten() {
         Some(hash) => hash,
         None => from_header.unwrap_or(ex.random),
     };
     let chosen = proxy_core::route::pick_weighted(w, value);
-    w.clusters
-        .iter()
-        .position(|c| std::ptr::eq(c, chosen))
-        .unwrap_or(0)
+    w.clusters.iter().position(|c| std::ptr::eq(c, chosen)).unwrap_or(0)
 }
 
 /// The cluster that the route chose, or `None` when a header should name it and does not.
@@ -78,10 +69,7 @@ pub fn cluster_name(found: &Found, ex: &Exchange) -> Option<Name> {
     match found.weighted().map_or(&f.cluster, |w| &w.cluster) {
         ClusterSpecifier::Cluster(n) => Some(n.clone()),
         ClusterSpecifier::Header(h) => {
-            let value = ex
-                .request
-                .get(h.as_str().as_bytes())
-                .filter(|v| !v.is_empty())?;
+            let value = ex.request.get(h.as_str().as_bytes()).filter(|v| !v.is_empty())?;
             Some(std::str::from_utf8(value).ok()?.into())
         }
         ClusterSpecifier::Weighted(_) => None,
@@ -112,19 +100,13 @@ pub fn local_descriptor(cx: &FilterCx<'_>, ex: &Exchange, c: &LocalRateLimit) ->
     let limits = if own { &c.rate_limits[..] } else { of_route };
     for limit in limits {
         let mut entries: Vec<(String, String)> = Vec::new();
-        let complete = limit
-            .actions
-            .iter()
-            .all(|a| descriptor_entry(cx, ex, a, &mut entries));
+        let complete = limit.actions.iter().all(|a| descriptor_entry(cx, ex, a, &mut entries));
         if !complete || entries.is_empty() {
             continue;
         }
         let fits = |want: &[(Name, Name)]| {
             want.len() == entries.len()
-                && want
-                    .iter()
-                    .zip(&entries)
-                    .all(|(w, e)| *w.0 == *e.0 && (w.1.is_empty() || *w.1 == *e.1))
+                && want.iter().zip(&entries).all(|(w, e)| *w.0 == *e.0 && (w.1.is_empty() || *w.1 == *e.1))
         };
         if let Some(i) = c.descriptors.iter().position(|d| fits(&d.entries)) {
             return Some(i);
@@ -143,31 +125,18 @@ fn descriptor_entry(
     let text = |v: &[u8]| String::from_utf8_lossy(v).into_owned();
     match action {
         RateLimitAction::SourceCluster => {
-            entries.push((
-                "source_cluster".into(),
-                cx.conn.manager.node.cluster.clone(),
-            ));
+            entries.push(("source_cluster".into(), cx.conn.manager.node.cluster.clone()));
         }
         RateLimitAction::DestinationCluster => {
-            let name = cx
-                .found
-                .and_then(|f| cluster_name(f, ex))
-                .unwrap_or_else(|| "".into());
+            let name = cx.found.and_then(|f| cluster_name(f, ex)).unwrap_or_else(|| "".into());
             entries.push(("destination_cluster".into(), name.to_string()));
         }
-        RateLimitAction::RequestHeaders {
-            name,
-            key,
-            skip_if_absent,
-        } => match ex.request.get(name.as_str().as_bytes()) {
+        RateLimitAction::RequestHeaders { name, key, skip_if_absent } => match ex.request.get(name.as_str().as_bytes())
+        {
             Some(v) => entries.push((key.to_string(), text(v))),
             None => return *skip_if_absent,
         },
-        RateLimitAction::QueryParameters {
-            name,
-            key,
-            skip_if_absent,
-        } => {
+        RateLimitAction::QueryParameters { name, key, skip_if_absent } => {
             let query = matcher::query_of(ex.request.path());
             match matcher::query_value(query, name.as_bytes()) {
                 Some(v) => entries.push((key.to_string(), text(v))),
@@ -181,12 +150,7 @@ fn descriptor_entry(
         RateLimitAction::GenericKey { key, value } => {
             entries.push((key.to_string(), value.to_string()));
         }
-        RateLimitAction::HeaderValueMatch {
-            key,
-            value,
-            expect_match,
-            headers,
-        } => {
+        RateLimitAction::HeaderValueMatch { key, value, expect_match, headers } => {
             if matcher::headers(headers, &ex.request) != *expect_match {
                 return false;
             }
@@ -199,9 +163,7 @@ fn descriptor_entry(
 
 /// Applies header operations that belong to no route.
 pub fn apply_ops(conn: &Conn, ex: &mut Exchange, ops: &HeaderOps, request: bool) {
-    edit(conn, ex, request, |block, facts| {
-        headers::apply_level(ops, block, facts, request)
-    });
+    edit(conn, ex, request, |block, facts| headers::apply_level(ops, block, facts, request));
 }
 
 /// The headers of operations whose values are constant.
@@ -218,24 +180,13 @@ pub fn literal_headers(ops: &HeaderOps) -> Vec<(Cow<'static, str>, Vec<u8>)> {
 /// Applies the mutations of the `header_mutation` filter.
 pub fn mutate(conn: &Conn, ex: &mut Exchange, list: &[Mutation], request: bool) {
     if !list.is_empty() {
-        edit(conn, ex, request, |block, facts| {
-            headers::mutate(list, block, facts, request)
-        });
+        edit(conn, ex, request, |block, facts| headers::mutate(list, block, facts, request));
     }
 }
 
 /// Takes the block that is changed out of the exchange while the rest of it is looked at.
-fn edit(
-    conn: &Conn,
-    ex: &mut Exchange,
-    request: bool,
-    change: impl FnOnce(&mut HeaderBlock, &Facts<'_>),
-) {
-    let mut block = std::mem::take(if request {
-        &mut ex.request
-    } else {
-        &mut ex.response
-    });
+fn edit(conn: &Conn, ex: &mut Exchange, request: bool, change: impl FnOnce(&mut HeaderBlock, &Facts<'_>)) {
+    let mut block = std::mem::take(if request { &mut ex.request } else { &mut ex.response });
     {
         let mut facts = facts(conn, ex, None);
         if request {
@@ -245,11 +196,7 @@ fn edit(
         }
         change(&mut block, &facts);
     }
-    *(if request {
-        &mut ex.request
-    } else {
-        &mut ex.response
-    }) = block;
+    *(if request { &mut ex.request } else { &mut ex.response }) = block;
 }
 
 /// Evaluates and stores filter state.
@@ -267,16 +214,12 @@ pub fn set_filter_state(conn: &Conn, ex: &mut Exchange, config: &SetFilterState)
 
 /// Request header operations of a route, all levels.
 pub fn request_headers(conn: &Conn, ex: &mut Exchange, chain: &HeaderChain) {
-    edit(conn, ex, true, |block, facts| {
-        headers::apply(chain, block, facts, true)
-    });
+    edit(conn, ex, true, |block, facts| headers::apply(chain, block, facts, true));
 }
 
 /// Response header operations of a route, all levels.
 pub fn response_headers(conn: &Conn, ex: &mut Exchange, chain: &HeaderChain) {
-    edit(conn, ex, false, |block, facts| {
-        headers::apply(chain, block, facts, false)
-    });
+    edit(conn, ex, false, |block, facts| headers::apply(chain, block, facts, false));
 }
 
 /// Rewrites a local reply as configured. Leaves the body in `ex.buffered`; returns whether there is one.
@@ -288,16 +231,9 @@ pub fn local_reply(
     has_body: bool,
 ) -> bool {
     ex.status = ex.response.status().unwrap_or(0);
-    let mut body = if has_body {
-        reply.body.as_bytes().to_vec()
-    } else {
-        Vec::new()
-    };
+    let mut body = if has_body { reply.body.as_bytes().to_vec() } else { Vec::new() };
     let mut body_format = config.body_format.as_ref();
-    let chosen = config
-        .mappers
-        .iter()
-        .find(|m| crate::log::passes(&m.filter, ex, &facts(conn, ex, None), conn));
+    let chosen = config.mappers.iter().find(|m| crate::log::passes(&m.filter, ex, &facts(conn, ex, None), conn));
     if let Some(m) = chosen {
         if let Some(status) = m.status {
             ex.response.set_status(status);
@@ -399,7 +335,7 @@ pub fn path_rewrite(conn: &Conn, ex: &Exchange, found: &Found, f: &Forward) -> O
         }
     };
     out.extend_from_slice(&full[path.len()..]);
-    (out != full).then_some(out)
+    Some(out)
 }
 
 /// How much of `path` the route's path matcher matched.
@@ -415,10 +351,7 @@ pub fn matched_prefix(found: &Found, path: &[u8]) -> usize {
 
 /// Bytes of a request body that may be kept for another try.
 pub fn replay_limit(found: &Found) -> Option<usize> {
-    found
-        .route()
-        .request_body_buffer_limit
-        .map(|n| usize::try_from(n).unwrap_or(usize::MAX))
+    found.route().request_body_buffer_limit.map(|n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
 /// The hash for consistent balancing; may ask for a cookie on the response.
@@ -436,8 +369,7 @@ fn peek_hash(conn: &Conn, ex: &Exchange, f: &Forward) -> Option<u64> {
 
 fn hash_with(conn: &Conn, ex: &mut Exchange, f: &Forward) -> Option<u64> {
     let remote = ex.remote.unwrap_or(conn.facts.remote).ip();
-    let (hash, cookie) =
-        proxy_core::hash::request(&f.hash_policy, &ex.request, Some(remote), &*ex, ex.random);
+    let (hash, cookie) = proxy_core::hash::request(&f.hash_policy, &ex.request, Some(remote), &*ex, ex.random);
     let cookie = cookie.map(|c| c.header().into_bytes());
     ex.set_cookie = cookie;
     hash

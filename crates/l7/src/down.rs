@@ -1,9 +1,7 @@
 //! How does a response go out on a downstream connection?
 
 use bytes::Bytes;
-use http1::{
-    BodyKind, BodyReader, HeaderBlock, HeaderId, Reason, RequestHead, Version, write_response_head,
-};
+use http1::{BodyKind, BodyReader, HeaderBlock, HeaderId, Reason, RequestHead, Version, write_response_head};
 
 use crate::h2_headers;
 use crate::side::{H2Side, Lost, SendMode, Side, lost};
@@ -55,17 +53,9 @@ impl Down {
     }
 
     /// A downstream HTTP/2 stream.
-    pub fn h2(
-        recv: Option<h2::RecvStream>,
-        respond: h2::server::SendResponse<Bytes>,
-        head: bool,
-    ) -> Self {
+    pub fn h2(recv: Option<h2::RecvStream>, respond: h2::server::SendResponse<Bytes>, head: bool) -> Self {
         let side = Side::H2(H2Side::receiving(recv));
-        Down {
-            respond: Some(respond),
-            head_request: head,
-            ..Down::h1(side)
-        }
+        Down { respond: Some(respond), head_request: head, ..Down::h1(side) }
     }
 
     /// Starts the next HTTP/1.1 request.
@@ -102,19 +92,13 @@ impl Down {
     }
 
     /// Queues the response head.
-    pub fn send_head(
-        &mut self,
-        block: &mut HeaderBlock,
-        body: ResponseBody,
-        worker: &Worker,
-    ) -> Result<(), Lost> {
+    pub fn send_head(&mut self, block: &mut HeaderBlock, body: ResponseBody, worker: &Worker) -> Result<(), Lost> {
         self.responded = true;
         match &mut self.side {
             Side::H1(s) => {
                 let status = block.status().unwrap_or(500);
                 let has_length = block.has(HeaderId::CONTENT_LENGTH);
-                let bodiless =
-                    self.head_request || status / 100 == 1 || matches!(status, 204 | 304);
+                let bodiless = self.head_request || status / 100 == 1 || matches!(status, 204 | 304);
                 let mut extra: &[u8] = b"";
                 s.mode = match body {
                     ResponseBody::Tunnel => {
@@ -140,11 +124,7 @@ impl Down {
                     }
                     ResponseBody::Stream { raw } => {
                         extra = b"transfer-encoding: chunked\r\n";
-                        if raw {
-                            SendMode::RawChunked
-                        } else {
-                            SendMode::Chunked
-                        }
+                        if raw { SendMode::RawChunked } else { SendMode::Chunked }
                     }
                 };
                 if body != ResponseBody::Tunnel {
@@ -155,14 +135,7 @@ impl Down {
                     }
                 }
                 let (case, version) = (s.case, self.version);
-                write_response_head(
-                    s.wire.out(worker),
-                    block,
-                    version,
-                    case,
-                    Reason::Standard,
-                    extra,
-                );
+                write_response_head(s.wire.out(worker), block, version, case, Reason::Standard, extra);
                 Ok(())
             }
             Side::H2(s) => {
@@ -170,9 +143,7 @@ impl Down {
                     return Err(Lost::Closed);
                 };
                 let end = body == ResponseBody::None;
-                let send = respond
-                    .send_response(h2_headers::response(block), end)
-                    .map_err(|e| lost(&e))?;
+                let send = respond.send_response(h2_headers::response(block), end).map_err(|e| lost(&e))?;
                 s.send = (!end).then_some(send);
                 Ok(())
             }
@@ -184,20 +155,11 @@ impl Down {
         match &mut self.side {
             Side::H1(s) => {
                 let case = s.case;
-                write_response_head(
-                    s.wire.out(worker),
-                    block,
-                    Version::Http11,
-                    case,
-                    Reason::Standard,
-                    b"",
-                );
+                write_response_head(s.wire.out(worker), block, Version::Http11, case, Reason::Standard, b"");
                 Ok(())
             }
             Side::H2(_) => match &mut self.respond {
-                Some(r) => r
-                    .send_informational(h2_headers::response(block))
-                    .map_err(|e| lost(&e)),
+                Some(r) => r.send_informational(h2_headers::response(block)).map_err(|e| lost(&e)),
                 None => Ok(()),
             },
         }

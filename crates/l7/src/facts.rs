@@ -28,11 +28,7 @@ impl PeerText {
         PeerText {
             sha256: peer.sha256_hex(),
             sha1: peer.sha1_hex(),
-            pem: if pem {
-                peer.pem_url_encoded()
-            } else {
-                String::new()
-            },
+            pem: if pem { peer.pem_url_encoded() } else { String::new() },
         }
     }
 }
@@ -50,9 +46,7 @@ impl MetadataView for Exchange {
 /// TLS facts of the downstream connection.
 pub fn downstream_tls(conn: &Conn) -> Option<TlsFacts<'_>> {
     let tls = conn.facts.tls.as_deref()?;
-    let text = conn
-        .peer_text
-        .get_or_init(|| PeerText::of(tls, conn.manager.needs_peer_pem));
+    let text = conn.peer_text.get_or_init(|| PeerText::of(tls, conn.manager.needs_peer_pem));
     Some(tls_facts(tls, text))
 }
 
@@ -88,11 +82,7 @@ fn tls_facts<'a>(tls: &'a TlsInfo, text: &'a PeerText) -> TlsFacts<'a> {
 
 /// Everything known of a stream now.
 pub fn facts<'a>(conn: &'a Conn, ex: &'a Exchange, found: Option<&'a Found>) -> Facts<'a> {
-    static NO_TEXT: PeerText = PeerText {
-        sha256: String::new(),
-        sha1: String::new(),
-        pem: String::new(),
-    };
+    static NO_TEXT: PeerText = PeerText { sha256: String::new(), sha1: String::new(), pem: String::new() };
     let begin = ex.times.begin.unwrap_or_else(Instant::now);
     let since = |t: Option<Instant>| t.map(|t| t.saturating_duration_since(begin));
     let up = &ex.upstream;
@@ -120,11 +110,7 @@ pub fn facts<'a>(conn: &'a Conn, ex: &'a Exchange, found: Option<&'a Found>) -> 
             downstream_handshake: None::<Duration>,
             pool_ready: since(ex.times.connect_end),
         },
-        bytes: Bytes {
-            received: ex.bytes_received,
-            sent: ex.bytes_sent,
-            ..Default::default()
-        },
+        bytes: Bytes { received: ex.bytes_received, sent: ex.bytes_sent, ..Default::default() },
         protocol: ex.protocol.as_str(),
         upstream_protocol: up.protocol.map_or("", Protocol::as_str),
         response_code: ex.status,

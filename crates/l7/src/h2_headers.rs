@@ -19,8 +19,7 @@ pub fn map(block: &HeaderBlock) -> HeaderMap {
         if name.first() == Some(&b':') || hop_by_hop(name) {
             continue;
         }
-        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value))
-        else {
+        let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) else {
             continue;
         };
         map.append(name, value);
@@ -29,15 +28,7 @@ pub fn map(block: &HeaderBlock) -> HeaderMap {
 }
 
 fn hop_by_hop(name: &[u8]) -> bool {
-    matches!(
-        name,
-        b"connection"
-            | b"keep-alive"
-            | b"proxy-connection"
-            | b"transfer-encoding"
-            | b"upgrade"
-            | b"host"
-    )
+    matches!(name, b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding" | b"upgrade" | b"host")
 }
 
 /// Reads a request head. Returns false when it is not one that can be forwarded.
@@ -87,15 +78,8 @@ pub fn request(block: &HeaderBlock) -> Option<Request<()>> {
     if request.method() == Method::CONNECT && protocol.is_none() {
         uri = uri.authority(authority);
     } else {
-        let scheme: &[u8] = if block.scheme().is_empty() {
-            b"http"
-        } else {
-            block.scheme()
-        };
-        uri = uri
-            .scheme(scheme)
-            .authority(authority)
-            .path_and_query(block.path());
+        let scheme: &[u8] = if block.scheme().is_empty() { b"http" } else { block.scheme() };
+        uri = uri.scheme(scheme).authority(authority).path_and_query(block.path());
     }
     *request.uri_mut() = uri.build().ok()?;
     *request.headers_mut() = map(block);
@@ -116,10 +100,8 @@ pub fn read_response(head: &http::response::Parts, block: &mut HeaderBlock) {
 pub fn response(block: &HeaderBlock) -> Response<()> {
     let mut response = Response::new(());
     *response.version_mut() = Version::HTTP_2;
-    *response.status_mut() = block
-        .status()
-        .and_then(|s| StatusCode::from_u16(s).ok())
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() =
+        block.status().and_then(|s| StatusCode::from_u16(s).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     *response.headers_mut() = map(block);
     response
 }

@@ -34,21 +34,9 @@ pub async fn serve(conn: Rc<Conn>, wire: Wire) {
     let options = &conn.manager.config.http2;
     let mut builder = h2::server::Builder::new();
     builder
-        .initial_window_size(
-            options
-                .initial_stream_window_size
-                .unwrap_or(STREAM_WINDOW_BYTES),
-        )
-        .initial_connection_window_size(
-            options
-                .initial_connection_window_size
-                .unwrap_or(CONNECTION_WINDOW_BYTES),
-        )
-        .max_concurrent_streams(
-            options
-                .max_concurrent_streams
-                .unwrap_or(MAX_CONCURRENT_STREAMS),
-        )
+        .initial_window_size(options.initial_stream_window_size.unwrap_or(STREAM_WINDOW_BYTES))
+        .initial_connection_window_size(options.initial_connection_window_size.unwrap_or(CONNECTION_WINDOW_BYTES))
+        .max_concurrent_streams(options.max_concurrent_streams.unwrap_or(MAX_CONCURRENT_STREAMS))
         .max_header_list_size(conn.manager.config.max_request_headers_kb << 10)
         .max_pending_accept_reset_streams(PENDING_RESET_STREAMS_MAX)
         .max_send_buffer_size(SEND_BUFFER_BYTES);
@@ -57,10 +45,7 @@ pub async fn serve(conn: Rc<Conn>, wire: Wire) {
     }
     let timers = conn.worker.timers.clone();
     let idle_for = conn.manager.config.idle_timeout.filter(|d| !d.is_zero());
-    let Ok(mut h2) = builder
-        .handshake::<_, bytes::Bytes>(Rewound::new(wire))
-        .await
-    else {
+    let Ok(mut h2) = builder.handshake::<_, bytes::Bytes>(Rewound::new(wire)).await else {
         conn.manager.stats.inc(stat::DOWNSTREAM_CX_PROTOCOL_ERROR);
         return;
     };
@@ -100,11 +85,7 @@ pub async fn serve(conn: Rc<Conn>, wire: Wire) {
             Event::Request(Some(r)) => match *r {
                 Ok((request, respond)) => {
                     active.set(active.get() + 1);
-                    let guard = Finished {
-                        active: active.clone(),
-                        last: last.clone(),
-                        conn: conn.clone(),
-                    };
+                    let guard = Finished { active: active.clone(), last: last.clone(), conn: conn.clone() };
                     tokio::task::spawn_local(serve_stream(conn.clone(), request, respond, guard));
                 }
                 Err(e) => {
@@ -130,13 +111,7 @@ pub async fn serve(conn: Rc<Conn>, wire: Wire) {
     }
 }
 
-type Accepted = Result<
-    (
-        http::Request<h2::RecvStream>,
-        h2::server::SendResponse<bytes::Bytes>,
-    ),
-    h2::Error,
->;
+type Accepted = Result<(http::Request<h2::RecvStream>, h2::server::SendResponse<bytes::Bytes>), h2::Error>;
 
 enum Event {
     Request(Option<Box<Accepted>>),
@@ -199,11 +174,7 @@ impl Rewound {
 }
 
 impl AsyncRead for Rewound {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         let this = self.get_mut();
         let left = this.wire.buffered();
         if !left.is_empty() {
@@ -218,11 +189,7 @@ impl AsyncRead for Rewound {
 }
 
 impl AsyncWrite for Rewound {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.get_mut().wire.stream).poll_write(cx, buf)
     }
 

@@ -123,16 +123,14 @@ impl Wire {
                     self.received += n as u64;
                     return Poll::Ready(Ok(n));
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    match self.stream.poll_read_ready(cx) {
-                        Poll::Ready(Ok(())) => {}
-                        Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
-                        Poll::Pending => {
-                            self.release(worker);
-                            return Poll::Pending;
-                        }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => match self.stream.poll_read_ready(cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(e)) => return Poll::Ready(Err(e)),
+                    Poll::Pending => {
+                        self.release(worker);
+                        return Poll::Pending;
                     }
-                }
+                },
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Poll::Ready(Err(e)),
             }
@@ -167,8 +165,7 @@ impl Wire {
             let r = if queued.is_empty() {
                 self.stream.try_write(data)
             } else {
-                self.stream
-                    .try_write_vectored(&[IoSlice::new(queued), IoSlice::new(data)])
+                self.stream.try_write_vectored(&[IoSlice::new(queued), IoSlice::new(data)])
             };
             match r {
                 Ok(n) => {

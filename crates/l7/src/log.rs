@@ -36,11 +36,7 @@ impl Logger {
             LogSink::Grpc(_) | LogSink::OpenTelemetry(_) => return None,
         };
         let sink = sinks.open(path).ok()?;
-        Some(Logger {
-            filter: config.filter.clone(),
-            format: format.clone(),
-            sink,
-        })
+        Some(Logger { filter: config.filter.clone(), format: format.clone(), sink })
     }
 
     /// Writes the entry if the filter lets it.
@@ -66,14 +62,9 @@ pub fn passes(filter: &LogFilter, ex: &Exchange, facts: &Facts<'_>, conn: &Conn)
         LogFilter::Duration(c) => c.holds(facts.marks.total.unwrap_or_default().as_millis() as u64),
         LogFilter::NotHealthCheck => !ex.health_check,
         LogFilter::Traceable => facts.traced,
-        LogFilter::Runtime {
-            fraction,
-            independent,
-        } => fraction.hit(if *independent {
-            conn.worker.random()
-        } else {
-            ex.random
-        }),
+        LogFilter::Runtime { fraction, independent } => {
+            fraction.hit(if *independent { conn.worker.random() } else { ex.random })
+        }
         LogFilter::And(all) => all.iter().all(|f| passes(f, ex, facts, conn)),
         LogFilter::Or(any) => any.iter().any(|f| passes(f, ex, facts, conn)),
         LogFilter::Header(m) => matcher::header(m, &ex.request),
@@ -82,10 +73,7 @@ pub fn passes(filter: &LogFilter, ex: &Exchange, facts: &Facts<'_>, conn: &Conn)
                 return !ex.flags.is_empty();
             }
             let flag = |n: &str| ResponseFlags::from_short(n);
-            names
-                .iter()
-                .filter_map(|n| flag(n))
-                .any(|f| ex.flags.contains(f))
+            names.iter().filter_map(|n| flag(n)).any(|f| ex.flags.contains(f))
         }
         LogFilter::GrpcStatus { statuses, exclude } => {
             let status = ex
@@ -93,36 +81,17 @@ pub fn passes(filter: &LogFilter, ex: &Exchange, facts: &Facts<'_>, conn: &Conn)
                 .get_id(HeaderId::GRPC_STATUS)
                 .or(ex.response.get_id(HeaderId::GRPC_STATUS))
                 .and_then(|v| std::str::from_utf8(v).ok()?.parse().ok())
-                .unwrap_or_else(|| {
-                    if ex.status == 200 {
-                        0
-                    } else {
-                        crate::reply::grpc_status(ex.status)
-                    }
-                });
+                .unwrap_or_else(|| if ex.status == 200 { 0 } else { crate::reply::grpc_status(ex.status) });
             statuses.contains(&status) != *exclude
         }
-        LogFilter::Metadata {
-            matcher: m,
-            match_if_key_not_found,
-        } => match m {
+        LogFilter::Metadata { matcher: m, match_if_key_not_found } => match m {
             None => true,
             Some(m) => {
-                let there = ex
-                    .metadata
-                    .get(&m.filter)
-                    .and_then(|v| v.path(&m.path))
-                    .is_some();
-                if there {
-                    matcher::metadata(m, ex)
-                } else {
-                    *match_if_key_not_found
-                }
+                let there = ex.metadata.get(&m.filter).and_then(|v| v.path(&m.path)).is_some();
+                if there { matcher::metadata(m, ex) } else { *match_if_key_not_found }
             }
         },
-        LogFilter::LogType { types, exclude } => {
-            types.iter().any(|t| &**t == facts.log_type) != *exclude
-        }
+        LogFilter::LogType { types, exclude } => types.iter().any(|t| &**t == facts.log_type) != *exclude,
         LogFilter::Cel(c) => crate::decide::cel(&c.expr, facts),
     }
 }

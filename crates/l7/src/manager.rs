@@ -104,11 +104,7 @@ impl Manager {
             router_stats: deps.store.block(&prefix),
             filters: filters.into(),
             router: router.unwrap_or_else(default_router),
-            loggers: config
-                .access_logs
-                .iter()
-                .filter_map(|l| Logger::new(l, deps.sinks))
-                .collect(),
+            loggers: config.access_logs.iter().filter_map(|l| Logger::new(l, deps.sinks)).collect(),
             request_options: request_options(&config),
             header_case: header_case(config.http1.header_case),
             local_ip: local_ip(),
@@ -198,9 +194,5 @@ fn local_ip() -> Option<IpAddr> {
     // Connecting a datagram socket sends nothing; it asks the kernel which source it would use.
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;
-    socket
-        .local_addr()
-        .ok()
-        .map(|a| a.ip())
-        .filter(|ip| !ip.is_unspecified())
+    socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified())
 }

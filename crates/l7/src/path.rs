@@ -4,10 +4,7 @@
 //! The query is never touched.
 
 fn split(path: &[u8]) -> (&[u8], &[u8]) {
-    let end = path
-        .iter()
-        .position(|b| matches!(b, b'?' | b'#'))
-        .unwrap_or(path.len());
+    let end = path.iter().position(|b| matches!(b, b'?' | b'#')).unwrap_or(path.len());
     path.split_at(end)
 }
 

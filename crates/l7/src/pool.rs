@@ -19,9 +19,7 @@ use telemetry::stats::Block;
 use telemetry::stats::envoy::{charge, charge_time, cluster as stat};
 use tls::TlsInfo;
 use tokio::time::Instant;
-use upstream::{
-    ConnectRequest, Guard, Host, Outcome, PickRequest, PoolKey, Resource, WorkerCluster,
-};
+use upstream::{ConnectRequest, Guard, Host, Outcome, PickRequest, PoolKey, Resource, WorkerCluster};
 
 use crate::connection::Conn;
 use crate::exchange::{Exchange, Protocol};
@@ -91,11 +89,7 @@ impl Cluster {
 
     /// Takes a retry from the cluster's budget.
     pub fn try_retry(&self) -> Option<RetryGuard> {
-        self.0
-            .cluster
-            .breakers(Priority::Default)
-            .acquire(Resource::Retries)
-            .map(RetryGuard)
+        self.0.cluster.breakers(Priority::Default).acquire(Resource::Retries).map(RetryGuard)
     }
 
     /// Metadata of the cluster, for logs and filters.
@@ -140,13 +134,7 @@ impl Refused {
 
     /// Notes the failed host for logs.
     pub fn note(&self, ex: &mut Exchange) {
-        if let Refused::Connect {
-            host,
-            address,
-            reason,
-            ..
-        } = self
-        {
+        if let Refused::Connect { host, address, reason, .. } = self {
             ex.upstream.host = Some(host.clone());
             ex.upstream.remote = *address;
             ex.upstream.transport_failure = reason.clone();
@@ -232,11 +220,7 @@ pub fn try_checkout(
     let pick = PickRequest {
         hash: ask.hash,
         avoid: ask.avoid,
-        attempts: if ask.avoid.is_empty() {
-            1
-        } else {
-            attempts(ask)
-        },
+        attempts: if ask.avoid.is_empty() { 1 } else { attempts(ask) },
         original_dst: original_dst(conn, cluster, ex),
         excluded_priorities: &[],
     };
@@ -245,25 +229,12 @@ pub fn try_checkout(
         return Err(Refused::NoHost);
     };
     let protocol = match http.protocol {
-        UpstreamProtocol::UseDownstream if ex.protocol == Protocol::Http2 => {
-            UpstreamProtocol::Http2
-        }
+        UpstreamProtocol::UseDownstream if ex.protocol == Protocol::Http2 => UpstreamProtocol::Http2,
         UpstreamProtocol::UseDownstream => UpstreamProtocol::Http1,
         p => p,
     };
-    let speaks = if protocol == UpstreamProtocol::Http2 {
-        Protocol::Http2
-    } else {
-        ex.protocol
-    };
-    let alpn = alpn::for_protocol(
-        ex,
-        if speaks == Protocol::Http2 {
-            speaks
-        } else {
-            Protocol::Http11
-        },
-    );
+    let speaks = if protocol == UpstreamProtocol::Http2 { Protocol::Http2 } else { ex.protocol };
+    let alpn = alpn::for_protocol(ex, if speaks == Protocol::Http2 { speaks } else { Protocol::Http11 });
     let sni = http.auto_sni.then(|| sni(ex, http)).flatten();
     let key = key(protocol, alpn.as_deref(), sni.as_deref());
     let priority = priority(ask.found);
@@ -273,25 +244,14 @@ pub fn try_checkout(
         return Err(Refused::Overflow);
     };
     match take(cluster, worker, &host, key) {
-        Some((up, connection, served)) => Ok(Ok(lease(
-            cluster, worker, host, key, up, connection, served, requests,
-        ))),
+        Some((up, connection, served)) => Ok(Ok(lease(cluster, worker, host, key, up, connection, served, requests))),
         None => {
             let Some(pending) = entry.breakers(priority).acquire(Resource::Pending) else {
                 entry.stats.inc(stat::UPSTREAM_RQ_PENDING_OVERFLOW);
                 entry.note_breaker(priority, Resource::Pending);
                 return Err(Refused::Overflow);
             };
-            Ok(Err(Ticket {
-                host,
-                key,
-                protocol,
-                priority,
-                alpn,
-                sni,
-                requests,
-                pending,
-            }))
+            Ok(Err(Ticket { host, key, protocol, priority, alpn, sni, requests, pending }))
         }
     }
 }
@@ -328,12 +288,7 @@ fn lease(
 }
 
 /// An idle connection that is still good.
-fn take(
-    cluster: &Cluster,
-    worker: &Worker,
-    host: &Arc<Host>,
-    key: PoolKey,
-) -> Option<(Up, Connection, u64)> {
+fn take(cluster: &Cluster, worker: &Worker, host: &Arc<Host>, key: PoolKey) -> Option<(Up, Connection, u64)> {
     if let Some(shared) = cluster.0.peek_shared(host, key) {
         let up = Up::h2(shared.sender.clone());
         let served = shared.served.get();
@@ -352,19 +307,12 @@ fn take(
         let served = idle.served;
         let side = Side::H1(H1Side::new(idle.wire, header_case(http.http1.header_case)));
         let preserve = http.http1.header_case == proxy_config::hcm::HeaderCase::Preserve;
-        return Some((
-            Up::h1(side, limits(http), preserve),
-            Connection::H1(idle.facts),
-            served,
-        ));
+        return Some((Up::h1(side, limits(http), preserve), Connection::H1(idle.facts), served));
     }
 }
 
 fn limits(http: &proxy_config::cluster::UpstreamHttp) -> Limits {
-    Limits {
-        headers: http.common.max_headers_count as usize,
-        ..Limits::default()
-    }
+    Limits { headers: http.common.max_headers_count as usize, ..Limits::default() }
 }
 
 trait PeekShared {
@@ -376,13 +324,7 @@ impl PeekShared for WorkerCluster<Pooled> {
         if key & 1 == 0 {
             return None;
         }
-        let most = self
-            .cluster
-            .config
-            .http
-            .http2
-            .max_concurrent_streams
-            .map_or(STREAMS_MAX, |n| n as usize);
+        let most = self.cluster.config.http.http2.max_concurrent_streams.map_or(STREAMS_MAX, |n| n as usize);
         let per_connection = max_requests(&self.cluster.config);
         self.peek(host, key, |all| {
             all.retain(|p| !matches!(p, Pooled::H2(s) if !s.usable.get()));
@@ -415,23 +357,12 @@ pub async fn connect(conn: &Conn, cluster: &Cluster, ticket: Ticket) -> Result<L
     stats.inc(stat::UPSTREAM_RQ_PENDING_TOTAL);
     stats.gauge_add(stat::UPSTREAM_RQ_PENDING_ACTIVE, 1);
     let _active = Pending(stats);
-    let Ticket {
-        host,
-        key,
-        protocol,
-        priority,
-        alpn,
-        sni,
-        requests,
-        pending,
-    } = ticket;
+    let Ticket { host, key, protocol, priority, alpn, sni, requests, pending } = ticket;
     let request = ConnectRequest {
         priority,
         alpn: alpn.as_deref(),
         sni: sni.as_deref(),
-        dns_san: sni
-            .as_deref()
-            .filter(|_| entry.config.http.auto_san_validation),
+        dns_san: sni.as_deref().filter(|_| entry.config.http.auto_san_validation),
         proxied: Some((conn.facts.remote, conn.facts.local)),
     };
     let refused = |timeout, reason: Option<Box<str>>| Refused::Connect {
@@ -447,28 +378,19 @@ pub async fn connect(conn: &Conn, cluster: &Cluster, ticket: Ticket) -> Result<L
             Err(e) if e.overflow => {
                 freed.await;
                 if let Some((up, connection, served)) = take(cluster, worker, &host, key) {
-                    return Ok(lease(
-                        cluster, worker, host, key, up, connection, served, requests,
-                    ));
+                    return Ok(lease(cluster, worker, host, key, up, connection, served, requests));
                 }
             }
             Err(e) => {
                 entry.report(&host, Outcome::ConnectFailed);
                 host.stats.rq_error.fetch_add(1, Relaxed);
-                return Err(refused(
-                    e.timeout,
-                    (!e.transport.is_empty()).then_some(e.transport),
-                ));
+                return Err(refused(e.timeout, (!e.transport.is_empty()).then_some(e.transport)));
             }
         }
     };
     drop(pending);
-    let facts = ConnectionFacts {
-        local: opened.local,
-        remote: opened.remote,
-        tls: opened.tls,
-        account: opened.account,
-    };
+    let facts =
+        ConnectionFacts { local: opened.local, remote: opened.remote, tls: opened.tls, account: opened.account };
     let h2 = match protocol {
         UpstreamProtocol::Http2 => true,
         UpstreamProtocol::Auto => matches!(opened.stream.alpn(), Some(b"h2" | b"istio-h2")),
@@ -477,35 +399,15 @@ pub async fn connect(conn: &Conn, cluster: &Cluster, ticket: Ticket) -> Result<L
     let http = &entry.config.http;
     if !h2 {
         stats.inc(stat::UPSTREAM_CX_HTTP1_TOTAL);
-        let side = Side::H1(H1Side::new(
-            Wire::new(opened.stream),
-            header_case(http.http1.header_case),
-        ));
+        let side = Side::H1(H1Side::new(Wire::new(opened.stream), header_case(http.http1.header_case)));
         let preserve = http.http1.header_case == proxy_config::hcm::HeaderCase::Preserve;
         let up = Up::h1(side, limits(http), preserve);
-        return Ok(lease(
-            cluster,
-            worker,
-            host,
-            key,
-            up,
-            Connection::H1(facts),
-            0,
-            requests,
-        ));
+        return Ok(lease(cluster, worker, host, key, up, Connection::H1(facts), 0, requests));
     }
     stats.inc(stat::UPSTREAM_CX_HTTP2_TOTAL);
     let (sender, driver) = h2::client::Builder::new()
-        .initial_window_size(
-            http.http2
-                .initial_stream_window_size
-                .unwrap_or(STREAM_WINDOW_BYTES),
-        )
-        .initial_connection_window_size(
-            http.http2
-                .initial_connection_window_size
-                .unwrap_or(CONNECTION_WINDOW_BYTES),
-        )
+        .initial_window_size(http.http2.initial_stream_window_size.unwrap_or(STREAM_WINDOW_BYTES))
+        .initial_connection_window_size(http.http2.initial_connection_window_size.unwrap_or(CONNECTION_WINDOW_BYTES))
         .enable_push(false)
         .handshake::<_, Bytes>(opened.stream)
         .await
@@ -525,16 +427,7 @@ pub async fn connect(conn: &Conn, cluster: &Cluster, ticket: Ticket) -> Result<L
         usable,
     });
     cluster.0.give(&host, key, Pooled::H2(shared.clone()));
-    Ok(lease(
-        cluster,
-        worker,
-        host,
-        key,
-        Up::h2(sender),
-        Connection::H2(shared),
-        0,
-        requests,
-    ))
+    Ok(lease(cluster, worker, host, key, Up::h2(sender), Connection::H2(shared), 0, requests))
 }
 
 struct Pending<'a>(&'a Block<stat::Cluster>);
@@ -547,28 +440,19 @@ impl Drop for Pending<'_> {
 
 fn attempts(ask: &Ask<'_>) -> u32 {
     match ask.found.map(|f| &f.route().action) {
-        Some(RouteAction::Forward(f)) => f
-            .retry
-            .as_ref()
-            .map_or(1, |r| r.host_selection_max_attempts.max(1) + 1),
+        Some(RouteAction::Forward(f)) => f.retry.as_ref().map_or(1, |r| r.host_selection_max_attempts.max(1) + 1),
         _ => 1,
     }
 }
 
 /// Where an ORIGINAL_DST cluster sends this request.
 fn original_dst(conn: &Conn, cluster: &Cluster, ex: &Exchange) -> Option<SocketAddr> {
-    let proxy_config::cluster::Discovery::OriginalDst(o) = &cluster.0.cluster.config.discovery
-    else {
+    let proxy_config::cluster::Discovery::OriginalDst(o) = &cluster.0.cluster.config.discovery else {
         return None;
     };
     let from_header = o
         .use_http_header
-        .then(|| {
-            std::str::from_utf8(ex.request.get(o.http_header_name.as_str().as_bytes())?)
-                .ok()?
-                .parse()
-                .ok()
-        })
+        .then(|| std::str::from_utf8(ex.request.get(o.http_header_name.as_str().as_bytes())?).ok()?.parse().ok())
         .flatten();
     let mut address: SocketAddr = from_header.unwrap_or(conn.facts.local);
     if let Some(port) = o.upstream_port_override {
@@ -579,10 +463,7 @@ fn original_dst(conn: &Conn, cluster: &Cluster, ex: &Exchange) -> Option<SocketA
 
 fn sni(ex: &Exchange, http: &proxy_config::cluster::UpstreamHttp) -> Option<String> {
     let value = match &http.override_auto_sni_header {
-        Some(h) => ex
-            .request
-            .get(h.as_str().as_bytes())
-            .unwrap_or(ex.request.authority()),
+        Some(h) => ex.request.get(h.as_str().as_bytes()).unwrap_or(ex.request.authority()),
         None => ex.request.authority(),
     };
     let host = crate::request::split_port(value).map_or(value, |(h, _)| h);
@@ -641,8 +522,7 @@ impl Lease {
 
     /// Whether request trailers can be sent.
     pub fn sends_trailers(&self) -> bool {
-        matches!(self.up.side, Side::H2(_))
-            || self.cluster.0.cluster.config.http.http1.enable_trailers
+        matches!(self.up.side, Side::H2(_)) || self.cluster.0.cluster.config.http.http1.enable_trailers
     }
 
     /// The connection became a tunnel.
@@ -657,23 +537,12 @@ impl Lease {
         charge(stats, status, ex.internal, canary);
         let ms = self.sent_at.elapsed().as_millis() as u64;
         charge_time(stats, ms, ex.internal, canary);
-        let counter = if status >= 500 {
-            &self.host.stats.rq_error
-        } else {
-            &self.host.stats.rq_success
-        };
+        let counter = if status >= 500 { &self.host.stats.rq_error } else { &self.host.stats.rq_success };
         counter.fetch_add(1, Relaxed);
-        let grpc = ex
-            .response
-            .get_id(HeaderId::GRPC_STATUS)
-            .filter(|_| ex.grpc && status == 200);
-        let outcome = grpc
-            .and_then(|g| std::str::from_utf8(g).ok()?.parse().ok())
-            .map_or(status, crate::reply::http_status);
-        self.cluster
-            .0
-            .cluster
-            .report(&self.host, Outcome::Status(outcome));
+        let grpc = ex.response.get_id(HeaderId::GRPC_STATUS).filter(|_| ex.grpc && status == 200);
+        let outcome =
+            grpc.and_then(|g| std::str::from_utf8(g).ok()?.parse().ok()).map_or(status, crate::reply::http_status);
+        self.cluster.0.cluster.report(&self.host, Outcome::Status(outcome));
     }
 
     /// The try failed before a response head.
@@ -744,14 +613,8 @@ impl Lease {
         let stats = self.cluster.stats();
         self.served += 1;
         if let Side::H1(s) = &mut self.up.side {
-            stats.add(
-                stat::UPSTREAM_CX_RX_BYTES_TOTAL,
-                std::mem::take(&mut s.wire.received),
-            );
-            stats.add(
-                stat::UPSTREAM_CX_TX_BYTES_TOTAL,
-                std::mem::take(&mut s.wire.sent),
-            );
+            stats.add(stat::UPSTREAM_CX_RX_BYTES_TOTAL, std::mem::take(&mut s.wire.received));
+            stats.add(stat::UPSTREAM_CX_TX_BYTES_TOTAL, std::mem::take(&mut s.wire.sent));
         }
         let spent = max_requests(&self.cluster.0.cluster.config).is_some_and(|n| self.served >= n);
         if spent {
@@ -768,15 +631,8 @@ impl Lease {
         if let Side::H1(mut s) = std::mem::replace(&mut self.up.side, placeholder) {
             s.wire.release(&self.worker);
             let since_ms = self.worker.timers.now();
-            let idle = IdleH1 {
-                wire: s.wire,
-                facts,
-                served: self.served,
-                since_ms,
-            };
-            self.cluster
-                .0
-                .give(&self.host, self.key, Pooled::H1(Box::new(idle)));
+            let idle = IdleH1 { wire: s.wire, facts, served: self.served, since_ms };
+            self.cluster.0.give(&self.host, self.key, Pooled::H1(Box::new(idle)));
         }
         self.leave();
     }
@@ -785,9 +641,7 @@ impl Lease {
         match self.connection.take() {
             Some(Connection::H1(facts)) => {
                 if active {
-                    self.cluster
-                        .stats()
-                        .inc(stat::UPSTREAM_CX_DESTROY_WITH_ACTIVE_RQ);
+                    self.cluster.stats().inc(stat::UPSTREAM_CX_DESTROY_WITH_ACTIVE_RQ);
                 }
                 drop(facts);
             }
@@ -822,12 +676,7 @@ impl Drop for Lease {
 
 /// Whether an idle connection is to be closed now.
 pub fn is_stale(cluster: &upstream::Cluster, pooled: &mut Pooled, now_ms: u64) -> bool {
-    let idle_for = cluster
-        .config
-        .http
-        .idle_timeout
-        .map(|d| d.as_millis() as u64)
-        .filter(|d| *d > 0);
+    let idle_for = cluster.config.http.idle_timeout.map(|d| d.as_millis() as u64).filter(|d| *d > 0);
     match pooled {
         Pooled::H1(c) => {
             if c.wire.is_stale() {
@@ -841,8 +690,7 @@ pub fn is_stale(cluster: &upstream::Cluster, pooled: &mut Pooled, now_ms: u64) -
             idle
         }
         Pooled::H2(s) => {
-            let idle =
-                s.streams.get() == 0 && idle_for.is_some_and(|d| now_ms >= s.since_ms.get() + d);
+            let idle = s.streams.get() == 0 && idle_for.is_some_and(|d| now_ms >= s.since_ms.get() + d);
             if idle {
                 cluster.stats.inc(stat::UPSTREAM_CX_IDLE_TIMEOUT);
             }

@@ -35,9 +35,7 @@ pub fn reply(ex: &Exchange, found: &Found, r: &Redirect) -> LocalReply {
     let scheme: &[u8] = match &r.scheme {
         Some(SchemeRedirect::Https) => b"https",
         Some(SchemeRedirect::Scheme(s)) => s.as_bytes(),
-        None => request
-            .get_id(HeaderId::X_FORWARDED_PROTO)
-            .unwrap_or(b"http"),
+        None => request.get_id(HeaderId::X_FORWARDED_PROTO).unwrap_or(b"http"),
     };
     let mut location = scheme.to_vec();
     location.extend_from_slice(b"://");
@@ -51,12 +49,9 @@ pub fn reply(ex: &Exchange, found: &Found, r: &Redirect) -> LocalReply {
         }
         None => {
             // A default port of the old scheme does not stay when the scheme changes.
-            let (host, port) =
-                split_port(authority).map_or((authority, None), |(h, p)| (h, Some(p)));
+            let (host, port) = split_port(authority).map_or((authority, None), |(h, p)| (h, Some(p)));
             location.extend_from_slice(host);
-            let old = request
-                .get_id(HeaderId::X_FORWARDED_PROTO)
-                .unwrap_or(b"http");
+            let old = request.get_id(HeaderId::X_FORWARDED_PROTO).unwrap_or(b"http");
             let drop = r.scheme.is_some()
                 && scheme != old
                 && matches!((old, port), (b"http", Some(80)) | (b"https", Some(443)));
@@ -107,12 +102,7 @@ pub fn wanted(conn: &Conn, ex: &mut Exchange, found: &Found, relay: &Relay) -> b
     let stats = &conn.manager.router_stats;
     let fail = |counter| {
         stats.inc(counter);
-        if let Some(c) = ex
-            .upstream
-            .cluster
-            .as_ref()
-            .and_then(|n| pool::cluster(&conn.worker, n))
-        {
+        if let Some(c) = ex.upstream.cluster.as_ref().and_then(|n| pool::cluster(&conn.worker, n)) {
             c.stats().inc(stat::UPSTREAM_INTERNAL_REDIRECT_FAILED_TOTAL);
         }
         false
@@ -138,10 +128,7 @@ pub fn wanted(conn: &Conn, ex: &mut Exchange, found: &Found, relay: &Relay) -> b
 fn parse(url: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let colon = memchr::memmem::find(url, b"://")?;
     let rest = &url[colon + 3..];
-    let end = rest
-        .iter()
-        .position(|b| matches!(b, b'/' | b'?' | b'#'))
-        .unwrap_or(rest.len());
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     (end > 0).then(|| (&url[..colon], &rest[..end], &rest[end..]))
 }
 
@@ -153,22 +140,12 @@ pub async fn follow(
     timer: &Timer,
     found: &Found,
 ) -> Result<(), LocalReply> {
-    let location = ex
-        .response
-        .get_id(HeaderId::LOCATION)
-        .unwrap_or(b"")
-        .to_vec();
+    let location = ex.response.get_id(HeaderId::LOCATION).unwrap_or(b"").to_vec();
     let Some((scheme, host, path)) = parse(&location) else {
         return Err(LocalReply::bare(502, "internal_redirect"));
     };
     let request = &mut ex.request;
-    let original = [
-        request.scheme(),
-        b"://",
-        request.authority(),
-        request.path(),
-    ]
-    .concat();
+    let original = [request.scheme(), b"://", request.authority(), request.path()].concat();
     if !request.has(HeaderId::X_ENVOY_ORIGINAL_URL) {
         request.set_id(HeaderId::X_ENVOY_ORIGINAL_URL, &original);
     }
@@ -189,19 +166,11 @@ pub async fn follow(
     }
     ex.redirects += 1;
     let Some(next) = stream::find_route(conn, ex, &found.table) else {
-        conn.manager
-            .router_stats
-            .inc(router_stat::PASSTHROUGH_INTERNAL_REDIRECT_NO_ROUTE);
+        conn.manager.router_stats.inc(router_stat::PASSTHROUGH_INTERNAL_REDIRECT_NO_ROUTE);
         return Err(LocalReply::bare(404, "route_not_found"));
     };
-    if let Some(c) = ex
-        .upstream
-        .cluster
-        .as_ref()
-        .and_then(|n| pool::cluster(&conn.worker, n))
-    {
-        c.stats()
-            .inc(stat::UPSTREAM_INTERNAL_REDIRECT_SUCCEEDED_TOTAL);
+    if let Some(c) = ex.upstream.cluster.as_ref().and_then(|n| pool::cluster(&conn.worker, n)) {
+        c.stats().inc(stat::UPSTREAM_INTERNAL_REDIRECT_SUCCEEDED_TOTAL);
     }
     if !ex.buffered.is_empty() {
         ex.body_collected = true;

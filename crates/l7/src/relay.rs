@@ -108,8 +108,7 @@ impl Relay {
                         up.send(&self.scratch, worker).map_err(Fault::Up)?;
                     }
                     let send = trailers && self.request_trailers;
-                    up.finish(send.then_some(&exchange.request_trailers), worker)
-                        .map_err(Fault::Up)?;
+                    up.finish(send.then_some(&exchange.request_trailers), worker).map_err(Fault::Up)?;
                     self.request_done = true;
                 }
             }
@@ -130,11 +129,7 @@ impl Relay {
             if self.response_done {
                 return down.poll_flush(cx, worker).map_err(Fault::Down);
             }
-            if down
-                .poll_room(cx, worker)
-                .map_err(Fault::Down)?
-                .is_pending()
-            {
+            if down.poll_room(cx, worker).map_err(Fault::Down)?.is_pending() {
                 return Poll::Pending;
             }
             let piece = match up.poll_piece(cx, self.raw_response, worker) {
@@ -168,8 +163,7 @@ impl Relay {
                         trailers = !exchange.response_trailers.is_empty();
                     }
                     let send = trailers && self.response_trailers;
-                    down.finish(send.then_some(&exchange.response_trailers), worker)
-                        .map_err(Fault::Down)?;
+                    down.finish(send.then_some(&exchange.response_trailers), worker).map_err(Fault::Down)?;
                     self.response_done = true;
                 }
             }

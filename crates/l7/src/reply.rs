@@ -30,6 +30,8 @@ pub struct LocalReply {
     pub after_wait: bool,
     /// A direct response of the route: never turned into gRPC.
     pub direct: bool,
+    /// Made by the router: the route's response header operations apply.
+    pub routed: bool,
 }
 
 /// Body of a local reply.
@@ -62,34 +64,19 @@ impl LocalReply {
     /// Status and details only; the connection is kept where that is possible.
     pub fn bare(status: u16, details: &'static str) -> Self {
         let close = status == 400;
-        LocalReply {
-            status,
-            details: details.into(),
-            close,
-            ..Default::default()
-        }
+        LocalReply { status, details: details.into(), close, ..Default::default() }
     }
 
     /// Status, body and details.
     pub fn text(status: u16, body: &'static str, details: &'static str) -> Self {
         let body = Body::Static(body);
-        LocalReply {
-            status,
-            body,
-            details: details.into(),
-            ..Default::default()
-        }
+        LocalReply { status, body, details: details.into(), ..Default::default() }
     }
 
     /// A redirect to `location`.
     pub fn redirect(status: u16, location: Vec<u8>, details: &'static str) -> Self {
         let headers = vec![("location".into(), location)];
-        LocalReply {
-            status,
-            headers,
-            details: details.into(),
-            ..Default::default()
-        }
+        LocalReply { status, headers, details: details.into(), ..Default::default() }
     }
 
     /// A codec error: the reason phrase is the body and the connection is closed.
@@ -117,10 +104,7 @@ impl LocalReply {
             block.set_status(200);
             block.add_id(HeaderId::CONTENT_TYPE, b"application/grpc");
             let mut digits = Vec::new();
-            push_decimal(
-                &mut digits,
-                self.grpc_status.unwrap_or(grpc_status(self.status)) as u64,
-            );
+            push_decimal(&mut digits, self.grpc_status.unwrap_or(grpc_status(self.status)) as u64);
             block.add_id(HeaderId::GRPC_STATUS, &digits);
             let body = self.body.as_bytes();
             if !body.is_empty() {

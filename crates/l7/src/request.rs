@@ -23,18 +23,14 @@ pub fn prepare(
     let hcm = &conn.manager.config;
     if !ex.request.has(HeaderId::AUTHORITY) {
         match (&hcm.http1.default_host_for_http_10, ex.protocol) {
-            (Some(host), Protocol::Http10) => {
-                ex.request.set_id(HeaderId::AUTHORITY, host.as_bytes())
-            }
+            (Some(host), Protocol::Http10) => ex.request.set_id(HeaderId::AUTHORITY, host.as_bytes()),
             _ => return Err(LocalReply::bare(400, "missing_host_header")),
         }
     }
     let connect = ex.request.method() == b"CONNECT";
     if !connect || ex.request.has(HeaderId::PROTOCOL) {
         if ex.request.path().first() != Some(&b'/') {
-            conn.manager
-                .stats
-                .inc(stat::DOWNSTREAM_RQ_NON_RELATIVE_PATH);
+            conn.manager.stats.inc(stat::DOWNSTREAM_RQ_NON_RELATIVE_PATH);
             return Err(LocalReply::bare(404, "absolute_path_rejected"));
         }
         normalize_path(conn, ex)?;
@@ -47,9 +43,7 @@ pub fn prepare(
 fn normalize_path(conn: &Conn, ex: &mut Exchange) -> Result<(), LocalReply> {
     let hcm = &conn.manager.config;
     if memchr::memchr(b'#', ex.request.path()).is_some() {
-        conn.manager
-            .stats
-            .inc(stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION);
+        conn.manager.stats.inc(stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION);
         return Err(LocalReply::bare(400, "path_normalization_failed"));
     }
     let rules = &hcm.path;
@@ -57,22 +51,14 @@ fn normalize_path(conn: &Conn, ex: &mut Exchange) -> Result<(), LocalReply> {
         && let Some(path) = path::unescape_slashes(ex.request.path())
     {
         if rules.escaped_slashes == EscapedSlashes::RejectRequest {
-            conn.manager
-                .stats
-                .inc(stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION);
+            conn.manager.stats.inc(stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION);
             return Err(LocalReply::bare(400, "path_normalization_failed"));
         }
         ex.request.set_id(HeaderId::PATH, &path);
         if rules.escaped_slashes == EscapedSlashes::UnescapeAndRedirect {
             let path = finish_path(conn, &path).unwrap_or(path);
-            conn.manager
-                .stats
-                .inc(stat::DOWNSTREAM_RQ_REDIRECTED_WITH_NORMALIZED_PATH);
-            return Err(LocalReply::redirect(
-                307,
-                path,
-                "redirect_with_normalized_path",
-            ));
+            conn.manager.stats.inc(stat::DOWNSTREAM_RQ_REDIRECTED_WITH_NORMALIZED_PATH);
+            return Err(LocalReply::redirect(307, path, "redirect_with_normalized_path"));
         }
     }
     if (rules.normalize || rules.merge_slashes) && path::may_need_work(ex.request.path()) {
@@ -83,9 +69,7 @@ fn normalize_path(conn: &Conn, ex: &mut Exchange) -> Result<(), LocalReply> {
                 }
             }
             None => {
-                conn.manager
-                    .stats
-                    .inc(stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION);
+                conn.manager.stats.inc(stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION);
                 return Err(LocalReply::bare(400, "path_normalization_failed"));
             }
         }
@@ -135,10 +119,7 @@ pub fn split_port(authority: &[u8]) -> Option<(&[u8], u16)> {
     if memchr::memchr(b']', &authority[colon..]).is_some() {
         return None;
     }
-    let port = std::str::from_utf8(&authority[colon + 1..])
-        .ok()?
-        .parse()
-        .ok()?;
+    let port = std::str::from_utf8(&authority[colon + 1..]).ok()?.parse().ok()?;
     Some((&authority[..colon], port))
 }
 
@@ -164,9 +145,7 @@ fn mutate(conn: &Conn, ex: &mut Exchange, internal_only: &[proxy_config::matcher
     request.remove_id(HeaderId::TRANSFER_ENCODING);
     if let Some(te) = request.get_id(HeaderId::TE) {
         // Only `trailers` is forwarded.
-        let trailers = te
-            .split(|b| *b == b',')
-            .any(|v| v.trim_ascii().eq_ignore_ascii_case(b"trailers"));
+        let trailers = te.split(|b| *b == b',').any(|v| v.trim_ascii().eq_ignore_ascii_case(b"trailers"));
         if trailers {
             request.set_id(HeaderId::TE, b"trailers");
         } else {
@@ -185,18 +164,12 @@ fn mutate(conn: &Conn, ex: &mut Exchange, internal_only: &[proxy_config::matcher
         let request = &mut ex.request;
         if !hcm.skip_xff_append {
             let mut text = IpText::default();
-            let ip = if peer.ip().is_loopback() {
-                conn.manager.local_ip.unwrap_or_else(|| peer.ip())
-            } else {
-                peer.ip()
-            };
+            let ip =
+                if peer.ip().is_loopback() { conn.manager.local_ip.unwrap_or_else(|| peer.ip()) } else { peer.ip() };
             request.append_id(HeaderId::X_FORWARDED_FOR, b",", text.format(ip));
         }
         if hcm.xff_num_trusted_hops == 0 || !request.has(HeaderId::X_FORWARDED_PROTO) {
-            request.set_id(
-                HeaderId::X_FORWARDED_PROTO,
-                if tls { b"https" } else { b"http" },
-            );
+            request.set_id(HeaderId::X_FORWARDED_PROTO, if tls { b"https" } else { b"http" });
         }
         if hcm.append_x_forwarded_port && !request.has(HeaderId::X_FORWARDED_PORT) {
             let port = conn.facts.local.port().to_string();
@@ -210,10 +183,7 @@ fn mutate(conn: &Conn, ex: &mut Exchange, internal_only: &[proxy_config::matcher
     }
     let request = &mut ex.request;
     if !request.has(HeaderId::X_FORWARDED_PROTO) {
-        request.add_id(
-            HeaderId::X_FORWARDED_PROTO,
-            if tls { b"https" } else { b"http" },
-        );
+        request.add_id(HeaderId::X_FORWARDED_PROTO, if tls { b"https" } else { b"http" });
     }
     if let Some(scheme) = &hcm.scheme_to_overwrite {
         request.set_id(HeaderId::SCHEME, scheme.as_bytes());
@@ -230,13 +200,10 @@ fn mutate(conn: &Conn, ex: &mut Exchange, internal_only: &[proxy_config::matcher
     }
 
     let from_header = remote.is_some();
-    let remote = remote.map_or(peer, |ip| {
-        SocketAddr::new(ip, if ip == peer.ip() { peer.port() } else { 0 })
-    });
+    let remote = remote.map_or(peer, |ip| SocketAddr::new(ip, if ip == peer.ip() { peer.port() } else { 0 }));
     ex.remote = Some(remote);
-    ex.internal = single_address
-        && (from_header || hcm.use_remote_address)
-        && hcm.internal_addresses.cidrs.contains(remote.ip());
+    ex.internal =
+        single_address && (from_header || hcm.use_remote_address) && hcm.internal_addresses.cidrs.contains(remote.ip());
     let edge = !ex.internal && hcm.use_remote_address;
     if ex.internal {
         request.set_id(HeaderId::X_ENVOY_INTERNAL, b"true");
@@ -260,8 +227,7 @@ fn mutate(conn: &Conn, ex: &mut Exchange, internal_only: &[proxy_config::matcher
         let mut text = IpText::default();
         request.set_id(HeaderId::X_ENVOY_EXTERNAL_ADDRESS, text.format(remote.ip()));
     }
-    if hcm.generate_request_id
-        && ((edge && !hcm.preserve_external_request_id) || !request.has(HeaderId::X_REQUEST_ID))
+    if hcm.generate_request_id && ((edge && !hcm.preserve_external_request_id) || !request.has(HeaderId::X_REQUEST_ID))
     {
         let id = uuid(conn.worker.random(), conn.worker.random());
         request.set_id(HeaderId::X_REQUEST_ID, &id);
@@ -301,11 +267,7 @@ fn last_address(ex: &Exchange, skip: u32) -> Option<(IpAddr, bool)> {
     let alone = memchr::memchr(b',', value).is_none();
     let part = value.rsplit(|b| *b == b',').nth(skip as usize)?;
     let text = std::str::from_utf8(part.trim_ascii()).ok()?;
-    let ip = text
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse()
-        .ok()?;
+    let ip = text.trim_start_matches('[').trim_end_matches(']').parse().ok()?;
     Some((ip, alone))
 }
 
@@ -345,11 +307,7 @@ fn xfcc(conn: &Conn, ex: &mut Exchange) {
                 out.push_str(value);
             }
         };
-        if let Some(by) = tls
-            .local
-            .as_ref()
-            .and_then(|c| c.facts().uri_sans.first().cloned())
-        {
+        if let Some(by) = tls.local.as_ref().and_then(|c| c.facts().uri_sans.first().cloned()) {
             add("By", &by, false);
         }
         add("Hash", &peer.sha256_hex(), false);
@@ -412,10 +370,7 @@ pub struct IpText {
 
 impl Default for IpText {
     fn default() -> Self {
-        IpText {
-            text: [0; 46],
-            len: 0,
-        }
+        IpText { text: [0; 46], len: 0 }
     }
 }
 
@@ -431,10 +386,7 @@ impl IpText {
 
 impl std::fmt::Write for IpText {
     fn write_str(&mut self, s: &str) -> std::fmt::Result {
-        let room = self
-            .text
-            .get_mut(self.len..self.len + s.len())
-            .ok_or(std::fmt::Error)?;
+        let room = self.text.get_mut(self.len..self.len + s.len()).ok_or(std::fmt::Error)?;
         room.copy_from_slice(s.as_bytes());
         self.len += s.len();
         Ok(())

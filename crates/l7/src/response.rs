@@ -14,9 +14,7 @@ use crate::stream::Found;
 
 /// Response header operations of the route, its virtual host and its table.
 pub fn route_headers(conn: &Conn, ex: &mut Exchange, found: &Found) {
-    let chain = found
-        .weighted()
-        .map_or(&found.route().response_headers, |w| &w.response_headers);
+    let chain = found.weighted().map_or(&found.route().response_headers, |w| &w.response_headers);
     if !chain.is_empty() {
         decide::response_headers(conn, ex, chain);
     }

@@ -55,13 +55,7 @@ pub enum Failure {
 
 impl Failure {
     /// Which deadline is over.
-    pub fn expired(
-        now: u64,
-        global: u64,
-        per_try: u64,
-        stream: u64,
-        request_complete: bool,
-    ) -> Self {
+    pub fn expired(now: u64, global: u64, per_try: u64, stream: u64, request_complete: bool) -> Self {
         if now >= global {
             Failure::GlobalTimeout
         } else if now >= per_try {
@@ -75,46 +69,25 @@ impl Failure {
 
     /// No other try can help: it is the client's or the whole request's time.
     pub fn final_for_client(&self) -> bool {
-        matches!(
-            self,
-            Failure::Client(_)
-                | Failure::GlobalTimeout
-                | Failure::Idle { .. }
-                | Failure::MaxDuration
-        )
+        matches!(self, Failure::Client(_) | Failure::GlobalTimeout | Failure::Idle { .. } | Failure::MaxDuration)
     }
 
     /// The words for the reset, and its flag.
     fn reset(&self) -> (&'static str, ResponseFlags) {
         match self {
             Failure::Pool(Refused::Overflow) => ("overflow", ResponseFlags::UPSTREAM_OVERFLOW),
-            Failure::Pool(Refused::Connect { timeout: true, .. }) => (
-                "connection timeout",
-                ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
-            ),
-            Failure::Pool(_) => (
-                "remote connection failure",
-                ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
-            ),
-            Failure::Upstream {
-                lost: Lost::Protocol,
-                ..
-            } => ("protocol error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR),
-            Failure::Upstream {
-                lost: Lost::Reset(REFUSED_STREAM),
-                ..
-            } => (
-                "remote refused stream reset",
-                ResponseFlags::UPSTREAM_REMOTE_RESET,
-            ),
-            Failure::Upstream {
-                lost: Lost::Reset(_),
-                ..
-            } => ("remote reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
-            _ => (
-                "connection termination",
-                ResponseFlags::UPSTREAM_CONNECTION_TERMINATION,
-            ),
+            Failure::Pool(Refused::Connect { timeout: true, .. }) => {
+                ("connection timeout", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
+            }
+            Failure::Pool(_) => ("remote connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE),
+            Failure::Upstream { lost: Lost::Protocol, .. } => {
+                ("protocol error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR)
+            }
+            Failure::Upstream { lost: Lost::Reset(REFUSED_STREAM), .. } => {
+                ("remote refused stream reset", ResponseFlags::UPSTREAM_REMOTE_RESET)
+            }
+            Failure::Upstream { lost: Lost::Reset(_), .. } => ("remote reset", ResponseFlags::UPSTREAM_REMOTE_RESET),
+            _ => ("connection termination", ResponseFlags::UPSTREAM_CONNECTION_TERMINATION),
         }
     }
 
@@ -133,12 +106,8 @@ impl Failure {
                     .with_flags(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
             }
             Failure::PerTryTimeout => {
-                return LocalReply::text(
-                    504,
-                    "upstream request timeout",
-                    "upstream_per_try_timeout",
-                )
-                .with_flags(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
+                return LocalReply::text(504, "upstream request timeout", "upstream_per_try_timeout")
+                    .with_flags(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);
             }
             Failure::Idle { request_complete } => return stream::idle_timeout(*request_complete),
             Failure::MaxDuration => {
@@ -156,16 +125,10 @@ impl Failure {
             _ => {}
         }
         let (words, flags) = self.reset();
-        let status = if flags == ResponseFlags::UPSTREAM_PROTOCOL_ERROR {
-            502
-        } else {
-            503
-        };
+        let status = if flags == ResponseFlags::UPSTREAM_PROTOCOL_ERROR { 502 } else { 503 };
         let started = ex.times.response_begin.is_some();
         let transport = match self {
-            Failure::Pool(Refused::Connect {
-                reason: Some(r), ..
-            }) => Some(&**r),
+            Failure::Pool(Refused::Connect { reason: Some(r), .. }) => Some(&**r),
             _ => None,
         };
         let mut body = String::from("upstream connect error or disconnect/reset before headers. ");
@@ -188,10 +151,7 @@ impl Failure {
         }
         details.push('}');
         // Details are one word in access logs.
-        let details: String = details
-            .chars()
-            .map(|c| if c.is_ascii_whitespace() { '_' } else { c })
-            .collect();
+        let details: String = details.chars().map(|c| if c.is_ascii_whitespace() { '_' } else { c }).collect();
         let mut reply = LocalReply {
             status,
             flags,
@@ -200,9 +160,7 @@ impl Failure {
             ..Default::default()
         };
         if flags == ResponseFlags::UPSTREAM_OVERFLOW {
-            reply
-                .headers
-                .push(("x-envoy-overloaded".into(), b"true".to_vec()));
+            reply.headers.push(("x-envoy-overloaded".into(), b"true".to_vec()));
         }
         reply
     }
@@ -232,38 +190,23 @@ impl Retries {
         let mut codes = Vec::new();
         if let Some(p) = &policy
             && !p.retriable_request_headers.is_empty()
-            && !p
-                .retriable_request_headers
-                .iter()
-                .any(|m| decide::header_matches(m, &ex.request))
+            && !p.retriable_request_headers.iter().any(|m| decide::header_matches(m, &ex.request))
         {
             on = RetryOn::default();
         }
         for id in [HeaderId::X_ENVOY_RETRY_ON, HeaderId::X_ENVOY_RETRY_GRPC_ON] {
-            if let Some(words) = ex
-                .request
-                .get_id(id)
-                .and_then(|v| std::str::from_utf8(v).ok())
-            {
+            if let Some(words) = ex.request.get_id(id).and_then(|v| std::str::from_utf8(v).ok()) {
                 on = RetryOn(on.0 | RetryOn::parse(words).0);
             }
         }
-        if let Some(text) = ex
-            .request
-            .get_id(HeaderId::X_ENVOY_MAX_RETRIES)
-            .and_then(|v| std::str::from_utf8(v).ok())
+        if let Some(text) = ex.request.get_id(HeaderId::X_ENVOY_MAX_RETRIES).and_then(|v| std::str::from_utf8(v).ok())
             && let Ok(n) = text.parse()
         {
             remaining = n;
         }
         if let Some(list) = ex.request.get_id(HeaderId::X_ENVOY_RETRIABLE_STATUS_CODES) {
             let words = list.split(|b| *b == b',');
-            codes.extend(words.filter_map(|w| {
-                std::str::from_utf8(w.trim_ascii())
-                    .ok()?
-                    .parse::<u16>()
-                    .ok()
-            }));
+            codes.extend(words.filter_map(|w| std::str::from_utf8(w.trim_ascii()).ok()?.parse::<u16>().ok()));
         }
         for id in [
             HeaderId::X_ENVOY_RETRY_ON,
@@ -350,19 +293,14 @@ impl Retries {
             return true;
         }
         if on(RetryOn::RETRIABLE_STATUS_CODES) {
-            let of_policy = self
-                .policy
-                .as_ref()
-                .is_some_and(|p| p.retriable_status_codes.contains(&status));
+            let of_policy = self.policy.as_ref().is_some_and(|p| p.retriable_status_codes.contains(&status));
             if of_policy || self.codes.contains(&status) {
                 return true;
             }
         }
         if on(RetryOn::RETRIABLE_HEADERS)
             && let Some(p) = &self.policy
-            && p.retriable_headers
-                .iter()
-                .any(|m| decide::header_matches(m, &ex.response))
+            && p.retriable_headers.iter().any(|m| decide::header_matches(m, &ex.response))
         {
             return true;
         }
@@ -381,12 +319,7 @@ impl Retries {
     }
 
     /// Decides after a failure without a response head.
-    pub fn after_failure(
-        &mut self,
-        conn: &Conn,
-        ex: &Exchange,
-        failure: &Failure,
-    ) -> Option<Duration> {
+    pub fn after_failure(&mut self, conn: &Conn, ex: &Exchange, failure: &Failure) -> Option<Duration> {
         if self.on.is_empty() {
             return None;
         }
@@ -397,13 +330,9 @@ impl Retries {
             Failure::Pool(Refused::Connect { .. }) => {
                 any_reset || on(RetryOn::CONNECT_FAILURE) || on(RetryOn::RESET_BEFORE_REQUEST)
             }
-            Failure::Upstream {
-                lost: Lost::Reset(REFUSED_STREAM),
-                ..
-            } => any_reset || on(RetryOn::REFUSED_STREAM),
+            Failure::Upstream { lost: Lost::Reset(REFUSED_STREAM), .. } => any_reset || on(RetryOn::REFUSED_STREAM),
             Failure::Upstream { answered, .. } => {
-                any_reset
-                    || !answered && ex.bytes_received == 0 && on(RetryOn::RESET_BEFORE_REQUEST)
+                any_reset || !answered && ex.bytes_received == 0 && on(RetryOn::RESET_BEFORE_REQUEST)
             }
             Failure::PerTryTimeout => any_reset,
             _ => false,
@@ -419,9 +348,7 @@ impl Retries {
     fn admit(&mut self, conn: &Conn) -> Option<Duration> {
         self.guard = None;
         if self.remaining == 0 {
-            self.cluster
-                .stats()
-                .inc(stat::UPSTREAM_RQ_RETRY_LIMIT_EXCEEDED);
+            self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY_LIMIT_EXCEEDED);
             self.limit_exceeded = true;
             return None;
         }
@@ -435,9 +362,7 @@ impl Retries {
             }
         }
         self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY);
-        self.cluster
-            .stats()
-            .inc(stat::UPSTREAM_RQ_RETRY_BACKOFF_EXPONENTIAL);
+        self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY_BACKOFF_EXPONENTIAL);
         let (base, max) = match &self.policy {
             Some(p) => (p.backoff.base, p.backoff.max),
             None => (BACKOFF_BASE, BACKOFF_BASE * 10),
@@ -451,8 +376,7 @@ impl Retries {
     /// The reply when no try is left.
     pub fn give_up(&self, failure: Failure, ex: &mut Exchange) -> LocalReply {
         if self.limit_exceeded {
-            ex.flags
-                .insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
+            ex.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         }
         if self.overflow {
             ex.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);

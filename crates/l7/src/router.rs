@@ -62,12 +62,8 @@ pub async fn serve(
 }
 
 fn direct(conn: &Conn, ex: &mut Exchange, d: &DirectResponse) -> LocalReply {
-    let mut reply = LocalReply {
-        status: d.status,
-        details: "direct_response".into(),
-        direct: true,
-        ..Default::default()
-    };
+    let mut reply =
+        LocalReply { status: d.status, details: "direct_response".into(), direct: true, ..Default::default() };
     if let Some(format) = &d.body_format {
         reply.body = crate::reply::Body::Owned(decide::body_format(conn, ex, format, &d.body));
     } else if !d.body.is_empty() {
@@ -94,10 +90,7 @@ const NEVER: u64 = u64::MAX;
 
 impl Deadlines {
     fn next(&self) -> u64 {
-        self.global
-            .min(self.per_try)
-            .min(self.idle)
-            .min(self.stream)
+        self.global.min(self.per_try).min(self.idle).min(self.stream)
     }
 }
 
@@ -143,13 +136,8 @@ async fn forward(
     if !shadows.is_empty() && (ex.request_ends_with_head || ex.body_collected) {
         shadows.start(conn, ex, found, f, &ex.buffered);
     }
-    let began = worker
-        .timers
-        .at(ex.times.begin.unwrap_or_else(Instant::now));
-    let idle_for = f
-        .idle_timeout
-        .or(conn.manager.config.stream_idle_timeout)
-        .map_or(0, |d| d.as_millis() as u64);
+    let began = worker.timers.at(ex.times.begin.unwrap_or_else(Instant::now));
+    let idle_for = f.idle_timeout.or(conn.manager.config.stream_idle_timeout).map_or(0, |d| d.as_millis() as u64);
     let mut deadlines = Deadlines {
         global: NEVER,
         per_try: NEVER,
@@ -179,8 +167,7 @@ async fn forward(
             ex.request.set_id(HeaderId::X_ENVOY_ATTEMPT_COUNT, &digits);
         }
         if vhost.include_is_timeout_retry_header && retries.last_was_timeout() {
-            ex.request
-                .set_id(HeaderId::X_ENVOY_IS_TIMEOUT_RETRY, b"true");
+            ex.request.set_id(HeaderId::X_ENVOY_IS_TIMEOUT_RETRY, b"true");
         }
         let tried = {
             let mut attempt = Attempt {
@@ -233,12 +220,7 @@ async fn forward(
     }
 }
 
-fn give_up(
-    cluster: &pool::Cluster,
-    retries: &Retries,
-    failure: Failure,
-    ex: &mut Exchange,
-) -> LocalReply {
+fn give_up(cluster: &pool::Cluster, retries: &Retries, failure: Failure, ex: &mut Exchange) -> LocalReply {
     let reply = retries.give_up(failure, ex);
     if reply.status >= 500 {
         cluster.charge_local(ex, reply.status);
@@ -254,13 +236,7 @@ fn no_cluster(conn: &Conn, f: &Forward) -> LocalReply {
 }
 
 /// Sleeps before another try, unless the client goes or the request's time is up.
-async fn pause(
-    conn: &Conn,
-    down: &mut Down,
-    timer: &Timer,
-    wait: Duration,
-    limit: u64,
-) -> Result<(), LocalReply> {
+async fn pause(conn: &Conn, down: &mut Down, timer: &Timer, wait: Duration, limit: u64) -> Result<(), LocalReply> {
     let worker = &conn.worker;
     let until = (worker.timers.now() + wait.as_millis() as u64).min(limit);
     std::future::poll_fn(|cx| {
@@ -340,10 +316,8 @@ impl Timeouts {
                 })
                 .or((!max.is_zero()).then_some(max));
         }
-        let mut stream = limits
-            .max_stream_duration
-            .or(conn.manager.config.common.max_stream_duration)
-            .filter(|d| !d.is_zero());
+        let mut stream =
+            limits.max_stream_duration.or(conn.manager.config.common.max_stream_duration).filter(|d| !d.is_zero());
         if ex.grpc
             && let Some(max) = limits.grpc_timeout_header_max
             && let Some(t) = grpc_timeout(ex)
@@ -360,27 +334,17 @@ impl Timeouts {
             keep_expected = true;
         } else if let Some(ms) = header_ms(ex, HeaderId::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS) {
             global = Some(ms);
-            ex.request
-                .remove_id(HeaderId::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
+            ex.request.remove_id(HeaderId::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS);
         }
-        if ex
-            .request
-            .has(HeaderId::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS)
-        {
+        if ex.request.has(HeaderId::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS) {
             if let Some(ms) = header_ms(ex, HeaderId::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS) {
                 per_try = Some(ms);
             }
-            ex.request
-                .remove_id(HeaderId::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS);
+            ex.request.remove_id(HeaderId::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS);
         }
         let global = global.filter(|d| !d.is_zero());
         let per_try = per_try.filter(|d| !d.is_zero() && global.is_none_or(|g| *d < g));
-        Timeouts {
-            global,
-            per_try,
-            stream,
-            keep_expected,
-        }
+        Timeouts { global, per_try, stream, keep_expected }
     }
 
     fn write(&self, ex: &mut Exchange, router: &proxy_config::filters::http::Router) {
@@ -392,8 +356,7 @@ impl Timeouts {
         };
         let mut digits = [0u8; 20];
         let text = decimal(&mut digits, expected.as_millis() as u64);
-        ex.request
-            .set_id(HeaderId::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, text);
+        ex.request.set_id(HeaderId::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, text);
     }
 }
 
@@ -462,11 +425,7 @@ impl Attempt<'_> {
         if let Err(lost) = self.send_head(ex, &mut lease) {
             let reused = lease.reused;
             lease.retire();
-            let failure = Failure::Upstream {
-                lost,
-                answered: false,
-                reused,
-            };
+            let failure = Failure::Upstream { lost, answered: false, reused };
             lease.fail(ex, &failure);
             return Tried::Failed(failure);
         }
@@ -585,9 +544,7 @@ impl Attempt<'_> {
         match body {
             RequestBody::None => {
                 self.relay.request_done = true;
-                ex.times
-                    .request_end
-                    .get_or_insert_with(|| ex.times.connect_begin.unwrap_or_else(Instant::now));
+                ex.times.request_end.get_or_insert_with(|| ex.times.connect_begin.unwrap_or_else(Instant::now));
             }
             RequestBody::Tunnel => self.relay.request_done = true,
             RequestBody::Stream { .. } => {
@@ -598,9 +555,7 @@ impl Attempt<'_> {
                         ex.buffered = first;
                     }
                 }
-                if ex.body_collected
-                    || self.down.side.received_all() && !self.relay.raw_request && ex.attempts > 1
-                {
+                if ex.body_collected || self.down.side.received_all() && !self.relay.raw_request && ex.attempts > 1 {
                     lease.up.side.finish(None, worker)?;
                     self.relay.request_done = true;
                 }
@@ -610,11 +565,7 @@ impl Attempt<'_> {
     }
 
     /// Relays the request until a response head is there.
-    async fn await_head(
-        &mut self,
-        ex: &mut Exchange,
-        lease: &mut Lease,
-    ) -> Result<UpHead, Failure> {
+    async fn await_head(&mut self, ex: &mut Exchange, lease: &mut Lease) -> Result<UpHead, Failure> {
         let worker = self.conn.worker.clone();
         let proxy_1xx = self.conn.manager.config.proxy_100_continue;
         let mut taps = FilterTaps::new(self.conn, Some(self.found), ex);
@@ -659,21 +610,13 @@ impl Attempt<'_> {
                     Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
                     Poll::Ready(Err(lost)) => {
                         let answered = up.answered;
-                        return Poll::Ready(Err(Failure::Upstream {
-                            lost,
-                            answered,
-                            reused,
-                        }));
+                        return Poll::Ready(Err(Failure::Upstream { lost, answered, reused }));
                     }
                     Poll::Pending => break,
                 }
             }
             if let Some(lost) = send_failed {
-                return Poll::Ready(Err(Failure::Upstream {
-                    lost,
-                    answered: false,
-                    reused,
-                }));
+                return Poll::Ready(Err(Failure::Upstream { lost, answered: false, reused }));
             }
             if relay.request_done
                 && let Poll::Ready(lost) = down.side.poll_gone(cx, &worker)
@@ -710,16 +653,11 @@ impl Attempt<'_> {
         if !conn.manager.router.suppress_envoy_headers {
             let from = ex.times.upstream_sent.or(ex.times.upstream_begin);
             let ms = match (from, ex.times.upstream_first) {
-                (Some(from), Some(first)) => {
-                    (first.saturating_duration_since(from)).as_millis() as u64
-                }
+                (Some(from), Some(first)) => (first.saturating_duration_since(from)).as_millis() as u64,
                 _ => 0,
             };
             let mut digits = [0u8; 20];
-            ex.response.set_id(
-                HeaderId::X_ENVOY_UPSTREAM_SERVICE_TIME,
-                decimal(&mut digits, ms),
-            );
+            ex.response.set_id(HeaderId::X_ENVOY_UPSTREAM_SERVICE_TIME, decimal(&mut digits, ms));
         }
         if self.found.virtual_host().include_attempt_count_in_response {
             let mut digits = [0u8; 20];
@@ -759,16 +697,10 @@ impl Attempt<'_> {
             self.relay.raw_request = false;
             self.deadlines.global = NEVER;
             conn.manager.stats.inc(stat::DOWNSTREAM_CX_UPGRADES_TOTAL);
-            conn.manager
-                .stats
-                .gauge_add(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
+            conn.manager.stats.gauge_add(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
         }
         ex.times.response_begin = ex.times.upstream_first;
-        if self
-            .down
-            .send_head(&mut ex.response, body, &worker)
-            .is_err()
-        {
+        if self.down.send_head(&mut ex.response, body, &worker).is_err() {
             lease.up.reset();
             lease.finish(ex);
             return Tried::Failed(Failure::Client(Lost::Closed));
@@ -776,9 +708,7 @@ impl Attempt<'_> {
         self.relay.response_done = body == ResponseBody::None;
         let outcome = self.relay_back(ex, &mut lease, &mut taps, tunnel).await;
         if tunnel {
-            conn.manager
-                .stats
-                .gauge_sub(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
+            conn.manager.stats.gauge_sub(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
         }
         let now = Instant::now();
         ex.times.upstream_last = Some(now);
@@ -787,9 +717,7 @@ impl Attempt<'_> {
             Ok(()) => {
                 if !self.relay.request_done && !tunnel {
                     // The response came before the request was complete.
-                    conn.manager
-                        .stats
-                        .inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
+                    conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
                     lease.up.reset();
                     match &mut self.down.side {
                         Side::H1(_) => self.down.close = true,
@@ -845,16 +773,8 @@ impl Attempt<'_> {
                 Poll::Ready(Err(Fault::Up(lost))) => {
                     // An HTTP/1 body that ends early is a protocol error, as Envoy's codec sees it.
                     let h1 = matches!(up.side, Side::H1(_));
-                    let lost = if h1 && lost == Lost::Closed {
-                        Lost::Protocol
-                    } else {
-                        lost
-                    };
-                    return Poll::Ready(Err(Failure::Upstream {
-                        lost,
-                        answered: true,
-                        reused,
-                    }));
+                    let lost = if h1 && lost == Lost::Closed { Lost::Protocol } else { lost };
+                    return Poll::Ready(Err(Failure::Upstream { lost, answered: true, reused }));
                 }
                 Poll::Pending => {}
             }

@@ -39,11 +39,7 @@ impl Shadows {
             let name = match &m.cluster {
                 ClusterSpecifier::Cluster(n) => n.clone(),
                 ClusterSpecifier::Header(h) => {
-                    match ex
-                        .request
-                        .get(h.as_str().as_bytes())
-                        .and_then(|v| std::str::from_utf8(v).ok())
-                    {
+                    match ex.request.get(h.as_str().as_bytes()).and_then(|v| std::str::from_utf8(v).ok()) {
                         Some(n) if !n.is_empty() => n.into(),
                         _ => continue,
                     }
@@ -55,10 +51,7 @@ impl Shadows {
             }
         }
         let timeout_ms = f.timeout.map_or(TIMEOUT_MS, |d| d.as_millis() as u64);
-        Shadows {
-            clusters,
-            timeout_ms,
-        }
+        Shadows { clusters, timeout_ms }
     }
 
     /// Whether there is none.
@@ -67,14 +60,7 @@ impl Shadows {
     }
 
     /// Starts the copies; `body` is the whole request body.
-    pub fn start(
-        &mut self,
-        conn: &Rc<Conn>,
-        ex: &Exchange,
-        found: &Found,
-        f: &Forward,
-        body: &[u8],
-    ) {
+    pub fn start(&mut self, conn: &Rc<Conn>, ex: &Exchange, found: &Found, f: &Forward, body: &[u8]) {
         for (name, index) in self.clusters.drain(..) {
             if conn.worker.shadows() >= SHADOWS_MAX {
                 return;
@@ -92,14 +78,7 @@ impl Shadows {
             copy.times.begin = ex.times.begin;
             copy.request_ends_with_head = body.is_empty() && ex.request_ends_with_head;
             prepare(conn, &mut copy, mirror);
-            let task = run(
-                conn.clone(),
-                cluster,
-                copy,
-                found.clone(),
-                body.to_vec(),
-                self.timeout_ms,
-            );
+            let task = run(conn.clone(), cluster, copy, found.clone(), body.to_vec(), self.timeout_ms);
             tokio::task::spawn_local(task);
         }
     }
@@ -107,8 +86,7 @@ impl Shadows {
 
 fn prepare(conn: &Conn, copy: &mut Exchange, mirror: &Mirror) {
     if let Some(host) = &mirror.host_rewrite {
-        copy.request
-            .set_id(http1::HeaderId::AUTHORITY, host.as_bytes());
+        copy.request.set_id(http1::HeaderId::AUTHORITY, host.as_bytes());
     } else if !mirror.disable_shadow_host_suffix {
         let host = shadow_host(copy.request.authority());
         copy.request.set_id(http1::HeaderId::AUTHORITY, &host);
@@ -146,11 +124,7 @@ async fn run(
     let _count = Count(conn.clone());
     let worker = conn.worker.clone();
     let timer = worker.timers.timer();
-    let deadline = if timeout_ms == 0 {
-        u64::MAX
-    } else {
-        worker.timers.now() + timeout_ms
-    };
+    let deadline = if timeout_ms == 0 { u64::MAX } else { worker.timers.now() + timeout_ms };
     {
         let mut work = Box::pin(exchange(&conn, &cluster, &mut copy, &found, &body));
         std::future::poll_fn(|cx| {
@@ -172,23 +146,14 @@ async fn exchange(
     found: &Found,
     body: &[u8],
 ) -> Option<()> {
-    let ask = pool::Ask {
-        hash: None,
-        attempt: 1,
-        avoid: &[],
-        found: Some(found),
-    };
+    let ask = pool::Ask { hash: None, attempt: 1, avoid: &[], found: Some(found) };
     let mut lease = match pool::try_checkout(conn, cluster, copy, &ask).ok()? {
         Ok(lease) => lease,
         Err(ticket) => pool::connect(conn, cluster, ticket).await.ok()?,
     };
     lease.note(copy);
     let worker = &conn.worker;
-    let kind = if copy.request_ends_with_head {
-        RequestBody::None
-    } else {
-        RequestBody::Stream { raw: false }
-    };
+    let kind = if copy.request_ends_with_head { RequestBody::None } else { RequestBody::Stream { raw: false } };
     lease.up.send_head(&copy.request, kind, worker).ok()?;
     if kind != RequestBody::None {
         lease.up.side.send(body, worker).ok()?;
@@ -210,14 +175,7 @@ async fn exchange(
     let head = match head {
         Ok(head) => head,
         Err(lost) => {
-            lease.fail(
-                copy,
-                &Failure::Upstream {
-                    lost,
-                    answered: false,
-                    reused: false,
-                },
-            );
+            lease.fail(copy, &Failure::Upstream { lost, answered: false, reused: false });
             return None;
         }
     };
@@ -235,14 +193,7 @@ async fn exchange(
         })
         .await;
         if !done {
-            lease.broken(
-                copy,
-                &Failure::Upstream {
-                    lost: Lost::Closed,
-                    answered: true,
-                    reused: false,
-                },
-            );
+            lease.broken(copy, &Failure::Upstream { lost: Lost::Closed, answered: true, reused: false });
             return None;
         }
     }

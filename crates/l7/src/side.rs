@@ -93,21 +93,11 @@ pub struct H2Side {
 impl H1Side {
     /// A side over a connected wire.
     pub fn new(wire: Wire, case: HeaderCase) -> Self {
-        H1Side {
-            wire,
-            reader: BodyReader::default(),
-            mode: SendMode::Nothing,
-            case,
-        }
+        H1Side { wire, reader: BodyReader::default(), mode: SendMode::Nothing, case }
     }
 
     /// See [`Side::poll_piece`].
-    pub fn poll_piece(
-        &mut self,
-        cx: &mut Context<'_>,
-        raw: bool,
-        worker: &Worker,
-    ) -> Poll<Result<Piece, Lost>> {
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>, raw: bool, worker: &Worker) -> Poll<Result<Piece, Lost>> {
         loop {
             if self.reader.is_done() {
                 self.wire.release(worker);
@@ -142,10 +132,7 @@ impl H1Side {
 impl H2Side {
     /// A side that receives this body.
     pub fn receiving(recv: Option<h2::RecvStream>) -> Self {
-        H2Side {
-            recv,
-            ..Default::default()
-        }
+        H2Side { recv, ..Default::default() }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Lost>> {
@@ -206,12 +193,7 @@ pub fn lost(e: &h2::Error) -> Lost {
 
 impl Side {
     /// The next piece of the body being received. `raw` keeps chunk framing (HTTP/1.1 only).
-    pub fn poll_piece(
-        &mut self,
-        cx: &mut Context<'_>,
-        raw: bool,
-        worker: &Worker,
-    ) -> Poll<Result<Piece, Lost>> {
+    pub fn poll_piece(&mut self, cx: &mut Context<'_>, raw: bool, worker: &Worker) -> Poll<Result<Piece, Lost>> {
         match self {
             Side::H1(s) => s.poll_piece(cx, raw, worker),
             Side::H2(s) => s.poll_piece(cx),
@@ -233,8 +215,7 @@ impl Side {
         match self {
             Side::H1(s) => {
                 let raw = s.reader.trailers();
-                !raw.is_empty()
-                    && http1::parse_trailers(raw, &http1::Limits::default(), into).is_ok()
+                !raw.is_empty() && http1::parse_trailers(raw, &http1::Limits::default(), into).is_ok()
             }
             Side::H2(s) => match s.trailers.take() {
                 Some(map) => {
@@ -302,9 +283,7 @@ impl Side {
                     SendMode::Plain | SendMode::RawChunked => s.wire.send(bytes, worker),
                     SendMode::Chunked => {
                         push_chunk_head(s.wire.out(worker), bytes.len());
-                        s.wire
-                            .send(bytes, worker)
-                            .and_then(|()| s.wire.send(b"\r\n", worker))
+                        s.wire.send(bytes, worker).and_then(|()| s.wire.send(b"\r\n", worker))
                     }
                 };
                 r.map_err(|_| Lost::Closed)
@@ -339,9 +318,7 @@ impl Side {
                 Some(t) => {
                     s.flush(false)?;
                     match s.send.take() {
-                        Some(mut send) => {
-                            send.send_trailers(h2_headers::map(t)).map_err(|e| lost(&e))
-                        }
+                        Some(mut send) => send.send_trailers(h2_headers::map(t)).map_err(|e| lost(&e)),
                         None => Ok(()),
                     }
                 }

@@ -11,9 +11,7 @@ use http1::HeaderId;
 use proxy_config::filters::PerFilter;
 use proxy_config::route::{Route, RouteAction, RouteTable, VirtualHost, WeightedCluster};
 use telemetry::access_log::ResponseFlags;
-use telemetry::stats::envoy::{
-    HCM_CLASSES, LISTENER_HTTP_CLASSES, class, hcm as stat, listener_http,
-};
+use telemetry::stats::envoy::{HCM_CLASSES, LISTENER_HTTP_CLASSES, class, hcm as stat, listener_http};
 use tokio::time::Instant;
 
 use crate::connection::Conn;
@@ -65,8 +63,7 @@ impl Found {
 
     /// Per-filter configuration in force.
     pub fn per_filter(&self) -> &PerFilter {
-        self.weighted()
-            .map_or(&self.route().per_filter, |w| &w.per_filter)
+        self.weighted().map_or(&self.route().per_filter, |w| &w.per_filter)
     }
 }
 
@@ -102,13 +99,7 @@ pub async fn serve(conn: &Rc<Conn>, down: &mut Down, ex: &mut Exchange, timer: &
 }
 
 /// Answers a request that could not even be read, and accounts for it.
-pub async fn answer_only(
-    conn: &Rc<Conn>,
-    down: &mut Down,
-    ex: &mut Exchange,
-    reply: LocalReply,
-    timer: &Timer,
-) {
+pub async fn answer_only(conn: &Rc<Conn>, down: &mut Down, ex: &mut Exchange, reply: LocalReply, timer: &Timer) {
     conn.manager.stats.inc(stat::DOWNSTREAM_RQ_TOTAL);
     conn.manager.stats.inc(stat::DOWNSTREAM_RQ_HTTP1_TOTAL);
     conn.manager.stats.gauge_add(stat::DOWNSTREAM_RQ_ACTIVE, 1);
@@ -126,10 +117,7 @@ struct Active<'a> {
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        self.conn
-            .manager
-            .stats
-            .gauge_sub(stat::DOWNSTREAM_RQ_ACTIVE, 1);
+        self.conn.manager.stats.gauge_sub(stat::DOWNSTREAM_RQ_ACTIVE, 1);
         if !self.ended {
             self.conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
         }
@@ -146,13 +134,11 @@ async fn decide_and_forward(
 ) -> Result<(), LocalReply> {
     let table = conn.routes();
     let internal_only = table.as_ref().map_or(&[][..], |t| &t.internal_only_headers);
-    request::prepare(conn, ex, internal_only)?;
     ex.grpc = is_grpc(ex);
+    request::prepare(conn, ex, internal_only)?;
     *found = table.as_ref().and_then(|t| find_route(conn, ex, t));
     if ex.upgrade && !upgrade_allowed(conn, ex, found.as_ref()) {
-        conn.manager
-            .stats
-            .inc(stat::DOWNSTREAM_RQ_WS_ON_NON_WS_ROUTE);
+        conn.manager.stats.inc(stat::DOWNSTREAM_RQ_WS_ON_NON_WS_ROUTE);
         let connect_without_route = found.is_none();
         if !connect_without_route {
             let mut reply = LocalReply::bare(403, "upgrade_failed");
@@ -163,20 +149,19 @@ async fn decide_and_forward(
     run_filters(conn, down, ex, timer, found, &table).await?;
     let Some(found) = found.as_ref() else {
         if ex.tls_first {
-            conn.manager
-                .router_stats
-                .inc(telemetry::stats::envoy::router::RQ_REDIRECT);
+            conn.manager.router_stats.inc(telemetry::stats::envoy::router::RQ_REDIRECT);
             return Err(redirect::to_tls(ex));
         }
-        conn.manager
-            .router_stats
-            .inc(telemetry::stats::envoy::router::NO_ROUTE);
+        conn.manager.router_stats.inc(telemetry::stats::envoy::router::NO_ROUTE);
         let mut reply = LocalReply::bare(404, "route_not_found");
         reply.flags = ResponseFlags::NO_ROUTE_FOUND;
         reply.close = ex.upgrade;
         return Err(reply);
     };
-    router::serve(conn, down, ex, timer, found).await
+    router::serve(conn, down, ex, timer, found).await.map_err(|mut reply| {
+        reply.routed = true;
+        reply
+    })
 }
 
 /// Finds the route; also used again when a filter cleared the route cache.
@@ -189,12 +174,7 @@ pub fn find_route(conn: &Conn, ex: &mut Exchange, table: &Rc<Arc<RouteTable>>) -
         }
         Routed::Nowhere => return None,
     };
-    let mut found = Found {
-        table: table.clone(),
-        vhost,
-        route,
-        weighted: None,
-    };
+    let mut found = Found { table: table.clone(), vhost, route, weighted: None };
     if let RouteAction::Forward(f) = &found.route().action
         && let proxy_config::route::ClusterSpecifier::Weighted(w) = &f.cluster
     {
@@ -208,8 +188,7 @@ pub fn find_route(conn: &Conn, ex: &mut Exchange, table: &Rc<Arc<RouteTable>>) -
 
 fn is_grpc(ex: &Exchange) -> bool {
     ex.request.get_id(HeaderId::CONTENT_TYPE).is_some_and(|t| {
-        t.strip_prefix(b"application/grpc")
-            .is_some_and(|r| r.is_empty() || r[0] == b'+' || r[0] == b';')
+        t.strip_prefix(b"application/grpc").is_some_and(|r| r.is_empty() || r[0] == b'+' || r[0] == b';')
     })
 }
 
@@ -217,25 +196,15 @@ fn upgrade_allowed(conn: &Conn, ex: &Exchange, found: Option<&Found>) -> bool {
     let kind: &[u8] = if ex.request.method() == b"CONNECT" && !ex.request.has(HeaderId::PROTOCOL) {
         b"connect"
     } else {
-        ex.request
-            .get_id(HeaderId::PROTOCOL)
-            .or(ex.request.get_id(HeaderId::UPGRADE))
-            .unwrap_or(b"")
+        ex.request.get_id(HeaderId::PROTOCOL).or(ex.request.get_id(HeaderId::UPGRADE)).unwrap_or(b"")
     };
-    let matches = |u: &&proxy_config::route::UpgradeConfig| {
-        kind.eq_ignore_ascii_case(u.upgrade_type.as_bytes())
-    };
+    let matches = |u: &&proxy_config::route::UpgradeConfig| kind.eq_ignore_ascii_case(u.upgrade_type.as_bytes());
     if let Some(RouteAction::Forward(f)) = found.map(|f| &f.route().action)
         && let Some(u) = f.upgrades.iter().find(matches)
     {
         return u.enabled;
     }
-    conn.manager
-        .config
-        .upgrades
-        .iter()
-        .find(matches)
-        .is_some_and(|u| u.enabled)
+    conn.manager.config.upgrades.iter().find(matches).is_some_and(|u| u.enabled)
 }
 
 /// Runs the request side of the filter chain.
@@ -283,11 +252,7 @@ async fn run_filters(
 }
 
 /// Waits for `work` unless the client goes away first.
-async fn wait_or_gone<T>(
-    conn: &Conn,
-    down: &mut Down,
-    work: impl Future<Output = T>,
-) -> Result<T, LocalReply> {
+async fn wait_or_gone<T>(conn: &Conn, down: &mut Down, work: impl Future<Output = T>) -> Result<T, LocalReply> {
     let mut work = Box::pin(work);
     let watch = down.side.received_all();
     std::future::poll_fn(|cx| {
@@ -325,11 +290,7 @@ async fn collect_body(
     limit: usize,
 ) -> Result<(), LocalReply> {
     let worker = &conn.worker;
-    let idle = conn
-        .manager
-        .config
-        .stream_idle_timeout
-        .filter(|d| !d.is_zero());
+    let idle = conn.manager.config.stream_idle_timeout.filter(|d| !d.is_zero());
     let mut deadline = idle.map_or(u64::MAX, |d| worker.timers.now() + d.as_millis() as u64);
     std::future::poll_fn(|cx| {
         if down.continue_pending && down.side.poll_flush(cx, worker).is_ready() {
@@ -340,8 +301,7 @@ async fn collect_body(
                 Poll::Ready(Ok(Piece::Bytes { at, data })) => {
                     ex.bytes_received += data as u64;
                     if ex.buffered.len() + data > limit {
-                        let mut reply =
-                            LocalReply::text(413, "Payload Too Large", "request_payload_too_large");
+                        let mut reply = LocalReply::text(413, "Payload Too Large", "request_payload_too_large");
                         reply.close = true;
                         conn.manager.stats.inc(stat::DOWNSTREAM_RQ_TOO_LARGE);
                         return Poll::Ready(Err(reply));
@@ -406,46 +366,36 @@ pub async fn send_reply(
     }
     let grpc = ex.grpc;
     let mut has_body = reply.write_head(grpc, &mut ex.response);
+    if let Some(found) = found.filter(|_| reply.routed) {
+        response::route_headers(conn, ex, found);
+    }
     if let Some(local) = &conn.manager.config.local_reply {
         has_body = decide::local_reply(conn, ex, local, &reply, has_body);
     } else if has_body {
         ex.buffered.clear();
         ex.buffered.extend_from_slice(reply.body.as_bytes());
     }
-    if let Some(found) = found.filter(|_| reply.direct) {
-        response::route_headers(conn, ex, found);
-    }
     let mut taps = FilterTaps::new(conn, found, ex);
     filters::on_response(conn, found, ex, !has_body);
     taps.refresh(ex);
-    let mut body = if has_body {
-        std::mem::take(&mut ex.buffered)
-    } else {
-        Vec::new()
-    };
+    let mut body = if has_body { std::mem::take(&mut ex.buffered) } else { Vec::new() };
     if taps.wants_response() && has_body {
         taps.response(ex, &mut body, true);
     }
     response::finish_head(conn, down, ex);
-    let kind = if has_body {
-        ResponseBody::Stream { raw: false }
-    } else {
-        ResponseBody::None
-    };
+    let kind = if has_body { ResponseBody::Stream { raw: false } } else { ResponseBody::None };
     ex.times.response_begin = Some(Instant::now());
     let worker = &conn.worker;
-    let sent = down
-        .send_head(&mut ex.response, kind, worker)
-        .and_then(|()| {
-            if has_body {
-                if !ex.head_request {
-                    ex.bytes_sent += body.len() as u64;
-                    down.side.send(&body, worker)?;
-                }
-                down.side.finish(None, worker)?;
+    let sent = down.send_head(&mut ex.response, kind, worker).and_then(|()| {
+        if has_body {
+            if !ex.head_request {
+                ex.bytes_sent += body.len() as u64;
+                down.side.send(&body, worker)?;
             }
-            Ok(())
-        });
+            down.side.finish(None, worker)?;
+        }
+        Ok(())
+    });
     ex.buffered = body;
     if sent.is_err() {
         down.close = true;
@@ -483,11 +433,7 @@ fn down_piece(
 /// Flushes what is queued, within the stream idle timeout.
 pub async fn flush(conn: &Conn, down: &mut Down, timer: &Timer) {
     let worker = &conn.worker;
-    let idle = conn
-        .manager
-        .config
-        .stream_idle_timeout
-        .filter(|d| !d.is_zero());
+    let idle = conn.manager.config.stream_idle_timeout.filter(|d| !d.is_zero());
     let mut deadline = None;
     std::future::poll_fn(|cx| match down.side.poll_flush(cx, worker) {
         Poll::Ready(r) => {
@@ -520,9 +466,7 @@ fn account(conn: &Rc<Conn>, down: &Down, ex: &mut Exchange, found: Option<&Found
         ex.status = ex.response.status().unwrap_or(0);
         stats.inc(stat::DOWNSTREAM_RQ_COMPLETED);
         class(stats, &HCM_CLASSES, ex.status);
-        manager
-            .listener_stats
-            .inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
+        manager.listener_stats.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
         class(&manager.listener_stats, &LISTENER_HTTP_CLASSES, ex.status);
     }
     let end = ex.times.response_end.unwrap_or_else(Instant::now);
@@ -547,12 +491,7 @@ pub struct FilterTaps<'a> {
 impl<'a> FilterTaps<'a> {
     /// Taps for this exchange's filters.
     pub fn new(conn: &'a Conn, found: Option<&'a Found>, ex: &Exchange) -> Self {
-        let mut taps = FilterTaps {
-            conn,
-            found,
-            request: false,
-            response: false,
-        };
+        let mut taps = FilterTaps { conn, found, request: false, response: false };
         taps.refresh(ex);
         taps
     }

@@ -41,14 +41,8 @@ struct Slot {
 impl Timers {
     /// An empty queue; [`Timers::run`] must be spawned once for it.
     pub fn new() -> Rc<Self> {
-        let inner = Inner {
-            driver_at: NEVER,
-            ..Inner::default()
-        };
-        Rc::new(Timers {
-            epoch: Instant::now(),
-            inner: RefCell::new(inner),
-        })
+        let inner = Inner { driver_at: NEVER, ..Inner::default() };
+        Rc::new(Timers { epoch: Instant::now(), inner: RefCell::new(inner) })
     }
 
     /// Milliseconds since this queue was made.
@@ -67,18 +61,10 @@ impl Timers {
     pub fn timer(self: &Rc<Self>) -> Timer {
         let mut inner = self.inner.borrow_mut();
         let id = inner.free.pop().unwrap_or_else(|| {
-            inner.slots.push(Slot {
-                deadline: NEVER,
-                queued: NEVER,
-                generation: 0,
-                waker: None,
-            });
+            inner.slots.push(Slot { deadline: NEVER, queued: NEVER, generation: 0, waker: None });
             inner.slots.len() as u32 - 1
         });
-        Timer {
-            timers: self.clone(),
-            id,
-        }
+        Timer { timers: self.clone(), id }
     }
 
     /// Sleeps for `duration`; for slow paths (fault delay, retry back-off).
@@ -180,9 +166,7 @@ impl Timer {
         }
         if deadline < slot.queued {
             slot.queued = deadline;
-            inner
-                .heap
-                .push(Reverse((deadline, self.id, slot.generation)));
+            inner.heap.push(Reverse((deadline, self.id, slot.generation)));
             if deadline < inner.driver_at {
                 inner.driver_at = deadline;
                 if let Some(w) = &inner.driver {

@@ -5,8 +5,7 @@
 use std::task::{Context, Poll, ready};
 
 use http1::{
-    BodyKind, HeadScanner, HeaderBlock, HeaderId, Limits, ResponseOptions, Version, parse_response,
-    write_request_head,
+    BodyKind, HeadScanner, HeaderBlock, HeaderId, Limits, ResponseOptions, Version, parse_response, write_request_head,
 };
 
 use crate::h2_headers;
@@ -41,11 +40,7 @@ pub struct UpHead {
 impl Up {
     /// A request over an HTTP/1.1 connection.
     pub fn h1(side: Side, limits: Limits, preserve_case: bool) -> Self {
-        let options = ResponseOptions {
-            limits,
-            preserve_case,
-            ..Default::default()
-        };
+        let options = ResponseOptions { limits, preserve_case, ..Default::default() };
         Up {
             side,
             response: None,
@@ -71,12 +66,7 @@ impl Up {
     }
 
     /// Queues the request head. `body` says what follows it; an upgrade or CONNECT counts as a tunnel.
-    pub fn send_head(
-        &mut self,
-        block: &HeaderBlock,
-        body: RequestBody,
-        worker: &Worker,
-    ) -> Result<(), Lost> {
+    pub fn send_head(&mut self, block: &HeaderBlock, body: RequestBody, worker: &Worker) -> Result<(), Lost> {
         let method = block.method();
         self.options.head_request = method == b"HEAD";
         self.options.connect_request = method == b"CONNECT";
@@ -87,26 +77,13 @@ impl Up {
                     RequestBody::Tunnel => (SendMode::Plain, b""),
                     RequestBody::None if has_length => (SendMode::Nothing, b""),
                     RequestBody::None => {
-                        let bodiless =
-                            matches!(method, b"GET" | b"HEAD" | b"DELETE" | b"TRACE" | b"CONNECT");
-                        (
-                            SendMode::Nothing,
-                            if bodiless {
-                                b""
-                            } else {
-                                b"content-length: 0\r\n"
-                            },
-                        )
+                        let bodiless = matches!(method, b"GET" | b"HEAD" | b"DELETE" | b"TRACE" | b"CONNECT");
+                        (SendMode::Nothing, if bodiless { b"" } else { b"content-length: 0\r\n" })
                     }
                     RequestBody::Stream { .. } if has_length => (SendMode::Plain, b""),
-                    RequestBody::Stream { raw } => (
-                        if raw {
-                            SendMode::RawChunked
-                        } else {
-                            SendMode::Chunked
-                        },
-                        b"transfer-encoding: chunked\r\n",
-                    ),
+                    RequestBody::Stream { raw } => {
+                        (if raw { SendMode::RawChunked } else { SendMode::Chunked }, b"transfer-encoding: chunked\r\n")
+                    }
                 };
                 s.mode = mode;
                 let case = s.case;
@@ -136,17 +113,12 @@ impl Up {
             Side::H1(s) => loop {
                 if !s.wire.buffered().is_empty() {
                     self.answered = true;
-                    let parsed =
-                        parse_response(s.wire.buffered(), &mut self.scanner, &self.options, block);
+                    let parsed = parse_response(s.wire.buffered(), &mut self.scanner, &self.options, block);
                     if let Some(head) = parsed.map_err(|_| Lost::Protocol)? {
                         s.wire.consume(head.consumed);
                         self.scanner.reset();
                         if head.status / 100 == 1 && head.status != 101 {
-                            return Poll::Ready(Ok(UpHead {
-                                status: head.status,
-                                ends: false,
-                                tunnel: false,
-                            }));
+                            return Poll::Ready(Ok(UpHead { status: head.status, ends: false, tunnel: false }));
                         }
                         self.keep_alive = head.keep_alive;
                         s.reader = http1::BodyReader::new(head.body);
@@ -172,11 +144,7 @@ impl Up {
                     let (parts, ()) = r.into_parts();
                     h2_headers::read_response(&parts, block);
                     let status = parts.status.as_u16();
-                    return Poll::Ready(Ok(UpHead {
-                        status,
-                        ends: false,
-                        tunnel: false,
-                    }));
+                    return Poll::Ready(Ok(UpHead { status, ends: false, tunnel: false }));
                 }
                 let r = ready!(std::pin::Pin::new(response).poll(cx)).map_err(|e| lost(&e))?;
                 self.answered = true;
@@ -187,11 +155,7 @@ impl Up {
                 s.recv = (!ends).then_some(recv);
                 let status = parts.status.as_u16();
                 let tunnel = self.options.connect_request && status / 100 == 2;
-                Poll::Ready(Ok(UpHead {
-                    status,
-                    ends,
-                    tunnel,
-                }))
+                Poll::Ready(Ok(UpHead { status, ends, tunnel }))
             }
         }
     }

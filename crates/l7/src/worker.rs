@@ -68,8 +68,7 @@ impl Worker {
             loop {
                 self.timers.sleep(SWEEP_INTERVAL).await;
                 let now = self.timers.now();
-                self.upstream
-                    .sweep(|cluster, c| pool::is_stale(cluster, c, now));
+                self.upstream.sweep(|cluster, c| pool::is_stale(cluster, c, now));
             }
         };
         tokio::join!(self.timers.clone().run(), sweep);
@@ -93,8 +92,7 @@ impl Worker {
 
     /// Counts a mirrored request in or out.
     pub(crate) fn count_shadow(&self, by: isize) {
-        self.shadows
-            .set(self.shadows.get().saturating_add_signed(by));
+        self.shadows.set(self.shadows.get().saturating_add_signed(by));
     }
 
     /// A random number (splitmix64): good for sampling and balancing, not for secrets.
@@ -119,10 +117,7 @@ impl Worker {
     }
 
     pub(crate) fn take_read(&self) -> Vec<u8> {
-        self.reads
-            .borrow_mut()
-            .pop()
-            .unwrap_or_else(|| vec![0; BUFFER_BYTES])
+        self.reads.borrow_mut().pop().unwrap_or_else(|| vec![0; BUFFER_BYTES])
     }
 
     pub(crate) fn give_read(&self, buf: Vec<u8>) {
@@ -133,10 +128,7 @@ impl Worker {
     }
 
     pub(crate) fn take_write(&self) -> Vec<u8> {
-        self.writes
-            .borrow_mut()
-            .pop()
-            .unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES / 2))
+        self.writes.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(BUFFER_BYTES / 2))
     }
 
     pub(crate) fn give_write(&self, mut buf: Vec<u8>) {
@@ -171,19 +163,12 @@ impl Worker {
                 now
             }
         };
-        if at >= instant {
-            wall + (at - instant)
-        } else {
-            wall - (instant - at)
-        }
+        if at >= instant { wall + (at - instant) } else { wall - (instant - at) }
     }
 
     /// The value of a `date` header at that instant.
     pub fn date(&self, at: Instant) -> [u8; 29] {
-        let unix_s = self
-            .wall(at)
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |d| d.as_secs());
+        let unix_s = self.wall(at).duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
         let mut date = self.date.borrow_mut();
         if date.unix_s != unix_s || date.unix_s == 0 {
             date.unix_s = unix_s;

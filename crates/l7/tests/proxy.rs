@@ -33,10 +33,7 @@ struct Case {
 
 /// Runs a case; returns (what the client got, what the upstream saw), dates blanked.
 fn run(case: Case) -> (String, String) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async move {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -57,9 +54,7 @@ fn run(case: Case) -> (String, String) {
                             if head.contains("transfer-encoding") {
                                 body.ends_with("0\r\n\r\n")
                             } else {
-                                let len = head
-                                    .lines()
-                                    .find_map(|l| l.strip_prefix("content-length: "));
+                                let len = head.lines().find_map(|l| l.strip_prefix("content-length: "));
                                 body.len() >= len.map_or(0, |n| n.parse().unwrap())
                             }
                         });
@@ -81,30 +76,18 @@ fn run(case: Case) -> (String, String) {
             }
             seen
         });
-        let text = HCM
-            .replace("ROUTES", case.routes)
-            .replace("FILTERS", case.filters)
-            .replace("PORT", &port.to_string());
+        let text =
+            HCM.replace("ROUTES", case.routes).replace("FILTERS", case.filters).replace("PORT", &port.to_string());
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let proto: protos::envoy::config::bootstrap::v3::Bootstrap =
-            protos::json::decode_json(&json).unwrap();
+        let proto: protos::envoy::config::bootstrap::v3::Bootstrap = protos::json::decode_json(&json).unwrap();
         let bootstrap = proxy_config::parse::bootstrap(&proto).unwrap();
         let store = telemetry::stats::Store::new(Default::default());
-        let sinks =
-            telemetry::access_log::Sinks::new(Duration::from_secs(1), store.block("filesystem."));
+        let sinks = telemetry::access_log::Sinks::new(Duration::from_secs(1), store.block("filesystem."));
         let registry = upstream::Registry::new(store.clone(), Arc::default());
         registry.set(bootstrap.clusters[0].clone());
-        let NetworkFilterKind::Hcm(hcm) = &bootstrap.listeners[0].chains.chains[0].filters[0].kind
-        else {
-            panic!()
-        };
-        let deps = l7::Deps {
-            store: &store,
-            sinks: &sinks,
-            routes: &|_| Arc::default(),
-            listener: "t",
-            node: Arc::default(),
-        };
+        let NetworkFilterKind::Hcm(hcm) = &bootstrap.listeners[0].chains.chains[0].filters[0].kind else { panic!() };
+        let deps =
+            l7::Deps { store: &store, sinks: &sinks, routes: &|_| Arc::default(), listener: "t", node: Arc::default() };
         let manager = l7::Manager::new(hcm.clone(), &deps).unwrap();
         let worker = l7::Worker::new(0, 1, registry);
         tokio::task::spawn_local(worker.clone().run());
@@ -122,12 +105,8 @@ fn run(case: Case) -> (String, String) {
             listener: None,
             state: Vec::new(),
         };
-        let serving = tokio::task::spawn_local(l7::serve_connection(
-            Stream::Plain(Socket::Pipe(server)),
-            facts,
-            manager,
-            worker,
-        ));
+        let serving =
+            tokio::task::spawn_local(l7::serve_connection(Stream::Plain(Socket::Pipe(server)), facts, manager, worker));
         let mut client = Stream::Plain(Socket::Pipe(client));
         client.write_all(case.input.as_bytes()).await.unwrap();
         let mut out = Vec::new();
@@ -165,14 +144,8 @@ fn get_is_forwarded_and_connection_closed_on_request() {
         answers: &["HTTP/1.1 200 Fine\r\nServer: x\r\nX-A: 1\r\ncontent-length: 2\r\n\r\nok"],
         input: "GET /a?b HTTP/1.1\r\nHost: h\r\nX-B: 2\r\nConnection: close\r\n\r\n",
     });
-    assert_eq!(
-        seen,
-        "GET /a?b HTTP/1.1\r\nhost: h\r\nx-b: 2\r\nx-forwarded-proto: http\r\n\r\n"
-    );
-    assert_eq!(
-        got,
-        "HTTP/1.1 200 OK\r\nserver: envoy\r\nx-a: 1\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok"
-    );
+    assert_eq!(seen, "GET /a?b HTTP/1.1\r\nhost: h\r\nx-b: 2\r\nx-forwarded-proto: http\r\n\r\n");
+    assert_eq!(got, "HTTP/1.1 200 OK\r\nserver: envoy\r\nx-a: 1\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok");
 }
 
 #[test]
@@ -212,10 +185,7 @@ fn retries_on_status_and_gives_the_last_answer() {
         input: "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbody",
     });
     assert_eq!(seen.matches("\r\n\r\nbody").count(), 3);
-    assert!(
-        got.starts_with("HTTP/1.1 200 OK\r\n") && got.ends_with("ok"),
-        "{got}"
-    );
+    assert!(got.starts_with("HTTP/1.1 200 OK\r\n") && got.ends_with("ok"), "{got}");
 }
 
 #[test]
@@ -238,12 +208,7 @@ fn answers_made_here() {
         {"match": {"prefix": "/r"}, "redirect": {"host_redirect": "x", "prefix_rewrite": "/s"}},
         {"match": {"prefix": "/n"}, "route": {"cluster": "none"}}]"#;
     let check = |input: &'static str, expect: &str| {
-        let (got, _) = run(Case {
-            routes,
-            filters: "",
-            answers: &[],
-            input,
-        });
+        let (got, _) = run(Case { routes, filters: "", answers: &[], input });
         assert_eq!(got, expect, "{input}");
     };
     check(
@@ -278,10 +243,7 @@ fn filters_answer_before_the_router() {
         answers: &[],
         input: "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
     });
-    assert!(
-        got.ends_with("\r\n\r\nfault filter abort") && got.starts_with("HTTP/1.1 418"),
-        "{got}"
-    );
+    assert!(got.ends_with("\r\n\r\nfault filter abort") && got.starts_with("HTTP/1.1 418"), "{got}");
     let rbac = r#"{"name": "envoy.filters.http.rbac", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC",
         "rules": {"action": "DENY", "policies": {"p": {"permissions": [{"header": {"name": ":method", "string_match": {"exact": "GET"}}}], "principals": [{"any": true}]}}}}},"#;
     let (got, _) = run(Case {
@@ -290,8 +252,5 @@ fn filters_answer_before_the_router() {
         answers: &[],
         input: "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
     });
-    assert!(
-        got.starts_with("HTTP/1.1 403") && got.ends_with("\r\n\r\nRBAC: access denied"),
-        "{got}"
-    );
+    assert!(got.starts_with("HTTP/1.1 403") && got.ends_with("\r\n\r\nRBAC: access denied"), "{got}");
 }

@@ -32,19 +32,10 @@ impl Breakers {
     /// Breakers with these limits.
     pub fn new(t: Option<&Thresholds>) -> Arc<Self> {
         let limits = t.map_or([1024, 1024, 1024, 3], |t| {
-            [
-                t.max_connections,
-                t.max_pending_requests,
-                t.max_requests,
-                t.max_retries,
-            ]
+            [t.max_connections, t.max_pending_requests, t.max_requests, t.max_retries]
         });
         let budget = t.and_then(|t| t.retry_budget.clone());
-        Arc::new(Breakers {
-            limits,
-            used: Default::default(),
-            budget,
-        })
+        Arc::new(Breakers { limits, used: Default::default(), budget })
     }
 
     /// Takes a unit, or `None` when the limit is reached.
@@ -55,19 +46,13 @@ impl Breakers {
             used.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
-        Some(Guard {
-            breakers: self.clone(),
-            resource,
-        })
+        Some(Guard { breakers: self.clone(), resource })
     }
 
     /// Takes a unit even above the limit (the first connection of a pool).
     pub fn force(self: &Arc<Self>, resource: Resource) -> Guard {
         self.used[resource as usize].fetch_add(1, Ordering::Relaxed);
-        Guard {
-            breakers: self.clone(),
-            resource,
-        }
+        Guard { breakers: self.clone(), resource }
     }
 
     /// Units in use.
@@ -113,9 +98,7 @@ mod tests {
     #[test]
     fn limits_hold_and_units_come_back() {
         let b = Breakers::new(None);
-        let held: Vec<_> = (0..3)
-            .filter_map(|_| b.acquire(Resource::Retries))
-            .collect();
+        let held: Vec<_> = (0..3).filter_map(|_| b.acquire(Resource::Retries)).collect();
         assert_eq!(held.len(), 3);
         assert!(b.acquire(Resource::Retries).is_none() && b.open(Resource::Retries));
         drop(held);

@@ -61,24 +61,15 @@ struct Transports {
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster")
-            .field("name", &self.config.name)
-            .finish_non_exhaustive()
+        f.debug_struct("Cluster").field("name", &self.config.name).finish_non_exhaustive()
     }
 }
 
 impl Cluster {
     /// A cluster without hosts, or with those that its configuration names by address.
-    pub fn new(
-        config: Arc<config::Cluster>,
-        store: &Arc<Store>,
-        secrets: &Arc<SecretStore>,
-    ) -> Arc<Self> {
+    pub fn new(config: Arc<config::Cluster>, store: &Arc<Store>, secrets: &Arc<SecretStore>) -> Arc<Self> {
         let stat_name = config.alt_stat_name.as_ref().unwrap_or(&config.name);
-        let stats = store.block(&format!(
-            "cluster.{}.",
-            telemetry::stats::sanitize(stat_name)
-        ));
+        let stats = store.block(&format!("cluster.{}.", telemetry::stats::sanitize(stat_name)));
         let cluster = Arc::new(Cluster {
             stats,
             outlier_stats: OnceLock::new(),
@@ -113,8 +104,7 @@ impl Cluster {
     pub fn assign(&self, load: &LoadAssignment, resolve: impl Fn(&Address) -> Vec<Address>) {
         let _one_at_a_time = self.update.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.hosts.load();
-        let known: HashMap<&str, &Arc<HostStats>> =
-            old.hosts.iter().map(|h| (&*h.text, &h.stats)).collect();
+        let known: HashMap<&str, &Arc<HostStats>> = old.hosts.iter().map(|h| (&*h.text, &h.stats)).collect();
         let mut hosts: Vec<Arc<Host>> = Vec::new();
         let mut localities = Vec::with_capacity(load.localities.len());
         for (i, l) in load.localities.iter().enumerate() {
@@ -122,19 +112,12 @@ impl Cluster {
             for e in &l.endpoints {
                 for address in resolve(&e.address) {
                     let text = address.to_string();
-                    if hosts
-                        .iter()
-                        .rev()
-                        .take(256)
-                        .any(|h| *h.text == *text && h.priority == l.priority)
-                    {
+                    if hosts.iter().rev().take(256).any(|h| *h.text == *text && h.priority == l.priority) {
                         continue;
                     }
                     let stats = known.get(&*text).map(|s| Arc::clone(s)).unwrap_or_default();
                     let locality = l.locality.clone();
-                    hosts.push(Arc::new(Host::new(
-                        e, address, l.priority, i as u32, locality, stats,
-                    )));
+                    hosts.push(Arc::new(Host::new(e, address, l.priority, i as u32, locality, stats)));
                 }
             }
         }
@@ -181,10 +164,8 @@ impl Cluster {
     fn publish(&self, set: HostSet) {
         use proxy_core::lb::Health;
         let count = |h| set.hosts.iter().filter(|x| x.health() == h).count() as u64;
-        self.stats
-            .gauge_set(stat::MEMBERSHIP_TOTAL, set.hosts.len() as u64);
-        self.stats
-            .gauge_set(stat::MEMBERSHIP_HEALTHY, count(Health::Healthy));
+        self.stats.gauge_set(stat::MEMBERSHIP_TOTAL, set.hosts.len() as u64);
+        self.stats.gauge_set(stat::MEMBERSHIP_HEALTHY, count(Health::Healthy));
         let (degraded, excluded) = (count(Health::Degraded), count(Health::Excluded));
         if degraded > 0 {
             self.stats.gauge_set(stat::MEMBERSHIP_DEGRADED, degraded);
@@ -199,11 +180,7 @@ impl Cluster {
     pub fn breakers(&self, priority: Priority) -> &Arc<Breakers> {
         let high = priority == Priority::High;
         self.breakers[usize::from(high)].get_or_init(|| {
-            let t = self
-                .config
-                .circuit_breakers
-                .as_ref()
-                .map(|c| if high { &c.high } else { &c.default });
+            let t = self.config.circuit_breakers.as_ref().map(|c| if high { &c.high } else { &c.default });
             Breakers::new(t)
         })
     }
@@ -213,8 +190,7 @@ impl Cluster {
         let high = priority == Priority::High;
         let block = self.breaker_stats[usize::from(high)].get_or_init(|| {
             let level = if high { "high" } else { "default" };
-            self.store
-                .block(&format!("{}circuit_breakers.{level}.", self.stats.prefix()))
+            self.store.block(&format!("{}circuit_breakers.{level}.", self.stats.prefix()))
         });
         let gauge = match resource {
             Resource::Connections => circuit_breakers::CX_OPEN,
@@ -227,10 +203,7 @@ impl Cluster {
 
     /// Outlier detection stats, made when first used.
     pub fn outlier_stats(&self) -> &Block<outlier_detection::OutlierDetection> {
-        self.outlier_stats.get_or_init(|| {
-            self.store
-                .block(&format!("{}outlier_detection.", self.stats.prefix()))
-        })
+        self.outlier_stats.get_or_init(|| self.store.block(&format!("{}outlier_detection.", self.stats.prefix())))
     }
 
     /// Reports what came of a request to `host`.
@@ -246,25 +219,15 @@ impl Cluster {
     pub fn transport(&self, host: &Host) -> (&UpstreamTransport, Option<&Arc<ClientContext>>) {
         let transports = self.transports.get_or_init(|| Transports {
             default: self.context(&self.config.transport),
-            matches: self
-                .config
-                .transport_matches
-                .iter()
-                .map(|m| self.context(&m.transport))
-                .collect(),
+            matches: self.config.transport_matches.iter().map(|m| self.context(&m.transport)).collect(),
         });
         let matched = self.config.transport_matches.iter().position(|m| {
             m.criteria.iter().all(|(key, value)| {
-                host.metadata
-                    .get("envoy.transport_socket_match", std::slice::from_ref(key))
-                    == Some(value)
+                host.metadata.get("envoy.transport_socket_match", std::slice::from_ref(key)) == Some(value)
             })
         });
         match matched {
-            Some(i) => (
-                &self.config.transport_matches[i].transport,
-                transports.matches[i].as_ref(),
-            ),
+            Some(i) => (&self.config.transport_matches[i].transport, transports.matches[i].as_ref()),
             None => (&self.config.transport, transports.default.as_ref()),
         }
     }
@@ -272,11 +235,10 @@ impl Cluster {
     fn context(&self, transport: &UpstreamTransport) -> Option<Arc<ClientContext>> {
         match transport {
             UpstreamTransport::Raw => None,
-            UpstreamTransport::Tls(t) => ClientContext::from_config(t, &self.secrets)
-                .ok()
-                .map(Arc::new),
-            UpstreamTransport::ProxyProtocol { inner, .. }
-            | UpstreamTransport::InternalUpstream { inner, .. } => self.context(inner),
+            UpstreamTransport::Tls(t) => ClientContext::from_config(t, &self.secrets).ok().map(Arc::new),
+            UpstreamTransport::ProxyProtocol { inner, .. } | UpstreamTransport::InternalUpstream { inner, .. } => {
+                self.context(inner)
+            }
         }
     }
 
@@ -296,11 +258,7 @@ impl Cluster {
             weight: 1,
             priority: 0,
             locality_index: 0,
-            locality: Arc::new(config::Locality {
-                region: "".into(),
-                zone: "".into(),
-                sub_zone: "".into(),
-            }),
+            locality: Arc::new(config::Locality { region: "".into(), zone: "".into(), sub_zone: "".into() }),
             metadata: Default::default(),
             told: config::HealthStatus::Healthy,
             stats: Default::default(),
@@ -311,12 +269,7 @@ impl Cluster {
 
     /// Hosts that an ORIGINAL_DST cluster remembers.
     pub fn original_hosts(&self) -> Vec<Arc<Host>> {
-        self.original
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.original.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
@@ -343,35 +296,14 @@ impl HostSet {
                 hash_key: hash_key(lb, h),
             })
             .collect();
-        let balancer = Balancer::build(
-            lb,
-            &infos,
-            &localities,
-            overprovisioning,
-            weighted_priority_health,
-        );
-        HostSet {
-            hosts,
-            balancer,
-            localities,
-            overprovisioning,
-            weighted_priority_health,
-            drop_ppm,
-        }
+        let balancer = Balancer::build(lb, &infos, &localities, overprovisioning, weighted_priority_health);
+        HostSet { hosts, balancer, localities, overprovisioning, weighted_priority_health, drop_ppm }
     }
 }
 
 fn hash_key<'a>(lb: &config::LbConfig, h: &'a Host) -> &'a str {
-    if let Some(key) = h
-        .metadata
-        .get("envoy.lb", &["hash_key"])
-        .and_then(|v| v.as_str())
-    {
+    if let Some(key) = h.metadata.get("envoy.lb", &["hash_key"]).and_then(|v| v.as_str()) {
         return key;
     }
-    if lb.use_hostname_for_hashing && !h.hostname.is_empty() {
-        &h.hostname
-    } else {
-        &h.text
-    }
+    if lb.use_hostname_for_hashing && !h.hostname.is_empty() { &h.hostname } else { &h.text }
 }

@@ -78,10 +78,7 @@ impl Drop for Account {
         let stats = &self.cluster.stats;
         stats.gauge_sub(stat::UPSTREAM_CX_ACTIVE, 1);
         stats.inc(stat::UPSTREAM_CX_DESTROY);
-        stats.record(
-            stat::UPSTREAM_CX_LENGTH_MS,
-            self.began.elapsed().as_millis() as u64,
-        );
+        stats.record(stat::UPSTREAM_CX_LENGTH_MS, self.began.elapsed().as_millis() as u64);
         self.host.stats.cx_active.fetch_sub(1, Relaxed);
     }
 }
@@ -109,18 +106,13 @@ pub async fn connect(
     request: &ConnectRequest<'_>,
 ) -> Result<Connection, ConnectError> {
     let stats = &cluster.stats;
-    let guard = match cluster
-        .breakers(request.priority)
-        .acquire(Resource::Connections)
-    {
+    let guard = match cluster.breakers(request.priority).acquire(Resource::Connections) {
         Some(guard) => guard,
         None if host.stats.cx_active.load(Relaxed) == 0 => {
             // Every pool may have one connection, so that requests cannot starve.
             stats.inc(stat::UPSTREAM_CX_OVERFLOW);
             cluster.note_breaker(request.priority, Resource::Connections);
-            cluster
-                .breakers(request.priority)
-                .force(Resource::Connections)
+            cluster.breakers(request.priority).force(Resource::Connections)
         }
         None => {
             stats.inc(stat::UPSTREAM_CX_OVERFLOW);
@@ -138,42 +130,20 @@ pub async fn connect(
     host.stats.cx_total.fetch_add(1, Relaxed);
     host.stats.cx_active.fetch_add(1, Relaxed);
     let began = Instant::now();
-    let account = Account {
-        cluster: cluster.clone(),
-        host: host.clone(),
-        began,
-        _guard: guard,
+    let account = Account { cluster: cluster.clone(), host: host.clone(), began, _guard: guard };
+    let opened = match tokio::time::timeout(cluster.config.connect_timeout, open(cluster, host, request)).await {
+        Ok(r) => r,
+        Err(_) => {
+            stats.inc(stat::UPSTREAM_CX_CONNECT_TIMEOUT);
+            Err(ConnectError { timeout: true, overflow: false, transport: "".into(), reason: "connect timeout".into() })
+        }
     };
-    let opened =
-        match tokio::time::timeout(cluster.config.connect_timeout, open(cluster, host, request))
-            .await
-        {
-            Ok(r) => r,
-            Err(_) => {
-                stats.inc(stat::UPSTREAM_CX_CONNECT_TIMEOUT);
-                Err(ConnectError {
-                    timeout: true,
-                    overflow: false,
-                    transport: "".into(),
-                    reason: "connect timeout".into(),
-                })
-            }
-        };
     match opened {
         Ok(stream) => {
-            stats.record(
-                stat::UPSTREAM_CX_CONNECT_MS,
-                began.elapsed().as_millis() as u64,
-            );
+            stats.record(stat::UPSTREAM_CX_CONNECT_MS, began.elapsed().as_millis() as u64);
             let (local, remote) = (stream.local_addr(), stream.peer_addr());
             let tls = stream.tls().map(|t| Arc::new(t.clone()));
-            Ok(Connection {
-                stream,
-                local,
-                remote,
-                tls,
-                account,
-            })
+            Ok(Connection { stream, local, remote, tls, account })
         }
         Err(e) => {
             stats.inc(stat::UPSTREAM_CX_CONNECT_FAIL);
@@ -185,25 +155,14 @@ pub async fn connect(
 
 fn failed(reason: impl std::fmt::Display) -> ConnectError {
     let reason = reason.to_string().into();
-    ConnectError {
-        timeout: false,
-        overflow: false,
-        transport: "".into(),
-        reason,
-    }
+    ConnectError { timeout: false, overflow: false, transport: "".into(), reason }
 }
 
-async fn open(
-    cluster: &Arc<Cluster>,
-    host: &Arc<Host>,
-    request: &ConnectRequest<'_>,
-) -> Result<Stream, ConnectError> {
+async fn open(cluster: &Arc<Cluster>, host: &Arc<Host>, request: &ConnectRequest<'_>) -> Result<Stream, ConnectError> {
     let (transport, context) = cluster.transport(host);
     let mut socket: tls::Socket = match &host.address {
         Address::Socket(a) => tls::Socket::Tcp(tcp(cluster, *a).await.map_err(failed)?),
-        Address::Pipe { path, .. } => {
-            tls::Socket::Unix(UnixStream::connect(&**path).await.map_err(failed)?)
-        }
+        Address::Pipe { path, .. } => tls::Socket::Unix(UnixStream::connect(&**path).await.map_err(failed)?),
         Address::Dns { .. } => return Err(failed("host name is not resolved")),
         Address::Internal { .. } => return Err(failed("internal address")),
     };
@@ -219,11 +178,7 @@ async fn open(
     let Some(context) = context else {
         return Err(failed("TLS configuration is unusable"));
     };
-    let options = ConnectOptions {
-        sni: request.sni,
-        alpn: request.alpn,
-        dns_san: request.dns_san,
-    };
+    let options = ConnectOptions { sni: request.sni, alpn: request.alpn, dns_san: request.dns_san };
     match context.connect(socket, options).await {
         Ok(stream) => Ok(Stream::from(stream)),
         Err(e) => {
@@ -246,20 +201,14 @@ async fn tcp(cluster: &Cluster, address: SocketAddr) -> std::io::Result<TcpStrea
     let stream = match source {
         None => TcpStream::connect(address).await?,
         Some((source, freebind)) => {
-            let socket = Socket::new(
-                Domain::for_address(address),
-                Type::STREAM,
-                Some(Protocol::TCP),
-            )?;
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
             socket.set_nonblocking(true)?;
             if freebind && source.is_ipv4() {
                 socket.set_freebind_v4(true)?;
             }
             // Ports are shared between destinations; otherwise one source address exhausts them.
             socket.bind(&source.into())?;
-            TcpSocket::from_std_stream(socket.into())
-                .connect(address)
-                .await?
+            TcpSocket::from_std_stream(socket.into()).connect(address).await?
         }
     };
     stream.set_nodelay(true)?;
@@ -342,16 +291,10 @@ mod tests {
     #[test]
     fn proxy_headers() {
         let pair = Some(("1.2.3.4:5".parse().unwrap(), "6.7.8.9:10".parse().unwrap()));
-        assert_eq!(
-            proxy_header(1, pair),
-            b"PROXY TCP4 1.2.3.4 6.7.8.9 5 10\r\n"
-        );
+        assert_eq!(proxy_header(1, pair), b"PROXY TCP4 1.2.3.4 6.7.8.9 5 10\r\n");
         assert_eq!(proxy_header(1, None), b"PROXY UNKNOWN\r\n");
         let v2 = proxy_header(2, pair);
-        assert_eq!(
-            &v2[12..],
-            [0x21, 0x11, 0, 12, 1, 2, 3, 4, 6, 7, 8, 9, 0, 5, 0, 10]
-        );
+        assert_eq!(&v2[12..], [0x21, 0x11, 0, 12, 1, 2, 3, 4, 6, 7, 8, 9, 0, 5, 0, 10]);
         assert_eq!(&proxy_header(2, None)[12..], [0x20, 0, 0, 0]);
     }
 }

@@ -63,11 +63,8 @@ async fn addresses(load: &LoadAssignment, dns: &DnsConfig, logical: bool) -> Res
         if found.contains_key(&(host.clone(), *port)) {
             continue;
         }
-        let all: Vec<SocketAddr> = tokio::net::lookup_host((&**host, *port))
-            .await
-            .map_err(|_| ())?
-            .take(ADDRESSES_PER_NAME_MAX)
-            .collect();
+        let all: Vec<SocketAddr> =
+            tokio::net::lookup_host((&**host, *port)).await.map_err(|_| ())?.take(ADDRESSES_PER_NAME_MAX).collect();
         let (v4, v6): (Vec<_>, Vec<_>) = all.into_iter().partition(SocketAddr::is_ipv4);
         let mut list = match dns.family {
             DnsFamily::V4Only => v4,
@@ -106,12 +103,7 @@ fn changed(cluster: &Cluster, load: &LoadAssignment, found: &Found) -> bool {
         .flat_map(|e| expand(&e.address, found))
         .map(|a| a.to_string())
         .collect();
-    let mut have: Vec<String> = cluster
-        .hosts()
-        .hosts
-        .iter()
-        .map(|h| h.text.to_string())
-        .collect();
+    let mut have: Vec<String> = cluster.hosts().hosts.iter().map(|h| h.text.to_string()).collect();
     want.sort();
     want.dedup();
     have.sort();

@@ -148,9 +148,7 @@ impl Host {
     /// Health as balancing sees it.
     pub fn health(&self) -> Health {
         let s = &self.stats;
-        if s.ejection.ejected.load(Ordering::Relaxed)
-            || s.failed_health_check.load(Ordering::Relaxed)
-        {
+        if s.ejection.ejected.load(Ordering::Relaxed) || s.failed_health_check.load(Ordering::Relaxed) {
             return Health::Unhealthy;
         }
         match self.told {

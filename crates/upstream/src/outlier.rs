@@ -28,14 +28,10 @@ pub fn report(cluster: &Cluster, rules: &OutlierDetection, host: &Host, outcome:
         Outcome::ConnectFailed | Outcome::Reset | Outcome::Timeout if split => {
             let n = e.consecutive_local.fetch_add(1, Relaxed) + 1;
             if n == rules.consecutive_local_origin_failure {
-                cluster
-                    .outlier_stats()
-                    .inc(stat::EJECTIONS_DETECTED_CONSECUTIVE_LOCAL_ORIGIN_FAILURE);
+                cluster.outlier_stats().inc(stat::EJECTIONS_DETECTED_CONSECUTIVE_LOCAL_ORIGIN_FAILURE);
                 let share = rules.enforcing_consecutive_local_origin_failure;
                 if eject(cluster, rules, host, share) {
-                    cluster
-                        .outlier_stats()
-                        .inc(stat::EJECTIONS_ENFORCED_CONSECUTIVE_LOCAL_ORIGIN_FAILURE);
+                    cluster.outlier_stats().inc(stat::EJECTIONS_ENFORCED_CONSECUTIVE_LOCAL_ORIGIN_FAILURE);
                 }
                 e.consecutive_local.store(0, Relaxed);
             }
@@ -55,18 +51,9 @@ pub fn report(cluster: &Cluster, rules: &OutlierDetection, host: &Host, outcome:
     if matches!(status, 502..=504) {
         let n = e.consecutive_gateway.fetch_add(1, Relaxed) + 1;
         if n == rules.consecutive_gateway_failure {
-            cluster
-                .outlier_stats()
-                .inc(stat::EJECTIONS_DETECTED_CONSECUTIVE_GATEWAY_FAILURE);
-            if eject(
-                cluster,
-                rules,
-                host,
-                rules.enforcing_consecutive_gateway_failure,
-            ) {
-                cluster
-                    .outlier_stats()
-                    .inc(stat::EJECTIONS_ENFORCED_CONSECUTIVE_GATEWAY_FAILURE);
+            cluster.outlier_stats().inc(stat::EJECTIONS_DETECTED_CONSECUTIVE_GATEWAY_FAILURE);
+            if eject(cluster, rules, host, rules.enforcing_consecutive_gateway_failure) {
+                cluster.outlier_stats().inc(stat::EJECTIONS_ENFORCED_CONSECUTIVE_GATEWAY_FAILURE);
             }
             e.consecutive_gateway.store(0, Relaxed);
         }
@@ -75,14 +62,10 @@ pub fn report(cluster: &Cluster, rules: &OutlierDetection, host: &Host, outcome:
     }
     let n = e.consecutive_5xx.fetch_add(1, Relaxed) + 1;
     if n == rules.consecutive_5xx {
-        cluster
-            .outlier_stats()
-            .inc(stat::EJECTIONS_DETECTED_CONSECUTIVE_5XX);
+        cluster.outlier_stats().inc(stat::EJECTIONS_DETECTED_CONSECUTIVE_5XX);
         cluster.outlier_stats().inc(stat::EJECTIONS_CONSECUTIVE_5XX);
         if eject(cluster, rules, host, rules.enforcing_consecutive_5xx) {
-            cluster
-                .outlier_stats()
-                .inc(stat::EJECTIONS_ENFORCED_CONSECUTIVE_5XX);
+            cluster.outlier_stats().inc(stat::EJECTIONS_ENFORCED_CONSECUTIVE_5XX);
         }
         e.consecutive_5xx.store(0, Relaxed);
     }
@@ -92,22 +75,14 @@ pub fn report(cluster: &Cluster, rules: &OutlierDetection, host: &Host, outcome:
 fn eject(cluster: &Cluster, rules: &OutlierDetection, host: &Host, enforcing: u32) -> bool {
     let stats = cluster.outlier_stats();
     let e = &host.stats.ejection;
-    if enforcing == 0
-        || (now_ms() ^ host.stats.rq_total.load(Relaxed)) % 100 >= u64::from(enforcing)
-    {
+    if enforcing == 0 || (now_ms() ^ host.stats.rq_total.load(Relaxed)) % 100 >= u64::from(enforcing) {
         return false;
     }
     let set = cluster.hosts();
-    let ejected = set
-        .hosts
-        .iter()
-        .filter(|h| h.stats.ejection.ejected.load(Relaxed))
-        .count();
+    let ejected = set.hosts.iter().filter(|h| h.stats.ejection.ejected.load(Relaxed)).count();
     let percent = 100.0 * ejected as f64 / set.hosts.len().max(1) as f64;
     let first = ejected == 0 && rules.always_eject_one_host;
-    if !first
-        && percent >= f64::from(rules.max_ejection_percent)
-        && rules.max_ejection_percent < 100
+    if !first && percent >= f64::from(rules.max_ejection_percent) && rules.max_ejection_percent < 100
         || rules.max_ejection_percent == 0 && !first
     {
         stats.inc(stat::EJECTIONS_OVERFLOW);
@@ -144,10 +119,7 @@ pub fn tick(cluster: &Cluster) {
         }
         let times = u64::from(e.times.load(Relaxed).max(1));
         let base = rules.base_ejection_time.as_millis() as u64;
-        let most = rules
-            .max_ejection_time
-            .max(rules.base_ejection_time)
-            .as_millis() as u64;
+        let most = rules.max_ejection_time.max(rules.base_ejection_time).as_millis() as u64;
         if now >= e.since_ms.load(Relaxed) + (base * times).min(most) {
             e.ejected.store(false, Relaxed);
             e.consecutive_5xx.store(0, Relaxed);
@@ -174,18 +146,12 @@ fn judge_success_rates(cluster: &Cluster, rules: &OutlierDetection) {
             rates.push((i, 100.0 * f64::from(success) / f64::from(total), total));
         }
     }
-    let enough: Vec<_> = rates
-        .iter()
-        .filter(|r| r.2 >= rules.success_rate_request_volume)
-        .collect();
-    if rules.enforcing_success_rate > 0
-        && enough.len() >= rules.success_rate_minimum_hosts.max(1) as usize
-    {
+    let enough: Vec<_> = rates.iter().filter(|r| r.2 >= rules.success_rate_request_volume).collect();
+    if rules.enforcing_success_rate > 0 && enough.len() >= rules.success_rate_minimum_hosts.max(1) as usize {
         let n = enough.len() as f64;
         let mean = enough.iter().map(|r| r.1).sum::<f64>() / n;
         let variance = enough.iter().map(|r| (r.1 - mean).powi(2)).sum::<f64>() / n;
-        let threshold =
-            mean - f64::from(rules.success_rate_stdev_factor) / 1000.0 * variance.sqrt();
+        let threshold = mean - f64::from(rules.success_rate_stdev_factor) / 1000.0 * variance.sqrt();
         for (i, ..) in enough.iter().filter(|r| r.1 < threshold) {
             let stats = cluster.outlier_stats();
             stats.inc(stat::EJECTIONS_DETECTED_SUCCESS_RATE);
@@ -194,25 +160,13 @@ fn judge_success_rates(cluster: &Cluster, rules: &OutlierDetection) {
             }
         }
     }
-    let enough: Vec<_> = rates
-        .iter()
-        .filter(|r| r.2 >= rules.failure_percentage_request_volume)
-        .collect();
-    if rules.enforcing_failure_percentage > 0
-        && enough.len() >= rules.failure_percentage_minimum_hosts.max(1) as usize
+    let enough: Vec<_> = rates.iter().filter(|r| r.2 >= rules.failure_percentage_request_volume).collect();
+    if rules.enforcing_failure_percentage > 0 && enough.len() >= rules.failure_percentage_minimum_hosts.max(1) as usize
     {
-        for (i, ..) in enough
-            .iter()
-            .filter(|r| 100.0 - r.1 >= f64::from(rules.failure_percentage_threshold))
-        {
+        for (i, ..) in enough.iter().filter(|r| 100.0 - r.1 >= f64::from(rules.failure_percentage_threshold)) {
             let stats = cluster.outlier_stats();
             stats.inc(stat::EJECTIONS_DETECTED_FAILURE_PERCENTAGE);
-            if eject(
-                cluster,
-                rules,
-                &set.hosts[*i],
-                rules.enforcing_failure_percentage,
-            ) {
+            if eject(cluster, rules, &set.hosts[*i], rules.enforcing_failure_percentage) {
                 stats.inc(stat::EJECTIONS_ENFORCED_FAILURE_PERCENTAGE);
             }
         }

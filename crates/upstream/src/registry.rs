@@ -23,21 +23,12 @@ pub struct Registry {
 impl Registry {
     /// No clusters yet.
     pub fn new(store: Arc<Store>, secrets: Arc<SecretStore>) -> Arc<Self> {
-        Arc::new(Registry {
-            clusters: RwLock::default(),
-            version: AtomicU64::new(1),
-            store,
-            secrets,
-        })
+        Arc::new(Registry { clusters: RwLock::default(), version: AtomicU64::new(1), store, secrets })
     }
 
     /// The cluster of that name.
     pub fn get(&self, name: &str) -> Option<Arc<Cluster>> {
-        self.clusters
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(name)
-            .cloned()
+        self.clusters.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
     /// Changes whenever a cluster is added, replaced or removed; workers compare it.
@@ -50,10 +41,7 @@ impl Registry {
     /// same discovery, so that a change of other settings interrupts nothing.
     pub fn set(&self, config: Arc<config::Cluster>) -> Arc<Cluster> {
         let cluster = Cluster::new(config, &self.store, &self.secrets);
-        let mut all = self
-            .clusters
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.clusters.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(old) = all.get(&cluster.config.name)
             && same_discovery(&old.config.discovery, &cluster.config.discovery)
         {
@@ -66,12 +54,7 @@ impl Registry {
 
     /// Removes a cluster. Requests in flight finish on what they hold.
     pub fn remove(&self, name: &str) -> bool {
-        let gone = self
-            .clusters
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name)
-            .is_some();
+        let gone = self.clusters.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some();
         self.version.fetch_add(1, Ordering::Release);
         gone
     }
@@ -81,9 +64,7 @@ impl Registry {
         let eds: Vec<_> = self
             .all()
             .into_iter()
-            .filter(|c| {
-                matches!(&c.config.discovery, Discovery::Eds { service_name: s, .. } if **s == *service_name)
-            })
+            .filter(|c| matches!(&c.config.discovery, Discovery::Eds { service_name: s, .. } if **s == *service_name))
             .collect();
         for c in &eds {
             c.assign(load, |a| vec![a.clone()]);
@@ -93,25 +74,13 @@ impl Registry {
 
     /// All clusters, in no order.
     pub fn all(&self) -> Vec<Arc<Cluster>> {
-        self.clusters
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .values()
-            .cloned()
-            .collect()
+        self.clusters.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 
 fn same_discovery(a: &Discovery, b: &Discovery) -> bool {
     match (a, b) {
-        (
-            Discovery::Eds {
-                service_name: a, ..
-            },
-            Discovery::Eds {
-                service_name: b, ..
-            },
-        ) => a == b,
+        (Discovery::Eds { service_name: a, .. }, Discovery::Eds { service_name: b, .. }) => a == b,
         (Discovery::StrictDns(..), Discovery::StrictDns(..))
         | (Discovery::LogicalDns(..), Discovery::LogicalDns(..)) => true,
         _ => false,

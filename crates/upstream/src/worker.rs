@@ -60,12 +60,7 @@ pub struct PickRequest<'a> {
 impl<T> Worker<T> {
     /// State of one worker. `seed` staggers the cursors of workers.
     pub fn new(registry: Arc<Registry>, seed: u64) -> Rc<Self> {
-        Rc::new(Worker {
-            registry,
-            version: Cell::new(0),
-            clusters: RefCell::default(),
-            seed,
-        })
+        Rc::new(Worker { registry, version: Cell::new(0), clusters: RefCell::default(), seed })
     }
 
     /// The registry.
@@ -83,20 +78,16 @@ impl<T> Worker<T> {
         }
         let cluster = self.registry.get(name)?;
         let entry = Rc::new(WorkerCluster::new(cluster, self.seed));
-        self.clusters
-            .borrow_mut()
-            .insert(entry.cluster.config.name.clone(), entry.clone());
+        self.clusters.borrow_mut().insert(entry.cluster.config.name.clone(), entry.clone());
         Some(entry)
     }
 
     /// Forgets clusters that were replaced or removed, and with them their idle connections.
     fn refresh(&self) {
         self.version.set(self.registry.version());
-        self.clusters.borrow_mut().retain(|name, c| {
-            self.registry
-                .get(name)
-                .is_some_and(|now| Arc::ptr_eq(&now, &c.cluster))
-        });
+        self.clusters
+            .borrow_mut()
+            .retain(|name, c| self.registry.get(name).is_some_and(|now| Arc::ptr_eq(&now, &c.cluster)));
     }
 
     /// Drops idle connections for which `stale` holds, and those of hosts that are gone. Call it about
@@ -125,11 +116,7 @@ impl<T> WorkerCluster<T> {
     }
 
     /// Picks a host. `None`: there is no usable one.
-    pub fn pick(
-        &self,
-        request: &PickRequest<'_>,
-        random: &mut dyn FnMut() -> u64,
-    ) -> Option<Arc<Host>> {
+    pub fn pick(&self, request: &PickRequest<'_>, random: &mut dyn FnMut() -> u64) -> Option<Arc<Host>> {
         if let Discovery::OriginalDst(_) = &self.cluster.config.discovery {
             return request.original_dst.map(|a| self.cluster.original_host(a));
         }
@@ -142,10 +129,7 @@ impl<T> WorkerCluster<T> {
             }
         }
         let (set, state) = &mut *balancing;
-        if set.hosts.len() == 1
-            && request.avoid.is_empty()
-            && set.balancer.load().panic.first() == Some(&false)
-        {
+        if set.hosts.len() == 1 && request.avoid.is_empty() && set.balancer.load().panic.first() == Some(&false) {
             return Some(set.hosts[0].clone());
         }
         let hosts = &set.hosts;
@@ -161,19 +145,11 @@ impl<T> WorkerCluster<T> {
             active: &|i| hosts[i as usize].stats.rq_active.load(Ordering::Relaxed),
             avoid: &|i| request.avoid.iter().any(|a| **a == *hosts[i as usize].text),
             attempts: request.attempts.max(1),
-            weight: slow_start
-                .is_some()
-                .then_some(&weight as &dyn Fn(u32) -> f64),
+            weight: slow_start.is_some().then_some(&weight as &dyn Fn(u32) -> f64),
             excluded_priorities: request.excluded_priorities,
         };
         let picked = set.balancer.pick(state, &mut input)?;
-        if set
-            .balancer
-            .load()
-            .panic
-            .get(hosts[picked as usize].priority as usize)
-            == Some(&true)
-        {
+        if set.balancer.load().panic.get(hosts[picked as usize].priority as usize) == Some(&true) {
             self.cluster.stats.inc(stat::LB_HEALTHY_PANIC);
         }
         Some(hosts[picked as usize].clone())
@@ -193,33 +169,20 @@ impl<T> WorkerCluster<T> {
 
     /// Takes the idle connection used last, if there is one.
     pub fn take(&self, host: &Arc<Host>, key: PoolKey) -> Option<T> {
-        self.idle
-            .borrow_mut()
-            .get_mut(&(pool_of(host), key))?
-            .1
-            .pop()
+        self.idle.borrow_mut().get_mut(&(pool_of(host), key))?.1.pop()
     }
 
     /// Looks at the newest idle connection of a host without taking it (multiplexed protocols).
-    pub fn peek<R>(
-        &self,
-        host: &Arc<Host>,
-        key: PoolKey,
-        look: impl FnOnce(&mut Vec<T>) -> R,
-    ) -> R {
+    pub fn peek<R>(&self, host: &Arc<Host>, key: PoolKey, look: impl FnOnce(&mut Vec<T>) -> R) -> R {
         let mut idle = self.idle.borrow_mut();
-        let entry = idle
-            .entry((pool_of(host), key))
-            .or_insert_with(|| (host.clone(), Vec::new()));
+        let entry = idle.entry((pool_of(host), key)).or_insert_with(|| (host.clone(), Vec::new()));
         look(&mut entry.1)
     }
 
     /// Keeps an idle connection. It is dropped when there are too many or the host left the cluster.
     pub fn give(&self, host: &Arc<Host>, key: PoolKey, connection: T) {
         let mut idle = self.idle.borrow_mut();
-        let entry = idle
-            .entry((pool_of(host), key))
-            .or_insert_with(|| (host.clone(), Vec::new()));
+        let entry = idle.entry((pool_of(host), key)).or_insert_with(|| (host.clone(), Vec::new()));
         if entry.1.len() < IDLE_PER_HOST_MAX {
             entry.1.push(connection);
         }
@@ -228,16 +191,14 @@ impl<T> WorkerCluster<T> {
     fn sweep(&self, stale: &mut impl FnMut(&Cluster, &mut T) -> bool) {
         let set = self.cluster.hosts();
         let original = matches!(self.cluster.config.discovery, Discovery::OriginalDst(_));
-        self.idle
-            .borrow_mut()
-            .retain(|(pool, _), (_, connections)| {
-                if !original && !set.hosts.iter().any(|h| pool_of(h) == *pool) {
-                    return false;
-                }
-                connections.retain_mut(|c| !stale(&self.cluster, c));
-                connections.shrink_to(4);
-                !connections.is_empty()
-            });
+        self.idle.borrow_mut().retain(|(pool, _), (_, connections)| {
+            if !original && !set.hosts.iter().any(|h| pool_of(h) == *pool) {
+                return false;
+            }
+            connections.retain_mut(|c| !stale(&self.cluster, c));
+            connections.shrink_to(4);
+            !connections.is_empty()
+        });
     }
 }
 

@@ -20,13 +20,8 @@ pub struct Alpn {
 impl Alpn {
     /// Compiles the filter.
     pub fn new(config: &config::Alpn) -> Self {
-        let names =
-            |list: &[proxy_config::Name]| list.iter().map(|n| n.as_bytes().into()).collect();
-        Alpn {
-            http10: names(&config.http10),
-            http11: names(&config.http11),
-            http2: names(&config.http2),
-        }
+        let names = |list: &[proxy_config::Name]| list.iter().map(|n| n.as_bytes().into()).collect();
+        Alpn { http10: names(&config.http10), http11: names(&config.http11), http2: names(&config.http2) }
     }
 
     /// Offers all lists; the router picks by the protocol that the cluster speaks.

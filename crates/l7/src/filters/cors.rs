@@ -30,18 +30,11 @@ pub struct Accepted {
 impl Cors {
     /// Compiles the filter.
     pub fn new(stat_prefix: &Name, deps: &Deps<'_>) -> Self {
-        Cors {
-            stats: deps.store.block(&format!("http.{stat_prefix}.cors.")),
-        }
+        Cors { stats: deps.store.block(&format!("http.{stat_prefix}.cors.")) }
     }
 
     /// Answers preflights, remembers accepted origins.
-    pub fn on_request(
-        &self,
-        cx: &FilterCx<'_>,
-        ex: &mut Exchange,
-        over: Option<&FilterOverride>,
-    ) -> Step {
+    pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
         let Some(FilterOverride::Cors(policy)) = over else {
             return Step::Continue;
         };
@@ -50,26 +43,15 @@ impl Cors {
         if !enabled && !shadow {
             return Step::Continue;
         }
-        let Some(origin) = ex
-            .request
-            .get_id(HeaderId::ORIGIN)
-            .filter(|o| !o.is_empty())
-        else {
+        let Some(origin) = ex.request.get_id(HeaderId::ORIGIN).filter(|o| !o.is_empty()) else {
             return Step::Continue;
         };
         let preflight = ex.request.method() == b"OPTIONS"
-            && ex
-                .request
-                .get_id(HeaderId::ACCESS_CONTROL_REQUEST_METHOD)
-                .is_some_and(|m| !m.is_empty());
+            && ex.request.get_id(HeaderId::ACCESS_CONTROL_REQUEST_METHOD).is_some_and(|m| !m.is_empty());
         if !policy.allow_origin.iter().any(|m| m.matches(origin)) {
             self.stats.inc(stat::ORIGIN_INVALID);
             if enabled && preflight && !policy.forward_not_matching_preflights {
-                return Step::reply(LocalReply {
-                    status: 200,
-                    details: "cors_response".into(),
-                    ..Default::default()
-                });
+                return Step::reply(LocalReply { status: 200, details: "cors_response".into(), ..Default::default() });
             }
             return Step::Continue;
         }
@@ -79,11 +61,7 @@ impl Cors {
         }
         let origin = origin.to_vec();
         if preflight {
-            let mut reply = LocalReply {
-                status: 200,
-                details: "cors_response".into(),
-                ..Default::default()
-            };
+            let mut reply = LocalReply { status: 200, details: "cors_response".into(), ..Default::default() };
             let mut add = |name: &'static str, value: &[u8]| {
                 if !value.is_empty() {
                     reply.headers.push((name.into(), value.to_vec()));
@@ -93,39 +71,23 @@ impl Cors {
             if policy.allow_credentials {
                 add("access-control-allow-credentials", b"true");
             }
-            add(
-                "access-control-allow-methods",
-                policy.allow_methods.as_bytes(),
-            );
-            add(
-                "access-control-allow-headers",
-                policy.allow_headers.as_bytes(),
-            );
+            add("access-control-allow-methods", policy.allow_methods.as_bytes());
+            add("access-control-allow-headers", policy.allow_headers.as_bytes());
             add("access-control-max-age", policy.max_age.as_bytes());
             if policy.allow_private_network_access
-                && ex
-                    .request
-                    .get_id(HeaderId::ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK)
-                    == Some(b"true")
+                && ex.request.get_id(HeaderId::ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK) == Some(b"true")
             {
                 add("access-control-allow-private-network", b"true");
             }
             return Step::reply(reply);
         }
-        ex.filters.push(FilterState::Cors(Accepted {
-            origin,
-            policy: policy.clone(),
-        }));
+        ex.filters.push(FilterState::Cors(Accepted { origin, policy: policy.clone() }));
         Step::Continue
     }
 
     /// Adds the headers for an accepted origin.
     pub fn on_response(&self, ex: &mut Exchange) {
-        let Some(FilterState::Cors(accepted)) = ex
-            .filters
-            .iter()
-            .find(|s| matches!(s, FilterState::Cors(_)))
-        else {
+        let Some(FilterState::Cors(accepted)) = ex.filters.iter().find(|s| matches!(s, FilterState::Cors(_))) else {
             return;
         };
         let response = &mut ex.response;

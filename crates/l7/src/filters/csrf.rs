@@ -23,19 +23,11 @@ pub struct Csrf {
 impl Csrf {
     /// Compiles the filter.
     pub fn new(config: Arc<config::Csrf>, stat_prefix: &Name, deps: &Deps<'_>) -> Self {
-        Csrf {
-            config,
-            stats: deps.store.block(&format!("http.{stat_prefix}.csrf.")),
-        }
+        Csrf { config, stats: deps.store.block(&format!("http.{stat_prefix}.csrf.")) }
     }
 
     /// Compares origin and target.
-    pub fn on_request(
-        &self,
-        cx: &FilterCx<'_>,
-        ex: &mut Exchange,
-        over: Option<&FilterOverride>,
-    ) -> Step {
+    pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
         let config = match over {
             Some(FilterOverride::Csrf(c)) => c,
             _ => &self.config,
@@ -60,32 +52,20 @@ impl Csrf {
             false
         } else {
             let target = host_and_port(ex.request.authority());
-            let valid =
-                source == target || config.additional_origins.iter().any(|m| m.matches(source));
-            self.stats.inc(if valid {
-                stat::REQUEST_VALID
-            } else {
-                stat::REQUEST_INVALID
-            });
+            let valid = source == target || config.additional_origins.iter().any(|m| m.matches(source));
+            self.stats.inc(if valid { stat::REQUEST_VALID } else { stat::REQUEST_INVALID });
             valid
         };
         if valid || !enabled {
             return Step::Continue;
         }
-        Step::reply(LocalReply::text(
-            403,
-            "Invalid origin",
-            "csrf_origin_mismatch",
-        ))
+        Step::reply(LocalReply::text(403, "Invalid origin", "csrf_origin_mismatch"))
     }
 }
 
 /// `host[:port]` of an absolute URL or of an authority.
 fn host_and_port(url: &[u8]) -> &[u8] {
     let rest = memchr::memmem::find(url, b"://").map_or(url, |i| &url[i + 3..]);
-    let end = rest
-        .iter()
-        .position(|b| matches!(b, b'/' | b'?' | b'#'))
-        .unwrap_or(rest.len());
+    let end = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
     &rest[..end]
 }

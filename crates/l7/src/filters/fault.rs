@@ -38,11 +38,7 @@ impl Fault {
     /// Compiles the filter.
     pub fn new(config: Arc<config::Fault>, stat_prefix: &Name, deps: &Deps<'_>) -> Self {
         let stats = deps.store.block(&format!("http.{stat_prefix}.fault."));
-        Fault {
-            config,
-            stats,
-            active: AtomicU32::new(0),
-        }
+        Fault { config, stats, active: AtomicU32::new(0) }
     }
 
     fn config<'a>(&'a self, over: Option<&'a FilterOverride>) -> &'a config::Fault {
@@ -53,12 +49,7 @@ impl Fault {
     }
 
     /// Decides on delay and abort.
-    pub fn on_request(
-        &self,
-        cx: &FilterCx<'_>,
-        ex: &mut Exchange,
-        over: Option<&FilterOverride>,
-    ) -> Step {
+    pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
         let c = self.config(over);
         if c.delay.is_none() && c.abort.is_none() || !self.concerns(c, cx, ex) {
             return Step::Continue;
@@ -79,22 +70,13 @@ impl Fault {
     }
 
     /// The delay is over.
-    pub fn on_resume(
-        &self,
-        cx: &FilterCx<'_>,
-        ex: &mut Exchange,
-        over: Option<&FilterOverride>,
-    ) -> Step {
+    pub fn on_resume(&self, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
         self.abort(self.config(over), cx, ex)
     }
 
     /// The request is over.
     pub fn on_end(&self, ex: &mut Exchange) {
-        if let Some(i) = ex
-            .filters
-            .iter()
-            .position(|s| matches!(s, FilterState::Fault(_)))
-        {
+        if let Some(i) = ex.filters.iter().position(|s| matches!(s, FilterState::Fault(_))) {
             ex.filters.swap_remove(i);
             self.active.fetch_sub(1, Ordering::Relaxed);
             self.stats.gauge_sub(stat::ACTIVE_FAULTS, 1);
@@ -103,19 +85,12 @@ impl Fault {
 
     fn concerns(&self, c: &config::Fault, cx: &FilterCx<'_>, ex: &Exchange) -> bool {
         if !c.upstream_cluster.is_empty()
-            && cx
-                .found
-                .and_then(|f| decide::cluster_name(f, ex))
-                .as_deref()
-                != Some(&*c.upstream_cluster)
+            && cx.found.and_then(|f| decide::cluster_name(f, ex)).as_deref() != Some(&*c.upstream_cluster)
         {
             return false;
         }
         if !c.downstream_nodes.is_empty() {
-            let node = ex
-                .request
-                .get(b"x-envoy-downstream-service-node")
-                .unwrap_or(b"");
+            let node = ex.request.get(b"x-envoy-downstream-service-node").unwrap_or(b"");
             if !c.downstream_nodes.iter().any(|n| n.as_bytes() == node) {
                 return false;
             }
@@ -125,17 +100,11 @@ impl Fault {
 
     /// Counts the fault in, unless too many are active.
     fn admit(&self, c: &config::Fault, ex: &mut Exchange) -> bool {
-        if c.max_active_faults
-            .is_some_and(|max| self.active.load(Ordering::Relaxed) >= max)
-        {
+        if c.max_active_faults.is_some_and(|max| self.active.load(Ordering::Relaxed) >= max) {
             self.stats.inc(stat::FAULTS_OVERFLOW);
             return false;
         }
-        if !ex
-            .filters
-            .iter()
-            .any(|s| matches!(s, FilterState::Fault(_)))
-        {
+        if !ex.filters.iter().any(|s| matches!(s, FilterState::Fault(_))) {
             self.active.fetch_add(1, Ordering::Relaxed);
             self.stats.gauge_add(stat::ACTIVE_FAULTS, 1);
             ex.filters.push(FilterState::Fault(Active));
@@ -162,21 +131,14 @@ impl Fault {
 }
 
 fn number(ex: &Exchange, name: &str) -> Option<u64> {
-    std::str::from_utf8(ex.request.get(name.as_bytes())?)
-        .ok()?
-        .parse()
-        .ok()
+    std::str::from_utf8(ex.request.get(name.as_bytes())?).ok()?.parse().ok()
 }
 
 /// A header may lower the configured share, never raise it.
 fn share(configured: &Fraction, ex: &Exchange, name: &str) -> Fraction {
-    let numerator = number(ex, name).map_or(configured.numerator, |n| {
-        configured.numerator.min(n.min(u32::MAX as u64) as u32)
-    });
-    Fraction {
-        numerator,
-        denominator: configured.denominator,
-    }
+    let numerator =
+        number(ex, name).map_or(configured.numerator, |n| configured.numerator.min(n.min(u32::MAX as u64) as u32));
+    Fraction { numerator, denominator: configured.denominator }
 }
 
 fn delay(d: &config::FaultDelay, ex: &Exchange) -> Option<(Duration, Fraction)> {
@@ -193,15 +155,11 @@ fn delay(d: &config::FaultDelay, ex: &Exchange) -> Option<(Duration, Fraction)> 
 fn abort_kind(a: &config::FaultAbort, ex: &Exchange) -> Option<(u16, Option<u32>, Fraction)> {
     match a.kind {
         AbortKind::Http(status) => Some((status, None, a.fraction)),
-        AbortKind::Grpc(status) => {
-            Some((crate::reply::http_status(status), Some(status), a.fraction))
-        }
+        AbortKind::Grpc(status) => Some((crate::reply::http_status(status), Some(status), a.fraction)),
         AbortKind::Header => {
             let percentage = share(&a.fraction, ex, "x-envoy-fault-abort-request-percentage");
             if let Some(status) = number(ex, "x-envoy-fault-abort-request") {
-                return (200..600)
-                    .contains(&status)
-                    .then_some((status as u16, None, percentage));
+                return (200..600).contains(&status).then_some((status as u16, None, percentage));
             }
             let grpc = number(ex, "x-envoy-fault-abort-grpc-request")? as u32;
             Some((crate::reply::http_status(grpc), Some(grpc), percentage))

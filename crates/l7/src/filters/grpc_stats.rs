@@ -78,8 +78,7 @@ impl GrpcStats {
         let Some(counts) = messages(ex) else { return };
         if self.config.emit_filter_state {
             let text = format!("{},{}", counts.0, counts.1);
-            ex.state
-                .set("envoy.filters.http.grpc_stats".into(), text.into());
+            ex.state.set("envoy.filters.http.grpc_stats".into(), text.into());
         }
     }
 }
@@ -96,11 +95,7 @@ pub fn messages(ex: &Exchange) -> Option<(u64, u64)> {
 pub fn on_data(ex: &mut Exchange, data: &[u8], request: bool) {
     for s in &mut ex.filters {
         if let FilterState::GrpcStats(c) = s {
-            if request {
-                c.request.feed(data)
-            } else {
-                c.response.feed(data)
-            }
+            if request { c.request.feed(data) } else { c.response.feed(data) }
         }
     }
 }

@@ -34,8 +34,7 @@ pub fn on_request(ex: &mut Exchange) -> Step {
     if !text && !kind.starts_with(b"application/grpc-web") {
         return Step::Continue;
     }
-    ex.request
-        .set_id(HeaderId::CONTENT_TYPE, b"application/grpc");
+    ex.request.set_id(HeaderId::CONTENT_TYPE, b"application/grpc");
     ex.request.remove_id(HeaderId::CONTENT_LENGTH);
     ex.request.set_id(HeaderId::TE, b"trailers");
     ex.request.set(b"grpc-accept-encoding", b"identity");
@@ -57,11 +56,7 @@ pub fn on_request_data(ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
         return;
     };
     t.partial_request.append(data);
-    let whole = if end {
-        t.partial_request.len()
-    } else {
-        t.partial_request.len() / 4 * 4
-    };
+    let whole = if end { t.partial_request.len() } else { t.partial_request.len() / 4 * 4 };
     let input: Vec<u8> = t.partial_request.drain(..whole).collect();
     // Clients concatenate padded pieces; each ends with its own padding.
     for piece in input.chunks(4) {
@@ -80,15 +75,12 @@ pub fn on_response(ex: &mut Exchange, end: bool) {
         // Trailers-only: the status is already in the head.
         t.active = false;
     }
-    let grpc = ex.response.get_id(HeaderId::CONTENT_TYPE).is_some_and(|c| {
-        c.starts_with(b"application/grpc") && !c.starts_with(b"application/grpc-web")
-    });
+    let grpc = ex
+        .response
+        .get_id(HeaderId::CONTENT_TYPE)
+        .is_some_and(|c| c.starts_with(b"application/grpc") && !c.starts_with(b"application/grpc-web"));
     if grpc {
-        let kind: &[u8] = if text {
-            b"application/grpc-web-text+proto"
-        } else {
-            b"application/grpc-web+proto"
-        };
+        let kind: &[u8] = if text { b"application/grpc-web-text+proto" } else { b"application/grpc-web+proto" };
         ex.response.set_id(HeaderId::CONTENT_TYPE, kind);
     } else if !end && let Some(t) = state(ex) {
         t.active = false;
@@ -117,11 +109,7 @@ pub fn on_response_data(ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
         return;
     };
     t.partial_response.append(data);
-    let whole = if end {
-        t.partial_response.len()
-    } else {
-        t.partial_response.len() / 3 * 3
-    };
+    let whole = if end { t.partial_response.len() } else { t.partial_response.len() / 3 * 3 };
     let input: Vec<u8> = t.partial_response.drain(..whole).collect();
     data.extend_from_slice(STANDARD.encode(input).as_bytes());
 }

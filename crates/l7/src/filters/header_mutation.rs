@@ -17,12 +17,7 @@ pub struct HeaderMutation {
 
 impl HeaderMutation {
     /// Request mutations: the chain's, then those of the route's levels.
-    pub fn on_request(
-        &self,
-        cx: &FilterCx<'_>,
-        ex: &mut Exchange,
-        over: Option<&FilterOverride>,
-    ) -> Step {
+    pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
         decide::mutate(cx.conn, ex, &self.config.request, true);
         if let Some(FilterOverride::HeaderMutation(levels)) = over {
             for level in levels.iter() {

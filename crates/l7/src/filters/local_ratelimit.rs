@@ -42,15 +42,8 @@ impl Bucket {
     pub fn new(c: &TokenBucket) -> Self {
         let fill = c.fill_interval.max(Duration::from_millis(1)).as_nanos() as u64;
         let nanos_per_token = (fill / c.tokens_per_fill.max(1) as u64).max(1);
-        let max_nanos = nanos_per_token
-            .saturating_mul(c.max_tokens as u64)
-            .min(OFFSET_NANOS / 2);
-        Bucket {
-            began: Instant::now(),
-            nanos_per_token,
-            max_nanos,
-            empty_at: AtomicU64::new(OFFSET_NANOS - max_nanos),
-        }
+        let max_nanos = nanos_per_token.saturating_mul(c.max_tokens as u64).min(OFFSET_NANOS / 2);
+        Bucket { began: Instant::now(), nanos_per_token, max_nanos, empty_at: AtomicU64::new(OFFSET_NANOS - max_nanos) }
     }
 
     /// Takes a token if there is one.
@@ -83,11 +76,7 @@ impl Level {
     fn new(config: Arc<config::LocalRateLimit>, store: &Arc<telemetry::stats::Store>) -> Self {
         Level {
             bucket: config.bucket.as_ref().map(Bucket::new),
-            descriptors: config
-                .descriptors
-                .iter()
-                .map(|d| Bucket::new(&d.bucket))
-                .collect(),
+            descriptors: config.descriptors.iter().map(|d| Bucket::new(&d.bucket)).collect(),
             stats: store.block(&format!("{}.http_local_rate_limit.", config.stat_prefix)),
             config,
         }
@@ -97,19 +86,13 @@ impl Level {
 impl LocalRateLimit {
     /// Compiles the filter.
     pub fn new(config: Arc<config::LocalRateLimit>, deps: &Deps<'_>) -> Self {
-        LocalRateLimit {
-            level: Level::new(config, deps.store),
-            store: deps.store.clone(),
-            routes: Default::default(),
-        }
+        LocalRateLimit { level: Level::new(config, deps.store), store: deps.store.clone(), routes: Default::default() }
     }
 
     /// The level of a per-route configuration, made when first met.
     fn route_level(&self, config: &Arc<config::LocalRateLimit>) -> Arc<Level> {
         let find = |all: &Vec<(Arc<config::LocalRateLimit>, Arc<Level>)>| {
-            all.iter()
-                .find(|(c, _)| Arc::ptr_eq(c, config))
-                .map(|(_, l)| l.clone())
+            all.iter().find(|(c, _)| Arc::ptr_eq(c, config)).map(|(_, l)| l.clone())
         };
         if let Some(level) = find(&self.routes.read().unwrap_or_else(|e| e.into_inner())) {
             return level;
@@ -129,12 +112,7 @@ impl LocalRateLimit {
     }
 
     /// Draws a token.
-    pub fn on_request(
-        &self,
-        cx: &FilterCx<'_>,
-        ex: &mut Exchange,
-        over: Option<&FilterOverride>,
-    ) -> Step {
+    pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
         match over {
             Some(FilterOverride::LocalRateLimit(c)) => {
                 let level = self.route_level(c);
@@ -177,11 +155,7 @@ fn check(level: &Level, cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
     level.stats.inc(stat::ENFORCED);
     let mut reply = LocalReply::text(c.status, "local_rate_limited", "local_rate_limited");
     reply.flags = ResponseFlags::RATE_LIMITED;
-    reply.grpc_status = Some(if c.rate_limited_as_resource_exhausted {
-        8
-    } else {
-        14
-    });
+    reply.grpc_status = Some(if c.rate_limited_as_resource_exhausted { 8 } else { 14 });
     reply.headers = decide::literal_headers(&c.response_headers);
     Step::reply(reply)
 }
@@ -192,14 +166,8 @@ mod tests {
 
     #[test]
     fn bucket_holds_what_it_says() {
-        let bucket = Bucket::new(&TokenBucket {
-            max_tokens: 3,
-            tokens_per_fill: 1,
-            fill_interval: Duration::from_secs(3600),
-        });
-        assert_eq!(
-            (0..5).map(|_| bucket.take()).collect::<Vec<_>>(),
-            [true, true, true, false, false]
-        );
+        let bucket =
+            Bucket::new(&TokenBucket { max_tokens: 3, tokens_per_fill: 1, fill_interval: Duration::from_secs(3600) });
+        assert_eq!((0..5).map(|_| bucket.take()).collect::<Vec<_>>(), [true, true, true, false, false]);
     }
 }

@@ -128,16 +128,12 @@ impl Filter {
         let kind = match &f.kind {
             HttpFilterKind::Fault(c) => Kind::Fault(fault::Fault::new(c.clone(), prefix, deps)),
             HttpFilterKind::Cors => Kind::Cors(cors::Cors::new(prefix, deps)),
-            HttpFilterKind::Rbac(c) => {
-                Kind::Rbac(Box::new(rbac::Rbac::new(c.clone(), prefix, deps)))
+            HttpFilterKind::Rbac(c) => Kind::Rbac(Box::new(rbac::Rbac::new(c.clone(), prefix, deps))),
+            HttpFilterKind::LocalRateLimit(c) => {
+                Kind::LocalRateLimit(Box::new(local_ratelimit::LocalRateLimit::new(c.clone(), deps)))
             }
-            HttpFilterKind::LocalRateLimit(c) => Kind::LocalRateLimit(Box::new(
-                local_ratelimit::LocalRateLimit::new(c.clone(), deps),
-            )),
             HttpFilterKind::Csrf(c) => Kind::Csrf(csrf::Csrf::new(c.clone(), prefix, deps)),
-            HttpFilterKind::Buffer(max) => Kind::Buffer(buffer::Buffer {
-                max_bytes: *max as usize,
-            }),
+            HttpFilterKind::Buffer(max) => Kind::Buffer(buffer::Buffer { max_bytes: *max as usize }),
             HttpFilterKind::HeaderMutation(c) => {
                 Kind::HeaderMutation(header_mutation::HeaderMutation { config: c.clone() })
             }
@@ -149,16 +145,16 @@ impl Filter {
             HttpFilterKind::Alpn(c) => Kind::Alpn(alpn::Alpn::new(c)),
             // Telemetry of Istio: accepted without effect until its metrics are served.
             HttpFilterKind::PeerMetadata(_) | HttpFilterKind::IstioStats(_) => Kind::Inert,
+            // No response is compressed, which every client must accept.
+            HttpFilterKind::Compressor(_) => Kind::Inert,
             HttpFilterKind::UpstreamCodec => Kind::Inert,
             // A filter that is off everywhere needs nobody to run it.
             _ if f.disabled => Kind::Inert,
+            // Identity is an acceptable answer to every Accept-Encoding: uncompressed until we compress.
+            HttpFilterKind::Compressor(_) => Kind::Inert,
             _ => return Err(format!("HTTP filter {} is not supported yet", f.name)),
         };
-        Ok(Filter {
-            name: f.name.clone(),
-            disabled: f.disabled,
-            kind,
-        })
+        Ok(Filter { name: f.name.clone(), disabled: f.disabled, kind })
     }
 
     /// The route's word on this filter; `None`: the filter does not run.
@@ -235,13 +231,7 @@ pub fn on_response(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, end: b
 }
 
 /// Request data passes.
-pub fn on_request_data(
-    conn: &Conn,
-    _found: Option<&Found>,
-    ex: &mut Exchange,
-    data: &mut Vec<u8>,
-    end: bool,
-) {
+pub fn on_request_data(conn: &Conn, _found: Option<&Found>, ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
     for filter in conn.manager.filters.iter().take(ex.filters_run as usize) {
         match &filter.kind {
             Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, true),
@@ -252,20 +242,8 @@ pub fn on_request_data(
 }
 
 /// Response data passes.
-pub fn on_response_data(
-    conn: &Conn,
-    _found: Option<&Found>,
-    ex: &mut Exchange,
-    data: &mut Vec<u8>,
-    end: bool,
-) {
-    for filter in conn
-        .manager
-        .filters
-        .iter()
-        .take(ex.filters_run as usize)
-        .rev()
-    {
+pub fn on_response_data(conn: &Conn, _found: Option<&Found>, ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
+    for filter in conn.manager.filters.iter().take(ex.filters_run as usize).rev() {
         match &filter.kind {
             Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, false),
             Kind::GrpcWeb => grpc_web::on_response_data(ex, data, end),

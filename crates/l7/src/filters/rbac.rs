@@ -34,20 +34,11 @@ impl Rbac {
         let block = |own: &str| deps.store.block(&format!("http.{stat_prefix}.rbac.{own}"));
         let stats = block(&config.config.rules_stat_prefix);
         let shadow_stats = block(&config.config.shadow_rules_stat_prefix);
-        Rbac {
-            config,
-            stats,
-            shadow_stats,
-        }
+        Rbac { config, stats, shadow_stats }
     }
 
     /// Judges the request: first by the shadow rules, which only tell, then by the rules.
-    pub fn on_request(
-        &self,
-        cx: &FilterCx<'_>,
-        ex: &mut Exchange,
-        over: Option<&FilterOverride>,
-    ) -> Step {
+    pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
         let config = match over {
             Some(FilterOverride::Rbac(c)) => &c.config,
             _ => &self.config.config,
@@ -64,10 +55,7 @@ impl Rbac {
             (verdict.allowed, verdict.policy.map(str::to_owned))
         };
         if rules.action == Action::Log {
-            set(
-                ex,
-                &[("access_log_hint".to_owned(), Value::Bool(policy.is_some()))],
-            );
+            set(ex, &[("access_log_hint".to_owned(), Value::Bool(policy.is_some()))]);
         }
         if allowed {
             self.stats.inc(stat::ALLOWED);
@@ -94,21 +82,11 @@ impl Rbac {
             let verdict = evaluate(rules, &facts);
             (verdict.allowed, verdict.policy.map(str::to_owned))
         };
-        self.shadow_stats.inc(if allowed {
-            stat::SHADOW_ALLOWED
-        } else {
-            stat::SHADOW_DENIED
-        });
+        self.shadow_stats.inc(if allowed { stat::SHADOW_ALLOWED } else { stat::SHADOW_DENIED });
         let result = if allowed { "allowed" } else { "denied" };
-        let mut entries = vec![(
-            format!("{prefix}shadow_engine_result"),
-            Value::String(result.into()),
-        )];
+        let mut entries = vec![(format!("{prefix}shadow_engine_result"), Value::String(result.into()))];
         if let Some(p) = policy {
-            entries.push((
-                format!("{prefix}shadow_effective_policy_id"),
-                Value::String(p.as_str().into()),
-            ));
+            entries.push((format!("{prefix}shadow_effective_policy_id"), Value::String(p.as_str().into())));
         }
         set(ex, &entries);
     }
@@ -123,6 +101,5 @@ fn set(ex: &mut Exchange, entries: &[(String, Value)]) {
     for (key, value) in entries {
         map.insert(key.as_str().into(), value.clone());
     }
-    ex.metadata
-        .set(NAMESPACE.into(), Value::Struct(Arc::new(map)));
+    ex.metadata.set(NAMESPACE.into(), Value::Struct(Arc::new(map)));
 }

@@ -17,12 +17,7 @@ pub struct SetFilterState {
 
 impl SetFilterState {
     /// Evaluates and stores the values.
-    pub fn on_request(
-        &self,
-        cx: &FilterCx<'_>,
-        ex: &mut Exchange,
-        over: Option<&FilterOverride>,
-    ) -> Step {
+    pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
         let config = match over {
             Some(FilterOverride::SetFilterState(c)) => c,
             _ => &self.config,
