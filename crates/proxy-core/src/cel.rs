@@ -49,11 +49,7 @@ pub fn is_true(e: &Cel, f: &Facts<'_>) -> bool {
 
 /// Evaluates `e`.
 pub fn eval(e: &Cel, f: &Facts<'_>) -> Res {
-    let mut env = Env {
-        facts: f,
-        vars: Vec::new(),
-        steps: 0,
-    };
+    let mut env = Env { facts: f, vars: Vec::new(), steps: 0 };
     env.eval(e)
 }
 
@@ -69,9 +65,7 @@ pub fn write(v: &Val, out: &mut Vec<u8>) -> bool {
         Val::String(s) => out.write_all(s.as_bytes()).is_ok(),
         Val::Bytes(b) => out.write_all(b).is_ok(),
         Val::Duration(d) => write!(out, "{}s", d.as_secs_f64()).is_ok(),
-        Val::Timestamp(t) => out
-            .write_all(telemetry::time::rfc3339(*t).as_bytes())
-            .is_ok(),
+        Val::Timestamp(t) => out.write_all(telemetry::time::rfc3339(*t).as_bytes()).is_ok(),
         Val::List(_) | Val::Map(_) => write!(out, "{v:?}").is_ok(),
     }
 }
@@ -81,11 +75,7 @@ fn string(s: &str) -> Val {
 }
 
 fn non_empty(s: &str) -> Res {
-    if s.is_empty() {
-        Err(NoValue)
-    } else {
-        Ok(string(s))
-    }
+    if s.is_empty() { Err(NoValue) } else { Ok(string(s)) }
 }
 
 fn text(b: &[u8]) -> Val {
@@ -99,11 +89,7 @@ fn from_value(v: &Value) -> Val {
         Value::Number(n) => Val::Double(*n),
         Value::String(s) => Val::String(s.clone()),
         Value::List(l) => Val::List(l.iter().map(from_value).collect()),
-        Value::Struct(m) => Val::Map(
-            m.iter()
-                .map(|(k, v)| (Val::String(k.clone()), from_value(v)))
-                .collect(),
-        ),
+        Value::Struct(m) => Val::Map(m.iter().map(|(k, v)| (Val::String(k.clone()), from_value(v))).collect()),
     }
 }
 
@@ -124,11 +110,7 @@ impl Env<'_> {
             Cel::String(s) => Val::String(s.clone()),
             Cel::Bytes(b) => Val::Bytes(b.clone()),
             Cel::Ident(name) => return self.ident(name),
-            Cel::Select {
-                operand,
-                field,
-                test_only,
-            } => {
+            Cel::Select { operand, field, test_only } => {
                 let operand = self.eval(operand)?;
                 let found = self.select(&operand, field);
                 if *test_only {
@@ -137,13 +119,7 @@ impl Env<'_> {
                     return found;
                 }
             }
-            Cel::List(items) => Val::List(
-                items
-                    .iter()
-                    .map(|i| self.eval(i))
-                    .collect::<Result<Vec<_>, _>>()?
-                    .into(),
-            ),
+            Cel::List(items) => Val::List(items.iter().map(|i| self.eval(i)).collect::<Result<Vec<_>, _>>()?.into()),
             Cel::Map(entries) => {
                 let mut out = Vec::with_capacity(entries.len());
                 for (k, v) in entries {
@@ -174,11 +150,7 @@ impl Env<'_> {
             "upstream_peer",
             "downstream_peer",
         ];
-        ROOTS
-            .iter()
-            .find(|r| **r == name)
-            .map(|r| Val::Attributes(r))
-            .ok_or(NoValue)
+        ROOTS.iter().find(|r| **r == name).map(|r| Val::Attributes(r)).ok_or(NoValue)
     }
 
     fn select(&mut self, operand: &Val, field: &str) -> Res {
@@ -200,11 +172,9 @@ impl Env<'_> {
             "response" => self.response(field),
             "connection" => self.connection(field),
             "upstream" => self.upstream(field),
-            "request.headers" => f
-                .request
-                .and_then(|h| h.joined(field.to_ascii_lowercase().as_bytes()))
-                .map(|v| text(&v))
-                .ok_or(NoValue),
+            "request.headers" => {
+                f.request.and_then(|h| h.joined(field.to_ascii_lowercase().as_bytes())).map(|v| text(&v)).ok_or(NoValue)
+            }
             "response.headers" => f
                 .response
                 .and_then(|h| h.joined(field.to_ascii_lowercase().as_bytes()))
@@ -218,9 +188,7 @@ impl Env<'_> {
             "source" => endpoint(f.downstream_remote, field),
             "destination" => endpoint(f.downstream_local, field),
             "metadata" if field == "filter_metadata" => Ok(Val::Attributes("filter_metadata")),
-            "metadata" | "filter_metadata" => {
-                f.metadata.metadata(field).map(from_value).ok_or(NoValue)
-            }
+            "metadata" | "filter_metadata" => f.metadata.metadata(field).map(from_value).ok_or(NoValue),
             "filter_state" => f.metadata.filter_state(field).map(text).ok_or(NoValue),
             "upstream_peer" | "downstream_peer" => {
                 let peer = f.metadata.metadata(group).ok_or(NoValue)?;
@@ -244,14 +212,8 @@ impl Env<'_> {
         match field {
             "headers" => Ok(Val::Attributes("request.headers")),
             "path" => header(b":path"),
-            "url_path" => h
-                .and_then(|h| h.get(b":path"))
-                .map(|p| text(matcher::path_only(p)))
-                .ok_or(NoValue),
-            "query" => h
-                .and_then(|h| h.get(b":path"))
-                .map(|p| text(matcher::query_of(p)))
-                .ok_or(NoValue),
+            "url_path" => h.and_then(|h| h.get(b":path")).map(|p| text(matcher::path_only(p))).ok_or(NoValue),
+            "query" => h.and_then(|h| h.get(b":path")).map(|p| text(matcher::query_of(p))).ok_or(NoValue),
             "host" => header(b":authority"),
             "scheme" => header(b":scheme"),
             "method" => header(b":method"),
@@ -262,9 +224,7 @@ impl Env<'_> {
             "time" => Ok(Val::Timestamp(f.start)),
             "duration" => f.marks.total.map(Val::Duration).ok_or(NoValue),
             "size" => Ok(Val::Int(f.bytes.received as i64)),
-            "total_size" => Ok(Val::Int(
-                (f.bytes.received + f.bytes.downstream_header_received) as i64,
-            )),
+            "total_size" => Ok(Val::Int((f.bytes.received + f.bytes.downstream_header_received) as i64)),
             _ => Err(NoValue),
         }
     }
@@ -278,27 +238,16 @@ impl Env<'_> {
             "code_details" => non_empty(f.response_code_details),
             "flags" => Ok(Val::Int(i64::from(f.flags.0))),
             "size" => Ok(Val::Int(f.bytes.sent as i64)),
-            "total_size" => Ok(Val::Int(
-                (f.bytes.sent + f.bytes.downstream_header_sent) as i64,
-            )),
+            "total_size" => Ok(Val::Int((f.bytes.sent + f.bytes.downstream_header_sent) as i64)),
             "grpc_status" => {
                 let get = |h: Option<&dyn crate::HeaderView>| {
-                    std::str::from_utf8(h?.get(b"grpc-status")?)
-                        .ok()?
-                        .parse::<i64>()
-                        .ok()
+                    std::str::from_utf8(h?.get(b"grpc-status")?).ok()?.parse::<i64>().ok()
                 };
-                get(f.trailers)
-                    .or_else(|| get(f.response))
-                    .map(Val::Int)
-                    .ok_or(NoValue)
+                get(f.trailers).or_else(|| get(f.response)).map(Val::Int).ok_or(NoValue)
             }
             "backend_latency" => {
                 let m = &f.marks;
-                let d = m
-                    .upstream_rx_begin
-                    .zip(m.upstream_tx_begin)
-                    .and_then(|(a, b)| a.checked_sub(b));
+                let d = m.upstream_rx_begin.zip(m.upstream_tx_begin).and_then(|(a, b)| a.checked_sub(b));
                 d.map(Val::Duration).ok_or(NoValue)
             }
             _ => Err(NoValue),
@@ -309,9 +258,7 @@ impl Env<'_> {
         let f = self.facts;
         match field {
             "id" => Ok(Val::Uint(f.connection_id)),
-            "mtls" => Ok(Val::Bool(
-                f.downstream_tls.is_some_and(|t| t.peer_presented),
-            )),
+            "mtls" => Ok(Val::Bool(f.downstream_tls.is_some_and(|t| t.peer_presented))),
             "requested_server_name" => Ok(string(f.requested_server_name)),
             "termination_details" => non_empty(f.connection_termination_details),
             "transport_failure_reason" => non_empty(f.downstream_transport_failure),
@@ -322,18 +269,9 @@ impl Env<'_> {
     fn upstream(&self, field: &str) -> Res {
         let f = self.facts;
         match field {
-            "address" => f
-                .upstream_host
-                .map(|a| string(&a.to_string()))
-                .ok_or(NoValue),
-            "port" => f
-                .upstream_host
-                .map(|a| Val::Int(i64::from(a.port())))
-                .ok_or(NoValue),
-            "local_address" => f
-                .upstream_local
-                .map(|a| string(&a.to_string()))
-                .ok_or(NoValue),
+            "address" => f.upstream_host.map(|a| string(&a.to_string())).ok_or(NoValue),
+            "port" => f.upstream_host.map(|a| Val::Int(i64::from(a.port()))).ok_or(NoValue),
+            "local_address" => f.upstream_local.map(|a| string(&a.to_string())).ok_or(NoValue),
             "transport_failure_reason" => non_empty(f.upstream_transport_failure),
             "request_attempt_count" => Ok(Val::Uint(u64::from(f.attempts))),
             "locality" => Err(NoValue),
@@ -397,9 +335,7 @@ impl Env<'_> {
                 Val::Bool(false) => self.eval(no),
                 _ => Err(NoValue),
             },
-            (F::NotStrictlyFalse, [a]) => {
-                Ok(Val::Bool(!matches!(self.eval(a), Ok(Val::Bool(false)))))
-            }
+            (F::NotStrictlyFalse, [a]) => Ok(Val::Bool(!matches!(self.eval(a), Ok(Val::Bool(false))))),
             (F::Index, [a, i]) => {
                 let (a, i) = (self.eval(a)?, self.eval(i)?);
                 self.index(&a, &i)
@@ -430,16 +366,8 @@ impl Env<'_> {
 
     fn index(&mut self, a: &Val, i: &Val) -> Res {
         match (a, i) {
-            (Val::List(l), Val::Int(n)) => usize::try_from(*n)
-                .ok()
-                .and_then(|n| l.get(n))
-                .cloned()
-                .ok_or(NoValue),
-            (Val::Map(m), key) => m
-                .iter()
-                .find(|(k, _)| equal(k, key))
-                .map(|(_, v)| v.clone())
-                .ok_or(NoValue),
+            (Val::List(l), Val::Int(n)) => usize::try_from(*n).ok().and_then(|n| l.get(n)).cloned().ok_or(NoValue),
+            (Val::Map(m), key) => m.iter().find(|(k, _)| equal(k, key)).map(|(_, v)| v.clone()).ok_or(NoValue),
             (Val::Attributes(_), Val::String(s)) => self.select(a, s),
             _ => Err(NoValue),
         }
@@ -543,9 +471,7 @@ fn duration(s: &str) -> Option<Duration> {
         let digits = rest.find(|c: char| !(c.is_ascii_digit() || c == '.'))?;
         let n: f64 = rest[..digits].parse().ok()?;
         rest = &rest[digits..];
-        let unit = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
         total += n * match &rest[..unit] {
             "h" => 3600.0,
             "m" => 60.0,
@@ -562,9 +488,7 @@ fn duration(s: &str) -> Option<Duration> {
 
 fn binary(f: F, a: &Val, b: &Val) -> Res {
     use Val as V;
-    let ordered = |want: fn(std::cmp::Ordering) -> bool| {
-        compare(a, b).map(|o| V::Bool(want(o))).ok_or(NoValue)
-    };
+    let ordered = |want: fn(std::cmp::Ordering) -> bool| compare(a, b).map(|o| V::Bool(want(o))).ok_or(NoValue);
     match f {
         F::Eq => return Ok(V::Bool(equal(a, b))),
         F::Ne => return Ok(V::Bool(!equal(a, b))),
@@ -581,11 +505,7 @@ fn binary(f: F, a: &Val, b: &Val) -> Res {
         (F::Matches, V::String(a), V::String(b)) => {
             // A partial match, as CEL's `matches`.
             let any: Cow<'_, str> = Cow::Owned(format!("(?s:.*)(?:{b})(?s:.*)"));
-            V::Bool(
-                proxy_config::matcher::FullRegex::new(&any)
-                    .map_err(|_| NoValue)?
-                    .matches(a.as_bytes()),
-            )
+            V::Bool(proxy_config::matcher::FullRegex::new(&any).map_err(|_| NoValue)?.matches(a.as_bytes()))
         }
         (F::Add, V::String(a), V::String(b)) => string(&format!("{a}{b}")),
         (F::Add, V::List(a), V::List(b)) => V::List(a.iter().chain(b.iter()).cloned().collect()),
@@ -630,11 +550,7 @@ mod tests {
 
     fn check(text: &str, expect: Option<bool>) {
         let h = HeaderList::of(&[(":path", "/a/b?x=1"), (":method", "GET"), ("x-a", "1")]);
-        let f = Facts {
-            request: Some(&h),
-            response_code: 503,
-            ..Default::default()
-        };
+        let f = Facts { request: Some(&h), response_code: 503, ..Default::default() };
         let e = proxy_config::cel::parse(text).unwrap_or_else(|e| panic!("{text}: {e}"));
         let got = match eval(&e, &f) {
             Ok(Val::Bool(b)) => Some(b),
@@ -647,10 +563,7 @@ mod tests {
     #[test]
     fn expressions() {
         check("response.code >= 400", Some(true));
-        check(
-            "request.url_path == '/a/b' && request.query.contains('x')",
-            Some(true),
-        );
+        check("request.url_path == '/a/b' && request.query.contains('x')", Some(true));
         check("request.headers['x-a'] == '1'", Some(true));
         check("request.headers['x-b'] == '1'", None);
         check("'x-b' in request.headers", Some(false));
@@ -660,10 +573,7 @@ mod tests {
         check("[1, 2, 3].exists(x, x > 2)", Some(true));
         check("[1, 2, 3].all(x, x > 2)", Some(false));
         check("[1, 2, 3].filter(x, x > 1).size() == 2", Some(true));
-        check(
-            "size([1, 2].map(x, x * 2)) == 2 && [1].map(x, x * 2)[0] == 2",
-            Some(true),
-        );
+        check("size([1, 2].map(x, x * 2)) == 2 && [1].map(x, x * 2)[0] == 2", Some(true));
         check("1 / 0 == 1", None);
         check("1 == 1.0 && 2u > 1", Some(true));
         check("request.method.matches('^G')", Some(true));

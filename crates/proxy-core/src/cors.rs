@@ -29,10 +29,8 @@ pub fn request<H: HeaderView + ?Sized>(policy: &CorsPolicy, headers: &H, random:
     if !enabled && !shadow {
         return Cors::Pass;
     }
-    let preflight = headers.method() == b"OPTIONS"
-        && headers
-            .get(b"access-control-request-method")
-            .is_some_and(|m| !m.is_empty());
+    let preflight =
+        headers.method() == b"OPTIONS" && headers.get(b"access-control-request-method").is_some_and(|m| !m.is_empty());
     if !policy.allow_origin.iter().any(|m| m.matches(origin)) {
         return if enabled && preflight && !policy.forward_not_matching_preflights {
             Cors::Preflight(Vec::new())
@@ -60,9 +58,7 @@ pub fn request<H: HeaderView + ?Sized>(policy: &CorsPolicy, headers: &H, random:
         }
     }
     if policy.allow_private_network_access
-        && headers
-            .get(b"access-control-request-private-network")
-            .is_some_and(|v| v == b"true")
+        && headers.get(b"access-control-request-private-network").is_some_and(|v| v == b"true")
     {
         out.push(("access-control-allow-private-network", b"true".to_vec()));
     }
@@ -76,10 +72,7 @@ pub fn response<H: HeaderEdit>(policy: &CorsPolicy, origin: &[u8], headers: &mut
         headers.set(b"access-control-allow-credentials", b"true");
     }
     if !policy.expose_headers.is_empty() {
-        headers.set(
-            b"access-control-expose-headers",
-            policy.expose_headers.as_bytes(),
-        );
+        headers.set(b"access-control-expose-headers", policy.expose_headers.as_bytes());
     }
 }
 
@@ -107,38 +100,11 @@ mod tests {
         };
         let h = |p: &[(&str, &str)]| HeaderList::of(p);
         assert_eq!(request(&policy, &h(&[(":method", "GET")]), 0), Cors::Pass);
-        assert_eq!(
-            request(
-                &policy,
-                &h(&[(":method", "GET"), ("origin", "https://b")]),
-                0
-            ),
-            Cors::OriginInvalid
-        );
-        assert_eq!(
-            request(
-                &policy,
-                &h(&[(":method", "GET"), ("origin", "https://a")]),
-                0
-            ),
-            Cors::Valid
-        );
-        assert_eq!(
-            request(
-                &policy,
-                &h(&[(":method", "OPTIONS"), ("origin", "https://a")]),
-                0
-            ),
-            Cors::Valid
-        );
-        let pre = [
-            (":method", "OPTIONS"),
-            ("origin", "https://a"),
-            ("access-control-request-method", "GET"),
-        ];
-        let Cors::Preflight(list) = request(&policy, &h(&pre), 0) else {
-            panic!("a preflight")
-        };
+        assert_eq!(request(&policy, &h(&[(":method", "GET"), ("origin", "https://b")]), 0), Cors::OriginInvalid);
+        assert_eq!(request(&policy, &h(&[(":method", "GET"), ("origin", "https://a")]), 0), Cors::Valid);
+        assert_eq!(request(&policy, &h(&[(":method", "OPTIONS"), ("origin", "https://a")]), 0), Cors::Valid);
+        let pre = [(":method", "OPTIONS"), ("origin", "https://a"), ("access-control-request-method", "GET")];
+        let Cors::Preflight(list) = request(&policy, &h(&pre), 0) else { panic!("a preflight") };
         let names: Vec<&str> = list.iter().map(|(n, _)| *n).collect();
         assert_eq!(
             names,

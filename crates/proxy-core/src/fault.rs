@@ -17,29 +17,15 @@ pub enum Abort {
 }
 
 fn number<H: HeaderView + ?Sized>(headers: &H, name: &[u8]) -> Option<u64> {
-    std::str::from_utf8(headers.get(name)?)
-        .ok()?
-        .trim()
-        .parse()
-        .ok()
+    std::str::from_utf8(headers.get(name)?).ok()?.trim().parse().ok()
 }
 
 /// The fault's share: a header may lower a configured percentage, never raise it.
-fn share<H: HeaderView + ?Sized>(
-    configured: Fraction,
-    by_header: bool,
-    headers: &H,
-    name: &[u8],
-) -> Fraction {
+fn share<H: HeaderView + ?Sized>(configured: Fraction, by_header: bool, headers: &H, name: &[u8]) -> Fraction {
     match number(headers, name) {
         Some(n) if by_header => {
-            let n = u32::try_from(n)
-                .unwrap_or(u32::MAX)
-                .min(configured.numerator);
-            Fraction {
-                numerator: n,
-                denominator: configured.denominator,
-            }
+            let n = u32::try_from(n).unwrap_or(u32::MAX).min(configured.numerator);
+            Fraction { numerator: n, denominator: configured.denominator }
         }
         _ => configured,
     }
@@ -51,9 +37,7 @@ pub fn applies<H: HeaderView + ?Sized>(fault: &Fault, headers: &H, cluster: &str
         return false;
     }
     if !fault.downstream_nodes.is_empty() {
-        let node = headers
-            .get(b"x-envoy-downstream-service-node")
-            .unwrap_or_default();
+        let node = headers.get(b"x-envoy-downstream-service-node").unwrap_or_default();
         if !fault.downstream_nodes.iter().any(|n| n.as_bytes() == node) {
             return false;
         }
@@ -65,15 +49,8 @@ pub fn applies<H: HeaderView + ?Sized>(fault: &Fault, headers: &H, cluster: &str
 pub fn delay<H: HeaderView + ?Sized>(fault: &Fault, headers: &H, random: u64) -> Option<Duration> {
     let d = fault.delay.as_ref()?;
     let by_header = d.fixed.is_none();
-    let fraction = share(
-        d.fraction,
-        by_header,
-        headers,
-        b"x-envoy-fault-delay-request-percentage",
-    );
-    let length = d
-        .fixed
-        .or_else(|| number(headers, b"x-envoy-fault-delay-request").map(Duration::from_millis))?;
+    let fraction = share(d.fraction, by_header, headers, b"x-envoy-fault-delay-request-percentage");
+    let length = d.fixed.or_else(|| number(headers, b"x-envoy-fault-delay-request").map(Duration::from_millis))?;
     (fraction.hit(random) && !length.is_zero()).then_some(length)
 }
 
@@ -86,36 +63,19 @@ pub fn abort<H: HeaderView + ?Sized>(fault: &Fault, headers: &H, random: u64) ->
         AbortKind::Header => match number(headers, b"x-envoy-fault-abort-request") {
             Some(s @ 200..600) => Abort::Http(s as u16),
             Some(_) => return None,
-            None => Abort::Grpc(
-                u32::try_from(number(headers, b"x-envoy-fault-abort-grpc-request")?).ok()?,
-            ),
+            None => Abort::Grpc(u32::try_from(number(headers, b"x-envoy-fault-abort-grpc-request")?).ok()?),
         },
     };
     let by_header = matches!(a.kind, AbortKind::Header);
-    share(
-        a.fraction,
-        by_header,
-        headers,
-        b"x-envoy-fault-abort-request-percentage",
-    )
-    .hit(random)
-    .then_some(kind)
+    share(a.fraction, by_header, headers, b"x-envoy-fault-abort-request-percentage").hit(random).then_some(kind)
 }
 
 /// The response rate limit to inject, KiB per second.
 pub fn rate_limit<H: HeaderView + ?Sized>(fault: &Fault, headers: &H, random: u64) -> Option<u64> {
     let r = fault.response_rate_limit.as_ref()?;
     let by_header = r.limit_kbps.is_none();
-    let kbps = r
-        .limit_kbps
-        .or_else(|| number(headers, b"x-envoy-fault-throughput-response"))
-        .filter(|n| *n > 0)?;
-    let fraction = share(
-        r.fraction,
-        by_header,
-        headers,
-        b"x-envoy-fault-throughput-response-percentage",
-    );
+    let kbps = r.limit_kbps.or_else(|| number(headers, b"x-envoy-fault-throughput-response")).filter(|n| *n > 0)?;
+    let fraction = share(r.fraction, by_header, headers, b"x-envoy-fault-throughput-response-percentage");
     fraction.hit(random).then_some(kbps)
 }
 
@@ -129,14 +89,8 @@ mod tests {
     #[test]
     fn header_control() {
         let fault = Fault {
-            delay: Some(FaultDelay {
-                fixed: None,
-                fraction: Fraction::ALWAYS,
-            }),
-            abort: Some(FaultAbort {
-                kind: AbortKind::Header,
-                fraction: Fraction::ALWAYS,
-            }),
+            delay: Some(FaultDelay { fixed: None, fraction: Fraction::ALWAYS }),
+            abort: Some(FaultAbort { kind: AbortKind::Header, fraction: Fraction::ALWAYS }),
             upstream_cluster: "c".into(),
             headers: Box::default(),
             downstream_nodes: Box::default(),
@@ -148,16 +102,11 @@ mod tests {
         let none = HeaderList::default();
         assert!(applies(&fault, &none, "c") && !applies(&fault, &none, "d"));
         assert_eq!(delay(&fault, &none, 0), None);
-        let h = HeaderList::of(&[
-            ("x-envoy-fault-delay-request", "5"),
-            ("x-envoy-fault-abort-request", "503"),
-        ]);
+        let h = HeaderList::of(&[("x-envoy-fault-delay-request", "5"), ("x-envoy-fault-abort-request", "503")]);
         assert_eq!(delay(&fault, &h, 99), Some(Duration::from_millis(5)));
         assert_eq!(abort(&fault, &h, 99), Some(Abort::Http(503)));
-        let half = HeaderList::of(&[
-            ("x-envoy-fault-delay-request", "5"),
-            ("x-envoy-fault-delay-request-percentage", "50"),
-        ]);
+        let half =
+            HeaderList::of(&[("x-envoy-fault-delay-request", "5"), ("x-envoy-fault-delay-request-percentage", "50")]);
         assert_eq!(delay(&fault, &half, 50), None);
         assert_eq!(delay(&fault, &half, 49), Some(Duration::from_millis(5)));
     }

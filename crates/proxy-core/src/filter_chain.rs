@@ -34,21 +34,13 @@ pub struct ConnFacts<'a> {
 ///
 /// Follows: `envoy.config.listener.v3.FilterChainMatch`.
 pub fn select<'a>(chains: &'a FilterChains, conn: &ConnFacts<'_>) -> Option<&'a Arc<FilterChain>> {
-    find(chains, conn)
-        .and_then(|n| chains.chains.get(n as usize))
-        .or(chains.default.as_ref())
+    find(chains, conn).and_then(|n| chains.chains.get(n as usize)).or(chains.default.as_ref())
 }
 
 fn find(chains: &FilterChains, conn: &ConnFacts<'_>) -> Option<u32> {
-    let exact = conn
-        .destination
-        .and_then(|d| chains.index.exact.get(&d.port()));
-    let names = exact
-        .unwrap_or(&chains.index.any)
-        .find(conn.destination.map(|d| d.ip()))?;
-    let alpns = names
-        .find(conn.server_name)?
-        .find(conn.transport_protocol)?;
+    let exact = conn.destination.and_then(|d| chains.index.exact.get(&d.port()));
+    let names = exact.unwrap_or(&chains.index.any).find(conn.destination.map(|d| d.ip()))?;
+    let alpns = names.find(conn.server_name)?.find(conn.transport_protocol)?;
     let direct = alpns.find(conn.application_protocols.iter().copied())?;
     let types = direct.find(conn.direct_source)?;
     let ports = source(types, conn)?;
@@ -59,11 +51,7 @@ fn source<'a>(types: &'a SourceTypeLevel, conn: &ConnFacts<'_>) -> Option<&'a So
     let ip = conn.source.map(|s| s.ip());
     let of = |level: &'a CidrLevel<SourcePortLevel>| level.find(ip);
     if !types.local.is_empty() || !types.external.is_empty() {
-        let chosen = if is_local(conn) {
-            &types.local
-        } else {
-            &types.external
-        };
+        let chosen = if is_local(conn) { &types.local } else { &types.external };
         if !chosen.is_empty() {
             return of(chosen);
         }
@@ -74,9 +62,7 @@ fn source<'a>(types: &'a SourceTypeLevel, conn: &ConnFacts<'_>) -> Option<&'a So
 /// Same IP on both sides, or a loopback source.
 fn is_local(conn: &ConnFacts<'_>) -> bool {
     match (conn.source, conn.destination) {
-        (Some(s), Some(d)) => {
-            s.ip().to_canonical() == d.ip().to_canonical() || s.ip().to_canonical().is_loopback()
-        }
+        (Some(s), Some(d)) => s.ip().to_canonical() == d.ip().to_canonical() || s.ip().to_canonical().is_loopback(),
         // A Unix socket has a local peer.
         _ => true,
     }
@@ -127,67 +113,32 @@ mod tests {
     fn port_first_and_no_backtracking() {
         let c = chains(
             &[
-                (
-                    "8080",
-                    FilterChainMatch {
-                        destination_port: Some(8080),
-                        server_names: vec!["a".into()],
-                        ..m()
-                    },
-                ),
+                ("8080", FilterChainMatch { destination_port: Some(8080), server_names: vec!["a".into()], ..m() }),
                 ("any", m()),
             ],
             true,
         );
-        assert_eq!(
-            name(select(&c, &conn("1.1.1.1:8080", "a", "tls", "2.2.2.2:1"))),
-            "8080"
-        );
+        assert_eq!(name(select(&c, &conn("1.1.1.1:8080", "a", "tls", "2.2.2.2:1"))), "8080");
         // Port 8080 has no chain for this name: no falling back to "any".
-        assert_eq!(
-            name(select(&c, &conn("1.1.1.1:8080", "b", "tls", "2.2.2.2:1"))),
-            "default"
-        );
-        assert_eq!(
-            name(select(&c, &conn("1.1.1.1:81", "b", "tls", "2.2.2.2:1"))),
-            "any"
-        );
+        assert_eq!(name(select(&c, &conn("1.1.1.1:8080", "b", "tls", "2.2.2.2:1"))), "default");
+        assert_eq!(name(select(&c, &conn("1.1.1.1:81", "b", "tls", "2.2.2.2:1"))), "any");
     }
 
     #[test]
     fn names_and_transport() {
-        let sni = |n: &str| FilterChainMatch {
-            server_names: vec![n.into()],
-            ..m()
-        };
+        let sni = |n: &str| FilterChainMatch { server_names: vec![n.into()], ..m() };
         let c = chains(
             &[
                 ("exact", sni("a.foo.com")),
                 ("wild", sni("*.foo.com")),
                 ("com", sni("*.com")),
-                (
-                    "tls",
-                    FilterChainMatch {
-                        transport_protocol: "tls".into(),
-                        ..m()
-                    },
-                ),
-                (
-                    "raw",
-                    FilterChainMatch {
-                        transport_protocol: "raw_buffer".into(),
-                        ..m()
-                    },
-                ),
+                ("tls", FilterChainMatch { transport_protocol: "tls".into(), ..m() }),
+                ("raw", FilterChainMatch { transport_protocol: "raw_buffer".into(), ..m() }),
             ],
             false,
         );
         let check = |sni, transport, expect| {
-            assert_eq!(
-                name(select(&c, &conn("1.1.1.1:1", sni, transport, "2.2.2.2:1"))),
-                expect,
-                "{sni}"
-            );
+            assert_eq!(name(select(&c, &conn("1.1.1.1:1", sni, transport, "2.2.2.2:1"))), expect, "{sni}");
         };
         check("a.foo.com", "tls", "exact");
         check("b.foo.com", "tls", "wild");
@@ -200,73 +151,30 @@ mod tests {
 
     #[test]
     fn longest_prefix_and_sources() {
-        let dest = |n: &str| FilterChainMatch {
-            prefix_ranges: vec![n.parse().unwrap()],
-            ..m()
-        };
+        let dest = |n: &str| FilterChainMatch { prefix_ranges: vec![n.parse().unwrap()], ..m() };
         let c = chains(
             &[
                 ("8", dest("10.0.0.0/8")),
                 ("16", dest("10.1.0.0/16")),
                 ("v6", dest("::/0")),
-                (
-                    "local",
-                    FilterChainMatch {
-                        source_type: SourceType::SameIpOrLoopback,
-                        ..m()
-                    },
-                ),
-                (
-                    "ext",
-                    FilterChainMatch {
-                        source_type: SourceType::External,
-                        source_ports: vec![7],
-                        ..m()
-                    },
-                ),
+                ("local", FilterChainMatch { source_type: SourceType::SameIpOrLoopback, ..m() }),
+                ("ext", FilterChainMatch { source_type: SourceType::External, source_ports: vec![7], ..m() }),
             ],
             true,
         );
-        assert_eq!(
-            name(select(&c, &conn("10.1.2.3:1", "", "", "2.2.2.2:1"))),
-            "16"
-        );
-        assert_eq!(
-            name(select(&c, &conn("10.2.2.3:1", "", "", "2.2.2.2:1"))),
-            "8"
-        );
-        assert_eq!(
-            name(select(&c, &conn("[fe80::1]:1", "", "", "[fe80::2]:1"))),
-            "v6"
-        );
-        assert_eq!(
-            name(select(&c, &conn("9.9.9.9:1", "", "", "9.9.9.9:1"))),
-            "local"
-        );
-        assert_eq!(
-            name(select(&c, &conn("9.9.9.9:1", "", "", "127.0.0.1:1"))),
-            "local"
-        );
-        assert_eq!(
-            name(select(&c, &conn("9.9.9.9:1", "", "", "8.8.8.8:7"))),
-            "ext"
-        );
-        assert_eq!(
-            name(select(&c, &conn("9.9.9.9:1", "", "", "8.8.8.8:8"))),
-            "default"
-        );
+        assert_eq!(name(select(&c, &conn("10.1.2.3:1", "", "", "2.2.2.2:1"))), "16");
+        assert_eq!(name(select(&c, &conn("10.2.2.3:1", "", "", "2.2.2.2:1"))), "8");
+        assert_eq!(name(select(&c, &conn("[fe80::1]:1", "", "", "[fe80::2]:1"))), "v6");
+        assert_eq!(name(select(&c, &conn("9.9.9.9:1", "", "", "9.9.9.9:1"))), "local");
+        assert_eq!(name(select(&c, &conn("9.9.9.9:1", "", "", "127.0.0.1:1"))), "local");
+        assert_eq!(name(select(&c, &conn("9.9.9.9:1", "", "", "8.8.8.8:7"))), "ext");
+        assert_eq!(name(select(&c, &conn("9.9.9.9:1", "", "", "8.8.8.8:8"))), "default");
     }
 
     #[test]
     fn alpn_in_the_clients_order() {
-        let alpn = |n: &str| FilterChainMatch {
-            application_protocols: vec![n.into()],
-            ..m()
-        };
-        let c = chains(
-            &[("h2", alpn("h2")), ("istio", alpn("istio")), ("any", m())],
-            false,
-        );
+        let alpn = |n: &str| FilterChainMatch { application_protocols: vec![n.into()], ..m() };
+        let c = chains(&[("h2", alpn("h2")), ("istio", alpn("istio")), ("any", m())], false);
         let protocols: [&[u8]; 2] = [b"istio", b"h2"];
         let mut f = conn("1.1.1.1:1", "", "tls", "2.2.2.2:1");
         f.application_protocols = &protocols;

@@ -9,9 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use proxy_config::common::{Metadata, Value};
 use proxy_config::format::{
-    AddressKind, AddressPart, ByteCount, Format, FormatBody, GrpcStatusStyle, HeaderBlock,
-    JsonFormat, MetadataKind, Operator, Part, PathSource, Side, SubstitutionFormat, TimeFormat,
-    TimePoint, TimeUnit, TlsFact,
+    AddressKind, AddressPart, ByteCount, Format, FormatBody, GrpcStatusStyle, HeaderBlock, JsonFormat, MetadataKind,
+    Operator, Part, PathSource, Side, SubstitutionFormat, TimeFormat, TimePoint, TimeUnit, TlsFact,
 };
 use telemetry::time::Civil;
 
@@ -43,12 +42,7 @@ pub fn text(format: &Format, facts: &Facts<'_>, absent: &[u8], out: &mut Vec<u8>
 /// Writes one log entry or body in text or JSON. JSON entries end with a newline.
 pub fn substitution(format: &SubstitutionFormat, facts: &Facts<'_>, out: &mut Vec<u8>) {
     match &format.body {
-        FormatBody::Text(f) => text(
-            f,
-            facts,
-            if format.omit_empty_values { b"" } else { b"-" },
-            out,
-        ),
+        FormatBody::Text(f) => text(f, facts, if format.omit_empty_values { b"" } else { b"-" }, out),
         FormatBody::Json(f) => {
             json(f, facts, format.omit_empty_values, out);
             out.push(b'\n');
@@ -70,11 +64,7 @@ pub fn number(op: &Operator, f: &Facts<'_>) -> Option<f64> {
         Operator::RequestDuration => ms(f.marks.request_end?) as f64,
         Operator::RequestTxDuration => ms(f.marks.upstream_tx_end?) as f64,
         Operator::ResponseDuration => ms(f.marks.upstream_rx_begin?) as f64,
-        Operator::ResponseTxDuration => {
-            ms(f.marks
-                .response_end?
-                .checked_sub(f.marks.upstream_rx_begin?)?) as f64
-        }
+        Operator::ResponseTxDuration => ms(f.marks.response_end?.checked_sub(f.marks.upstream_rx_begin?)?) as f64,
         Operator::DownstreamHandshakeDuration => ms(f.marks.downstream_handshake?) as f64,
         Operator::UpstreamPoolReadyDuration => ms(f.marks.pool_ready?) as f64,
         Operator::RoundtripDuration => return None,
@@ -88,9 +78,7 @@ pub fn number(op: &Operator, f: &Facts<'_>) -> Option<f64> {
         }
         Operator::UpstreamRequestAttemptCount => f64::from(f.attempts),
         Operator::ConnectionId if f.connection_id != 0 => f.connection_id as f64,
-        Operator::UpstreamConnectionId if f.upstream_connection_id != 0 => {
-            f.upstream_connection_id as f64
-        }
+        Operator::UpstreamConnectionId if f.upstream_connection_id != 0 => f.upstream_connection_id as f64,
         Operator::Address(kind, AddressPart::Port) => f64::from(address(*kind, f)?.port()),
         Operator::GrpcStatus(GrpcStatusStyle::Number) => f64::from(grpc_status(f)?),
         _ => return None,
@@ -158,12 +146,8 @@ fn address(kind: AddressKind, f: &Facts<'_>) -> Option<SocketAddr> {
 }
 
 fn grpc_status(f: &Facts<'_>) -> Option<u32> {
-    let get = |h: Option<&dyn HeaderView>| -> Option<u32> {
-        std::str::from_utf8(h?.get(b"grpc-status")?)
-            .ok()?
-            .parse()
-            .ok()
-    };
+    let get =
+        |h: Option<&dyn HeaderView>| -> Option<u32> { std::str::from_utf8(h?.get(b"grpc-status")?).ok()?.parse().ok() };
     let request_is_grpc = f.request.is_some_and(matcher::is_grpc);
     get(f.trailers).or_else(|| get(f.response)).or_else(|| {
         (request_is_grpc && f.response_code != 0 && f.response_code != 200)
@@ -231,44 +215,24 @@ pub fn value(op: &Operator, f: &Facts<'_>, out: &mut Vec<u8>) -> bool {
         return true;
     }
     match op {
-        Operator::Header {
-            block,
-            name,
-            alternative,
-        } => {
+        Operator::Header { block, name, alternative } => {
             let view = match block {
                 HeaderBlock::Request => f.request,
                 HeaderBlock::Response => f.response,
                 HeaderBlock::Trailer => f.trailers,
             };
-            let find = |h: &proxy_config::matcher::HeaderName| {
-                view.and_then(|v| v.get(h.as_str().as_bytes()))
-            };
-            put_opt(
-                find(name).or_else(|| alternative.as_ref().and_then(find)),
-                out,
-            )
+            let find = |h: &proxy_config::matcher::HeaderName| view.and_then(|v| v.get(h.as_str().as_bytes()));
+            put_opt(find(name).or_else(|| alternative.as_ref().and_then(find)), out)
         }
         Operator::HeaderWithoutQuery { name, alternative } => {
-            let find = |h: &proxy_config::matcher::HeaderName| {
-                f.request.and_then(|v| v.get(h.as_str().as_bytes()))
-            };
+            let find = |h: &proxy_config::matcher::HeaderName| f.request.and_then(|v| v.get(h.as_str().as_bytes()));
             let found = find(name).or_else(|| alternative.as_ref().and_then(find));
-            put_opt(
-                found.map(|v| &v[..memchr::memchr(b'?', v).unwrap_or(v.len())]),
-                out,
-            )
+            put_opt(found.map(|v| &v[..memchr::memchr(b'?', v).unwrap_or(v.len())]), out)
         }
         Operator::StartTime(t) | Operator::StartTimeLocal(t) => time(f.start, t, out),
         Operator::EmitTime(t) => time(f.now, t, out),
         Operator::CertTime(side, fact, t) => tls_of(*side, f)
-            .and_then(|tls| {
-                if *fact == TlsFact::PeerCertStart {
-                    tls.peer_not_before
-                } else {
-                    tls.peer_not_after
-                }
-            })
+            .and_then(|tls| if *fact == TlsFact::PeerCertStart { tls.peer_not_before } else { tls.peer_not_after })
             .is_some_and(|at| time(at, t, out)),
         Operator::Protocol => put(f.protocol, out),
         Operator::UpstreamProtocol => put(f.upstream_protocol, out),
@@ -278,8 +242,7 @@ pub fn value(op: &Operator, f: &Facts<'_>, out: &mut Vec<u8>) -> bool {
             if f.flags.is_empty() {
                 return false;
             }
-            f.flags
-                .write(matches!(op, Operator::ResponseFlagsLong), out);
+            f.flags.write(matches!(op, Operator::ResponseFlagsLong), out);
             true
         }
         Operator::UpstreamHostName => {
@@ -289,10 +252,8 @@ pub fn value(op: &Operator, f: &Facts<'_>, out: &mut Vec<u8>) -> bool {
             put(f.upstream_host_name, out)
         }
         Operator::UpstreamHostNameWithoutPort => {
-            put_opt(
-                Some(crate::route::without_port(f.upstream_host_name.as_bytes())),
-                out,
-            ) && !f.upstream_host_name.is_empty()
+            put_opt(Some(crate::route::without_port(f.upstream_host_name.as_bytes())), out)
+                && !f.upstream_host_name.is_empty()
         }
         Operator::UpstreamCluster => put(f.upstream_cluster, out),
         Operator::UpstreamClusterRaw => put(f.upstream_cluster_raw, out),
@@ -301,14 +262,12 @@ pub fn value(op: &Operator, f: &Facts<'_>, out: &mut Vec<u8>) -> bool {
             AddressPart::WithoutPort => write!(out, "{}", a.ip()).is_ok(),
             AddressPart::Port | AddressPart::EndpointId => false,
         }),
-        Operator::TransportFailureReason(Side::Upstream) => put(
-            &crate::outcome::detail_text(f.upstream_transport_failure),
-            out,
-        ),
-        Operator::TransportFailureReason(Side::Downstream) => put(
-            &crate::outcome::detail_text(f.downstream_transport_failure),
-            out,
-        ),
+        Operator::TransportFailureReason(Side::Upstream) => {
+            put(&crate::outcome::detail_text(f.upstream_transport_failure), out)
+        }
+        Operator::TransportFailureReason(Side::Downstream) => {
+            put(&crate::outcome::detail_text(f.downstream_transport_failure), out)
+        }
         Operator::Tls(side, fact) => tls_of(*side, f).is_some_and(|tls| tls_fact(tls, *fact, out)),
         Operator::Hostname => put(f.hostname, out),
         Operator::FilterChainName => put(f.filter_chain_name, out),
@@ -338,11 +297,7 @@ pub fn value(op: &Operator, f: &Facts<'_>, out: &mut Vec<u8>) -> bool {
             }
             true
         }),
-        Operator::FilterState {
-            side: Side::Downstream,
-            key,
-            ..
-        } => put_opt(f.metadata.filter_state(key), out),
+        Operator::FilterState { side: Side::Downstream, key, .. } => put_opt(f.metadata.filter_state(key), out),
         Operator::GrpcStatus(style) => grpc_status(f).is_some_and(|n| {
             let names = GRPC_NAMES.get(n as usize);
             match (style, names) {
@@ -353,22 +308,17 @@ pub fn value(op: &Operator, f: &Facts<'_>, out: &mut Vec<u8>) -> bool {
         }),
         Operator::TraceId => put(f.trace_id, out),
         Operator::SpanId => put(f.span_id, out),
-        Operator::QueryParam(name) => put_opt(
-            f.request
-                .and_then(|r| matcher::query_value(matcher::query_of(r.path()), name.as_bytes())),
-            out,
-        ),
-        Operator::QueryParams(source) => put_opt(path(*source, f).map(matcher::query_of), out),
-        Operator::Path { with_query, source } => put_opt(
-            path(*source, f).map(|p| {
-                if *with_query {
-                    p
-                } else {
-                    matcher::path_only(p)
-                }
+        Operator::QueryParam(name) => f
+            .request
+            .and_then(|r| matcher::query_value(matcher::query_of(r.path()), name.as_bytes()))
+            .is_some_and(|v| {
+                out.extend_from_slice(&matcher::percent_decoded(v));
+                true
             }),
-            out,
-        ),
+        Operator::QueryParams(source) => put_opt(path(*source, f).map(matcher::query_of), out),
+        Operator::Path { with_query, source } => {
+            put_opt(path(*source, f).map(|p| if *with_query { p } else { matcher::path_only(p) }), out)
+        }
         Operator::Environment(name) => (f.environment)(name).is_some_and(|v| put(&v, out)),
         Operator::LocalReplyBody => put_opt(Some(f.local_reply_body), out),
         Operator::AccessLogType => put(f.log_type, out),

@@ -67,11 +67,7 @@ impl NewCookie<'_> {
             out.push_str(&format!("; Path={}", self.path));
         }
         for (name, value) in self.attributes {
-            out.push_str(&if value.is_empty() {
-                format!("; {name}")
-            } else {
-                format!("; {name}={value}")
-            });
+            out.push_str(&if value.is_empty() { format!("; {name}") } else { format!("; {name}={value}") });
         }
         out.push_str("; HttpOnly");
         out
@@ -131,24 +127,14 @@ fn one<'a, H: HeaderView + ?Sized>(
                 }
             }
         }
-        HashPolicyKind::Cookie {
-            name,
-            ttl,
-            path,
-            attributes,
-        } => match matcher::cookie_value(headers, name.as_bytes()) {
+        HashPolicyKind::Cookie { name, ttl, path, attributes } => match matcher::cookie_value(headers, name.as_bytes())
+        {
             Some(v) if !v.is_empty() => Some(xx(v)),
             _ => {
                 let ttl = (*ttl)?;
                 let value = format!("{:016x}", xx(&seed.to_le_bytes()));
                 let hash = xx(value.as_bytes());
-                *cookie = Some(NewCookie {
-                    name,
-                    value,
-                    path,
-                    ttl,
-                    attributes,
-                });
+                *cookie = Some(NewCookie { name, value, path, ttl, attributes });
                 Some(hash)
             }
         },

@@ -51,10 +51,7 @@ pub trait HeaderView {
 
     /// `:status` as a number.
     fn status(&self) -> Option<u16> {
-        std::str::from_utf8(self.get(b":status")?)
-            .ok()?
-            .parse()
-            .ok()
+        std::str::from_utf8(self.get(b":status")?).ok()?.parse().ok()
     }
 }
 
@@ -138,28 +135,17 @@ pub struct HeaderList(pub Vec<(Vec<u8>, Vec<u8>)>);
 impl HeaderList {
     /// From name and value pairs; names must be lower case.
     pub fn of(pairs: &[(&str, &str)]) -> Self {
-        Self(
-            pairs
-                .iter()
-                .map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec()))
-                .collect(),
-        )
+        Self(pairs.iter().map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec())).collect())
     }
 }
 
 impl HeaderView for HeaderList {
     fn get(&self, name: &[u8]) -> Option<&[u8]> {
-        self.0
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_slice())
+        self.0.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_slice())
     }
 
     fn each<'a>(&'a self, name: &[u8], f: &mut dyn FnMut(&'a [u8])) {
-        self.0
-            .iter()
-            .filter(|(n, _)| n == name)
-            .for_each(|(_, v)| f(v));
+        self.0.iter().filter(|(n, _)| n == name).for_each(|(_, v)| f(v));
     }
 
     fn all<'a>(&'a self, f: &mut dyn FnMut(&'a [u8], &'a [u8])) {

@@ -13,24 +13,14 @@ use crate::{HeaderEdit, format};
 /// block being changed see `headers` as it was when its level began.
 ///
 /// `request` says whether the block is the request's (true) or the response's.
-pub fn apply<H: HeaderEdit>(
-    chain: &[std::sync::Arc<HeaderOps>],
-    headers: &mut H,
-    facts: &Facts<'_>,
-    request: bool,
-) {
+pub fn apply<H: HeaderEdit>(chain: &[std::sync::Arc<HeaderOps>], headers: &mut H, facts: &Facts<'_>, request: bool) {
     for level in chain {
         apply_level(level, headers, facts, request);
     }
 }
 
 /// Applies one level: removals, then overwrites, then additions, as Envoy does.
-pub fn apply_level<H: HeaderEdit>(
-    ops: &HeaderOps,
-    headers: &mut H,
-    facts: &Facts<'_>,
-    request: bool,
-) {
+pub fn apply_level<H: HeaderEdit>(ops: &HeaderOps, headers: &mut H, facts: &Facts<'_>, request: bool) {
     for name in &ops.remove {
         headers.remove(name.as_str().as_bytes());
     }
@@ -44,13 +34,9 @@ pub fn apply_level<H: HeaderEdit>(
         }
         match add.action {
             AppendAction::AppendIfExistsOrAdd => additions.push((add, value)),
-            AppendAction::AddIfAbsent if headers.get(name).is_none() => {
-                additions.push((add, value))
-            }
+            AppendAction::AddIfAbsent if headers.get(name).is_none() => additions.push((add, value)),
             AppendAction::OverwriteIfExistsOrAdd => overwrites.push((add, value)),
-            AppendAction::OverwriteIfExists if headers.get(name).is_some() => {
-                overwrites.push((add, value))
-            }
+            AppendAction::OverwriteIfExists if headers.get(name).is_some() => overwrites.push((add, value)),
             AppendAction::AddIfAbsent | AppendAction::OverwriteIfExists => {}
         }
     }
@@ -62,27 +48,13 @@ pub fn apply_level<H: HeaderEdit>(
     }
 }
 
-fn evaluate<H: HeaderEdit>(
-    add: &HeaderAdd,
-    headers: &H,
-    facts: &Facts<'_>,
-    request: bool,
-) -> Vec<u8> {
+fn evaluate<H: HeaderEdit>(add: &HeaderAdd, headers: &H, facts: &Facts<'_>, request: bool) -> Vec<u8> {
     if let Some(text) = add.value.as_literal() {
         return text.as_bytes().to_vec();
     }
     let view: &dyn crate::HeaderView = headers;
-    let facts = if request {
-        Facts {
-            request: Some(view),
-            ..*facts
-        }
-    } else {
-        Facts {
-            response: Some(view),
-            ..*facts
-        }
-    };
+    let facts =
+        if request { Facts { request: Some(view), ..*facts } } else { Facts { response: Some(view), ..*facts } };
     let mut out = Vec::new();
     format::header_value(&add.value, &facts, &mut out);
     out
@@ -151,22 +123,11 @@ mod tests {
     #[test]
     fn actions() {
         use AppendAction as A;
-        let one = |a| HeaderOps {
-            remove: Box::default(),
-            add: Box::new([add("x", "n", a)]),
-        };
-        check(
-            one(A::AppendIfExistsOrAdd),
-            &[("x", "o")],
-            &[("x", "o"), ("x", "n")],
-        );
+        let one = |a| HeaderOps { remove: Box::default(), add: Box::new([add("x", "n", a)]) };
+        check(one(A::AppendIfExistsOrAdd), &[("x", "o")], &[("x", "o"), ("x", "n")]);
         check(one(A::AddIfAbsent), &[("x", "o")], &[("x", "o")]);
         check(one(A::AddIfAbsent), &[], &[("x", "n")]);
-        check(
-            one(A::OverwriteIfExistsOrAdd),
-            &[("x", "o"), ("x", "p")],
-            &[("x", "n")],
-        );
+        check(one(A::OverwriteIfExistsOrAdd), &[("x", "o"), ("x", "p")], &[("x", "n")]);
         check(one(A::OverwriteIfExists), &[], &[]);
         check(one(A::OverwriteIfExists), &[("x", "o")], &[("x", "n")]);
     }

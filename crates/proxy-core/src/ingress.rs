@@ -53,11 +53,8 @@ const INTERNAL_ONLY: [&[u8]; 13] = [
     b"x-envoy-hedge-on-per-try-timeout",
 ];
 
-const EDGE_ONLY: [&[u8]; 3] = [
-    b"x-envoy-decorator-operation",
-    b"x-envoy-downstream-service-cluster",
-    b"x-envoy-downstream-service-node",
-];
+const EDGE_ONLY: [&[u8]; 3] =
+    [b"x-envoy-decorator-operation", b"x-envoy-downstream-service-cluster", b"x-envoy-downstream-service-node"];
 
 /// The address `skip` places from the right of x-forwarded-for, and whether the header has just one.
 pub fn last_xff<H: HeaderView + ?Sized>(headers: &H, skip: u32) -> Option<(IpAddr, bool)> {
@@ -70,9 +67,7 @@ pub fn last_xff<H: HeaderView + ?Sized>(headers: &H, skip: u32) -> Option<(IpAdd
 
 /// An address, with brackets or port as some proxies send it.
 fn parse_ip(word: &str) -> Option<IpAddr> {
-    word.parse::<IpAddr>()
-        .ok()
-        .or_else(|| word.parse::<SocketAddr>().ok().map(|a| a.ip()))
+    word.parse::<IpAddr>().ok().or_else(|| word.parse::<SocketAddr>().ok().map(|a| a.ip()))
 }
 
 fn append(headers: &mut impl HeaderEdit, name: &[u8], value: &[u8]) {
@@ -92,14 +87,23 @@ pub fn mutate_request<H: HeaderEdit>(
     conn: &Connection<'_>,
     internal_only: &[HeaderName],
 ) -> Client {
+    mutate_request_at(hcm, headers, conn, internal_only, None)
+}
+
+/// As [`mutate_request`]; `own` is this machine's address, which stands for a loopback peer in x-forwarded-for.
+pub fn mutate_request_at<H: HeaderEdit>(
+    hcm: &Hcm,
+    headers: &mut H,
+    conn: &Connection<'_>,
+    internal_only: &[HeaderName],
+    own: Option<IpAddr>,
+) -> Client {
+    let peer = conn.remote.ip().to_canonical();
+    let peer = own.filter(|_| peer.is_loopback()).unwrap_or(peer).to_string();
     for name in [&b"x-envoy-internal"[..], b"keep-alive", b"proxy-connection"] {
         headers.remove(name);
     }
-    let scheme: &[u8] = if conn.tls.is_some() {
-        b"https"
-    } else {
-        b"http"
-    };
+    let scheme: &[u8] = if conn.tls.is_some() { b"https" } else { b"http" };
     let mut remote = conn.remote;
     let mut single = false;
     let mut reject = None;
@@ -111,22 +115,14 @@ pub fn mutate_request<H: HeaderEdit>(
             remote = SocketAddr::new(ip, 0);
         }
         if !hcm.skip_xff_append {
-            append(
-                headers,
-                b"x-forwarded-for",
-                conn.remote.ip().to_canonical().to_string().as_bytes(),
-            );
+            append(headers, b"x-forwarded-for", peer.as_bytes());
         }
         if hcm.xff_num_trusted_hops == 0 {
             headers.set(b"x-forwarded-proto", scheme);
         }
-        if hcm.append_x_forwarded_port
-            && (hcm.xff_num_trusted_hops == 0 || headers.get(b"x-forwarded-port").is_none())
+        if hcm.append_x_forwarded_port && (hcm.xff_num_trusted_hops == 0 || headers.get(b"x-forwarded-port").is_none())
         {
-            headers.set(
-                b"x-forwarded-port",
-                conn.local.port().to_string().as_bytes(),
-            );
+            headers.set(b"x-forwarded-port", conn.local.port().to_string().as_bytes());
         }
     } else {
         let found = detect(hcm, headers, conn);
@@ -136,25 +132,20 @@ pub fn mutate_request<H: HeaderEdit>(
         }
         reject = found.reject;
         if found.append {
-            append(
-                headers,
-                b"x-forwarded-for",
-                conn.remote.ip().to_canonical().to_string().as_bytes(),
-            );
+            append(headers, b"x-forwarded-for", peer.as_bytes());
         }
     }
-    if headers
-        .get(b"x-forwarded-proto")
-        .is_none_or(<[u8]>::is_empty)
-    {
+    if headers.get(b"x-forwarded-proto").is_none_or(<[u8]>::is_empty) {
         headers.set(b"x-forwarded-proto", scheme);
     }
+    if headers.scheme().is_empty() {
+        // x-forwarded-proto if it is a scheme, else by encryption; the two may differ when both were sent.
+        let proto = headers.get(b"x-forwarded-proto").filter(|p| matches!(*p, b"http" | b"https"));
+        let proto = proto.unwrap_or(scheme).to_vec();
+        headers.set(b":scheme", &proto);
+    }
     let config = &hcm.internal_addresses;
-    let inside = if conn.unix {
-        config.unix_sockets
-    } else {
-        config.cidrs.contains(remote.ip())
-    };
+    let inside = if conn.unix { config.unix_sockets } else { config.cidrs.contains(remote.ip()) };
     let internal = single && inside;
     let edge = !internal && hcm.use_remote_address;
     if internal {
@@ -164,10 +155,7 @@ pub fn mutate_request<H: HeaderEdit>(
             for name in EDGE_ONLY {
                 headers.remove(name);
             }
-            headers.set(
-                b"x-envoy-external-address",
-                remote.ip().to_canonical().to_string().as_bytes(),
-            );
+            headers.set(b"x-envoy-external-address", remote.ip().to_canonical().to_string().as_bytes());
         }
         for name in INTERNAL_ONLY {
             headers.remove(name);
@@ -180,12 +168,7 @@ pub fn mutate_request<H: HeaderEdit>(
         append(headers, b"via", via.as_bytes());
     }
     client_cert(&hcm.xfcc, headers, conn.tls);
-    Client {
-        remote,
-        internal,
-        edge,
-        reject,
-    }
+    Client { remote, internal, edge, reject }
 }
 
 #[derive(Default)]
@@ -197,19 +180,12 @@ struct Found {
 
 fn detect<H: HeaderView + ?Sized>(hcm: &Hcm, headers: &H, conn: &Connection<'_>) -> Found {
     if hcm.original_ip_detection.is_empty() {
-        return Found {
-            address: last_xff(headers, hcm.xff_num_trusted_hops),
-            ..Found::default()
-        };
+        return Found { address: last_xff(headers, hcm.xff_num_trusted_hops), ..Found::default() };
     }
     let mut out = Found::default();
     for d in &hcm.original_ip_detection {
         match d {
-            IpDetection::CustomHeader {
-                name,
-                allow_trusted,
-                reject_status,
-            } => {
+            IpDetection::CustomHeader { name, allow_trusted, reject_status } => {
                 let ip = headers
                     .get(name.as_str().as_bytes())
                     .and_then(|v| std::str::from_utf8(v).ok())
@@ -219,28 +195,17 @@ fn detect<H: HeaderView + ?Sized>(hcm: &Hcm, headers: &H, conn: &Connection<'_>)
                     None => out.reject = *reject_status,
                 }
             }
-            IpDetection::Xff {
-                num_trusted_hops,
-                trusted_cidrs: None,
-                skip_xff_append,
-            } => {
+            IpDetection::Xff { num_trusted_hops, trusted_cidrs: None, skip_xff_append } => {
                 out.append |= !skip_xff_append;
                 out.address = last_xff(headers, *num_trusted_hops);
             }
-            IpDetection::Xff {
-                trusted_cidrs: Some(trusted),
-                skip_xff_append,
-                ..
-            } => {
+            IpDetection::Xff { trusted_cidrs: Some(trusted), skip_xff_append, .. } => {
                 out.append |= !skip_xff_append;
                 if !trusted.contains(conn.remote.ip()) {
                     continue;
                 }
                 let joined = headers.joined(b"x-forwarded-for");
-                let text = joined
-                    .as_deref()
-                    .and_then(|v| std::str::from_utf8(v).ok())
-                    .unwrap_or_default();
+                let text = joined.as_deref().and_then(|v| std::str::from_utf8(v).ok()).unwrap_or_default();
                 // From the right, the first address that is not trusted is the client.
                 let mut last = None;
                 for word in text.rsplit(',') {
@@ -263,11 +228,7 @@ fn detect<H: HeaderView + ?Sized>(hcm: &Hcm, headers: &H, conn: &Connection<'_>)
 }
 
 /// Treats `x-forwarded-client-cert`.
-pub fn client_cert<H: HeaderEdit>(
-    config: &ForwardClientCert,
-    headers: &mut H,
-    tls: Option<&TlsFacts<'_>>,
-) {
+pub fn client_cert<H: HeaderEdit>(config: &ForwardClientCert, headers: &mut H, tls: Option<&TlsFacts<'_>>) {
     const XFCC: &[u8] = b"x-forwarded-client-cert";
     if config.mode == XfccMode::AlwaysForwardOnly {
         return;
@@ -279,11 +240,7 @@ pub fn client_cert<H: HeaderEdit>(
     if config.mode == XfccMode::ForwardOnly {
         return;
     }
-    let mut parts: Vec<String> = tls
-        .local_uri_sans
-        .iter()
-        .map(|u| format!("By={u}"))
-        .collect();
+    let mut parts: Vec<String> = tls.local_uri_sans.iter().map(|u| format!("By={u}")).collect();
     if !tls.peer_fingerprint_256.is_empty() {
         parts.push(format!("Hash={}", tls.peer_fingerprint_256));
     }
@@ -320,22 +277,13 @@ mod tests {
 
     #[test]
     fn xff_places() {
-        let h = HeaderList::of(&[
-            ("x-forwarded-for", "1.1.1.1, 2.2.2.2"),
-            ("x-forwarded-for", "3.3.3.3"),
-        ]);
+        let h = HeaderList::of(&[("x-forwarded-for", "1.1.1.1, 2.2.2.2"), ("x-forwarded-for", "3.3.3.3")]);
         let ip = |s: &str| s.parse::<IpAddr>().unwrap();
         assert_eq!(last_xff(&h, 0), Some((ip("3.3.3.3"), false)));
         assert_eq!(last_xff(&h, 2), Some((ip("1.1.1.1"), false)));
         assert_eq!(last_xff(&h, 3), None);
-        assert_eq!(
-            last_xff(&HeaderList::of(&[("x-forwarded-for", "::1")]), 0),
-            Some((ip("::1"), true))
-        );
-        assert_eq!(
-            last_xff(&HeaderList::of(&[("x-forwarded-for", "junk")]), 0),
-            None
-        );
+        assert_eq!(last_xff(&HeaderList::of(&[("x-forwarded-for", "::1")]), 0), Some((ip("::1"), true)));
+        assert_eq!(last_xff(&HeaderList::of(&[("x-forwarded-for", "junk")]), 0), None);
     }
 
     #[test]
@@ -350,27 +298,16 @@ mod tests {
             ..Default::default()
         };
         let check = |mode, tls: Option<&TlsFacts<'_>>, expect: Option<&str>| {
-            let config = ForwardClientCert {
-                mode,
-                subject: true,
-                uri: true,
-                ..Default::default()
-            };
+            let config = ForwardClientCert { mode, subject: true, uri: true, ..Default::default() };
             let mut h = HeaderList::of(&[("x-forwarded-client-cert", "old")]);
             client_cert(&config, &mut h, tls);
-            let got = h
-                .get(b"x-forwarded-client-cert")
-                .map(|v| String::from_utf8_lossy(v).into_owned());
+            let got = h.get(b"x-forwarded-client-cert").map(|v| String::from_utf8_lossy(v).into_owned());
             assert_eq!(got.as_deref(), expect, "{mode:?}");
         };
         let made = "By=spiffe://td/ns/c/sa/d;Hash=ab;Subject=\"\";URI=spiffe://td/ns/a/sa/b";
         check(XfccMode::Sanitize, Some(&tls), None);
         check(XfccMode::SanitizeSet, Some(&tls), Some(made));
-        check(
-            XfccMode::AppendForward,
-            Some(&tls),
-            Some(&format!("old,{made}")),
-        );
+        check(XfccMode::AppendForward, Some(&tls), Some(&format!("old,{made}")));
         check(XfccMode::ForwardOnly, Some(&tls), Some("old"));
         check(XfccMode::AppendForward, None, None);
         check(XfccMode::AlwaysForwardOnly, None, Some("old"));

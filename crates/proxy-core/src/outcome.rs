@@ -58,15 +58,13 @@ impl ResetReason {
     /// The response flag.
     pub fn flag(self) -> F {
         match self {
-            Self::LocalConnectionFailure
-            | Self::RemoteConnectionFailure
-            | Self::ConnectionTimeout => F::UPSTREAM_CONNECTION_FAILURE,
+            Self::LocalConnectionFailure | Self::RemoteConnectionFailure | Self::ConnectionTimeout => {
+                F::UPSTREAM_CONNECTION_FAILURE
+            }
             Self::ConnectionTermination => F::UPSTREAM_CONNECTION_TERMINATION,
             Self::LocalReset | Self::LocalRefusedStreamReset => F::LOCAL_RESET,
             Self::Overflow => F::UPSTREAM_OVERFLOW,
-            Self::RemoteReset | Self::RemoteRefusedStreamReset | Self::ConnectError => {
-                F::UPSTREAM_REMOTE_RESET
-            }
+            Self::RemoteReset | Self::RemoteRefusedStreamReset | Self::ConnectError => F::UPSTREAM_REMOTE_RESET,
             Self::ProtocolError => F::UPSTREAM_PROTOCOL_ERROR,
             Self::OverloadManager => F::OVERLOAD_MANAGER,
         }
@@ -201,9 +199,7 @@ fn timeout_status(request_complete: bool) -> u16 {
 
 /// Spaces of a detail become underscores, as in Envoy.
 pub fn detail_text(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_ascii_whitespace() { '_' } else { c })
-        .collect()
+    text.chars().map(|c| if c.is_ascii_whitespace() { '_' } else { c }).collect()
 }
 
 /// The reply for a cause.
@@ -219,17 +215,8 @@ pub fn outcome(cause: &Cause<'_>) -> Outcome {
         Cause::RouteNotFound => fixed(404, F::NO_ROUTE_FOUND, "route_not_found", ""),
         Cause::ClusterNotFound(s) => fixed(s, F::NO_CLUSTER_FOUND, "cluster_not_found", ""),
         Cause::DirectResponse(s) | Cause::Redirect(s) => fixed(s, none, "direct_response", ""),
-        Cause::NoHealthyUpstream => fixed(
-            503,
-            F::NO_HEALTHY_UPSTREAM,
-            "no_healthy_upstream",
-            "no healthy upstream",
-        ),
-        Cause::UpstreamReset {
-            reason,
-            transport_failure,
-            retried,
-        } => reset(reason, transport_failure, retried),
+        Cause::NoHealthyUpstream => fixed(503, F::NO_HEALTHY_UPSTREAM, "no_healthy_upstream", "no healthy upstream"),
+        Cause::UpstreamReset { reason, transport_failure, retried } => reset(reason, transport_failure, retried),
         Cause::UpstreamTimeout => timed_out("upstream_response_timeout"),
         Cause::PerTryTimeout => timed_out("upstream_per_try_timeout"),
         Cause::PerTryIdleTimeout => timed_out("upstream_per_try_idle_timeout"),
@@ -239,30 +226,14 @@ pub fn outcome(cause: &Cause<'_>) -> Outcome {
             "upstream_max_stream_duration_reached",
             "upstream max stream duration reached",
         ),
-        Cause::StreamIdleTimeout(c) => fixed(
-            timeout_status(c),
-            F::STREAM_IDLE_TIMEOUT,
-            "stream_idle_timeout",
-            "stream timeout",
-        ),
-        Cause::RequestTimeout(c) => fixed(
-            timeout_status(c),
-            none,
-            "request_overall_timeout",
-            "request timeout",
-        ),
-        Cause::RequestHeadersTimeout => fixed(
-            408,
-            none,
-            "request_header_timeout",
-            "request header timeout",
-        ),
-        Cause::MaxStreamDuration(c) => fixed(
-            timeout_status(c),
-            F::DURATION_TIMEOUT,
-            "max_duration_timeout",
-            "downstream duration timeout",
-        ),
+        Cause::StreamIdleTimeout(c) => {
+            fixed(timeout_status(c), F::STREAM_IDLE_TIMEOUT, "stream_idle_timeout", "stream timeout")
+        }
+        Cause::RequestTimeout(c) => fixed(timeout_status(c), none, "request_overall_timeout", "request timeout"),
+        Cause::RequestHeadersTimeout => fixed(408, none, "request_header_timeout", "request header timeout"),
+        Cause::MaxStreamDuration(c) => {
+            fixed(timeout_status(c), F::DURATION_TIMEOUT, "max_duration_timeout", "downstream duration timeout")
+        }
         Cause::MissingHost => fixed(400, none, "missing_host_header", ""),
         Cause::MissingPath => fixed(404, none, "missing_path_rejected", ""),
         Cause::AbsolutePath => fixed(404, none, "absolute_path_rejected", ""),
@@ -277,45 +248,20 @@ pub fn outcome(cause: &Cause<'_>) -> Outcome {
             details: detail_text(detail).into(),
             body: reason_phrase(status).into(),
         },
-        Cause::RequestTooLarge => {
-            fixed(413, none, "request_payload_too_large", "Payload Too Large")
-        }
-        Cause::ResponseTooLarge => fixed(
-            500,
-            none,
-            "response_payload_too_large",
-            "Internal Server Error",
-        ),
-        Cause::FaultAbort(s) => fixed(
-            s,
-            F::FAULT_INJECTED,
-            "fault_filter_abort",
-            "fault filter abort",
-        ),
+        Cause::RequestTooLarge => fixed(413, none, "request_payload_too_large", "Payload Too Large"),
+        Cause::ResponseTooLarge => fixed(500, none, "response_payload_too_large", "Internal Server Error"),
+        Cause::FaultAbort(s) => fixed(s, F::FAULT_INJECTED, "fault_filter_abort", "fault filter abort"),
         Cause::Rbac(policy) => Outcome {
             status: 403,
             flag: none,
-            details: format!(
-                "rbac_access_denied_matched_policy[{}]",
-                detail_text(policy.unwrap_or("none"))
-            )
-            .into(),
+            details: format!("rbac_access_denied_matched_policy[{}]", detail_text(policy.unwrap_or("none"))).into(),
             body: "RBAC: access denied".into(),
         },
-        Cause::LocalRateLimited(s) => fixed(
-            s,
-            F::RATE_LIMITED,
-            "local_rate_limited",
-            "local_rate_limited",
-        ),
+        Cause::LocalRateLimited(s) => fixed(s, F::RATE_LIMITED, "local_rate_limited", "local_rate_limited"),
         Cause::RateLimited(s) => fixed(s, F::RATE_LIMITED, "request_rate_limited", ""),
         Cause::RateLimitError => fixed(500, F::RATE_LIMIT_SERVICE_ERROR, "rate_limiter_error", ""),
-        Cause::ExtAuthzDenied(s) => {
-            fixed(s, F::UNAUTHORIZED_EXTERNAL_SERVICE, "ext_authz_denied", "")
-        }
-        Cause::ExtAuthzError(s) => {
-            fixed(s, F::UNAUTHORIZED_EXTERNAL_SERVICE, "ext_authz_error", "")
-        }
+        Cause::ExtAuthzDenied(s) => fixed(s, F::UNAUTHORIZED_EXTERNAL_SERVICE, "ext_authz_denied", ""),
+        Cause::ExtAuthzError(s) => fixed(s, F::UNAUTHORIZED_EXTERNAL_SERVICE, "ext_authz_error", ""),
         Cause::Jwt(status, words) => Outcome {
             status,
             flag: none,
@@ -338,17 +284,10 @@ pub fn outcome(cause: &Cause<'_>) -> Outcome {
             details: format!("dns_resolution_failure{{{}}}", detail_text(words)).into(),
             body: "DNS resolution failure".into(),
         },
-        Cause::SessionHostGone => fixed(
-            503,
-            F::NO_HEALTHY_UPSTREAM,
-            "no_healthy_upstream",
-            "no healthy upstream",
-        ),
+        Cause::SessionHostGone => fixed(503, F::NO_HEALTHY_UPSTREAM, "no_healthy_upstream", "no healthy upstream"),
         Cause::ExtProcError => fixed(500, none, "ext_proc_error", ""),
         Cause::HealthCheck(true) => fixed(200, none, "health_check_ok", ""),
-        Cause::HealthCheck(false) => {
-            fixed(503, F::FAILED_LOCAL_HEALTH_CHECK, "health_check_failed", "")
-        }
+        Cause::HealthCheck(false) => fixed(503, F::FAILED_LOCAL_HEALTH_CHECK, "health_check_failed", ""),
     }
 }
 
@@ -373,19 +312,9 @@ fn timed_out(details: &'static str) -> Outcome {
 }
 
 fn reset(reason: ResetReason, transport_failure: &str, retried: bool) -> Outcome {
-    let words = if retried {
-        "retried and the latest reset reason"
-    } else {
-        "reset reason"
-    };
-    let mut body = format!(
-        "upstream connect error or disconnect/reset before headers. {words}: {}",
-        reason.text()
-    );
-    let mut details = format!(
-        "upstream_reset_before_response_started{{{}",
-        detail_text(reason.text())
-    );
+    let words = if retried { "retried and the latest reset reason" } else { "reset reason" };
+    let mut body = format!("upstream connect error or disconnect/reset before headers. {words}: {}", reason.text());
+    let mut details = format!("upstream_reset_before_response_started{{{}", detail_text(reason.text()));
     if !transport_failure.is_empty() {
         body.push_str(", transport failure reason: ");
         body.push_str(transport_failure);
@@ -394,11 +323,7 @@ fn reset(reason: ResetReason, transport_failure: &str, retried: bool) -> Outcome
     }
     details.push('}');
     Outcome {
-        status: if reason == ResetReason::ProtocolError {
-            502
-        } else {
-            503
-        },
+        status: if reason == ResetReason::ProtocolError { 502 } else { 503 },
         flag: reason.flag(),
         details: details.into(),
         body: body.into(),
@@ -430,11 +355,9 @@ mod tests {
 
     #[test]
     fn details_never_hold_spaces() {
-        for cause in [
-            Cause::Jwt(401, "Jwt is missing"),
-            Cause::Rbac(Some("a b")),
-            Cause::Codec(400, "http1.codec error"),
-        ] {
+        for cause in
+            [Cause::Jwt(401, "Jwt is missing"), Cause::Rbac(Some("a b")), Cause::Codec(400, "http1.codec error")]
+        {
             assert!(!outcome(&cause).details.contains(' '), "{cause:?}");
         }
     }

@@ -15,9 +15,18 @@ pub enum Normalized<'a> {
     Reject,
 }
 
-/// Applies the HCM's path options to `:path`.
+/// `path` without its fragment, for proxies whose runtime says so
+/// (`envoy.reloadable_features.http_reject_path_with_fragment: false`).
+pub fn without_fragment(path: &[u8]) -> &[u8] {
+    &path[..memchr::memchr(b'#', path).unwrap_or(path.len())]
+}
+
+/// Applies the HCM's path options to `:path`. A path with a fragment is refused, as in Envoy.
 pub fn normalize<'a>(options: &PathNormalization, path: &'a [u8]) -> Normalized<'a> {
-    let cut = memchr::memchr2(b'?', b'#', path).unwrap_or(path.len());
+    if memchr::memchr(b'#', path).is_some() {
+        return Normalized::Reject;
+    }
+    let cut = memchr::memchr(b'?', path).unwrap_or(path.len());
     let (only, rest) = path.split_at(cut);
     let plain = *options == PathNormalization::default() || only.is_empty();
     if plain {
@@ -49,11 +58,7 @@ pub fn normalize<'a>(options: &PathNormalization, path: &'a [u8]) -> Normalized<
         Cow::Borrowed(_) => Normalized::Continue(Cow::Borrowed(path)),
         Cow::Owned(mut changed) => {
             changed.extend_from_slice(rest);
-            if redirect {
-                Normalized::Redirect(changed)
-            } else {
-                Normalized::Continue(Cow::Owned(changed))
-            }
+            if redirect { Normalized::Redirect(changed) } else { Normalized::Continue(Cow::Owned(changed)) }
         }
     }
 }
@@ -167,11 +172,8 @@ mod tests {
         }
     }
 
-    const ON: PathNormalization = PathNormalization {
-        normalize: true,
-        merge_slashes: false,
-        escaped_slashes: EscapedSlashes::KeepUnchanged,
-    };
+    const ON: PathNormalization =
+        PathNormalization { normalize: true, merge_slashes: false, escaped_slashes: EscapedSlashes::KeepUnchanged };
 
     #[test]
     fn canonical_paths() {
@@ -190,24 +192,11 @@ mod tests {
 
     #[test]
     fn slashes() {
-        let merge = PathNormalization {
-            merge_slashes: true,
-            ..Default::default()
-        };
+        let merge = PathNormalization { merge_slashes: true, ..Default::default() };
         check(merge, "//a///b?x=//", "/a/b?x=//");
-        let with = |e| PathNormalization {
-            escaped_slashes: e,
-            ..Default::default()
-        };
-        check(
-            with(EscapedSlashes::UnescapeAndForward),
-            "/a%2Fb%5cc",
-            "/a/b\\c",
-        );
-        assert_eq!(
-            normalize(&with(EscapedSlashes::RejectRequest), b"/a%2fb"),
-            Normalized::Reject
-        );
+        let with = |e| PathNormalization { escaped_slashes: e, ..Default::default() };
+        check(with(EscapedSlashes::UnescapeAndForward), "/a%2Fb%5cc", "/a/b\\c");
+        assert_eq!(normalize(&with(EscapedSlashes::RejectRequest), b"/a%2fb"), Normalized::Reject);
         assert_eq!(
             normalize(&with(EscapedSlashes::UnescapeAndRedirect), b"/a%2fb?c"),
             Normalized::Redirect(b"/a/b?c".to_vec())

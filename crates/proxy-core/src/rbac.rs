@@ -22,28 +22,19 @@ pub struct Verdict<'r> {
 /// ALLOW: allowed if some policy matches. DENY: denied if some policy matches. LOG: always allowed; a match asks for
 /// the `access_log_hint` metadata.
 pub fn evaluate<'r>(rules: &'r Rules, facts: &Facts<'_>) -> Verdict<'r> {
-    let hit = rules
-        .policies
-        .iter()
-        .find(|(_, p)| policy(p, facts))
-        .map(|(name, _)| &**name);
+    let hit = rules.policies.iter().find(|(_, p)| policy(p, facts)).map(|(name, _)| &**name);
     let allowed = match rules.action {
         Action::Allow => hit.is_some(),
         Action::Deny => hit.is_none(),
         Action::Log => true,
     };
-    Verdict {
-        allowed,
-        policy: hit,
-    }
+    Verdict { allowed, policy: hit }
 }
 
 fn policy(p: &Policy, f: &Facts<'_>) -> bool {
     p.permissions.iter().any(|x| permission(x, f))
         && p.principals.iter().any(|x| principal(x, f))
-        && p.condition
-            .as_ref()
-            .is_none_or(|c| crate::cel::is_true(c, f))
+        && p.condition.as_ref().is_none_or(|c| crate::cel::is_true(c, f))
 }
 
 fn within(net: &proxy_config::common::Cidr, ip: Option<IpAddr>) -> bool {
@@ -51,16 +42,11 @@ fn within(net: &proxy_config::common::Cidr, ip: Option<IpAddr>) -> bool {
 }
 
 fn url_path(m: &StringMatcher, f: &Facts<'_>) -> bool {
-    f.request.is_some_and(|h| {
-        h.get(b":path")
-            .is_some_and(|p| m.matches(matcher::path_only(p)))
-    })
+    f.request.is_some_and(|h| h.get(b":path").is_some_and(|p| m.matches(matcher::path_only(p))))
 }
 
 fn route_metadata(m: &MetadataMatcher, f: &Facts<'_>) -> bool {
-    m.value
-        .matches(f.route_metadata.and_then(|r| r.get(&m.filter, &m.path)))
-        != m.invert
+    m.value.matches(f.route_metadata.and_then(|r| r.get(&m.filter, &m.path))) != m.invert
 }
 
 fn permission(p: &Permission, f: &Facts<'_>) -> bool {
@@ -73,16 +59,15 @@ fn permission(p: &Permission, f: &Facts<'_>) -> bool {
         Permission::UrlPath(m) => url_path(m, f),
         Permission::DestinationIp(net) => within(net, f.downstream_local.map(|a| a.ip())),
         Permission::DestinationPort(port) => f.downstream_local.is_some_and(|a| a.port() == *port),
-        Permission::DestinationPortRange(start, end) => f
-            .downstream_local
-            .is_some_and(|a| (*start..*end).contains(&u32::from(a.port()))),
+        Permission::DestinationPortRange(start, end) => {
+            f.downstream_local.is_some_and(|a| (*start..*end).contains(&u32::from(a.port())))
+        }
         Permission::Metadata(m) => matcher::metadata(m, f.metadata),
         Permission::RouteMetadata(m) => route_metadata(m, f),
         Permission::RequestedServerName(m) => m.matches(f.requested_server_name.as_bytes()),
-        Permission::UriTemplate(t) => f.request.is_some_and(|h| {
-            h.get(b":path")
-                .is_some_and(|p| t.regex.is_match(matcher::path_only(p)))
-        }),
+        Permission::UriTemplate(t) => {
+            f.request.is_some_and(|h| h.get(b":path").is_some_and(|p| t.regex.is_match(matcher::path_only(p))))
+        }
     }
 }
 
@@ -90,7 +75,7 @@ fn permission(p: &Permission, f: &Facts<'_>) -> bool {
 fn header(m: &proxy_config::matcher::HeaderMatcher, f: &Facts<'_>) -> bool {
     match f.request {
         Some(h) => matcher::header(m, h),
-        None => matcher::header_value(m, None),
+        None => matcher::header_value(m, &[]),
     }
 }
 
@@ -140,26 +125,15 @@ mod tests {
     use crate::header_view::HeaderList;
 
     fn rules(action: Action, permission: Permission, principal: Principal) -> Rules {
-        let policy = Policy {
-            permissions: Box::new([permission]),
-            principals: Box::new([principal]),
-            condition: None,
-        };
-        Rules {
-            action,
-            policies: Box::new([("p".into(), policy)]),
-        }
+        let policy = Policy { permissions: Box::new([permission]), principals: Box::new([principal]), condition: None };
+        Rules { action, policies: Box::new([("p".into(), policy)]) }
     }
 
     #[test]
     fn actions_and_identities() {
         let h = HeaderList::of(&[(":path", "/info?x"), (":method", "GET")]);
         let sans = vec!["spiffe://cluster.local/ns/a/sa/b".to_owned()];
-        let tls = TlsFacts {
-            peer_presented: true,
-            peer_uri_sans: &sans,
-            ..Default::default()
-        };
+        let tls = TlsFacts { peer_presented: true, peer_uri_sans: &sans, ..Default::default() };
         let f = Facts {
             request: Some(&h),
             downstream_tls: Some(tls),
@@ -169,38 +143,14 @@ mod tests {
         let path = || Permission::UrlPath(StringMatcher::Exact("/info".into()));
         let who = |s: &str| Principal::Authenticated(Some(StringMatcher::Exact(s.into())));
         let good = "spiffe://cluster.local/ns/a/sa/b";
-        let check = |r: Rules, allowed: bool, policy: Option<&str>| {
-            assert_eq!(evaluate(&r, &f), Verdict { allowed, policy })
-        };
+        let check =
+            |r: Rules, allowed: bool, policy: Option<&str>| assert_eq!(evaluate(&r, &f), Verdict { allowed, policy });
         check(rules(Action::Allow, path(), who(good)), true, Some("p"));
         check(rules(Action::Allow, path(), who("other")), false, None);
         check(rules(Action::Deny, path(), who(good)), false, Some("p"));
         check(rules(Action::Deny, path(), who("other")), true, None);
-        check(
-            rules(
-                Action::Log,
-                Permission::DestinationPort(8080),
-                Principal::Any,
-            ),
-            true,
-            Some("p"),
-        );
-        check(
-            rules(
-                Action::Allow,
-                Permission::Not(Box::new(path())),
-                Principal::Any,
-            ),
-            false,
-            None,
-        );
-        check(
-            Rules {
-                action: Action::Allow,
-                policies: Box::default(),
-            },
-            false,
-            None,
-        );
+        check(rules(Action::Log, Permission::DestinationPort(8080), Principal::Any), true, Some("p"));
+        check(rules(Action::Allow, Permission::Not(Box::new(path())), Principal::Any), false, None);
+        check(Rules { action: Action::Allow, policies: Box::default() }, false, None);
     }
 }

@@ -27,7 +27,11 @@ pub fn location<H: HeaderView + ?Sized>(r: &Redirect, m: &PathMatch, headers: &H
         out.push(b':');
         out.extend_from_slice(port.to_string().as_bytes());
     }
+    let before = out.len();
     path(r, m, headers.path(), &mut out);
+    if out.get(before) != Some(&b'/') {
+        out.insert(before, b'/');
+    }
     out
 }
 
@@ -36,35 +40,21 @@ pub fn to_https<H: HeaderView + ?Sized>(headers: &H) -> Vec<u8> {
     [b"https://", headers.authority(), headers.path()].concat()
 }
 
-fn request_host<'a, H: HeaderView + ?Sized>(
-    headers: &'a H,
-    scheme: &[u8],
-    new_port: bool,
-) -> &'a [u8] {
+fn request_host<'a, H: HeaderView + ?Sized>(headers: &'a H, scheme: &[u8], new_port: bool) -> &'a [u8] {
     let authority = headers.authority();
     let host = crate::route::without_port(authority);
     if host.len() == authority.len() {
         return authority;
     }
     let port = &authority[host.len()..];
-    let old = headers
-        .get(b"x-forwarded-proto")
-        .unwrap_or_else(|| headers.scheme());
+    let old = headers.get(b"x-forwarded-proto").unwrap_or_else(|| headers.scheme());
     let default_port = old == b"https" && port == b":443" || old == b"http" && port == b":80";
-    if new_port || (scheme != old && default_port) {
-        host
-    } else {
-        authority
-    }
+    if new_port || (scheme != old && default_port) { host } else { authority }
 }
 
 fn path(r: &Redirect, m: &PathMatch, full: &[u8], out: &mut Vec<u8>) {
     let only = path_only(full);
-    let query = if r.strip_query {
-        b""
-    } else {
-        &full[only.len()..]
-    };
+    let query = if r.strip_query { b"" } else { &full[only.len()..] };
     match &r.path {
         RedirectPath::Keep => {
             out.extend_from_slice(only);
@@ -93,14 +83,7 @@ mod tests {
     use crate::header_view::HeaderList;
 
     fn none() -> Redirect {
-        Redirect {
-            scheme: None,
-            host: None,
-            port: None,
-            path: RedirectPath::Keep,
-            status: 301,
-            strip_query: false,
-        }
+        Redirect { scheme: None, host: None, port: None, path: RedirectPath::Keep, status: 301, strip_query: false }
     }
 
     fn check(r: Redirect, m: PathMatch, authority: &str, path: &str, expect: &str) {
@@ -115,86 +98,29 @@ mod tests {
 
     #[test]
     fn locations() {
-        let https = Redirect {
-            scheme: Some(SchemeRedirect::Https),
-            ..none()
-        };
+        let https = Redirect { scheme: Some(SchemeRedirect::Https), ..none() };
+        check(https.clone(), PathMatch::Any, "a.com", "/p?q=1", "https://a.com/p?q=1");
+        check(https.clone(), PathMatch::Any, "a.com:80", "/p", "https://a.com/p");
+        check(https, PathMatch::Any, "a.com:8080", "/p", "https://a.com:8080/p");
+        check(Redirect { port: Some(8), ..none() }, PathMatch::Any, "a.com:80", "/", "http://a.com:8/");
+        check(Redirect { host: Some("b.com".into()), ..none() }, PathMatch::Any, "a.com", "/p", "http://b.com/p");
         check(
-            https.clone(),
-            PathMatch::Any,
-            "a.com",
-            "/p?q=1",
-            "https://a.com/p?q=1",
-        );
-        check(
-            https.clone(),
-            PathMatch::Any,
-            "a.com:80",
-            "/p",
-            "https://a.com/p",
-        );
-        check(
-            https,
-            PathMatch::Any,
-            "a.com:8080",
-            "/p",
-            "https://a.com:8080/p",
-        );
-        check(
-            Redirect {
-                port: Some(8),
-                ..none()
-            },
-            PathMatch::Any,
-            "a.com:80",
-            "/",
-            "http://a.com:8/",
-        );
-        check(
-            Redirect {
-                host: Some("b.com".into()),
-                ..none()
-            },
-            PathMatch::Any,
-            "a.com",
-            "/p",
-            "http://b.com/p",
-        );
-        check(
-            Redirect {
-                path: RedirectPath::Replace("/n".into()),
-                ..none()
-            },
+            Redirect { path: RedirectPath::Replace("/n".into()), ..none() },
             PathMatch::Any,
             "a",
             "/p?q",
             "http://a/n?q",
         );
         check(
-            Redirect {
-                path: RedirectPath::Replace("/n?z".into()),
-                ..none()
-            },
+            Redirect { path: RedirectPath::Replace("/n?z".into()), ..none() },
             PathMatch::Any,
             "a",
             "/p?q",
             "http://a/n?z",
         );
+        check(Redirect { strip_query: true, ..none() }, PathMatch::Any, "a", "/p?q", "http://a/p");
         check(
-            Redirect {
-                strip_query: true,
-                ..none()
-            },
-            PathMatch::Any,
-            "a",
-            "/p?q",
-            "http://a/p",
-        );
-        check(
-            Redirect {
-                path: RedirectPath::Prefix("/n".into()),
-                ..none()
-            },
+            Redirect { path: RedirectPath::Prefix("/n".into()), ..none() },
             PathMatch::Prefix("/p".into()),
             "[::1]:80",
             "/p/x?q",

@@ -38,10 +38,7 @@ pub enum Decision {
 const BASE: Duration = Duration::from_millis(25);
 
 fn text<H: HeaderView + ?Sized>(headers: &H, name: &[u8]) -> Option<String> {
-    headers
-        .get(name)
-        .and_then(|v| std::str::from_utf8(v).ok())
-        .map(str::to_owned)
+    headers.get(name).and_then(|v| std::str::from_utf8(v).ok()).map(str::to_owned)
 }
 
 impl<'p> RetryState<'p> {
@@ -64,21 +61,14 @@ impl<'p> RetryState<'p> {
                 remaining = n;
             }
             if let Some(list) = text(headers, b"x-envoy-retriable-status-codes") {
-                extra_status_codes = list
-                    .split(',')
-                    .filter_map(|c| c.trim().parse().ok())
-                    .collect();
+                extra_status_codes = list.split(',').filter_map(|c| c.trim().parse().ok()).collect();
             }
             if let Some(list) = text(headers, b"x-envoy-retriable-header-names") {
-                extra_headers = list
-                    .split(',')
-                    .map(|n| n.trim().to_ascii_lowercase().into_bytes())
-                    .collect();
+                extra_headers = list.split(',').map(|n| n.trim().to_ascii_lowercase().into_bytes()).collect();
             }
         }
-        let wanted = policy.is_none_or(|p| {
-            p.retriable_request_headers.is_empty() || any(&p.retriable_request_headers, headers)
-        });
+        let wanted =
+            policy.is_none_or(|p| p.retriable_request_headers.is_empty() || any(&p.retriable_request_headers, headers));
         for name in [
             &b"x-envoy-retry-on"[..],
             b"x-envoy-retry-grpc-on",
@@ -129,17 +119,13 @@ impl<'p> RetryState<'p> {
         }
         if on.has(RetryOn::RETRIABLE_STATUS_CODES)
             && (self.extra_status_codes.contains(&status)
-                || self
-                    .policy
-                    .is_some_and(|p| p.retriable_status_codes.contains(&status)))
+                || self.policy.is_some_and(|p| p.retriable_status_codes.contains(&status)))
         {
             return true;
         }
         if on.has(RetryOn::RETRIABLE_HEADERS)
             && (self.extra_headers.iter().any(|n| headers.get(n).is_some())
-                || self
-                    .policy
-                    .is_some_and(|p| any(&p.retriable_headers, headers)))
+                || self.policy.is_some_and(|p| any(&p.retriable_headers, headers)))
         {
             return true;
         }
@@ -177,9 +163,7 @@ impl<'p> RetryState<'p> {
         self.retry_on.has(RetryOn::R5XX | RetryOn::GATEWAY_ERROR)
             || self.retry_on.has(RetryOn::RETRIABLE_STATUS_CODES)
                 && (self.extra_status_codes.contains(&504)
-                    || self
-                        .policy
-                        .is_some_and(|p| p.retriable_status_codes.contains(&504)))
+                    || self.policy.is_some_and(|p| p.retriable_status_codes.contains(&504)))
             || self.retry_on.has(RetryOn::RESET)
     }
 
@@ -190,29 +174,17 @@ impl<'p> RetryState<'p> {
         }
         self.remaining -= 1;
         self.tries += 1;
-        let (base, max) = self
-            .policy
-            .map_or((BASE, BASE * 10), |p| (p.backoff.base, p.backoff.max));
+        let (base, max) = self.policy.map_or((BASE, BASE * 10), |p| (p.backoff.base, p.backoff.max));
         Decision::After(backoff(base, max, self.tries - 1, random))
     }
 
     /// As [`Self::take`], honouring the response's rate-limit headers (`rate_limited_retry_back_off`).
-    pub fn take_response<H: HeaderView + ?Sized>(
-        &mut self,
-        headers: &H,
-        now: SystemTime,
-        random: u64,
-    ) -> Decision {
-        let told = self
-            .policy
-            .and_then(|p| p.rate_limited.as_deref())
-            .and_then(|r| reset_interval(r, headers, now));
+    pub fn take_response<H: HeaderView + ?Sized>(&mut self, headers: &H, now: SystemTime, random: u64) -> Decision {
+        let told = self.policy.and_then(|p| p.rate_limited.as_deref()).and_then(|r| reset_interval(r, headers, now));
         match (self.take(random), told) {
             (Decision::After(_), Some(told)) => {
                 let half = (told / 2).as_millis() as u64;
-                Decision::After(
-                    told + Duration::from_millis(if half == 0 { 0 } else { random % half }),
-                )
+                Decision::After(told + Duration::from_millis(if half == 0 { 0 } else { random % half }))
             }
             (other, _) => other,
         }
@@ -225,18 +197,11 @@ fn any<H: HeaderView + ?Sized>(list: &[HeaderMatcher], headers: &H) -> bool {
 
 /// Fully jittered exponential back-off: uniform in `[0, min(base * 2^n, max))`.
 pub fn backoff(base: Duration, max: Duration, n: u32, random: u64) -> Duration {
-    let ceiling = base
-        .saturating_mul(1u32.checked_shl(n).unwrap_or(u32::MAX))
-        .min(max)
-        .as_millis() as u64;
+    let ceiling = base.saturating_mul(1u32.checked_shl(n).unwrap_or(u32::MAX)).min(max).as_millis() as u64;
     Duration::from_millis(random % ceiling.max(1))
 }
 
-fn reset_interval<H: HeaderView + ?Sized>(
-    r: &RateLimitedBackoff,
-    headers: &H,
-    now: SystemTime,
-) -> Option<Duration> {
+fn reset_interval<H: HeaderView + ?Sized>(r: &RateLimitedBackoff, headers: &H, now: SystemTime) -> Option<Duration> {
     r.reset_headers.iter().find_map(|h| {
         let n: u64 = text(headers, h.name.as_str().as_bytes())?.parse().ok()?;
         let interval = if h.unix_timestamp {

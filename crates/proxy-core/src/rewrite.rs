@@ -12,10 +12,9 @@ use crate::{HeaderEdit, HeaderView, format};
 fn matched_len(m: &PathMatch, path: &[u8]) -> usize {
     match m {
         PathMatch::Any => 1.min(path.len()),
-        PathMatch::Prefix(p)
-        | PathMatch::PrefixNoCase(p)
-        | PathMatch::Separated(p)
-        | PathMatch::SeparatedNoCase(p) => p.len().min(path.len()),
+        PathMatch::Prefix(p) | PathMatch::PrefixNoCase(p) | PathMatch::Separated(p) | PathMatch::SeparatedNoCase(p) => {
+            p.len().min(path.len())
+        }
         PathMatch::Exact(_)
         | PathMatch::ExactNoCase(_)
         | PathMatch::Regex(_)
@@ -52,8 +51,9 @@ pub fn path(forward: &Forward, m: &PathMatch, full: &[u8], facts: &Facts<'_>) ->
             for part in parts {
                 match part {
                     TemplatePart::Text(text) => out.extend_from_slice(text.as_bytes()),
-                    TemplatePart::Var(name) => out
-                        .extend_from_slice(captures.name(name).map_or(&b""[..], |c| c.as_bytes())),
+                    TemplatePart::Var(name) => {
+                        out.extend_from_slice(captures.name(name).map_or(&b""[..], |c| c.as_bytes()))
+                    }
                 }
             }
             out.extend_from_slice(query);
@@ -74,10 +74,7 @@ pub fn host<'a, H: HeaderView + ?Sized>(
         HostRewrite::None => None,
         HostRewrite::Literal(l) => Some(Cow::Borrowed(l.as_bytes())),
         HostRewrite::Auto => (!host_name.is_empty()).then_some(Cow::Borrowed(host_name.as_bytes())),
-        HostRewrite::Header(h) => headers
-            .get(h.as_str().as_bytes())
-            .filter(|v| !v.is_empty())
-            .map(Cow::Borrowed),
+        HostRewrite::Header(h) => headers.get(h.as_str().as_bytes()).filter(|v| !v.is_empty()).map(Cow::Borrowed),
         HostRewrite::PathRegex(r) => Some(Cow::Owned(r.apply(path_only(headers.path())))),
         HostRewrite::Format(f) => {
             let mut out = Vec::new();
@@ -101,20 +98,14 @@ pub fn apply<H: HeaderEdit>(
 ) {
     let new_path = {
         let view: &dyn HeaderView = headers;
-        let facts = Facts {
-            request: Some(view),
-            ..*facts
-        };
+        let facts = Facts { request: Some(view), ..*facts };
         path(forward, m, headers.path(), &facts)
     };
     let new_host = match weighted_host {
         Some(h) => Some(h.as_bytes().to_vec()),
         None => {
             let view: &dyn HeaderView = headers;
-            let facts = Facts {
-                request: Some(view),
-                ..*facts
-            };
+            let facts = Facts { request: Some(view), ..*facts };
             host(&forward.host_rewrite, headers, "", &facts).map(Cow::into_owned)
         }
     };
@@ -150,10 +141,7 @@ mod tests {
     #[test]
     fn prefix_rewrites() {
         let check = |m: PathMatch, full: &str, to: &str, expect: &str| {
-            assert_eq!(
-                String::from_utf8(prefix(&m, full.as_bytes(), to.as_bytes())).unwrap(),
-                expect
-            );
+            assert_eq!(String::from_utf8(prefix(&m, full.as_bytes(), to.as_bytes())).unwrap(), expect);
         };
         check(PathMatch::Prefix("/a".into()), "/a/b?q", "/x", "/x/b?q");
         check(PathMatch::Prefix("/a/".into()), "/a/b", "/", "/b");

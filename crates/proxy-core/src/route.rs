@@ -1,11 +1,9 @@
 //! Which route serves this request, and which cluster does the route choose?
 
-use std::borrow::Cow;
-
 use proxy_config::matcher::HeaderName;
 use proxy_config::route::{
-    ClusterSpecifier, PathMatch, RequireTls, Route, RouteMatch, RouteTable, VirtualHost,
-    WeightedCluster, WeightedClusters,
+    ClusterSpecifier, PathMatch, RequireTls, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
+    WeightedClusters,
 };
 use smallvec::SmallVec;
 
@@ -47,11 +45,7 @@ pub struct RouteInput<'a> {
 
 impl Default for RouteInput<'_> {
     fn default() -> Self {
-        Self {
-            random: 0,
-            tls: None,
-            metadata: &NoMetadata,
-        }
+        Self { random: 0, tls: None, metadata: &NoMetadata }
     }
 }
 
@@ -76,11 +70,7 @@ pub enum Selection {
 
 /// Finds the virtual host for `authority`.
 pub fn virtual_host(table: &RouteTable, authority: &[u8]) -> Option<u32> {
-    let host = if table.ignore_port_in_host_matching {
-        without_port(authority)
-    } else {
-        authority
-    };
+    let host = if table.ignore_port_in_host_matching { without_port(authority) } else { authority };
     table.domains.find(host)
 }
 
@@ -101,39 +91,24 @@ pub fn without_port(authority: &[u8]) -> &[u8] {
 ///
 /// Follows: `envoy.config.route.v3.RouteConfiguration`. Each header that any route of the host tests is looked up at
 /// most once.
-pub fn select<H: HeaderView + ?Sized>(
-    table: &RouteTable,
-    headers: &H,
-    input: &RouteInput<'_>,
-) -> Selection {
+pub fn select<H: HeaderView + ?Sized>(table: &RouteTable, headers: &H, input: &RouteInput<'_>) -> Selection {
     let Some(vhost) = virtual_host(table, headers.authority()) else {
         return Selection::NoVirtualHost;
     };
     let host = &table.virtual_hosts[vhost as usize];
-    if host.require_tls != RequireTls::None
-        && headers
-            .get(b"x-forwarded-proto")
-            .is_none_or(|p| p != b"https")
-    {
-        let internal = headers
-            .get(b"x-envoy-internal")
-            .is_some_and(|v| v == b"true");
+    if host.require_tls != RequireTls::None && headers.get(b"x-forwarded-proto").is_none_or(|p| p != b"https") {
+        let internal = headers.get(b"x-envoy-internal").is_some_and(|v| v == b"true");
         if host.require_tls == RequireTls::All || !internal {
             return Selection::TlsRedirect { vhost };
         }
     }
-    match first(
-        host,
-        table.ignore_path_parameters_in_path_matching,
-        headers,
-        input,
-    ) {
+    match first(host, table.ignore_path_parameters_in_path_matching, headers, input) {
         Some(route) => Selection::Route(RouteRef { vhost, route }),
         None => Selection::NoRoute { vhost },
     }
 }
 
-type Slots<'a> = SmallVec<[Option<Option<Cow<'a, [u8]>>>; 8]>;
+type Slots<'a> = SmallVec<[Option<matcher::Values<'a>>; 4]>;
 
 fn first<H: HeaderView + ?Sized>(
     host: &VirtualHost,
@@ -165,18 +140,12 @@ fn slots_match<'a, H: HeaderView + ?Sized>(
 ) -> bool {
     m.headers.iter().all(|h| {
         let slot = h.slot as usize;
-        let value =
-            slots[slot].get_or_insert_with(|| headers.joined(names[slot].as_str().as_bytes()));
-        matcher::header_value(&h.matcher, value.as_deref())
+        let value = slots[slot].get_or_insert_with(|| matcher::values(headers, names[slot].as_str().as_bytes()));
+        matcher::header_value(&h.matcher, value)
     })
 }
 
-fn rest_matches<H: HeaderView + ?Sized>(
-    m: &RouteMatch,
-    full: &[u8],
-    headers: &H,
-    input: &RouteInput<'_>,
-) -> bool {
+fn rest_matches<H: HeaderView + ?Sized>(m: &RouteMatch, full: &[u8], headers: &H, input: &RouteInput<'_>) -> bool {
     if m.grpc && !matcher::is_grpc(headers) {
         return false;
     }
@@ -189,34 +158,20 @@ fn rest_matches<H: HeaderView + ?Sized>(
     if let Some(tls) = &m.tls {
         let presented = input.tls.is_some_and(|t| t.peer_presented);
         let validated = input.tls.is_some_and(|t| t.peer_validated);
-        if tls.presented.is_some_and(|p| p != presented)
-            || tls.validated.is_some_and(|v| v != validated)
-        {
+        if tls.presented.is_some_and(|p| p != presented) || tls.validated.is_some_and(|v| v != validated) {
             return false;
         }
     }
     m.cookies.iter().all(|c| matcher::cookie(c, headers))
-        && m.dynamic_metadata
-            .iter()
-            .all(|d| matcher::metadata(d, input.metadata))
+        && m.dynamic_metadata.iter().all(|d| matcher::metadata(d, input.metadata))
         && m.fraction.is_none_or(|f| f.hit(input.random))
 }
 
 /// Evaluates a `RouteMatch` outside of a route table (`jwt_authn` rules).
-pub fn matches<H: HeaderView + ?Sized>(
-    m: &RouteMatch,
-    headers: &H,
-    input: &RouteInput<'_>,
-) -> bool {
+pub fn matches<H: HeaderView + ?Sized>(m: &RouteMatch, headers: &H, input: &RouteInput<'_>) -> bool {
     let full = headers.path();
-    path_matches(
-        &m.path,
-        matcher::path_only(full),
-        headers.method() == b"CONNECT",
-    ) && m
-        .headers
-        .iter()
-        .all(|h| matcher::header(&h.matcher, headers))
+    path_matches(&m.path, matcher::path_only(full), headers.method() == b"CONNECT")
+        && m.headers.iter().all(|h| matcher::header(&h.matcher, headers))
         && rest_matches(m, full, headers, input)
 }
 
@@ -275,23 +230,17 @@ pub fn cluster<'a, H: HeaderView + ?Sized>(
     hash: Option<u64>,
 ) -> ClusterChoice<'a> {
     let named = |name: &HeaderName, entry| {
-        let value = headers
-            .get(name.as_str().as_bytes())
-            .and_then(|v| std::str::from_utf8(v).ok());
-        value
-            .filter(|v| !v.is_empty())
-            .map_or(ClusterChoice::Missing, |v| ClusterChoice::Cluster(v, entry))
+        let value = headers.get(name.as_str().as_bytes()).and_then(|v| std::str::from_utf8(v).ok());
+        value.filter(|v| !v.is_empty()).map_or(ClusterChoice::Missing, |v| ClusterChoice::Cluster(v, entry))
     };
     match specifier {
         ClusterSpecifier::Cluster(name) => ClusterChoice::Cluster(name, None),
         ClusterSpecifier::Header(name) => named(name, None),
         ClusterSpecifier::Weighted(w) => {
-            let from_header = w.random_value_header.as_ref().and_then(|h| {
-                std::str::from_utf8(headers.get(h.as_str().as_bytes())?)
-                    .ok()?
-                    .parse::<u64>()
-                    .ok()
-            });
+            let from_header = w
+                .random_value_header
+                .as_ref()
+                .and_then(|h| std::str::from_utf8(headers.get(h.as_str().as_bytes())?).ok()?.parse::<u64>().ok());
             let value = match hash {
                 Some(hash) if w.use_hash_policy => hash,
                 _ => from_header.unwrap_or(random),

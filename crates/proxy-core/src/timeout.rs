@@ -20,11 +20,7 @@ pub struct Timeouts {
 }
 
 fn header_ms<H: HeaderView + ?Sized>(headers: &H, name: &[u8]) -> Option<Duration> {
-    std::str::from_utf8(headers.get(name)?)
-        .ok()?
-        .parse()
-        .ok()
-        .map(Duration::from_millis)
+    std::str::from_utf8(headers.get(name)?).ok()?.parse().ok().map(Duration::from_millis)
 }
 
 /// Reads `grpc-timeout` (`100m`, `3S`, ...).
@@ -70,9 +66,7 @@ pub fn resolve<H: HeaderEdit>(
     let mut per_try = policy.and_then(|p| p.per_try_timeout);
     if let Some(d) = header_ms(headers, b"x-envoy-upstream-rq-timeout-ms") {
         global = some_if_positive(d);
-    } else if respect_expected
-        && let Some(d) = header_ms(headers, b"x-envoy-expected-rq-timeout-ms")
-    {
+    } else if respect_expected && let Some(d) = header_ms(headers, b"x-envoy-expected-rq-timeout-ms") {
         global = some_if_positive(d);
     }
     if let Some(d) = header_ms(headers, b"x-envoy-upstream-rq-per-try-timeout-ms") {
@@ -86,11 +80,7 @@ pub fn resolve<H: HeaderEdit>(
         per_try = None;
     }
     let hedge_on_per_try = forward.hedge.is_some_and(|h| h.hedge_on_per_try_timeout);
-    let expected = if hedge_on_per_try {
-        global
-    } else {
-        per_try.or(global)
-    };
+    let expected = if hedge_on_per_try { global } else { per_try.or(global) };
     if let Some(expected) = expected {
         let ms = expected.as_millis().to_string();
         if !suppress_envoy_headers {
@@ -100,12 +90,7 @@ pub fn resolve<H: HeaderEdit>(
             headers.set(b"grpc-timeout", format!("{ms}m").as_bytes());
         }
     }
-    Timeouts {
-        global,
-        per_try,
-        per_try_idle: policy.and_then(|p| p.per_try_idle_timeout),
-        hedge_on_per_try,
-    }
+    Timeouts { global, per_try, per_try_idle: policy.and_then(|p| p.per_try_idle_timeout), hedge_on_per_try }
 }
 
 /// The client's wish less the offset, at most `max` (zero: without bound).

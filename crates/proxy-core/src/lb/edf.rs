@@ -22,10 +22,7 @@ impl PartialOrd for Entry {
 impl Ord for Entry {
     fn cmp(&self, other: &Self) -> Ordering {
         // The heap's greatest entry is the one due first.
-        other
-            .deadline
-            .total_cmp(&self.deadline)
-            .then(other.order.cmp(&self.order))
+        other.deadline.total_cmp(&self.deadline).then(other.order.cmp(&self.order))
     }
 }
 
@@ -40,11 +37,7 @@ pub(super) struct Edf {
 impl Edf {
     /// A schedule of items with positive weights.
     pub fn new(items: impl Iterator<Item = (u32, f64)>) -> Self {
-        let mut edf = Self {
-            heap: BinaryHeap::new(),
-            now: 0.0,
-            order: 0,
-        };
+        let mut edf = Self { heap: BinaryHeap::new(), now: 0.0, order: 0 };
         for (item, weight) in items {
             edf.add(item, weight);
         }
@@ -52,11 +45,7 @@ impl Edf {
     }
 
     fn add(&mut self, item: u32, weight: f64) {
-        self.heap.push(Entry {
-            deadline: self.now + 1.0 / weight,
-            order: self.order,
-            item,
-        });
+        self.heap.push(Entry { deadline: self.now + 1.0 / weight, order: self.order, item });
         self.order += 1;
     }
 

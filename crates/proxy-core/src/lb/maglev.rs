@@ -66,11 +66,7 @@ impl Maglev {
 
     /// The owner of `hash`; later attempts change the hash as Envoy does.
     pub fn pick(&self, hash: u64, attempt: u32) -> u32 {
-        let hash = if attempt > 0 {
-            hash ^ (!0u64 - u64::from(attempt) + 1)
-        } else {
-            hash
-        };
+        let hash = if attempt > 0 { hash ^ (!0u64 - u64::from(attempt) + 1) } else { hash };
         self.slots[(hash % self.slots.len() as u64) as usize]
     }
 

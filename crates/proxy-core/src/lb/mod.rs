@@ -164,36 +164,21 @@ impl Balancer {
         weighted_priority_health: bool,
     ) -> Balancer {
         let locality_weighted = config.locality == LocalityLb::Weighted;
-        let count = hosts
-            .iter()
-            .map(|h| h.priority as usize + 1)
-            .max()
-            .unwrap_or(0);
-        let mut priorities: Vec<PriorityHosts> =
-            (0..count).map(|_| PriorityHosts::default()).collect();
+        let count = hosts.iter().map(|h| h.priority as usize + 1).max().unwrap_or(0);
+        let mut priorities: Vec<PriorityHosts> = (0..count).map(|_| PriorityHosts::default()).collect();
         for (i, h) in hosts.iter().enumerate() {
             let p = &mut priorities[h.priority as usize];
             p.lists.push(i as u32, h.health);
             if locality_weighted {
-                let at = p
-                    .localities
-                    .iter()
-                    .position(|(l, ..)| *l == h.locality)
-                    .unwrap_or_else(|| {
-                        let weight = localities.get(h.locality as usize).map_or(0, |l| l.weight);
-                        p.localities.push((h.locality, weight, Lists::default()));
-                        p.localities.len() - 1
-                    });
+                let at = p.localities.iter().position(|(l, ..)| *l == h.locality).unwrap_or_else(|| {
+                    let weight = localities.get(h.locality as usize).map_or(0, |l| l.weight);
+                    p.localities.push((h.locality, weight, Lists::default()));
+                    p.localities.len() - 1
+                });
                 p.localities[at].2.push(i as u32, h.health);
             }
         }
-        let load = loads(
-            hosts,
-            count,
-            config.panic_threshold_percent,
-            overprovisioning,
-            weighted_priority_health,
-        );
+        let load = loads(hosts, count, config.panic_threshold_percent, overprovisioning, weighted_priority_health);
         let mut balancer = Balancer {
             policy: config.policy.clone(),
             weights: hosts.iter().map(|h| h.weight.max(1)).collect(),
@@ -209,17 +194,11 @@ impl Balancer {
     }
 
     fn build_tables(&mut self, hosts: &[HostInfo<'_>]) {
-        if !matches!(
-            self.policy,
-            LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. }
-        ) {
+        if !matches!(self.policy, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. }) {
             return;
         }
         for p in 0..self.priorities.len() {
-            for (slot, source) in [Source::Healthy, Source::Degraded, Source::All]
-                .into_iter()
-                .enumerate()
-            {
+            for (slot, source) in [Source::Healthy, Source::Degraded, Source::All].into_iter().enumerate() {
                 let wanted = match source {
                     Source::Healthy => self.load.healthy[p] > 0 && !self.load.panic[p],
                     Source::Degraded => self.load.degraded[p] > 0 && !self.load.panic[p],
@@ -236,30 +215,16 @@ impl Balancer {
     fn normalized(&self, p: usize, source: Source) -> Vec<(u32, f64)> {
         let priority = &self.priorities[p];
         let share = |list: &[u32], whole: f64, out: &mut Vec<(u32, f64)>| {
-            let sum: f64 = list
-                .iter()
-                .map(|h| f64::from(self.weights[*h as usize]))
-                .sum();
-            out.extend(
-                list.iter()
-                    .map(|h| (*h, f64::from(self.weights[*h as usize]) * whole / sum)),
-            );
+            let sum: f64 = list.iter().map(|h| f64::from(self.weights[*h as usize])).sum();
+            out.extend(list.iter().map(|h| (*h, f64::from(self.weights[*h as usize]) * whole / sum)));
         };
         let mut out = Vec::new();
         if self.locality_weighted {
-            let total: u64 = priority
-                .localities
-                .iter()
-                .filter(|l| !l.2.of(source).is_empty())
-                .map(|l| u64::from(l.1))
-                .sum();
+            let total: u64 =
+                priority.localities.iter().filter(|l| !l.2.of(source).is_empty()).map(|l| u64::from(l.1)).sum();
             if total > 0 {
                 for (_, weight, lists) in &priority.localities {
-                    share(
-                        lists.of(source),
-                        f64::from(*weight) / total as f64,
-                        &mut out,
-                    );
+                    share(lists.of(source), f64::from(*weight) / total as f64, &mut out);
                 }
                 out.retain(|(_, w)| *w > 0.0);
                 return out;
@@ -274,16 +239,9 @@ impl Balancer {
         if weights.is_empty() {
             return None;
         }
-        let keyed: Vec<(u32, &str, f64)> = weights
-            .iter()
-            .map(|(h, w)| (*h, hosts[*h as usize].hash_key, *w))
-            .collect();
+        let keyed: Vec<(u32, &str, f64)> = weights.iter().map(|(h, w)| (*h, hosts[*h as usize].hash_key, *w)).collect();
         Some(match self.policy {
-            LbPolicy::RingHash {
-                minimum_ring_size,
-                maximum_ring_size,
-                hash,
-            } => Table::Ring(Ring::build(
+            LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash } => Table::Ring(Ring::build(
                 &keyed,
                 minimum_ring_size,
                 maximum_ring_size,
@@ -296,11 +254,7 @@ impl Balancer {
 
     /// A fresh set of cursors. `seed` staggers workers, as Envoy does.
     pub fn state(&self, seed: u64) -> LbState {
-        LbState {
-            cursors: HashMap::new(),
-            localities: HashMap::new(),
-            seed,
-        }
+        LbState { cursors: HashMap::new(), localities: HashMap::new(), seed }
     }
 
     /// True when no host can be picked at all.
@@ -328,12 +282,7 @@ impl Balancer {
         last
     }
 
-    fn pick_once(
-        &self,
-        state: &mut LbState,
-        input: &mut PickInput<'_>,
-        attempt: u32,
-    ) -> Option<u32> {
+    fn pick_once(&self, state: &mut LbState, input: &mut PickInput<'_>, attempt: u32) -> Option<u32> {
         let hash = match input.hash {
             Some(h) if self.hashes() => h,
             _ => (input.random)(),
@@ -366,20 +315,11 @@ impl Balancer {
     }
 
     fn hashes(&self) -> bool {
-        matches!(
-            self.policy,
-            LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. }
-        )
+        matches!(self.policy, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. })
     }
 
     /// The list to pick from: the whole priority, or a locality by weight.
-    fn list<'a>(
-        &self,
-        state: &mut LbState,
-        p: u32,
-        priority: &'a PriorityHosts,
-        source: Source,
-    ) -> (u32, &'a [u32]) {
+    fn list<'a>(&self, state: &mut LbState, p: u32, priority: &'a PriorityHosts, source: Source) -> (u32, &'a [u32]) {
         let whole = (u32::MAX, priority.lists.of(source));
         if !self.locality_weighted || source == Source::All {
             return whole;
@@ -387,25 +327,18 @@ impl Balancer {
         let factor = self.overprovisioning;
         let edf = state.localities.entry((p, source)).or_insert_with(|| {
             // A locality's effective weight shrinks as its hosts fail, beyond the overprovisioning factor.
-            let weights =
-                priority
-                    .localities
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(i, (_, weight, lists))| {
-                        let usable = lists.of(source).len() as f64;
-                        let available =
-                            (f64::from(factor) / 100.0 * usable / lists.all.len() as f64).min(1.0);
-                        let effective = f64::from(*weight) * available;
-                        (effective > 0.0).then_some((i as u32, effective))
-                    });
+            let weights = priority.localities.iter().enumerate().filter_map(|(i, (_, weight, lists))| {
+                let usable = lists.of(source).len() as f64;
+                let available = (f64::from(factor) / 100.0 * usable / lists.all.len() as f64).min(1.0);
+                let effective = f64::from(*weight) * available;
+                (effective > 0.0).then_some((i as u32, effective))
+            });
             Edf::new(weights)
         });
         let chosen = edf.pick(|i| {
             let (_, weight, lists) = &priority.localities[i as usize];
             let usable = lists.of(source).len() as f64;
-            f64::from(*weight)
-                * (f64::from(factor) / 100.0 * usable / lists.all.len() as f64).min(1.0)
+            f64::from(*weight) * (f64::from(factor) / 100.0 * usable / lists.all.len() as f64).min(1.0)
         });
         match chosen {
             Some(i) => (i, priority.localities[i as usize].2.of(source)),
@@ -439,18 +372,11 @@ impl Balancer {
                 }
                 Some(best)
             }
-            LbPolicy::LeastRequest {
-                active_request_bias,
-                ..
-            } => {
+            LbPolicy::LeastRequest { active_request_bias, .. } => {
                 let bias = *active_request_bias;
                 let weigh = |h: u32| {
                     let active = f64::from((input.active)(h));
-                    let share = if bias == 1.0 {
-                        active + 1.0
-                    } else {
-                        (active + 1.0).powf(bias)
-                    };
+                    let share = if bias == 1.0 { active + 1.0 } else { (active + 1.0).powf(bias) };
                     self.weight(h, input.weight) / share
                 };
                 self.edf(state, key, list, &weigh)
@@ -474,10 +400,7 @@ impl Balancer {
     }
 
     fn weight(&self, host: u32, warm: Option<&dyn Fn(u32) -> f64>) -> f64 {
-        warm.map_or_else(
-            || f64::from(self.weights[host as usize]),
-            |w| w(host).max(f64::MIN_POSITIVE),
-        )
+        warm.map_or_else(|| f64::from(self.weights[host as usize]), |w| w(host).max(f64::MIN_POSITIVE))
     }
 
     fn edf(
@@ -512,11 +435,8 @@ pub fn slow_start_factor(config: &SlowStart, age: Duration) -> f64 {
         return 1.0;
     }
     let time = (age.as_secs_f64().max(0.001) / config.window.as_secs_f64()).min(1.0);
-    let factor = if config.aggression == 1.0 || config.aggression <= 0.0 {
-        time
-    } else {
-        time.powf(1.0 / config.aggression)
-    };
+    let factor =
+        if config.aggression == 1.0 || config.aggression <= 0.0 { time } else { time.powf(1.0 / config.aggression) };
     factor.max(config.min_weight_percent)
 }
 

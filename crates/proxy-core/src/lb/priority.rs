@@ -24,11 +24,7 @@ impl PriorityLoad {
             healthy.chain(self.degraded.iter().enumerate().map(|(p, l)| (p, true, *l)))
         };
         let total: u32 = loads().filter(|(p, ..)| usable(*p)).map(|(.., l)| l).sum();
-        let (total, all) = if total == 0 {
-            (loads().map(|(.., l)| l).sum(), true)
-        } else {
-            (total, false)
-        };
+        let (total, all) = if total == 0 { (loads().map(|(.., l)| l).sum(), true) } else { (total, false) };
         if total == 0 {
             return None;
         }
@@ -69,34 +65,21 @@ pub fn loads(
     let mut counts = vec![Count::default(); count];
     for h in hosts.iter().filter(|h| h.health != Health::Excluded) {
         let c = &mut counts[h.priority as usize];
-        let w = if weighted {
-            u64::from(h.weight.max(1))
-        } else {
-            1
-        };
+        let w = if weighted { u64::from(h.weight.max(1)) } else { 1 };
         c.all += w;
         c.hosts += 1;
         match h.health {
             Health::Healthy => (c.healthy, c.healthy_hosts) = (c.healthy + w, c.healthy_hosts + 1),
-            Health::Degraded => {
-                (c.degraded, c.degraded_hosts) = (c.degraded + w, c.degraded_hosts + 1)
-            }
+            Health::Degraded => (c.degraded, c.degraded_hosts) = (c.degraded + w, c.degraded_hosts + 1),
             Health::Unhealthy | Health::Excluded => {}
         }
     }
-    let share = |part: u64, all: u64| {
-        (u64::from(overprovisioning) * part)
-            .checked_div(all)
-            .map_or(0, |n| n.min(100) as u32)
-    };
+    let share =
+        |part: u64, all: u64| (u64::from(overprovisioning) * part).checked_div(all).map_or(0, |n| n.min(100) as u32);
     let healthy: Vec<u32> = counts.iter().map(|c| share(c.healthy, c.all)).collect();
     let degraded: Vec<u32> = counts.iter().map(|c| share(c.degraded, c.all)).collect();
     let available = (healthy.iter().sum::<u32>() + degraded.iter().sum::<u32>()).min(100);
-    let mut out = PriorityLoad {
-        healthy: vec![0; count],
-        degraded: vec![0; count],
-        panic: vec![false; count],
-    };
+    let mut out = PriorityLoad { healthy: vec![0; count], degraded: vec![0; count], panic: vec![false; count] };
     if available > 0 {
         let mut left = 100;
         let first_healthy = distribute(&healthy, available, &mut left, &mut out.healthy);
@@ -110,11 +93,8 @@ pub fn loads(
     }
     let threshold = panic_threshold.min(100.0);
     for (p, c) in counts.iter().enumerate() {
-        let usable = if c.hosts == 0 {
-            0.0
-        } else {
-            100.0 * (c.healthy_hosts + c.degraded_hosts) as f64 / c.hosts as f64
-        };
+        let usable =
+            if c.hosts == 0 { 0.0 } else { 100.0 * (c.healthy_hosts + c.degraded_hosts) as f64 / c.hosts as f64 };
         out.panic[p] = available < 100 && threshold > 0.0 && usable < threshold;
     }
     if count > 0 && out.panic.iter().all(|p| *p) {

@@ -22,20 +22,16 @@ pub fn choose<'a>(config: &SubsetConfig, wanted: &'a [(Name, Value)]) -> Choice<
         s.keys.len() == wanted.len() && s.keys.iter().zip(wanted).all(|(a, (b, _))| a == b)
     };
     match config.selectors.iter().find(keys) {
-        Some(s) if !wanted.is_empty() => {
-            Choice::Subset(wanted, s.fallback.unwrap_or(config.fallback))
-        }
+        Some(s) if !wanted.is_empty() => Choice::Subset(wanted, s.fallback.unwrap_or(config.fallback)),
         _ => Choice::Fallback(config.fallback),
     }
 }
 
 /// True when a host's `envoy.lb` metadata have all of `values` (a list counts as any of its items with `list_as_any`).
 pub fn contains(values: &[(Name, Value)], host: &Metadata, list_as_any: bool) -> bool {
-    values
-        .iter()
-        .all(|(key, want)| match host.get("envoy.lb", &[key]) {
-            Some(Value::List(items)) if list_as_any => items.iter().any(|i| i == want),
-            Some(have) => have == want,
-            None => false,
-        })
+    values.iter().all(|(key, want)| match host.get("envoy.lb", &[key]) {
+        Some(Value::List(items)) if list_as_any => items.iter().any(|i| i == want),
+        Some(have) => have == want,
+        None => false,
+    })
 }

@@ -22,13 +22,7 @@ fn config(policy: LbPolicy) -> LbConfig {
 }
 
 fn host(priority: u32, weight: u32, health: Health, key: &str) -> HostInfo<'_> {
-    HostInfo {
-        priority,
-        locality: 0,
-        weight,
-        health,
-        hash_key: key,
-    }
+    HostInfo { priority, locality: 0, weight, health, hash_key: key }
 }
 
 fn picks(b: &Balancer, n: usize, hash: Option<u64>) -> Vec<u32> {
@@ -59,38 +53,19 @@ fn picks(b: &Balancer, n: usize, hash: Option<u64>) -> Vec<u32> {
 
 #[test]
 fn round_robin_is_fair_and_weighted() {
-    let even = [
-        host(0, 1, Health::Healthy, "a"),
-        host(0, 1, Health::Healthy, "b"),
-    ];
+    let even = [host(0, 1, Health::Healthy, "a"), host(0, 1, Health::Healthy, "b")];
     let b = Balancer::build(&config(LbPolicy::RoundRobin(None)), &even, &[], 140, false);
     assert_eq!(picks(&b, 4, None), [0, 1, 0, 1]);
-    let uneven = [
-        host(0, 1, Health::Healthy, "a"),
-        host(0, 3, Health::Healthy, "b"),
-    ];
-    let b = Balancer::build(
-        &config(LbPolicy::RoundRobin(None)),
-        &uneven,
-        &[],
-        140,
-        false,
-    );
+    let uneven = [host(0, 1, Health::Healthy, "a"), host(0, 3, Health::Healthy, "b")];
+    let b = Balancer::build(&config(LbPolicy::RoundRobin(None)), &uneven, &[], 140, false);
     let p = picks(&b, 400, None);
     assert_eq!(p.iter().filter(|h| **h == 1).count(), 300);
 }
 
 #[test]
 fn least_request_prefers_the_idle_host() {
-    let hosts = [
-        host(0, 1, Health::Healthy, "a"),
-        host(0, 1, Health::Healthy, "b"),
-    ];
-    let policy = LbPolicy::LeastRequest {
-        choice_count: 2,
-        active_request_bias: 1.0,
-        slow_start: None,
-    };
+    let hosts = [host(0, 1, Health::Healthy, "a"), host(0, 1, Health::Healthy, "b")];
+    let policy = LbPolicy::LeastRequest { choice_count: 2, active_request_bias: 1.0, slow_start: None };
     let b = Balancer::build(&config(policy), &hosts, &[], 140, false);
     let mut state = b.state(0);
     let mut flip = 0;
@@ -117,11 +92,8 @@ fn least_request_prefers_the_idle_host() {
 fn ring_as_recorded_from_envoy() {
     // ring_hash_lb_test.cc `Basic`: six hosts on ports 90-95, minimum ring size 12.
     let keys: Vec<String> = (90..96).map(|p| format!("127.0.0.1:{p}")).collect();
-    let hosts: Vec<(u32, &str, f64)> = keys
-        .iter()
-        .enumerate()
-        .map(|(i, k)| (i as u32, k.as_str(), 1.0 / 6.0))
-        .collect();
+    let hosts: Vec<(u32, &str, f64)> =
+        keys.iter().enumerate().map(|(i, k)| (i as u32, k.as_str(), 1.0 / 6.0)).collect();
     let ring = Ring::build(&hosts, 12, 8 << 20, false);
     assert_eq!(ring.len(), 12);
     // hash 0 is owned by port 94, the smallest point (ring hash: 833437586790550860).
@@ -136,11 +108,8 @@ fn ring_as_recorded_from_envoy() {
 fn maglev_as_recorded_from_envoy() {
     // maglev_lb_test.cc `Basic`: table size 7, hosts 90-95.
     let keys: Vec<String> = (90..96).map(|p| format!("127.0.0.1:{p}")).collect();
-    let hosts: Vec<(u32, &str, f64)> = keys
-        .iter()
-        .enumerate()
-        .map(|(i, k)| (i as u32, k.as_str(), 1.0 / 6.0))
-        .collect();
+    let hosts: Vec<(u32, &str, f64)> =
+        keys.iter().enumerate().map(|(i, k)| (i as u32, k.as_str(), 1.0 / 6.0)).collect();
     let m = Maglev::build(&hosts, 7);
     let ports: Vec<u32> = m.slots().iter().map(|h| 90 + h).collect();
     assert_eq!(ports, [92, 94, 90, 91, 95, 90, 93]);
@@ -152,25 +121,13 @@ fn priorities_overflow_and_panic() {
     let u = Health::Unhealthy;
     let check = |hosts: &[(u32, Health)], healthy: &[u32], panic: &[bool]| {
         let hosts: Vec<HostInfo<'_>> = hosts.iter().map(|(p, x)| host(*p, 1, *x, "")).collect();
-        let count = hosts
-            .iter()
-            .map(|h| h.priority as usize + 1)
-            .max()
-            .unwrap_or(0);
+        let count = hosts.iter().map(|h| h.priority as usize + 1).max().unwrap_or(0);
         let l = loads(&hosts, count, 50.0, 140, false);
-        assert_eq!(
-            (&l.healthy[..], &l.panic[..]),
-            (healthy, panic),
-            "{hosts:?}"
-        );
+        assert_eq!((&l.healthy[..], &l.panic[..]), (healthy, panic), "{hosts:?}");
     };
     check(&[(0, h), (0, h), (1, h)], &[100, 0], &[false, false]);
     // Half of four hosts: 70 % stays, 30 % spills.
-    check(
-        &[(0, h), (0, h), (0, u), (0, u), (1, h)],
-        &[70, 30],
-        &[false, false],
-    );
+    check(&[(0, h), (0, h), (0, u), (0, u), (1, h)], &[70, 30], &[false, false]);
     check(&[(0, u), (1, h)], &[0, 100], &[false, false]);
     // Nothing healthy at all: total panic, load by number of hosts.
     check(&[(0, u), (0, u), (1, u)], &[67, 33], &[true, true]);
@@ -179,10 +136,7 @@ fn priorities_overflow_and_panic() {
 
 #[test]
 fn avoided_hosts_are_skipped_while_attempts_last() {
-    let hosts = [
-        host(0, 1, Health::Healthy, "a"),
-        host(0, 1, Health::Healthy, "b"),
-    ];
+    let hosts = [host(0, 1, Health::Healthy, "a"), host(0, 1, Health::Healthy, "b")];
     let b = Balancer::build(&config(LbPolicy::RoundRobin(None)), &hosts, &[], 140, false);
     let mut state = b.state(0);
     let mut random = || 0;

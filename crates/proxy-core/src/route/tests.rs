@@ -57,40 +57,12 @@ fn selection() {
     a("/r/12/", &[], "NoRoute { vhost: 0 }");
     a("/g/x", &[("content-type", "application/grpc")], "grpc");
     a("/t/1/2/3/4", &[], "tmpl");
-    check(
-        &t,
-        &[
-            (":authority", "a.com"),
-            (":path", "/zz"),
-            (":method", "POST"),
-        ],
-        "post",
-    );
-    check(
-        &t,
-        &[(":authority", "a.com"), (":method", "CONNECT")],
-        "connect",
-    );
+    check(&t, &[(":authority", "a.com"), (":path", "/zz"), (":method", "POST")], "post");
+    check(&t, &[(":authority", "a.com"), (":method", "CONNECT")], "connect");
     check(&t, &[(":authority", "x.w.com"), (":path", "/")], "w");
-    check(
-        &t,
-        &[(":authority", "w.com"), (":path", "/")],
-        "NoVirtualHost",
-    );
-    check(
-        &t,
-        &[(":authority", "tls.com"), (":path", "/")],
-        "TlsRedirect { vhost: 1 }",
-    );
-    check(
-        &t,
-        &[
-            (":authority", "tls.com"),
-            (":path", "/"),
-            ("x-forwarded-proto", "https"),
-        ],
-        "t",
-    );
+    check(&t, &[(":authority", "w.com"), (":path", "/")], "NoVirtualHost");
+    check(&t, &[(":authority", "tls.com"), (":path", "/")], "TlsRedirect { vhost: 1 }");
+    check(&t, &[(":authority", "tls.com"), (":path", "/"), ("x-forwarded-proto", "https")], "t");
 }
 
 #[test]
@@ -134,10 +106,7 @@ fn cost_of_forty_routes() {
             sum += u64::from(r.route);
         }
     }
-    println!(
-        "{} ns per selection, {sum}",
-        start.elapsed().as_nanos() / 1_000_000
-    );
+    println!("{} ns per selection, {sum}", start.elapsed().as_nanos() / 1_000_000);
 }
 
 proptest! {
