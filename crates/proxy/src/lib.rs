@@ -49,6 +49,7 @@ pub enum StartError {
 
 /// Starts a proxy on threads of its own. Returns once static configuration is in force.
 pub fn start(bootstrap: Bootstrap, options: Options) -> Result<Handle, StartError> {
+    apply_log_config(&bootstrap);
     let store = Store::new(settings::stats(&bootstrap, &options));
     let (tell, told) = tokio::sync::mpsc::unbounded_channel();
     let shared = Shared::new(store, tell);
@@ -84,6 +85,33 @@ struct OnExit(Arc<Shared>);
 impl Drop for OnExit {
     fn drop(&mut self) {
         self.0.set_exited();
+    }
+}
+
+/// The bootstrap's own log format (`application_log_config`), which overrides the flag as in Envoy.
+fn apply_log_config(bootstrap: &Bootstrap) {
+    use protos::envoy::config::bootstrap::v3::bootstrap::application_log_config::log_format::LogFormat as Format;
+    let format =
+        bootstrap.message.application_log_config.as_ref().and_then(|c| c.log_format.as_ref()?.log_format.as_ref());
+    match format {
+        Some(Format::TextFormat(text)) => telemetry::log::set_pattern(Pattern::parse(text)),
+        Some(Format::JsonFormat(fields)) => {
+            let object: Vec<String> = fields.fields.iter().filter_map(json_field).collect();
+            telemetry::log::set_pattern(Pattern::parse(&format!("{{{}}}", object.join(","))));
+        }
+        None => {}
+    }
+}
+
+/// One field of a JSON log format; `%v` becomes the escaped message.
+fn json_field((key, value): (&String, &prost_types::Value)) -> Option<String> {
+    match &value.kind {
+        Some(prost_types::value::Kind::StringValue(text)) => Some(format!(
+            "{}:\"{}\"",
+            serde_json::Value::String(key.clone()),
+            text.replace("%v", "%j").replace("%_", "%j")
+        )),
+        _ => None,
     }
 }
 

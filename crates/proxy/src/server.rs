@@ -6,7 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use telemetry::access_log::Sinks;
-use telemetry::stats::envoy::{control_plane, filesystem, server as stat, watchdog};
+use telemetry::stats::envoy::{
+    control_plane, filesystem, http1, overload, overload_action_count, router, runtime, server as stat,
+    thread_local_cluster_manager, watchdog,
+};
 use telemetry::stats::{Block, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -70,6 +73,8 @@ pub struct Server {
     pub registry: Arc<upstream::Registry>,
     /// Secrets.
     pub secrets: Arc<tls::SecretStore>,
+    /// `http.admin.`, `listener.admin.`
+    pub counts: Rc<admin::Counts>,
     /// `server.`
     pub stats: Block<stat::Server>,
     /// Runtime overrides made by `/runtime_modify`.
@@ -84,6 +89,12 @@ pub struct Server {
 /// Scopes that Envoy prints though nothing here counts in them.
 struct Kept {
     _watchdogs: [Block<watchdog::Watchdog>; 3],
+    _async_client: Block<router::Router>,
+    _http1: Block<http1::Http1>,
+    _overload: Block<overload::Overload>,
+    _overload_action: Block<overload_action_count::OverloadActionCount>,
+    inflated: Block<thread_local_cluster_manager::ThreadLocalClusterManager>,
+    runtime: Block<runtime::Runtime>,
     control_plane: Block<control_plane::ControlPlane>,
 }
 
@@ -113,6 +124,7 @@ impl Server {
 
     /// Brings gauges up to date that are read, not counted.
     pub fn refresh(&self) {
+        self.kept.inflated.gauge_set(thread_local_cluster_manager::CLUSTERS_INFLATED, self.registry.all().len() as u64);
         let figures = memory::figures();
         self.stats.gauge_set(stat::MEMORY_ALLOCATED, figures.allocated);
         self.stats.gauge_set(stat::MEMORY_HEAP_SIZE, figures.heap_size);
@@ -220,8 +232,11 @@ async fn start(
         slots: routes.slots.clone(),
         node: Arc::new(settings::node(&bootstrap)),
     };
+    let dynamic = &bootstrap.config.dynamic;
     let config = Config::new(
         store.clone(),
+        dynamic.cds.is_some(),
+        dynamic.lds.is_some(),
         Clusters::new(registry.clone(), store.block("cluster_manager.")),
         Listeners::new(deps, workers, store.block("listener_manager."), options.drain_time),
         routes,
@@ -231,6 +246,7 @@ async fn start(
         loaded: SystemTime::now(),
         started: Instant::now(),
         config: RefCell::new(config),
+        counts: admin::Counts::new(&store),
         sinks,
         registry: registry.clone(),
         secrets: secret_store,
@@ -240,7 +256,17 @@ async fn start(
         failing: Cell::new(false),
         kept: Kept {
             _watchdogs: [store.block("server.main_thread."), store.block("main_thread."), store.block("workers.")],
-            control_plane: store.block("control_plane."),
+            _async_client: store.block("http.async-client."),
+            _http1: store.block("http1."),
+            _overload: store.block("overload."),
+            _overload_action: store.block("envoy.overload_actions.reset_high_memory_stream."),
+            inflated: store.block("thread_local_cluster_manager.main_thread."),
+            runtime: store.block("runtime."),
+            control_plane: if bootstrap.config.dynamic.ads.is_some() {
+                store.block("control_plane.")
+            } else {
+                Block::detached()
+            },
         },
         shared,
         store,
@@ -249,6 +275,11 @@ async fn start(
     });
     server.stats.gauge_set(stat::CONCURRENCY, server.options.concurrency as u64);
     server.stats.gauge_set(stat::HOT_RESTART_EPOCH, server.options.restart_epoch.into());
+    server.kept.runtime.inc(runtime::LOAD_SUCCESS);
+    server.kept.runtime.inc(runtime::OVERRIDE_DIR_NOT_EXISTS);
+    let layers = server.bootstrap.message.layered_runtime.as_ref().map_or(0, |r| r.layers.len());
+    server.kept.runtime.gauge_set(runtime::NUM_LAYERS, layers as u64);
+    server.kept.runtime.gauge_set(runtime::NUM_KEYS, server.bootstrap.config.runtime.len() as u64);
     server.publish();
     server.refresh();
     admin::serve(&server)?;

@@ -272,5 +272,5 @@ pub fn unsupported(what: &str) -> Reply {
 }
 
 pub fn recent_lookups() -> Reply {
-    Reply::text(200, "Lookup tracking is not enabled. Use /stats/recentlookups/enable to enable.\n")
+    Reply::text(200, "Lookup tracking is not enabled. Use /stats/recentlookups/enable to enable.\n\ntotal: 0\n")
 }

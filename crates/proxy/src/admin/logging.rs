@@ -11,6 +11,7 @@ use crate::server::Server;
 const USAGE: &str = "usage: /logging?<name>=<level> (change single level)
 usage: /logging?paths=name1:level1,name2:level2,... (change multiple levels)
 usage: /logging?level=<level> (change all levels)
+usage: /logging?group=<group_name>:<level> (change group of loggers)
 levels: trace debug info warning error critical off
 ";
 
@@ -35,7 +36,7 @@ fn change(query: &Query) -> Result<(), &'static str> {
     let level = |word: &str| Level::parse(word).ok_or("unknown logger level");
     match name {
         "level" => log::set_all(level(value)?),
-        "paths" => {
+        "paths" | "group" => {
             let mut changes = Vec::new();
             for part in value.split(',') {
                 let (name, word) = part.split_once(':').ok_or("unknown logger name")?;

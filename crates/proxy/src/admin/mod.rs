@@ -4,6 +4,7 @@
 
 mod certs;
 mod clusters;
+mod counts;
 mod dump;
 mod info;
 mod json;
@@ -16,6 +17,7 @@ mod stats;
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::rc::Rc;
+use std::time::Instant;
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -26,6 +28,7 @@ use proxy_config::common::Address;
 use tokio::net::{TcpListener, UnixListener};
 
 pub use certs::days_until_expiry;
+pub use counts::Counts;
 use query::Query;
 use reply::Reply;
 
@@ -63,10 +66,13 @@ const fn with(endpoint: Endpoint, parameters: &'static [Parameter]) -> Endpoint 
     Endpoint { parameters, ..endpoint }
 }
 
-const ENABLE: &[Parameter] = &[("enable", "enable/disable; One of (y, n)")];
+const ENABLE_ALLOCATION: &[Parameter] = &[("enable", "enable/disable the allocation profiler; One of (y, n)")];
+const ENABLE_CPU: &[Parameter] = &[("enable", "enables the CPU profiler; One of (y, n)")];
+const ENABLE_HEAP: &[Parameter] = &[("enable", "enable/disable the heap profiler; One of (y, n)")];
 const STATS: &[Parameter] = &[
     ("usedonly", "Only include stats that have been written by system since restart"),
     ("filter", "Regular expression (Google re2) for filtering stats"),
+    ("invert_filter", "Invert the filter regex"),
     ("format", "Format to use; One of (html, active-html, text, json)"),
     ("type", "Stat types to include.; One of (All, Counters, Histograms, Gauges, TextReadouts)"),
     ("histogram_buckets", "Histogram bucket display mode; One of (cumulative, disjoint, detailed, summary)"),
@@ -75,6 +81,7 @@ const PROMETHEUS: &[Parameter] = &[
     ("usedonly", "Only include stats that have been written by system since restart"),
     ("text_readouts", "Render text_readouts as new gaugues with value 0 (increases Prometheus data size)"),
     ("filter", "Regular expression (Google re2) for filtering stats"),
+    ("invert_filter", "Invert the filter regex"),
     ("histogram_buckets", "Histogram bucket display mode; One of (cumulative, summary)"),
 ];
 const DUMP: &[Parameter] = &[
@@ -97,7 +104,10 @@ const DRAIN: &[Parameter] = &[
         "graceful",
         "When draining listeners, enter a graceful drain period prior to closing listeners. This behaviour and duration is configurable via server options or CLI",
     ),
-    ("skip_exit", "When draining listeners, drain the connections but never stop the listeners."),
+    (
+        "skip_exit",
+        "When draining listeners, drain the connections but never stop the listeners. The graceful parameter has no effect when this is set, since the drain period only delays stopping the listeners",
+    ),
     (
         "inboundonly",
         "Drains all inbound listeners. traffic_direction field in envoy_v3_api_msg_config.listener.v3.Listener is used to determine whether a listener is inbound or outbound.",
@@ -106,7 +116,11 @@ const DRAIN: &[Parameter] = &[
 const LOGGING: &[Parameter] = &[
     (
         "paths",
-        "Change multiple logging levels by setting to <logger_name1>:<desired_level1>,<logger_name2>:<desired_level2>.",
+        "Change multiple logging levels by setting to <logger_name1>:<desired_level1>,<logger_name2>:<desired_level2>. If fine grain logging is enabled, use __FILE__ or a glob experision as the logger name. For example, source/common*:warning",
+    ),
+    (
+        "group",
+        "Change given logger group to desired level, set to <logger_group_name>:<desired_level>. logger_group_name must be a logger name.",
     ),
     (
         "level",
@@ -121,7 +135,7 @@ static ENDPOINTS: &[Endpoint] = &[
         post("/allocprofiler", "enable/disable the allocation profiler (if supported)", |_, q| {
             info::profiler(q, "allocation")
         }),
-        ENABLE,
+        ENABLE_ALLOCATION,
     ),
     get("/certs", "print certs on machine", certs::reply),
     with(
@@ -130,12 +144,15 @@ static ENDPOINTS: &[Endpoint] = &[
     ),
     with(get("/config_dump", "dump current Envoy configs", dump::reply), DUMP),
     get("/contention", "dump current Envoy mutex contention stats (if enabled)", |_, _| info::contention()),
-    with(post("/cpuprofiler", "enable/disable the CPU profiler", |_, q| info::profiler(q, "CPU")), ENABLE),
+    with(post("/cpuprofiler", "enable/disable the CPU profiler", |_, q| info::profiler(q, "CPU")), ENABLE_CPU),
     with(post("/drain_listeners", "drain listeners", info::drain), DRAIN),
     post("/healthcheck/fail", "cause the server to fail health checks", |s, _| info::health(s, true)),
     post("/healthcheck/ok", "cause the server to pass health checks", |s, _| info::health(s, false)),
     get("/heap_dump", "dump current Envoy heap (if supported)", |_, _| info::unsupported("heap dump")),
-    with(post("/heapprofiler", "enable/disable the heap profiler", |_, _| info::unsupported("heap profiler")), ENABLE),
+    with(
+        post("/heapprofiler", "enable/disable the heap profiler", |_, _| info::unsupported("heap profiler")),
+        ENABLE_HEAP,
+    ),
     get("/help", "print out list of admin commands", |_, _| {
         Reply::text(200, format!("admin commands are:\n{}", help()))
     }),
@@ -154,6 +171,7 @@ static ENDPOINTS: &[Endpoint] = &[
     with(post("/logging", "query/change logging levels", logging::reply), LOGGING),
     get("/memory", "print current allocation/heap usage", |_, _| info::memory()),
     get("/memory/tcmalloc", "print TCMalloc stats", |_, _| info::allocator()),
+    get("/peak_heap_dump", "dump peak Envoy heap (if supported)", |_, _| info::unsupported("heap dump")),
     post("/quitquitquit", "exit the server", info::quit),
     get("/ready", "print server state, return 200 if LIVE, otherwise return 503", info::ready),
     post("/reopen_logs", "reopen access logs", info::reopen),
@@ -161,7 +179,7 @@ static ENDPOINTS: &[Endpoint] = &[
     get("/runtime", "print runtime values", info::runtime),
     post(
         "/runtime_modify",
-        "Adds or modifies runtime values as passed in query parameters. To delete a previously added key, use an empty string as the value.",
+        "Adds or modifies runtime values as passed in query parameters. To delete a previously added key, use an empty string as the value. Note that deletion only applies to overrides added via this endpoint; values loaded from disk can be modified via override but not deleted. E.g. ?key1=value1&key2=value2...",
         info::runtime_modify,
     ),
     get("/server_info", "print server version/status information", info::server_info),
@@ -171,7 +189,6 @@ static ENDPOINTS: &[Endpoint] = &[
     post("/stats/recentlookups/clear", "clear list of stat-name lookups and counter", |_, _| Reply::ok()),
     post("/stats/recentlookups/disable", "disable recording of reset stat-name lookup names", |_, _| Reply::ok()),
     post("/stats/recentlookups/enable", "enable recording of reset stat-name lookup names", |_, _| Reply::ok()),
-    post("/tap", "stream traffic matched by a tap configuration", |_, _| info::unsupported("tap")),
 ];
 
 /// The list that `/help` and unknown paths print.
@@ -197,6 +214,8 @@ fn answer(server: &Rc<Server>, method: &http::Method, path: &str, query: &Query)
 }
 
 async fn respond(server: Rc<Server>, request: Request<Incoming>) -> Result<http::Response<reply::Body>, Infallible> {
+    let began = Instant::now();
+    server.counts.request();
     let (head, body) = request.into_parts();
     let mut query = Query::parse(head.uri.query().unwrap_or_default());
     if head.headers.get("content-type").is_some_and(|t| t.as_bytes() == b"application/x-www-form-urlencoded")
@@ -206,7 +225,9 @@ async fn respond(server: Rc<Server>, request: Request<Incoming>) -> Result<http:
     }
     telemetry::debug!(admin, "request: method={} path={}", head.method, head.uri);
     let head_only = head.method == http::Method::HEAD;
-    Ok(answer(&server, &head.method, head.uri.path(), &query).into_response(head_only))
+    let response = answer(&server, &head.method, head.uri.path(), &query).into_response(head_only);
+    server.counts.response(response.status().as_u16(), began);
+    Ok(response)
 }
 
 /// Binds the admin address and serves it on the current `LocalSet`.
@@ -279,9 +300,10 @@ where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
 {
     tokio::task::spawn_local(async move {
+        let counted = server.counts.connection();
         let service = service_fn(move |request| respond(server.clone(), request));
         // A client that goes away is no event.
         let _ = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
-        drop(place);
+        drop((place, counted));
     });
 }

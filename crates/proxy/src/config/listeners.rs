@@ -27,6 +27,8 @@ struct Compiled {
     record: Record,
     listener: Arc<l4::Listener>,
     routes: BTreeSet<String>,
+    /// (stat prefix of the connection manager, route configuration)
+    route_scopes: BTreeSet<(String, String)>,
     secrets: Vec<SecretRef>,
 }
 
@@ -81,14 +83,14 @@ pub struct Listeners {
 }
 
 /// Route configurations that a listener takes from RDS, and the longest time it waits for them (zero: for ever).
-fn rds_of(config: &Config) -> (BTreeSet<String>, Duration) {
+fn rds_of(config: &Config) -> (BTreeSet<(String, String)>, Duration) {
     let mut names = BTreeSet::new();
     let mut timeout = INITIAL_FETCH_TIMEOUT;
     for filter in config.chains.all().flat_map(|c| c.filters.iter()) {
         if let NetworkFilterKind::Hcm(hcm) = &filter.kind
             && let RouteSource::Rds { name, source } = &hcm.routes
         {
-            names.insert(name.to_string());
+            names.insert((hcm.stat_prefix.to_string(), name.to_string()));
             if let ConfigSource::Ads { initial_fetch_timeout } | ConfigSource::Grpc { initial_fetch_timeout, .. } =
                 source
             {
@@ -192,12 +194,13 @@ impl Listeners {
         });
         let sockets =
             if keeps_sockets { None } else { Some(listener.bind(self.workers.count()).map_err(|e| e.to_string())?) };
-        let (routes, timeout) = rds_of(&config);
+        let (route_scopes, timeout) = rds_of(&config);
+        let routes = route_scopes.iter().map(|s| s.1.clone()).collect();
         let known = self.entries.get(name).is_some_and(|e| e.active.is_some() || e.warming.is_some());
         let entry = self.entries.entry(name.to_owned()).or_default();
         entry.failed = None;
         entry.warming = Some(Warming {
-            compiled: Compiled { record, listener, routes, secrets: sds::of_listener(proto) },
+            compiled: Compiled { record, listener, routes, route_scopes, secrets: sds::of_listener(proto) },
             sockets,
             deadline: (!timeout.is_zero()).then(|| Instant::now() + timeout),
         });
@@ -298,6 +301,11 @@ impl Listeners {
     /// Route configurations that listeners use, warming ones included.
     pub fn route_names(&self) -> BTreeSet<String> {
         self.compiled().flat_map(|c| c.routes.iter().cloned()).collect()
+    }
+
+    /// Scopes of `rds` stats: (stat prefix of the connection manager, route configuration).
+    pub fn route_scopes(&self) -> BTreeSet<(String, String)> {
+        self.compiled().flat_map(|c| c.route_scopes.iter().cloned()).collect()
     }
 
     /// Secrets that listeners use, warming ones included.

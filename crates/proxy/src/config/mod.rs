@@ -53,7 +53,8 @@ pub struct Config {
     pub cds: Block<subscription::Subscription>,
     /// `listener_manager.lds.`
     pub lds: Block<subscription::Subscription>,
-    rds: BTreeMap<String, Block<rds::Rds>>,
+    /// By (stat prefix of the connection manager, route configuration).
+    rds: BTreeMap<(String, String), Block<rds::Rds>>,
     store: Arc<Store>,
 }
 
@@ -77,9 +78,18 @@ fn version_hash(version: &str) -> u64 {
 }
 
 impl Config {
-    /// No configuration yet.
-    pub fn new(store: Arc<Store>, clusters: Clusters, listeners: Listeners, routes: Routes, secrets: Secrets) -> Self {
-        let (cds, lds) = (store.block("cluster_manager.cds."), store.block("listener_manager.lds."));
+    /// No configuration yet. `cds`, `lds`: whether the bootstrap asks for them, and so has their stats.
+    pub fn new(
+        store: Arc<Store>,
+        cds: bool,
+        lds: bool,
+        clusters: Clusters,
+        listeners: Listeners,
+        routes: Routes,
+        secrets: Secrets,
+    ) -> Self {
+        let scope = |is: bool, prefix| if is { store.block(prefix) } else { Block::detached() };
+        let (cds, lds) = (scope(cds, "cluster_manager.cds."), scope(lds, "listener_manager.lds."));
         Self { clusters, listeners, routes, secrets, cds, lds, rds: BTreeMap::new(), store }
     }
 
@@ -148,7 +158,7 @@ impl Config {
     fn apply_routes(&mut self, update: &Update) -> Result<(), Rejection> {
         let verdict = each(update, "Error adding/updating route configuration(s)", |name, version, body| {
             let verdict = self.routes.apply(name, version, body);
-            if let Some(stats) = self.rds.get(name) {
+            for stats in self.rds.iter().filter(|((_, of), _)| of == name).map(|r| r.1) {
                 stats.inc(rds::UPDATE_ATTEMPT);
                 match &verdict {
                     Ok(()) => {
@@ -174,11 +184,11 @@ impl Config {
         self.secrets.want(&secrets);
         let routes = self.listeners.route_names();
         self.routes.want(&routes);
-        let store = &self.store;
-        self.rds.retain(|name, _| routes.contains(name));
-        for name in &routes {
-            // Envoy's scope is that of one connection manager; ours is shared by all that name the table.
-            self.rds.entry(name.clone()).or_insert_with(|| store.block(&format!("http.rds.{name}.")));
+        let scopes = self.listeners.route_scopes();
+        self.rds.retain(|scope, _| scopes.contains(scope));
+        for (prefix, name) in scopes {
+            let block = || self.store.block(&format!("http.{prefix}.rds.{name}."));
+            self.rds.entry((prefix.clone(), name.clone())).or_insert_with(block);
         }
         self.clusters.warm(&self.secrets, now);
         self.listeners.warm(&self.routes, &self.secrets, now);

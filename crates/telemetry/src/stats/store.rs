@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -154,22 +154,39 @@ impl Store {
         }
     }
 
-    /// All live blocks by prefix.
+    fn live(&self) -> Vec<Arc<Core>> {
+        self.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// All live blocks by prefix, with the companions that nobody has made yet.
     pub(crate) fn cores(&self) -> Vec<Arc<Core>> {
-        let mut all: Vec<_> = self.lock().values().filter_map(Weak::upgrade).collect();
+        let mut all = self.live();
+        let id = |def: &SchemaDef| std::ptr::from_ref(def) as usize;
+        let made: HashSet<(usize, &str)> = all.iter().map(|c| (id(c.def), &*c.prefix)).collect();
+        let mut absent = Vec::new();
+        for core in &all {
+            // Envoy's admin interface has a connection manager without tracing.
+            for (suffix, def) in super::envoy::companions(core.def).iter().filter(|_| *core.prefix != *"http.admin.") {
+                let prefix = format!("{}{suffix}", core.prefix);
+                if !made.contains(&(id(def), &prefix)) {
+                    absent.push(Arc::new(Core::new(def, &prefix, Box::default(), 0)));
+                }
+            }
+        }
+        all.extend(absent);
         all.sort_by(|a, b| a.prefix.cmp(&b.prefix));
         all
     }
 
     /// All counters start again from zero (`/reset_counters`).
     pub fn reset_counters(&self) {
-        self.cores().iter().for_each(|c| c.reset_counters());
+        self.live().iter().for_each(|c| c.reset_counters());
     }
 
     /// Closes the histogram interval and forgets dead scopes; called every `stats_flush_interval`.
     pub fn flush(&self) {
         self.lock().retain(|_, core| core.strong_count() > 0);
-        self.cores().iter().for_each(|c| c.flush());
+        self.live().iter().for_each(|c| c.flush());
     }
 
     /// Visits every stat that the matcher lets through, histograms after all others, each group in name order, as `/stats` prints them.

@@ -12,7 +12,25 @@ pub use listener_tables::*;
 pub use server_tables::*;
 pub use upstream::*;
 
-use super::{Block, Counter, Schema};
+use super::{Block, Counter, Schema, SchemaDef};
+
+/// Scopes that Envoy makes together with another, by suffix: printed as zeros for as long as nobody has written to them, so that they
+/// cost nothing until then.
+pub(crate) fn companions(def: &SchemaDef) -> &'static [(&'static str, &'static SchemaDef)] {
+    static CLUSTER: [(&str, &SchemaDef); 3] = [
+        ("circuit_breakers.default.", circuit_breakers::CircuitBreakers::DEF),
+        ("circuit_breakers.high.", circuit_breakers::CircuitBreakers::DEF),
+        ("default.", total_match_count::TotalMatchCount::DEF),
+    ];
+    static HCM: [(&str, &SchemaDef); 1] = [("tracing.", tracing::Tracing::DEF)];
+    if std::ptr::eq(def, cluster::Cluster::DEF) {
+        &CLUSTER
+    } else if std::ptr::eq(def, hcm::Hcm::DEF) {
+        &HCM
+    } else {
+        &[]
+    }
+}
 
 /// The five class counters of a table, 1xx first.
 pub type Classes<S> = [Counter<S>; 5];
