@@ -21,7 +21,7 @@ pub struct Accepted {
 }
 
 /// Facts of a downstream connection.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct About {
     /// Unique in this process; `[C…]` in logs.
     pub id: u64,
@@ -37,7 +37,7 @@ pub struct About {
     pub restored: bool,
     /// `tls` when the inspector found a ClientHello, else `raw_buffer`.
     pub transport_protocol: &'static str,
-    /// SNI, from the inspector or the handshake.
+    /// SNI, from the inspector (a handshake alone does not set it, as in Envoy).
     pub server_name: Option<Arc<str>>,
     /// Offered or sniffed application protocols.
     pub application_protocols: Vec<Box<[u8]>>,
@@ -49,6 +49,8 @@ pub struct About {
     pub began: Instant,
     /// The same by the clock.
     pub began_at: SystemTime,
+    /// Name of the chosen filter chain.
+    pub filter_chain: Option<Name>,
     /// The TLS session, when it is terminated here.
     pub tls: Option<Arc<TlsInfo>>,
 }
@@ -131,6 +133,7 @@ impl About {
             downstream_direct_local: Some(self.direct_local),
             downstream_tls: self.tls.as_deref().map(|t| tls_facts(t, text)),
             connection_id: self.id,
+            filter_chain_name: self.filter_chain.as_deref().unwrap_or(""),
             requested_server_name: self.server_name.as_deref().unwrap_or(""),
             environment: |name| std::env::var(name).ok(),
             ..Default::default()

@@ -17,6 +17,8 @@ use crate::inspect::{self, Rejected};
 use crate::listener::{Chain, Listener, Terminal};
 use crate::worker::{Active, Worker};
 
+/// Bytes of a refused connection that are read before it is closed.
+const REFUSED_BYTES: usize = 64 * 1024;
 /// Bytes that `echo` holds per turn.
 const ECHO_BYTES: usize = 16 * 1024;
 
@@ -28,14 +30,23 @@ pub async fn serve(worker: Rc<Worker>, active: Rc<Active>, conn: Accepted) {
     let Some(ready) = Box::pin(establish(worker, active, conn)).await else { return };
     let Ready { stream, about, chain, listener, worker, _counted, _places } = ready;
     match &chain.terminal {
-        Terminal::Tcp(proxy) => proxy.serve(stream, &about, &worker).await,
+        Terminal::Tcp(proxy) => proxy.serve(stream, &about, &worker, &listener).await,
         Terminal::Http(manager) => {
+            let logged = (!listener.loggers.is_empty()).then(|| about.clone());
             let facts = http_facts(about, &listener, &chain);
-            drop(listener);
             l7::serve_connection(stream, facts, manager.clone(), worker.http.clone()).await;
+            if let Some(about) = logged {
+                log_connection(&listener, &about, &worker, Ending::default());
+            }
         }
-        Terminal::Echo => Box::pin(echo(stream)).await,
-        Terminal::DirectResponse(bytes) => Box::pin(respond(stream, bytes)).await,
+        Terminal::Echo => {
+            Box::pin(echo(stream)).await;
+            log_connection(&listener, &about, &worker, Ending::default());
+        }
+        Terminal::DirectResponse(bytes) => {
+            Box::pin(respond(stream, bytes)).await;
+            log_connection(&listener, &about, &worker, Ending::default());
+        }
     }
 }
 
@@ -54,6 +65,7 @@ struct Ready {
 async fn establish(worker: Rc<Worker>, mut active: Rc<Active>, mut conn: Accepted) -> Option<Ready> {
     let mut listener = active.listener();
     inspected(&listener, &mut conn).await?;
+    inspect::restore(&listener, &mut conn);
     if listener.config.use_original_dst
         && conn.about.restored
         && let Some(other) = worker.find(conn.about.local)
@@ -67,13 +79,15 @@ async fn establish(worker: Rc<Worker>, mut active: Rc<Active>, mut conn: Accepte
     let Some(chain) = listener.select(&conn.about).cloned() else {
         listener.stats.inc(stat::NO_FILTER_CHAIN_MATCH);
         let flags = ResponseFlags::NO_ROUTE_FOUND;
-        log_unserved(&listener, &conn.about, &worker, flags, "filter_chain_not_found", "");
+        let ending = Ending { flags, code_details: "filter_chain_not_found", ..Default::default() };
+        log_connection(&listener, &conn.about, &worker, ending);
         return None;
     };
     let counted = Counted::new(&worker, &active, &listener, &chain, conn.about.id);
     let Accepted { socket, mut about } = conn;
-    let stream = transport(&listener, &chain, socket, &mut about, &worker).await?;
-    let places = filtered(&listener, &chain, &mut about, &worker).await?;
+    about.filter_chain = (!chain.config.name.is_empty()).then(|| chain.config.name.clone());
+    let mut stream = transport(&listener, &chain, socket, &mut about, &worker).await?;
+    let places = filtered(&listener, &chain, &mut about, &mut stream, &worker).await?;
     Some(Ready { stream, about, chain, listener, worker, _counted: counted, _places: places })
 }
 
@@ -99,7 +113,7 @@ async fn transport(
         Some(Err(e)) => {
             not_shaken(listener, &e);
             let reason = e.transport_failure_reason();
-            log_unserved(listener, about, worker, ResponseFlags::default(), "", &reason);
+            log_connection(listener, about, worker, Ending { transport_failure: &reason, ..Default::default() });
             None
         }
         None => {
@@ -116,9 +130,6 @@ async fn inspected(listener: &Arc<Listener>, conn: &mut Accepted) -> Option<()> 
         fn drop(&mut self) {
             self.0.stats.gauge_sub(stat::DOWNSTREAM_PRE_CX_ACTIVE, 1);
         }
-    }
-    if listener.config.listener_filters.is_empty() {
-        return Some(());
     }
     listener.stats.gauge_add(stat::DOWNSTREAM_PRE_CX_ACTIVE, 1);
     let _pre = Pre(listener);
@@ -142,9 +153,6 @@ fn shaken(listener: &Listener, about: &mut About, info: &tls::TlsInfo) {
     if info.peer.is_none() {
         listener.ssl.inc(ssl::NO_CERTIFICATE);
     }
-    if info.sni.is_some() {
-        about.server_name.clone_from(&info.sni);
-    }
     about.tls = Some(Arc::new(info.clone()));
 }
 
@@ -155,22 +163,25 @@ fn not_shaken(listener: &Listener, e: &HandshakeError) {
             listener.ssl_context.inc(ssl_context::DOWNSTREAM_CONTEXT_SECRETS_NOT_READY);
             return;
         }
-        Failure::Io => {
-            s.inc(ssl::CONNECTION_ERROR);
-            return;
-        }
+        // The peer went away: Envoy counts nothing.
+        Failure::Io => return,
         Failure::NoCert => s.inc(ssl::FAIL_VERIFY_NO_CERT),
         Failure::VerifyError => s.inc(ssl::FAIL_VERIFY_ERROR),
         Failure::VerifySan => s.inc(ssl::FAIL_VERIFY_SAN),
         Failure::VerifyHash => s.inc(ssl::FAIL_VERIFY_CERT_HASH),
-        Failure::ConnectionError => {}
+        Failure::ConnectionError => s.inc(ssl::CONNECTION_ERROR),
     }
-    s.inc(ssl::CONNECTION_ERROR);
     telemetry::debug!(connection, "TLS handshake failed: {}", e.transport_failure_reason());
 }
 
 /// Runs the network filters before the terminal one. `None`: the connection was closed.
-async fn filtered(listener: &Listener, chain: &Chain, about: &mut About, worker: &Rc<Worker>) -> Option<Vec<Place>> {
+async fn filtered(
+    listener: &Listener,
+    chain: &Chain,
+    about: &mut About,
+    stream: &mut Stream,
+    worker: &Rc<Worker>,
+) -> Option<Vec<Place>> {
     let mut places = Vec::new();
     if chain.filters.is_empty() {
         return Some(places);
@@ -181,7 +192,10 @@ async fn filtered(listener: &Listener, chain: &Chain, about: &mut About, worker:
             Verdict::Continue => {}
             Verdict::Hold(place) => places.push(place),
             Verdict::Close { details, delay } => {
-                log_unserved(listener, about, worker, ResponseFlags::default(), &details, "");
+                let ending = Ending { termination_details: &details, ..Default::default() };
+                log_connection(listener, about, worker, ending);
+                // What the peer has sent is read, so that it sees an end and not a reset.
+                let _ = stream.try_read(&mut vec![0; REFUSED_BYTES]);
                 if !delay.is_zero() {
                     worker.http.timers.sleep(delay).await;
                 }
@@ -192,24 +206,26 @@ async fn filtered(listener: &Listener, chain: &Chain, about: &mut About, worker:
     Some(places)
 }
 
-/// The listener's own access log: connections that no terminal filter logs.
-fn log_unserved(
-    listener: &Listener,
-    about: &About,
-    worker: &Worker,
+/// How a connection ended, as far as the listener's access log tells.
+#[derive(Default)]
+struct Ending<'a> {
     flags: ResponseFlags,
-    details: &str,
-    transport_failure: &str,
-) {
+    code_details: &'a str,
+    termination_details: &'a str,
+    transport_failure: &'a str,
+}
+
+/// Writes the listener's own access log: one entry for every connection.
+fn log_connection(listener: &Listener, about: &About, worker: &Worker, ending: Ending<'_>) {
     if listener.loggers.is_empty() {
         return;
     }
     let text = PeerText::of(about.tls.as_deref());
     let mut facts = about.facts(&text);
-    facts.flags = flags;
-    facts.response_code_details = details;
-    facts.connection_termination_details = details;
-    facts.downstream_transport_failure = transport_failure;
+    facts.flags = ending.flags;
+    facts.response_code_details = ending.code_details;
+    facts.connection_termination_details = ending.termination_details;
+    facts.downstream_transport_failure = ending.transport_failure;
     facts.log_type = "NotSet";
     facts.marks.total = Some(about.began.elapsed());
     facts.hostname = &listener.node.hostname;

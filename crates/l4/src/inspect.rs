@@ -34,6 +34,16 @@ pub enum Rejected {
     RateLimited,
 }
 
+/// Restores the destination for a `use_original_dst` listener, which implies the filter (Envoy adds it at the end).
+pub fn restore(listener: &Listener, conn: &mut Accepted) {
+    if listener.config.use_original_dst
+        && !conn.about.restored
+        && let Socket::Tcp(stream) = &conn.socket
+    {
+        original_dst(listener.config.transparent, stream, &mut conn.about);
+    }
+}
+
 /// Runs all listener filters of `listener`.
 pub async fn run(listener: &Listener, conn: &mut Accepted) -> Result<(), Rejected> {
     if listener.config.listener_filters.is_empty() {

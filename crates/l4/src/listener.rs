@@ -143,12 +143,28 @@ impl Listener {
             })
             .collect::<Result<_, _>>()?;
         let prefix = format!("listener.{stat_name}.");
+        // Stats of what a listener does not have do not exist, as in Envoy.
+        let tls = chains.values().any(|c| c.tls.is_some());
+        let has =
+            |wanted: &dyn Fn(&ListenerFilterKind) -> bool| config.listener_filters.iter().any(|f| wanted(&f.kind));
         Ok(Arc::new(Listener {
             stats: deps.store.block(&prefix),
-            ssl: deps.store.block(&format!("{prefix}ssl.")),
-            ssl_context: deps.store.block(&format!("{prefix}server_ssl_socket_factory.")),
-            tls_inspector: deps.store.block("tls_inspector."),
-            http_inspector: deps.store.block("http_inspector."),
+            ssl: if tls { deps.store.block(&format!("{prefix}ssl.")) } else { Block::detached() },
+            ssl_context: if tls {
+                deps.store.block(&format!("{prefix}server_ssl_socket_factory."))
+            } else {
+                Block::detached()
+            },
+            tls_inspector: if has(&|k| matches!(k, ListenerFilterKind::TlsInspector { .. })) {
+                deps.store.block("tls_inspector.")
+            } else {
+                Block::detached()
+            },
+            http_inspector: if has(&|k| matches!(k, ListenerFilterKind::HttpInspector)) {
+                deps.store.block("http_inspector.")
+            } else {
+                Block::detached()
+            },
             listener_filters,
             loggers: loggers(&config.access_logs, deps.sinks),
             node: deps.node.clone(),

@@ -9,17 +9,17 @@ use std::time::{Duration, Instant};
 
 use proxy_config::Name;
 use proxy_config::filters::network::{self as config, TcpCluster};
-use proxy_config::route::HashPolicyKind;
+use proxy_config::route::{HashPolicyKind, Priority};
 use proxy_core::facts::{Bytes, Marks};
 use telemetry::access_log::ResponseFlags;
 use telemetry::stats::Block;
 use telemetry::stats::envoy::{cluster as cluster_stat, tcp as stat};
 use tls::Stream;
-use upstream::{Cluster, ConnectError, ConnectRequest, Connection, Host, Outcome, PickRequest};
+use upstream::{Cluster, ConnectError, ConnectRequest, Connection, Host, Outcome, PickRequest, Resource};
 
 use crate::accepted::{About, PeerText, tls_facts};
 use crate::filters::TCP_PROXY_CLUSTER;
-use crate::listener::Deps;
+use crate::listener::{Deps, Listener};
 use crate::log::{Logger, loggers};
 use crate::relay::{Broken, Relay};
 use crate::worker::Worker;
@@ -44,7 +44,6 @@ struct Journal {
     flags: ResponseFlags,
     attempts: u32,
     transport_failure: Box<str>,
-    details: &'static str,
     connect_begin: Option<Duration>,
     connect_end: Option<Duration>,
     bytes_up: u64,
@@ -66,14 +65,14 @@ impl TcpProxy {
     }
 
     /// Serves one connection until it is over. Cancel safe: dropping it closes both sides.
-    pub async fn serve(&self, mut downstream: Stream, about: &About, worker: &Rc<Worker>) {
+    pub async fn serve(&self, mut downstream: Stream, about: &About, worker: &Rc<Worker>, listener: &Listener) {
         self.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
         let mut journal = Journal::default();
         // Boxed: what connecting needs is gone while bytes flow.
         if let Some(connection) = Box::pin(self.connect(about, worker, &mut journal)).await {
             self.relay(&mut downstream, connection, about, worker, &mut journal).await;
         }
-        self.log(about, worker, &journal);
+        self.log(about, worker, listener, &journal);
     }
 
     /// The cluster for this connection.
@@ -107,13 +106,19 @@ impl TcpProxy {
     /// Connects to a host of the cluster, as often as the configuration allows.
     async fn connect(&self, about: &About, worker: &Rc<Worker>, journal: &mut Journal) -> Option<Connection> {
         let name = self.cluster(about, worker);
-        journal.cluster_name = Some(name.into());
         let Some(cluster) = worker.upstream.cluster(name) else {
             self.stats.inc(stat::DOWNSTREAM_CX_NO_ROUTE);
             journal.flags.insert(ResponseFlags::NO_CLUSTER_FOUND);
             return None;
         };
+        journal.cluster_name = Some(name.into());
         journal.cluster = Some(cluster.cluster.clone());
+        let breakers = cluster.cluster.breakers(Priority::Default);
+        if breakers.open(Resource::Connections) {
+            cluster.cluster.stats.inc(cluster_stat::UPSTREAM_CX_OVERFLOW);
+            journal.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
+            return None;
+        }
         let hash = self.hash(about);
         let began = about.began.elapsed();
         journal.connect_begin = Some(began);
@@ -145,9 +150,7 @@ impl TcpProxy {
             }
             if journal.attempts >= self.config.max_connect_attempts.max(1) {
                 stats.inc(cluster_stat::UPSTREAM_CX_CONNECT_ATTEMPTS_EXCEEDED);
-                if self.config.max_connect_attempts > 1 {
-                    journal.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
-                }
+                journal.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
                 return None;
             }
             if let (Some(wait), Some(limits)) = (&mut backoff, &self.config.backoff) {
@@ -166,7 +169,19 @@ impl TcpProxy {
         }
         cluster.report(host, Outcome::ConnectFailed);
         journal.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
-        journal.transport_failure = if e.transport.is_empty() { e.reason } else { e.transport };
+        journal.transport_failure = match (e.timeout, e.transport.is_empty()) {
+            (true, _) => "".into(),
+            (false, false) => e.transport,
+            (false, true) => {
+                // Envoy prints strerror's words.
+                let words = e.reason.split(" (os error").next().unwrap_or_default();
+                if words.starts_with("delayed connect error") {
+                    words.into()
+                } else {
+                    format!("delayed connect error: {words}").into()
+                }
+            }
+        };
         Some(())
     }
 
@@ -212,8 +227,6 @@ impl TcpProxy {
                 Some(at) if at <= now => {
                     let idled = idle_at.is_some_and(|at| at <= now);
                     self.stats.inc(if idled { stat::IDLE_TIMEOUT } else { stat::MAX_DOWNSTREAM_CONNECTION_DURATION });
-                    journal.details =
-                        if idled { "tcp_session_idle_timeout" } else { "max_connection_duration_reached" };
                     if !idled {
                         journal.flags.insert(ResponseFlags::DURATION_TIMEOUT);
                     }
@@ -231,17 +244,17 @@ impl TcpProxy {
             Some(Err(Broken::Downstream(e))) => {
                 telemetry::debug!(filter, "[C{}] downstream broke: {e}", about.id);
                 journal.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
-                cluster.stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_LOCAL);
+                destroyed(&cluster, false);
             }
             Some(Err(Broken::Upstream(e))) => {
                 telemetry::debug!(filter, "[C{}] upstream broke: {e}", about.id);
-                journal.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_TERMINATION);
-                cluster.stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_REMOTE);
+                journal.flags.insert(ResponseFlags::UPSTREAM_REMOTE_RESET);
+                destroyed(&cluster, true);
                 // The client learns that the bytes are not all there.
                 downstream.set_reset_on_close();
             }
-            Some(Ok(())) => cluster.stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_REMOTE),
-            None => cluster.stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_LOCAL),
+            Some(Ok(())) => destroyed(&cluster, true),
+            None => destroyed(&cluster, false),
         }
         cluster.stats.gauge_sub(cluster_stat::UPSTREAM_RQ_ACTIVE, 1);
         (journal.bytes_up, journal.bytes_down) = (relay.up.bytes, relay.down.bytes);
@@ -255,15 +268,14 @@ impl TcpProxy {
         if span == 0 { 0 } else { worker.random() % span }
     }
 
-    fn log(&self, about: &About, worker: &Worker, journal: &Journal) {
-        if self.loggers.is_empty() {
+    fn log(&self, about: &About, worker: &Worker, listener: &Listener, journal: &Journal) {
+        if self.loggers.is_empty() && listener.loggers.is_empty() {
             return;
         }
         let text = PeerText::of(about.tls.as_deref());
         let upstream_text = PeerText::of(journal.tls.as_deref());
         let total = Instant::now().saturating_duration_since(about.began);
         let mut facts = about.facts(&text);
-        facts.log_type = "TcpConnectionEnd";
         facts.marks = Marks {
             upstream_connect_begin: journal.connect_begin,
             upstream_connect_end: journal.connect_end,
@@ -282,7 +294,6 @@ impl TcpProxy {
             ..Default::default()
         };
         facts.flags = journal.flags;
-        facts.connection_termination_details = journal.details;
         facts.attempts = journal.attempts;
         facts.upstream_transport_failure = &journal.transport_failure;
         facts.upstream_local = journal.local;
@@ -298,8 +309,26 @@ impl TcpProxy {
             facts.upstream_host_name = &host.hostname;
             facts.host_metadata = Some(&host.metadata);
         }
+        facts.log_type = "NotSet";
+        for logger in &listener.loggers {
+            logger.log(&facts, worker.random());
+        }
+        facts.log_type = "TcpConnectionEnd";
         for logger in &self.loggers {
             logger.log(&facts, worker.random());
         }
+    }
+}
+
+/// Counts the end of an upstream connection; a TCP proxy's always has its one request.
+fn destroyed(cluster: &Cluster, by_remote: bool) {
+    let stats = &cluster.stats;
+    stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_WITH_ACTIVE_RQ);
+    if by_remote {
+        stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_REMOTE);
+        stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_REMOTE_WITH_ACTIVE_RQ);
+    } else {
+        stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_LOCAL);
+        stats.inc(cluster_stat::UPSTREAM_CX_DESTROY_LOCAL_WITH_ACTIVE_RQ);
     }
 }

@@ -221,6 +221,7 @@ impl Worker {
             metadata: Vec::new(),
             began,
             began_at: self.http.wall(began.into()),
+            filter_chain: None,
             tls: None,
         });
         let (worker, serving) =

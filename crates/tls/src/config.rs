@@ -124,9 +124,14 @@ impl Secret {
     }
 }
 
-fn versions(p: &config::TlsParams) -> Result<Vec<&'static SupportedProtocolVersion>, TlsConfigError> {
+/// `default_max` stands for TLS_AUTO: 1.3 for servers, 1.2 for clients, as in Envoy.
+fn versions(
+    p: &config::TlsParams,
+    default_max: config::TlsVersion,
+) -> Result<Vec<&'static SupportedProtocolVersion>, TlsConfigError> {
     use config::TlsVersion::{V1_2, V1_3};
-    let (min, max) = (p.min_version.unwrap_or(V1_2), p.max_version.unwrap_or(V1_3));
+    let (min, max) =
+        (p.min_version.unwrap_or(V1_2), p.max_version.unwrap_or(default_max.max(p.min_version.unwrap_or(V1_2))));
     if max < V1_2 {
         return Err(TlsConfigError {
             field: "tls_params.tls_maximum_protocol_version",
@@ -149,7 +154,11 @@ fn versions(p: &config::TlsParams) -> Result<Vec<&'static SupportedProtocolVersi
     Ok(all)
 }
 
-fn common(c: &config::TlsContext, secrets: &SecretStore) -> Result<CommonSpec, TlsConfigError> {
+fn common(
+    c: &config::TlsContext,
+    secrets: &SecretStore,
+    default_max: config::TlsVersion,
+) -> Result<CommonSpec, TlsConfigError> {
     let certificates = c
         .certificates
         .iter()
@@ -177,7 +186,7 @@ fn common(c: &config::TlsContext, secrets: &SecretStore) -> Result<CommonSpec, T
     })?;
     Ok(CommonSpec {
         provider,
-        versions: versions(&c.params)?,
+        versions: versions(&c.params, default_max)?,
         certificates,
         validation,
         alpn: c.alpn.iter().filter(|a| ***a != *PEER_EXCHANGE).map(|a| a.as_bytes().to_vec()).collect(),
@@ -188,7 +197,7 @@ impl ServerContext {
     /// Compiles a `DownstreamTlsContext`.
     pub fn from_config(c: &config::TlsContext, secrets: &SecretStore) -> Result<Self, TlsConfigError> {
         let tickets = !c.disable_stateless_session_resumption;
-        Ok(ServerContext::new(common(c, secrets)?, c.require_client_certificate, tickets))
+        Ok(ServerContext::new(common(c, secrets, config::TlsVersion::V1_3)?, c.require_client_certificate, tickets))
     }
 }
 
@@ -196,6 +205,6 @@ impl ClientContext {
     /// Compiles an `UpstreamTlsContext`.
     pub fn from_config(c: &config::TlsContext, secrets: &SecretStore) -> Result<Self, TlsConfigError> {
         let keys = c.max_session_keys.unwrap_or(1).min(64) as usize;
-        Ok(ClientContext::new(common(c, secrets)?, c.sni.clone(), keys))
+        Ok(ClientContext::new(common(c, secrets, config::TlsVersion::V1_2)?, c.sni.clone(), keys))
     }
 }

@@ -18,12 +18,12 @@ use rustls::{HandshakeKind, SignatureScheme, SupportedProtocolVersion};
 
 use crate::client_hello::{self, Peek};
 use crate::error::HandshakeError;
-use crate::peer::{Certificate, TlsInfo};
+use crate::peer::{Certificate, CertificateFacts, TlsInfo};
 use crate::provider::{suite_name, version_name};
 use crate::secret::{CertificateSecret, Secret, SecretSlot};
 use crate::session::{Side, TlsStream};
 use crate::socket::Socket;
-use crate::verify::{ClientVerifier, PeerRules, ServerVerifier};
+use crate::verify::{ClientVerifier, PeerRules, Refused, ServerVerifier};
 
 /// Where a certificate comes from.
 #[derive(Debug, Clone)]
@@ -433,10 +433,12 @@ impl ClientContext {
         let mut stream = TlsStream::new(socket, Side::Client(conn));
         stream.handshake().await.map_err(HandshakeError::from_io)?;
         let info = info(&stream, sni.map(Arc::from), built.local.clone(), built.validates);
-        if let Some(want) = options.dns_san
-            && !info.peer.as_ref().is_some_and(|p| crate::verify::host_matches(p.facts(), want))
-        {
-            return Err(HandshakeError::Refused(crate::verify::Refused::San));
+        if let Some(want) = options.dns_san {
+            let none = CertificateFacts::default();
+            let facts = info.peer.as_ref().map_or(&none, |p| p.facts());
+            if !crate::verify::host_matches(facts, want) {
+                return Err(HandshakeError::Refused(Refused::names(facts)));
+            }
         }
         stream.set_info(info);
         Ok(stream)

@@ -72,7 +72,7 @@ impl HandshakeError {
         match self {
             Self::SecretNotReady | Self::WrongSecret(_) | Self::NoCertificate => Failure::SecretsNotReady,
             Self::InvalidSni(_) | Self::Config(_) => Failure::ConnectionError,
-            Self::Refused(r) => refused(*r),
+            Self::Refused(r) => refused(r),
             Self::Io(_) => Failure::Io,
             Self::Tls(rustls::Error::NoCertificatesPresented) => Failure::NoCert,
             Self::Tls(rustls::Error::InvalidCertificate(e)) => match refusal(e) {
@@ -88,11 +88,11 @@ impl HandshakeError {
         const PREFIX: &str = "TLS_error:|268435581:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED";
         match self {
             Self::Io(_) => String::new(),
-            Self::Refused(r) => format!("{PREFIX}:verify cert failed: {r}"),
+            Self::Refused(r) => format!("{PREFIX}:verify cert failed: {r}:TLS_error_end"),
             Self::Tls(rustls::Error::InvalidCertificate(e)) => match refusal(e) {
-                Some(r) => format!("{PREFIX}:verify cert failed: {r}"),
+                Some(r) => format!("{PREFIX}:verify cert failed: {r}:TLS_error_end"),
                 None => format!(
-                    "{PREFIX}:verify cert failed: X509_verify_cert: certificate verification error at depth 0: {}",
+                    "{PREFIX}:verify cert failed: X509_verify_cert: certificate verification error at depth 0: {}:TLS_error_end",
                     openssl_words(e)
                 ),
             },
@@ -107,22 +107,25 @@ impl HandshakeError {
             Self::Tls(rustls::Error::PeerIncompatible(PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig)) => {
                 "TLS_error:|268435696:SSL routines:OPENSSL_internal:UNSUPPORTED_PROTOCOL:TLS_error_end".into()
             }
-            Self::Tls(e) => format!("TLS_error:{e}"),
+            Self::Tls(
+                rustls::Error::InappropriateMessage { .. } | rustls::Error::InappropriateHandshakeMessage { .. },
+            ) => "TLS_error:|268435679:SSL routines:OPENSSL_internal:UNEXPECTED_MESSAGE:TLS_error_end".into(),
+            Self::Tls(e) => format!("TLS_error:|{e}:TLS_error_end"),
             e => e.to_string(),
         }
     }
 }
 
-fn refused(r: Refused) -> Failure {
+fn refused(r: &Refused) -> Failure {
     match r {
-        Refused::San => Failure::VerifySan,
+        Refused::San(_) => Failure::VerifySan,
         Refused::Hash => Failure::VerifyHash,
     }
 }
 
-fn refusal(e: &CertificateError) -> Option<Refused> {
+fn refusal(e: &CertificateError) -> Option<&Refused> {
     match e {
-        CertificateError::Other(other) => other.0.downcast_ref::<Refused>().copied(),
+        CertificateError::Other(other) => other.0.downcast_ref::<Refused>(),
         _ => None,
     }
 }

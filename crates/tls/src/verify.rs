@@ -57,24 +57,33 @@ pub struct PeerRules {
 }
 
 /// Why a certificate with a valid chain was refused; in Envoy's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
-    /// No name matched (`ssl.fail_verify_san`).
-    San,
+    /// No name matched (`ssl.fail_verify_san`); these are the certificate's.
+    San(Box<[String]>),
     /// No pin matched (`ssl.fail_verify_cert_hash`).
     Hash,
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Refused::San => "verify SAN list",
-            Refused::Hash => "verify certificate hash/SPKI",
-        })
+        match self {
+            Refused::San(names) => write!(f, "SAN matcher, certificate SANs are [{}]", names.join(",")),
+            Refused::Hash => f.write_str("Certificate hash and SPKI matchers"),
+        }
     }
 }
 
 impl std::error::Error for Refused {}
+
+impl Refused {
+    /// None of the certificate's names will do.
+    pub(crate) fn names(facts: &CertificateFacts) -> Self {
+        let ips = facts.ip_sans.iter().map(|ip| ip.to_string());
+        let texts = facts.dns_sans.iter().chain(&facts.uri_sans).chain(&facts.email_sans).cloned();
+        Refused::San(texts.chain(ips).collect())
+    }
+}
 
 impl From<Refused> for Error {
     fn from(r: Refused) -> Self {
@@ -179,7 +188,7 @@ impl PeerRules {
         if self.sans.iter().any(|(kind, matcher)| names_match(&facts, *kind, matcher)) {
             return Ok(());
         }
-        Err(Refused::San.into())
+        Err(Refused::names(&facts).into())
     }
 }
 
