@@ -362,8 +362,6 @@ pub enum Operator {
     FilterChainName,
     /// `VIRTUAL_CLUSTER_NAME`
     VirtualClusterName,
-    /// `VIRTUAL_HOST_NAME`
-    VirtualHostName,
     /// `ROUTE_NAME`
     RouteName,
     /// `CONNECTION_ID`

@@ -272,7 +272,6 @@ pub fn value(op: &Operator, f: &Facts<'_>, out: &mut Vec<u8>) -> bool {
         Operator::Hostname => put(f.hostname, out),
         Operator::FilterChainName => put(f.filter_chain_name, out),
         Operator::VirtualClusterName => put(f.virtual_cluster_name, out),
-        Operator::VirtualHostName => put(f.virtual_host_name, out),
         Operator::RouteName => put(f.route_name, out),
         Operator::StreamId => f.stream_id != 0 && write!(out, "{}", f.stream_id).is_ok(),
         Operator::UniqueId => {

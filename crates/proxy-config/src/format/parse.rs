@@ -237,7 +237,6 @@ fn operator(name: &str, args: Option<&str>) -> Result<Operator, FormatError> {
         "HOSTNAME" => O::Hostname,
         "FILTER_CHAIN_NAME" => O::FilterChainName,
         "VIRTUAL_CLUSTER_NAME" => O::VirtualClusterName,
-        "VIRTUAL_HOST_NAME" => O::VirtualHostName,
         "ROUTE_NAME" => O::RouteName,
         "CONNECTION_ID" => O::ConnectionId,
         "STREAM_ID" => O::StreamId,
@@ -251,9 +250,6 @@ fn operator(name: &str, args: Option<&str>) -> Result<Operator, FormatError> {
         "METADATA" => typed_metadata(name, args)?,
         "FILTER_STATE" => filter_state(Side::Downstream, name, args)?,
         "UPSTREAM_FILTER_STATE" => filter_state(Side::Upstream, name, args)?,
-        "PER_REQUEST_STATE" => {
-            O::FilterState { side: Side::Downstream, key: required()?.into(), plain: true, field: None }
-        }
         "GRPC_STATUS_NUMBER" => O::GrpcStatus(GrpcStatusStyle::Number),
         "GRPC_STATUS" => O::GrpcStatus(match args {
             None | Some("" | "CAMEL_STRING") => GrpcStatusStyle::Camel,
@@ -325,6 +321,10 @@ fn tls(name: &str, time: &dyn Fn() -> TimeFormat) -> Option<Operator> {
     } else {
         (Side::Upstream, name.strip_prefix("UPSTREAM_")?)
     };
+    let downstream_only = ["LOCAL_SUBJECT", "PEER_SERIAL", "PEER_FINGERPRINT_256", "PEER_FINGERPRINT_1"];
+    if side == Side::Upstream && downstream_only.contains(&rest) {
+        return None;
+    }
     let fact = match rest {
         "TLS_SESSION_ID" => F::SessionId,
         "TLS_CIPHER" => F::Cipher,
@@ -385,6 +385,10 @@ mod tests {
         assert!(matches!(parse("%NOPE%"), Err(FormatError::UnknownOperator(_))));
         assert!(matches!(parse("%REQ(a?b?c)%"), Err(FormatError::Argument { .. })));
         assert!(parse("%REQ%").is_err());
+        // Refused by Envoy 1.40 too.
+        for name in ["VIRTUAL_HOST_NAME", "PER_REQUEST_STATE(a)", "UPSTREAM_PEER_SERIAL", "UPSTREAM_LOCAL_SUBJECT"] {
+            assert!(parse(&format!("%{name}%")).is_err(), "{name}");
+        }
         assert!(parse("%").is_err());
         assert!(parse("%req(a)%").is_err());
     }
