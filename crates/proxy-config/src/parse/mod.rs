@@ -1,7 +1,7 @@
 //! How does Envoy's protobuf become the runtime form? One parser per resource, one file per message family.
 //!
 //! Callers: the xDS client for dynamic resources, the bootstrap loader for static ones. Every error carries the field
-//! path from the resource down. Fields that would change behaviour and are not acted on go through [`reject!`].
+//! path from the resource down. Fields that would change behaviour and are not acted on go through `reject!`.
 
 #![allow(deprecated)] // Deprecated fields must be read too: they are what older control planes send.
 
