@@ -88,7 +88,8 @@ fn addresses_and_routes(config: &Config) -> Result<(), ApplyError> {
             if config.ipv6 { &[(false, "0.0.0.0/0"), (true, "::/0")] } else { &[(false, "0.0.0.0/0")] };
         for (ipv6, everything) in families {
             let to = everything.parse().expect("a literal prefix");
-            let route = Route { to, via: None, interface: lo, table: config.tproxy_route_table, local: true };
+            let route =
+                Route { to, via: None, source: None, interface: lo, table: config.tproxy_route_table, local: true };
             netlink.route(&route).map_err(|source| ApplyError::Netlink { what: "TPROXY route", source })?;
             netlink
                 .mark_rule(*ipv6, config.tproxy_mark, config.tproxy_route_table)

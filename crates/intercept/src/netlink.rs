@@ -98,6 +98,8 @@ pub struct Route {
     pub to: IpNet,
     /// Next hop, taken as on-link.
     pub via: Option<IpAddr>,
+    /// Preferred source address of packets that start here.
+    pub source: Option<IpAddr>,
     /// Outgoing interface.
     pub interface: u32,
     /// Routing table; 254 is `main`.
@@ -234,6 +236,9 @@ impl Netlink {
         }
         if let Some(via) = route.via {
             message.attr(5, &octets(via));
+        }
+        if let Some(source) = route.source {
+            message.attr(7, &octets(source));
         }
         message.attr_u32(4, route.interface).attr_u32(15, route.table);
         ignore_exists(self.send(message))

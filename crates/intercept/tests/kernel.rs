@@ -77,6 +77,7 @@ fn captures(backend: Backend) {
     let world = intercept::netlink::Route {
         to: "192.0.2.0/24".parse().expect("a prefix"),
         via: None,
+        source: None,
         interface: lo,
         table: 254,
         local: false,

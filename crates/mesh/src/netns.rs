@@ -75,11 +75,14 @@ pub(crate) async fn pod(number: u32, address: Ipv4Addr) -> io::Result<OwnedFd> {
         let route = |to: IpNet, via: Option<Ipv4Addr>, interface| Route {
             to,
             via: via.map(Into::into),
+            source: None,
             interface,
             table: 254,
             local: false,
         };
-        router.route(&route(host_prefix(address), None, index))?;
+        // What the mesh itself sends (probes, requests from outside) comes from the node's address.
+        let to_pod = Route { source: Some(NODE_ADDRESS.into()), ..route(host_prefix(address), None, index) };
+        router.route(&to_pod)?;
         let lo = inside.index("lo")?;
         inside.up(lo)?;
         inside.address(INTERFACE, host_prefix(address))?;

@@ -42,6 +42,8 @@ const BACK_OFF_RESET: Duration = Duration::from_secs(10);
 const EAGER: Duration = Duration::from_millis(25);
 /// How long starting waits for a container that others depend on.
 const HOLD_MAX: Duration = Duration::from_secs(60);
+/// Between leaving the endpoints and the first signal: the proxies of those who call this pod learn of it in that time.
+const LEAVE: Duration = Duration::from_millis(300);
 /// Names under which `proa` is found in a container, where the host has no such program itself.
 const LINKS: [&str; 4] = ["pilot-agent", "pilot-discovery", "istioctl", "istio-iptables"];
 
@@ -74,6 +76,8 @@ pub(crate) struct Pod {
     gone: watch::Sender<bool>,
     /// The application has finished for good.
     done: Cell<bool>,
+    /// The whole mesh ends, so nobody calls this pod any more.
+    hurry: Cell<bool>,
 }
 
 impl Pod {
@@ -103,6 +107,7 @@ impl Pod {
             stop: watch::Sender::new(false),
             gone: watch::Sender::new(false),
             done: Cell::new(false),
+            hurry: Cell::new(false),
         }))
     }
 
@@ -147,6 +152,9 @@ impl Pod {
         tokio::select! {
             () = life => {}
             _ = stop.wait_for(|stop| *stop) => {}
+        }
+        if !self.hurry.get() {
+            tokio::time::sleep(LEAVE).await;
         }
         self.terminate().await;
         let _ = fs::remove_dir_all(self.folder());
@@ -584,6 +592,7 @@ impl Pod {
 
     /// Kills at once; for the end of the whole mesh.
     pub(crate) fn kill(&self, signal: Signal) {
+        self.hurry.set(true);
         for state in self.running.borrow().values() {
             if let Some(process) = &state.process {
                 process.signal(signal);

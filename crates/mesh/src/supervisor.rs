@@ -154,8 +154,8 @@ impl Supervisor {
     async fn finish(&self) {
         let pods: Vec<Rc<Pod>> = self.pods.borrow().values().cloned().collect();
         for pod in &pods {
-            pod.stop();
             pod.kill(Signal::SIGTERM);
+            pod.stop();
         }
         let all = async {
             for pod in &pods {
