@@ -2,6 +2,7 @@
 //!
 //! Called before anything starts, and by `--mode validate`.
 
+use prost::Message;
 use prost_types::value::Kind;
 use protos::envoy::config::bootstrap::v3 as proto;
 use protos::envoy::config::core::v3 as core;
@@ -15,8 +16,10 @@ const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// A bootstrap in both forms: as written (for `/config_dump` and the node) and compiled.
 #[derive(Debug, Clone)]
 pub struct Bootstrap {
-    /// The message, with the node completed from the command line.
+    /// The message, with the node completed from the command line; its static resources only until they are loaded.
     pub message: proto::Bootstrap,
+    /// All of the message, for `/config_dump`: a tenth of its decoded size.
+    encoded: Box<[u8]>,
     /// Its compiled form.
     pub config: proxy_config::bootstrap::Bootstrap,
 }
@@ -209,7 +212,15 @@ pub fn compile(mut message: proto::Bootstrap, options: &Options) -> Result<Boots
     if dynamic && message.node.as_ref().is_some_and(|n| n.id.is_empty() || n.cluster.is_empty()) {
         return Err(BootstrapError::Node);
     }
-    Ok(Bootstrap { message, config })
+    let encoded = message.encode_to_vec().into();
+    Ok(Bootstrap { message, encoded, config })
+}
+
+impl Bootstrap {
+    /// The message as it was loaded.
+    pub fn whole(&self) -> Option<proto::Bootstrap> {
+        proto::Bootstrap::decode(&*self.encoded).ok()
+    }
 }
 
 /// Says who we are, in the fields by which Envoy does.

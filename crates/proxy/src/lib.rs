@@ -49,6 +49,7 @@ pub enum StartError {
 
 /// Starts a proxy on threads of its own. Returns once static configuration is in force.
 pub fn start(bootstrap: Bootstrap, options: Options) -> Result<Handle, StartError> {
+    memory::prepare();
     apply_log_config(&bootstrap);
     let store = Store::new(settings::stats(&bootstrap, &options));
     let (tell, told) = tokio::sync::mpsc::unbounded_channel();
@@ -150,7 +151,6 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 }
 
 fn run(options: Options) -> Result<(), String> {
-    memory::prepare();
     set_up_logging(&options)?;
     let bootstrap = bootstrap::load(&options).map_err(|e| {
         telemetry::critical!(main, "error initializing config '{} {}': {e}", options.config_yaml, options.config_path);

@@ -43,7 +43,7 @@ fn page_bytes() -> u64 {
     u64::try_from(size).unwrap_or(4096)
 }
 
-/// Called first thing in `main`: few arenas, and large blocks straight from the system so that they go back whole.
+/// Called before threads are made: few arenas, and large blocks straight from the system so that they go back whole.
 pub fn prepare() {
     const MMAP_THRESHOLD_BYTES: i32 = 256 * 1024;
     const TRIM_THRESHOLD_BYTES: i32 = 256 * 1024;
@@ -61,6 +61,36 @@ pub fn trim() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Unmaps the program's own read-only pages, most of which only the start needed; those in use come back from the page cache at
+/// once. Called when the server goes live.
+pub fn forget_startup() {
+    // SAFETY: the callback below touches only what the loader describes.
+    unsafe {
+        libc::dl_iterate_phdr(Some(forget_segments), std::ptr::null_mut());
+    }
+    trim();
+}
+
+/// Visits the first object, the program itself, and ends the walk.
+unsafe extern "C" fn forget_segments(info: *mut libc::dl_phdr_info, _: usize, _: *mut libc::c_void) -> libc::c_int {
+    let page = page_bytes() as usize;
+    // SAFETY: the loader passes a valid description with `dlpi_phnum` headers.
+    let (base, headers) = unsafe {
+        ((*info).dlpi_addr as usize, std::slice::from_raw_parts((*info).dlpi_phdr, usize::from((*info).dlpi_phnum)))
+    };
+    for header in headers.iter().filter(|h| h.p_type == libc::PT_LOAD && h.p_flags & libc::PF_W == 0) {
+        let start = (base + header.p_vaddr as usize).next_multiple_of(page);
+        let end = (base + header.p_vaddr as usize + header.p_memsz as usize) / page * page;
+        if start < end {
+            // SAFETY: segments that are never written are the file's own bytes: dropping the mapping's pages loses nothing.
+            unsafe {
+                libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
+            }
+        }
+    }
+    1
 }
 
 #[cfg(test)]

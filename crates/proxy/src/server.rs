@@ -211,11 +211,16 @@ pub(crate) async fn run(
 }
 
 async fn start(
-    bootstrap: Bootstrap,
+    mut bootstrap: Bootstrap,
     options: Options,
     shared: Arc<Shared>,
     events: mpsc::Sender<(usize, Event)>,
 ) -> Result<(Rc<Server>, Subscriptions), StartError> {
+    let resources = Static {
+        messages: bootstrap.message.static_resources.take().unwrap_or_default(),
+        clusters: std::mem::take(&mut bootstrap.config.clusters),
+        listeners: std::mem::take(&mut bootstrap.config.listeners),
+    };
     let store = shared.store.clone();
     let server_stats: Block<stat::Server> = store.block("server.");
     telemetry::info!(main, "initializing epoch {} (base id={})", options.restart_epoch, options.base_id);
@@ -283,26 +288,33 @@ async fn start(
     server.publish();
     server.refresh();
     admin::serve(&server)?;
-    load_static(&server)?;
+    load_static(&server, resources)?;
     let node = server.bootstrap.message.node.clone().unwrap_or_default();
     let subscriptions = Subscriptions::new(registry, node, server.bootstrap.config.dynamic.ads.clone(), events);
     memory::trim();
     Ok((server, subscriptions))
 }
 
-fn load_static(server: &Server) -> Result<(), StartError> {
+/// The bootstrap's own resources, let go of once loaded.
+struct Static {
+    messages: protos::envoy::config::bootstrap::v3::bootstrap::StaticResources,
+    clusters: Vec<Arc<proxy_config::cluster::Cluster>>,
+    listeners: Vec<Arc<proxy_config::listener::Listener>>,
+}
+
+fn load_static(server: &Server, resources: Static) -> Result<(), StartError> {
     let mut config = server.config.borrow_mut();
-    let resources = server.bootstrap.message.static_resources.clone().unwrap_or_default();
-    telemetry::info!(config, "loading {} static secret(s)", resources.secrets.len());
-    for secret in &resources.secrets {
+    let Static { messages, clusters, listeners } = resources;
+    telemetry::info!(config, "loading {} static secret(s)", messages.secrets.len());
+    for secret in &messages.secrets {
         config.secrets.add_static(secret).map_err(|e| StartError::Static(format!("secret {}: {e}", secret.name)))?;
     }
-    telemetry::info!(config, "loading {} cluster(s)", resources.clusters.len());
-    for (proto, compiled) in resources.clusters.iter().zip(&server.bootstrap.config.clusters) {
+    telemetry::info!(config, "loading {} cluster(s)", messages.clusters.len());
+    for (proto, compiled) in messages.clusters.iter().zip(&clusters) {
         config.clusters.add_static(proto, compiled.clone());
     }
-    telemetry::info!(config, "loading {} listener(s)", resources.listeners.len());
-    for (proto, compiled) in resources.listeners.iter().zip(&server.bootstrap.config.listeners) {
+    telemetry::info!(config, "loading {} listener(s)", messages.listeners.len());
+    for (proto, compiled) in messages.listeners.iter().zip(&listeners) {
         config.listeners.add_static(proto, compiled.clone()).map_err(StartError::Static)?;
     }
     Ok(())
@@ -399,6 +411,7 @@ impl Phase {
             telemetry::info!(config, "all dependencies initialized. starting workers");
             server.stats.record(stat::INITIALIZATION_TIME_MS, server.started.elapsed().as_millis() as u64);
             server.set_state(State::Live);
+            memory::forget_startup();
             telemetry::info!(main, "starting main dispatch loop");
         }
     }

@@ -175,7 +175,7 @@ impl Civil {
                 'R' => write!(out, "{:02}:{:02}", self.hour, self.minute),
                 'Z' => write!(out, "UTC"),
                 'z' => write!(out, "+0000"),
-                'n' => write!(out, "\n"),
+                'n' => writeln!(out),
                 't' => write!(out, "\t"),
                 '%' => write!(out, "%"),
                 'f' => {

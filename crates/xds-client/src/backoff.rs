@@ -20,11 +20,7 @@ impl Default for Backoff {
 impl Backoff {
     /// First and greatest interval.
     pub fn new(base: Duration, max: Duration) -> Self {
-        Self {
-            base,
-            max,
-            next: base,
-        }
+        Self { base, max, next: base }
     }
 
     /// How long to wait now; `random` is any 64 bits. The bound doubles each time.

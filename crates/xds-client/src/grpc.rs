@@ -95,13 +95,7 @@ impl Stream {
             );
         }
         let (response, send) = sender.send_request(head.body(())?, false)?;
-        Ok(Self {
-            send,
-            response: Some(response),
-            receive: None,
-            buffer: BytesMut::new(),
-            driver,
-        })
+        Ok(Self { send, response: Some(response), receive: None, buffer: BytesMut::new(), driver })
     }
 
     /// Queues a message; h2 sends it as the window allows.
@@ -132,10 +126,7 @@ impl Stream {
                 return Ok(M::decode(message)?);
             }
             let Some(body) = &mut self.receive else {
-                return Err(GrpcError::Status {
-                    code: 0,
-                    message: "stream closed".into(),
-                });
+                return Err(GrpcError::Status { code: 0, message: "stream closed".into() });
             };
             match poll_fn(|cx| body.poll_data(cx)).await {
                 Some(data) => {
@@ -145,10 +136,7 @@ impl Stream {
                 }
                 None => {
                     let trailers = poll_fn(|cx| body.poll_trailers(cx)).await?;
-                    let closed = GrpcError::Status {
-                        code: 0,
-                        message: "stream closed".into(),
-                    };
+                    let closed = GrpcError::Status { code: 0, message: "stream closed".into() };
                     return Err(trailers.as_ref().and_then(status).unwrap_or(closed));
                 }
             }
@@ -159,14 +147,8 @@ impl Stream {
 /// `grpc-status` and `grpc-message`, if there.
 fn status(headers: &HeaderMap) -> Option<GrpcError> {
     let code = headers.get("grpc-status")?.to_str().ok()?.parse().ok()?;
-    let message = headers
-        .get("grpc-message")
-        .and_then(|m| m.to_str().ok())
-        .unwrap_or_default();
-    Some(GrpcError::Status {
-        code,
-        message: message.to_owned(),
-    })
+    let message = headers.get("grpc-message").and_then(|m| m.to_str().ok()).unwrap_or_default();
+    Some(GrpcError::Status { code, message: message.to_owned() })
 }
 
 /// Cuts one whole message off the front.
@@ -174,10 +156,7 @@ fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, GrpcError> {
     let Some(head) = buffer.get(..5) else {
         return Ok(None);
     };
-    let (compressed, length) = (
-        head[0],
-        u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize,
-    );
+    let (compressed, length) = (head[0], u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize);
     if compressed != 0 {
         return Err(GrpcError::Compressed);
     }
@@ -202,14 +181,7 @@ mod tests {
 
     #[test]
     fn messages_are_cut_at_any_split() {
-        let bytes = [
-            &[0, 0, 0, 0, 2][..],
-            b"ab",
-            &[0, 0, 0, 0, 0],
-            &[0, 0, 0, 0, 1],
-            b"c",
-        ]
-        .concat();
+        let bytes = [&[0, 0, 0, 0, 2][..], b"ab", &[0, 0, 0, 0, 0], &[0, 0, 0, 0, 1], b"c"].concat();
         for split in 0..=bytes.len() {
             let mut buffer = BytesMut::new();
             let mut got = Vec::new();
@@ -221,13 +193,7 @@ mod tests {
             }
             assert_eq!(got, [&b"ab"[..], b"", b"c"]);
         }
-        assert!(matches!(
-            take(&mut BytesMut::from(&[1u8, 0, 0, 0, 0][..])),
-            Err(GrpcError::Compressed)
-        ));
-        assert!(matches!(
-            take(&mut BytesMut::from(&[0u8, 255, 0, 0, 0][..])),
-            Err(GrpcError::TooLarge(_))
-        ));
+        assert!(matches!(take(&mut BytesMut::from(&[1u8, 0, 0, 0, 0][..])), Err(GrpcError::Compressed)));
+        assert!(matches!(take(&mut BytesMut::from(&[0u8, 255, 0, 0, 0][..])), Err(GrpcError::TooLarge(_))));
     }
 }

@@ -59,34 +59,16 @@ impl Service {
             (Self::Aggregated, Protocol::Delta) => {
                 "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
             }
-            (Self::Aggregated, _) => {
-                "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
-            }
-            (Self::Secret, Protocol::Delta) => {
-                "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets"
-            }
+            (Self::Aggregated, _) => "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources",
+            (Self::Secret, Protocol::Delta) => "/envoy.service.secret.v3.SecretDiscoveryService/DeltaSecrets",
             (Self::Secret, _) => "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets",
-            (Self::Listener, Protocol::Delta) => {
-                "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners"
-            }
-            (Self::Listener, _) => {
-                "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners"
-            }
-            (Self::Cluster, Protocol::Delta) => {
-                "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters"
-            }
-            (Self::Cluster, _) => {
-                "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters"
-            }
-            (Self::Endpoint, Protocol::Delta) => {
-                "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints"
-            }
-            (Self::Endpoint, _) => {
-                "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints"
-            }
-            (Self::Route, Protocol::Delta) => {
-                "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes"
-            }
+            (Self::Listener, Protocol::Delta) => "/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners",
+            (Self::Listener, _) => "/envoy.service.listener.v3.ListenerDiscoveryService/StreamListeners",
+            (Self::Cluster, Protocol::Delta) => "/envoy.service.cluster.v3.ClusterDiscoveryService/DeltaClusters",
+            (Self::Cluster, _) => "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
+            (Self::Endpoint, Protocol::Delta) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
+            (Self::Endpoint, _) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
+            (Self::Route, Protocol::Delta) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
             (Self::Route, _) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
         }
     }
@@ -125,15 +107,8 @@ pub enum Event {
 }
 
 enum Command {
-    Names {
-        type_url: String,
-        wildcard: bool,
-        names: BTreeSet<String>,
-    },
-    Settle {
-        update: Update,
-        verdict: Result<(), Rejection>,
-    },
+    Names { type_url: String, wildcard: bool, names: BTreeSet<String> },
+    Settle { update: Update, verdict: Result<(), Rejection> },
 }
 
 /// Steers a stream; dropping all handles ends it.
@@ -144,20 +119,13 @@ impl Handle {
     /// States what is wanted of a type from now on.
     pub fn set_names(&self, type_url: &str, wildcard: bool, names: BTreeSet<String>) {
         // Fails only when the stream's task has ended with the runtime.
-        let _ = self.0.send(Command::Names {
-            type_url: type_url.to_owned(),
-            wildcard,
-            names,
-        });
+        let _ = self.0.send(Command::Names { type_url: type_url.to_owned(), wildcard, names });
     }
 
     /// Answers an update. Names set before are told to the server with or before the answer's effects.
     pub fn settle(&self, mut update: Update, verdict: Result<(), Rejection>) {
         // Bodies are not needed for the answer.
-        update
-            .resources
-            .iter_mut()
-            .for_each(|r| r.body.value = Vec::new());
+        update.resources.iter_mut().for_each(|r| r.body.value = Vec::new());
         let _ = self.0.send(Command::Settle { update, verdict });
     }
 }
@@ -172,22 +140,13 @@ pub fn spawn(settings: Settings) -> (Handle, mpsc::Receiver<Event>) {
 
 fn obey(client: &mut Client, command: Command) {
     match command {
-        Command::Names {
-            type_url,
-            wildcard,
-            names,
-        } => client.set_names(&type_url, wildcard, names),
+        Command::Names { type_url, wildcard, names } => client.set_names(&type_url, wildcard, names),
         Command::Settle { update, verdict } => client.settle(&update, verdict),
     }
 }
 
-async fn run(
-    settings: Settings,
-    mut commands: mpsc::UnboundedReceiver<Command>,
-    events: mpsc::Sender<Event>,
-) {
-    let mut client = Client::new(settings.protocol, settings.node.clone())
-        .with_node_always(settings.node_always);
+async fn run(settings: Settings, mut commands: mpsc::UnboundedReceiver<Command>, events: mpsc::Sender<Event>) {
+    let mut client = Client::new(settings.protocol, settings.node.clone()).with_node_always(settings.node_always);
     let mut backoff = settings.backoff.clone();
     loop {
         let started = tokio::time::Instant::now();
@@ -227,18 +186,11 @@ async fn run(
 async fn connect(settings: &Settings) -> Result<Stream, String> {
     let open = async {
         let io = (settings.connector)().await.map_err(|e| e.to_string())?;
-        Stream::open(
-            io,
-            &settings.authority,
-            settings.service.path(settings.protocol),
-            &settings.metadata,
-        )
-        .await
-        .map_err(|e| e.to_string())
+        Stream::open(io, &settings.authority, settings.service.path(settings.protocol), &settings.metadata)
+            .await
+            .map_err(|e| e.to_string())
     };
-    timeout(CONNECT_TIMEOUT, open)
-        .await
-        .unwrap_or_else(|_| Err("connection timeout".into()))
+    timeout(CONNECT_TIMEOUT, open).await.unwrap_or_else(|_| Err("connection timeout".into()))
 }
 
 /// Ends with `Ok` when all handles are gone.
@@ -276,20 +228,10 @@ async fn speak(
     }
 }
 
-async fn receive(
-    stream: &mut Stream,
-    protocol: Protocol,
-    client: &mut Client,
-) -> Result<Option<Update>, GrpcError> {
+async fn receive(stream: &mut Stream, protocol: Protocol, client: &mut Client) -> Result<Option<Update>, GrpcError> {
     Ok(match protocol {
-        Protocol::Delta => client.on_delta(
-            stream
-                .receive::<discovery::DeltaDiscoveryResponse>()
-                .await?,
-        ),
-        Protocol::StateOfTheWorld => {
-            client.on_sotw(stream.receive::<discovery::DiscoveryResponse>().await?)
-        }
+        Protocol::Delta => client.on_delta(stream.receive::<discovery::DeltaDiscoveryResponse>().await?),
+        Protocol::StateOfTheWorld => client.on_sotw(stream.receive::<discovery::DiscoveryResponse>().await?),
     })
 }
 
@@ -310,19 +252,10 @@ mod tests {
         mut say: mpsc::UnboundedReceiver<discovery::DeltaDiscoveryResponse>,
     ) {
         let mut connection = h2::server::handshake(io).await.expect("handshake");
-        let (request, mut respond) = connection
-            .accept()
-            .await
-            .expect("one stream")
-            .expect("valid");
+        let (request, mut respond) = connection.accept().await.expect("one stream").expect("valid");
         spawn_local(async move { while connection.accept().await.is_some() {} });
-        assert_eq!(
-            request.uri().path(),
-            Service::Aggregated.path(Protocol::Delta)
-        );
-        let mut send = respond
-            .send_response(http::Response::new(()), false)
-            .expect("headers");
+        assert_eq!(request.uri().path(), Service::Aggregated.path(Protocol::Delta));
+        let mut send = respond.send_response(http::Response::new(()), false).expect("headers");
         let mut body = request.into_body();
         let mut buffer = BytesMut::new();
         loop {
@@ -358,11 +291,8 @@ mod tests {
 
     #[test]
     fn subscribes_answers_and_resumes() {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .start_paused(true)
-            .build()
-            .expect("runtime");
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().expect("runtime");
         LocalSet::new().block_on(&runtime, async {
             let (sockets_in, sockets) = mpsc::unbounded_channel::<tokio::io::DuplexStream>();
             let sockets = Rc::new(RefCell::new(sockets));
@@ -378,10 +308,7 @@ mod tests {
             let settings = Settings {
                 service: Service::Aggregated,
                 protocol: Protocol::Delta,
-                node: Node {
-                    id: "n".into(),
-                    ..Default::default()
-                },
+                node: Node { id: "n".into(), ..Default::default() },
                 authority: "xds".into(),
                 metadata: vec![("authorization".into(), "Bearer t".into())],
                 node_always: false,
@@ -401,15 +328,8 @@ mod tests {
             handle.set_names(CDS, true, BTreeSet::new());
             assert!(matches!(events.recv().await, Some(Event::Connected)));
             let first = seen.recv().await.expect("request");
-            assert_eq!(
-                (first.type_url.as_str(), first.node.map(|n| n.id)),
-                (CDS, Some("n".into()))
-            );
-            let resource = discovery::Resource {
-                name: "a".into(),
-                version: "v1".into(),
-                ..Default::default()
-            };
+            assert_eq!((first.type_url.as_str(), first.node.map(|n| n.id)), (CDS, Some("n".into())));
+            let resource = discovery::Resource { name: "a".into(), version: "v1".into(), ..Default::default() };
             let push = discovery::DeltaDiscoveryResponse {
                 type_url: CDS.into(),
                 nonce: "1".into(),
@@ -417,25 +337,18 @@ mod tests {
                 ..Default::default()
             };
             say.send(push).expect("server lives");
-            let Some(Event::Update(update)) = events.recv().await else {
-                panic!("no update")
-            };
+            let Some(Event::Update(update)) = events.recv().await else { panic!("no update") };
             handle.settle(update, Ok(()));
             assert_eq!(seen.recv().await.expect("ACK").response_nonce, "1");
             drop(say);
-            let Some(Event::Disconnected(reason)) = events.recv().await else {
-                panic!("still connected")
-            };
+            let Some(Event::Disconnected(reason)) = events.recv().await else { panic!("still connected") };
             assert!(reason.contains("gRPC status 14"), "{reason}");
             // One refused attempt, then a server again: the version held is resumed.
             assert!(matches!(events.recv().await, Some(Event::Disconnected(_))));
             let _say = start(seen_in);
             assert!(matches!(events.recv().await, Some(Event::Connected)));
             let again = seen.recv().await.expect("request");
-            assert_eq!(
-                again.initial_resource_versions.get("a").map(String::as_str),
-                Some("v1")
-            );
+            assert_eq!(again.initial_resource_versions.get("a").map(String::as_str), Some("v1"));
         });
     }
 }

@@ -15,8 +15,7 @@ use super::clusters::address;
 use super::json as print;
 use super::query::Query;
 use super::reply::Reply;
-use crate::config::record::{Failure, Record};
-use crate::config::secrets::redacted;
+use crate::config::record::{Failure, Record, timestamp};
 use crate::server::Server;
 
 type State<'a> = (&'a str, bool, Option<&'a Record>, Option<&'a Record>, Option<&'a Failure>);
@@ -31,7 +30,7 @@ impl Names {
 }
 
 fn version(record: Option<&Record>) -> String {
-    record.map(|r| r.version.clone()).unwrap_or_default()
+    record.map(|r| r.version.to_string()).unwrap_or_default()
 }
 
 fn clusters(server: &Server, names: &Names) -> admin::ClustersConfigDump {
@@ -40,17 +39,15 @@ fn clusters(server: &Server, names: &Names) -> admin::ClustersConfigDump {
     let mut dump = admin::ClustersConfigDump { version_info: config.clusters.version.clone(), ..Default::default() };
     let dynamic = |record: Option<&Record>, failed: Option<&Failure>| DynamicCluster {
         version_info: version(record),
-        cluster: record.map(|r| r.body.clone()),
+        cluster: record.map(|r| r.body()),
         last_updated: record.and_then(Record::timestamp),
         error_state: failed.map(Failure::state),
         ..Default::default()
     };
     for (_, is_static, active, warming, failed) in config.clusters.dump().filter(|e: &State<'_>| names.takes(e.0)) {
         if is_static {
-            let cluster = StaticCluster {
-                cluster: active.map(|r| r.body.clone()),
-                last_updated: active.and_then(Record::timestamp),
-            };
+            let cluster =
+                StaticCluster { cluster: active.map(|r| r.body()), last_updated: active.and_then(Record::timestamp) };
             dump.static_clusters.push(cluster);
             continue;
         }
@@ -69,16 +66,14 @@ fn listeners(server: &Server, names: &Names) -> admin::ListenersConfigDump {
     let config = server.config.borrow();
     let mut dump = admin::ListenersConfigDump { version_info: config.listeners.version.clone(), ..Default::default() };
     let state = |r: &Record| DynamicListenerState {
-        version_info: r.version.clone(),
-        listener: Some(r.body.clone()),
+        version_info: r.version.to_string(),
+        listener: Some(r.body()),
         last_updated: r.timestamp(),
     };
     for (name, is_static, active, warming, failed) in config.listeners.dump().filter(|e: &State<'_>| names.takes(e.0)) {
         if is_static {
-            let listener = StaticListener {
-                listener: active.map(|r| r.body.clone()),
-                last_updated: active.and_then(Record::timestamp),
-            };
+            let listener =
+                StaticListener { listener: active.map(|r| r.body()), last_updated: active.and_then(Record::timestamp) };
             dump.static_listeners.push(listener);
             continue;
         }
@@ -104,7 +99,7 @@ fn listeners(server: &Server, names: &Names) -> admin::ListenersConfigDump {
 fn inline_routes(record: &Record) -> Vec<Any> {
     use protos::envoy::config::listener::v3::filter::ConfigType;
     use protos::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
-    let Ok(listener) = protos::unpack::<Listener>(&record.body) else { return Vec::new() };
+    let Ok(listener) = protos::unpack::<Listener>(&record.body()) else { return Vec::new() };
     let chains = listener.filter_chains.iter().chain(&listener.default_filter_chain);
     let managers = chains.flat_map(|c| &c.filters).filter_map(|f| match &f.config_type {
         Some(ConfigType::TypedConfig(any)) => protos::unpack::<hcm::HttpConnectionManager>(any).ok(),
@@ -140,7 +135,7 @@ fn routes(server: &Server, names: &Names) -> admin::RoutesConfigDump {
         }
         dump.dynamic_route_configs.push(DynamicRouteConfig {
             version_info: version(entry.active.as_ref()),
-            route_config: entry.active.as_ref().map(|r| r.body.clone()),
+            route_config: entry.active.as_ref().map(|r| r.body()),
             last_updated: entry.active.as_ref().and_then(Record::timestamp),
             error_state: entry.failed.as_ref().map(Failure::state),
             ..Default::default()
@@ -157,7 +152,7 @@ fn secrets(server: &Server, names: &Names) -> admin::SecretsConfigDump {
         dump.static_secrets.push(StaticSecret {
             name: name.clone(),
             last_updated: record.timestamp(),
-            secret: Some(redacted(&record.body)),
+            secret: Some(record.body()),
         });
     }
     for (name, entry) in config.secrets.dynamic.iter().filter(|(n, _)| names.takes(n)) {
@@ -165,7 +160,7 @@ fn secrets(server: &Server, names: &Names) -> admin::SecretsConfigDump {
             name: name.clone(),
             version_info: version(entry.active.as_ref()),
             last_updated: entry.active.as_ref().and_then(Record::timestamp),
-            secret: entry.active.as_ref().map(|r| redacted(&r.body)),
+            secret: entry.active.as_ref().map(|r| r.body()),
             error_state: entry
                 .failed
                 .as_ref()
@@ -274,10 +269,8 @@ fn typed<T: Message + Name>(message: &T) -> Value {
 }
 
 fn sections(server: &Server, names: &Names, include_eds: bool) -> Vec<Value> {
-    let bootstrap = admin::BootstrapConfigDump {
-        bootstrap: Some(server.bootstrap.message.clone()),
-        last_updated: Record { version: String::new(), at: server.loaded, body: Any::default() }.timestamp(),
-    };
+    let bootstrap =
+        admin::BootstrapConfigDump { bootstrap: server.bootstrap.whole(), last_updated: timestamp(server.loaded) };
     let mut all = vec![typed(&bootstrap), typed(&clusters(server, names))];
     if include_eds {
         all.push(typed(&endpoints(server, names)));

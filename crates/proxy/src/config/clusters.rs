@@ -54,8 +54,8 @@ struct Warming {
 struct Entry {
     is_static: bool,
     active: Option<Active>,
-    warming: Option<Warming>,
-    failed: Option<Failure>,
+    warming: Option<Box<Warming>>,
+    failed: Option<Box<Failure>>,
 }
 
 /// An answer of EDS.
@@ -114,13 +114,13 @@ impl Clusters {
         let name = proto.name.clone();
         let entry = self.entries.entry(name.clone()).or_default();
         entry.is_static = true;
-        entry.warming = Some(Warming {
-            record: Record::new("", protos::any(proto)),
+        entry.warming = Some(Box::new(Warming {
+            record: Record::new("", &protos::any(proto)),
             eds: eds_of(&config).0,
             secrets: sds::of_cluster(proto),
             config,
             deadline: None,
-        });
+        }));
         self.stats.inc(cluster_manager::CLUSTER_ADDED);
         self.promote(&name);
         self.count();
@@ -134,11 +134,11 @@ impl Clusters {
             return Ok(false);
         }
         let newest = entry.warming.as_ref().map(|w| &w.record).or(entry.active.as_ref().map(|a| &a.record));
-        if newest.is_some_and(|r| r.body.value == body.value) {
+        if newest.is_some_and(|r| r.is(body)) {
             entry.failed = None;
             return Ok(false);
         }
-        let record = Record::new(version, body.clone());
+        let record = Record::new(version, body);
         let parsed = protos::unpack::<Proto>(body).map_err(|e| e.to_string()).and_then(|proto| {
             let config = proxy_config::parse::cluster(&proto).map_err(|e| e.to_string())?;
             Ok((sds::of_cluster(&proto), Arc::new(config)))
@@ -146,14 +146,14 @@ impl Clusters {
         let (secrets, config) = match parsed {
             Ok(parsed) => parsed,
             Err(details) => {
-                entry.failed = Some(Failure { record, details: details.clone() });
+                entry.failed = Some(Box::new(Failure { record, details: details.clone() }));
                 return Err(details);
             }
         };
         let (eds, timeout) = eds_of(&config);
         let known = entry.active.is_some() || entry.warming.is_some();
         let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
-        entry.warming = Some(Warming { record, config, secrets, eds, deadline });
+        entry.warming = Some(Box::new(Warming { record, config, secrets, eds, deadline }));
         entry.failed = None;
         self.stats.inc(if known { cluster_manager::CLUSTER_MODIFIED } else { cluster_manager::CLUSTER_ADDED });
         Ok(true)
@@ -177,7 +177,7 @@ impl Clusters {
         if !self.service_names().any(|n| n == name) {
             return Ok(());
         }
-        let record = Record::new(version, body.clone());
+        let record = Record::new(version, body);
         let parsed = protos::unpack::<ClusterLoadAssignment>(body)
             .map_err(|e| e.to_string())
             .and_then(|a| proxy_config::parse::load_assignment(&a).map_err(|e| e.to_string()));
@@ -250,7 +250,7 @@ impl Clusters {
 
     fn promote(&mut self, name: &str) {
         let Some(entry) = self.entries.get_mut(name) else { return };
-        let Some(warming) = entry.warming.take() else { return };
+        let Some(warming) = entry.warming.take().map(|w| *w) else { return };
         let load = warming.eds.as_ref().and_then(|n| self.assignments.get(n)).map(|a| a.load.clone());
         let cluster = self.registry.set(warming.config.clone());
         if let Some(load) = load {
@@ -286,7 +286,7 @@ impl Clusters {
                 e.is_static,
                 e.active.as_ref().map(|a| &a.record),
                 e.warming.as_ref().map(|w| &w.record),
-                e.failed.as_ref(),
+                e.failed.as_deref(),
             )
         })
     }

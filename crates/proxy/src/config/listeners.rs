@@ -136,7 +136,7 @@ impl Listeners {
     /// Adds a listener of the bootstrap.
     pub fn add_static(&mut self, proto: &Proto, config: Arc<Config>) -> Result<(), String> {
         let name = if proto.name.is_empty() { config.name.to_string() } else { proto.name.clone() };
-        self.take(&name, Record::new("", protos::any(proto)), proto, config)?;
+        self.take(&name, Record::new("", &protos::any(proto)), proto, config)?;
         if let Some(entry) = self.entries.get_mut(&name) {
             entry.is_static = true;
         }
@@ -151,11 +151,11 @@ impl Listeners {
             return Ok(false);
         }
         let newest = entry.warming.as_ref().map(|w| &w.compiled.record).or(entry.active.as_ref().map(|a| &a.record));
-        if newest.is_some_and(|r| r.body.value == body.value) {
+        if newest.is_some_and(|r| r.is(body)) {
             entry.failed = None;
             return Ok(false);
         }
-        let record = Record::new(version, body.clone());
+        let record = Record::new(version, body);
         let parsed = protos::unpack::<Proto>(body).map_err(|e| e.to_string()).and_then(|proto| {
             let config = proxy_config::parse::listener(&proto).map_err(|e| e.to_string())?;
             Ok((proto, Arc::new(config)))

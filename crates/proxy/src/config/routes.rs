@@ -55,7 +55,7 @@ impl Routes {
             // Not asked for any more: the answer crossed our request.
             return Ok(());
         };
-        let record = Record::new(version, body.clone());
+        let record = Record::new(version, body);
         let parsed = protos::unpack::<RouteConfiguration>(body)
             .map_err(|e| e.to_string())
             .and_then(|r| proxy_config::parse::route_table(&r).map_err(|e| e.to_string()));

@@ -52,7 +52,7 @@ impl Secrets {
     /// Takes a secret of the bootstrap.
     pub fn add_static(&mut self, secret: &proto::Secret) -> Result<(), String> {
         self.load(secret)?;
-        self.statics.insert(secret.name.clone(), Record::new("", protos::any(secret)));
+        self.statics.insert(secret.name.clone(), Record::new("", &redacted(&protos::any(secret))));
         Ok(())
     }
 
@@ -63,7 +63,8 @@ impl Secrets {
         };
         entry.stats.inc(subscription::UPDATE_ATTEMPT);
         let verdict = protos::unpack::<proto::Secret>(body).map_err(|e| e.to_string()).and_then(|s| self.load(&s));
-        let record = Record::new(version, body.clone());
+        // Keys are the TLS contexts' business; what is printed must not hold them.
+        let record = Record::new(version, &redacted(body));
         let Some(entry) = self.dynamic.get_mut(name) else { return verdict };
         match &verdict {
             Ok(()) => {

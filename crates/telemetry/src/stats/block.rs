@@ -280,6 +280,7 @@ impl<S: Schema> Block<S> {
 mod tests {
     use super::*;
 
+    #[allow(dead_code)]
     mod t {
         crate::stat_schema! { T;
             counters { A = "a", B = "b" } gauges { G = "g" } histograms { H = "h" ms } texts { X = "x" } codes { C = "rq_" }

@@ -313,6 +313,7 @@ pub(crate) fn walk<'a>(cores: &'a [Arc<Core>], histograms: bool, mut each: impl 
 #[cfg(test)]
 mod tests {
     use super::*;
+    #[allow(dead_code)]
     mod t {
         crate::stat_schema! { T;
             counters { Z = "z", A = "a", L = "l" lazy } gauges { G = "g" } histograms { H = "h" ms } texts {} codes { C = "rq_" }

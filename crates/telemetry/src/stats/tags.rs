@@ -240,9 +240,7 @@ fn tokenized<'n>(name: &'n str, pattern: &str) -> Option<Hit<'n>> {
         at += len;
         if at < name.len() {
             at += 1;
-            if tokens.peek().is_none() {
-                return None;
-            }
+            tokens.peek()?;
         } else if tokens.peek().is_some() {
             return None;
         }

@@ -113,7 +113,7 @@ impl Client {
     /// Takes a state-of-the-world response. `None`: of a type nobody subscribed to, to be ignored.
     pub fn on_sotw(&mut self, response: discovery::DiscoveryResponse) -> Option<Update> {
         let subscription = self.subscriptions.get(&key(&response.type_url))?;
-        Some(subscription.from_sotw(response))
+        Some(subscription.read_sotw(response))
     }
 
     /// The verdict on an update: all of it taken, or some of it rejected with the reasons. Siblings of rejected resources count as

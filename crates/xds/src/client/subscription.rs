@@ -139,7 +139,7 @@ impl Subscription {
         self.nonce.clear();
     }
 
-    pub(super) fn from_sotw(&self, response: discovery::DiscoveryResponse) -> Update {
+    pub(super) fn read_sotw(&self, response: discovery::DiscoveryResponse) -> Update {
         let resources: Vec<Resource> =
             response.resources.into_iter().map(|r| open(r, &response.version_info)).collect();
         // Only a wildcard response is the whole state; of named types absence says nothing.
