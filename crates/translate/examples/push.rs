@@ -31,6 +31,9 @@ fn main() {
         let mut resources = Vec::new();
         for d in serde_norway::Deserializer::from_str(&text) {
             let value = serde_json::Value::deserialize(d).expect("YAML");
+            if value.is_null() {
+                continue;
+            }
             match api::Resource::from_value(value, None, "default") {
                 Ok(r) => resources.push(r),
                 Err(e) => eprintln!("{file}: {e}"),
@@ -41,12 +44,10 @@ fn main() {
             store.apply(resources.iter().cloned().map(Change::Apply));
             store
         });
-        let proxy = if file.contains("gateway") {
-            let labels = [("istio".to_owned(), "ingressgateway".to_owned())];
-            Proxy::new(NodeType::Router, "1.1.1.1", "istio-system", labels.into_iter().collect())
-        } else {
-            Proxy::new(NodeType::Sidecar, "1.1.1.1", "default", Default::default())
-        };
+        let (node_type, namespace) =
+            if file.contains("gateway") { (NodeType::Router, "gateway") } else { (NodeType::Sidecar, "default") };
+        let labels = ["istio.io/benchmark", "istio"].map(|k| (k.to_owned(), "true".to_owned()));
+        let proxy = Proxy::new(node_type, "1.1.1.1", namespace, labels.into_iter().collect());
         let (snapshot, proxy) = (store.snapshot(), Arc::new(proxy));
         let (view, inputs) = best(|| Inputs::new(Arc::new(ProxyView::new(&snapshot, &proxy))));
         let (cds, clusters) = best(|| translate::clusters(&inputs));

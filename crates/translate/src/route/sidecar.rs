@@ -32,7 +32,7 @@ pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::Vi
         _ if unix || name == super::HTTP_PROXY => (None, 0),
         _ => (None, name.parse().ok()?),
     };
-    let mut out = for_port(inputs, port, name);
+    let mut out = for_port(inputs, port, name, sniffed_host);
     if let Some(host) = sniffed_host {
         out.retain(|v| v.domains.iter().any(|d| d == name || d == host));
         if let [only] = out.as_mut_slice() {
@@ -46,7 +46,8 @@ pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::Vi
     Some(out)
 }
 
-fn for_port(inputs: &Inputs, port: u16, name: &str) -> Vec<route::VirtualHost> {
+/// `only`: the one host that is wanted; other services without rules are left out.
+fn for_port(inputs: &Inputs, port: u16, name: &str, only: Option<&str>) -> Vec<route::VirtualHost> {
     let Some(egress) = inputs.scope().egress_for_route(port, name) else {
         return Vec::new();
     };
@@ -82,7 +83,8 @@ fn for_port(inputs: &Inputs, port: u16, name: &str) -> Vec<route::VirtualHost> {
     }
     let shaped: Vec<Hostname> = wrappers.iter().flat_map(|w| w.services.iter().map(|s| s.hostname.clone())).collect();
     for (host, s) in &registry {
-        if s.resolution == Resolution::Alias || shaped.contains(host) {
+        let wanted = only.is_none_or(|o| host.as_str() == o);
+        if !wanted || s.resolution == Resolution::Alias || shaped.contains(host) {
             continue;
         }
         for p in s.ports.iter().filter(|p| p.protocol.is_http() || p.protocol == PortProtocol::Unsupported) {
