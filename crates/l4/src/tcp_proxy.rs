@@ -67,6 +67,8 @@ impl TcpProxy {
     /// Serves one connection until it is over. Cancel safe: dropping it closes both sides.
     pub async fn serve(&self, mut downstream: Stream, about: &About, worker: &Rc<Worker>, listener: &Listener) {
         self.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
+        // Envoy has this gauge from the first connection on; nothing is ever buffered between wake-ups here.
+        self.stats.gauge_add(stat::DOWNSTREAM_CX_RX_BYTES_BUFFERED, 0);
         let mut journal = Journal::default();
         // Boxed: what connecting needs is gone while bytes flow.
         if let Some(connection) = Box::pin(self.connect(about, worker, &mut journal)).await {

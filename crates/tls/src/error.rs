@@ -97,7 +97,7 @@ impl HandshakeError {
                 ),
             },
             Self::Tls(rustls::Error::NoCertificatesPresented) => {
-                "TLS_error:|268435655:SSL routines:OPENSSL_internal:PEER_DID_NOT_RETURN_A_CERTIFICATE:TLS_error_end"
+                "TLS_error:|268435648:SSL routines:OPENSSL_internal:PEER_DID_NOT_RETURN_A_CERTIFICATE:peer did not provide required client certificate:TLS_error_end"
                     .into()
             }
             Self::Tls(rustls::Error::AlertReceived(alert)) => alert_text(*alert),

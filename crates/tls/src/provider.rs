@@ -17,21 +17,26 @@ pub fn default_provider() -> &'static Arc<CryptoProvider> {
         // Envoy's default curves; the hybrid group costs a kilobyte and half a handshake, so it is
         // offered only when `ecdh_curves` asks for it.
         p.kx_groups = vec![lc::kx_group::X25519, lc::kx_group::SECP256R1, lc::kx_group::SECP384R1];
+        p.cipher_suites = SUITES.iter().filter_map(|(id, _)| suite(*id)).collect();
         Arc::new(p)
     })
 }
 
-/// OpenSSL's (and so Envoy's) name of each suite we have.
+fn suite(id: CipherSuite) -> Option<SupportedCipherSuite> {
+    lc::ALL_CIPHER_SUITES.iter().find(|s| s.suite() == id).copied()
+}
+
+/// OpenSSL's (and so Envoy's) name of each suite we have, in Envoy's order of preference.
 const SUITES: [(CipherSuite, &str); 9] = [
     (CipherSuite::TLS13_AES_128_GCM_SHA256, "TLS_AES_128_GCM_SHA256"),
     (CipherSuite::TLS13_AES_256_GCM_SHA384, "TLS_AES_256_GCM_SHA384"),
     (CipherSuite::TLS13_CHACHA20_POLY1305_SHA256, "TLS_CHACHA20_POLY1305_SHA256"),
     (CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, "ECDHE-ECDSA-AES128-GCM-SHA256"),
-    (CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, "ECDHE-ECDSA-AES256-GCM-SHA384"),
     (CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, "ECDHE-ECDSA-CHACHA20-POLY1305"),
     (CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, "ECDHE-RSA-AES128-GCM-SHA256"),
-    (CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, "ECDHE-RSA-AES256-GCM-SHA384"),
     (CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256, "ECDHE-RSA-CHACHA20-POLY1305"),
+    (CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, "ECDHE-ECDSA-AES256-GCM-SHA384"),
+    (CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384, "ECDHE-RSA-AES256-GCM-SHA384"),
 ];
 
 /// The name Envoy prints for `suite`.
