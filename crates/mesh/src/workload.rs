@@ -68,11 +68,14 @@ impl Plan {
         let template = &deployment["spec"]["template"];
         let hash = template_hash(template);
         let wanted = deployment["spec"]["replicas"].as_u64().unwrap_or(1).min(REPLICAS_MAX) as usize;
-        let (current, old): (Vec<_>, Vec<_>) =
+        let (mut current, old): (Vec<_>, Vec<_>) =
             pods.into_iter().partition(|pod| pod["metadata"]["labels"]["pod-template-hash"] == hash.as_str());
         for _ in current.len()..wanted {
             self.create.push(from_template(template, namespace, name, &hash));
         }
+        // As in Kubernetes, those go first that do not serve yet, then the newest.
+        let made = |pod: &Object| pod["metadata"]["creationTimestamp"].as_str().unwrap_or_default().to_owned();
+        current.sort_by_key(|pod| (!is_ready(pod), made(pod)));
         let surplus = current.iter().skip(wanted);
         let replaced = current.iter().take(wanted).filter(|pod| is_ready(pod)).count() >= wanted;
         self.delete.extend(surplus.map(key));
@@ -168,5 +171,20 @@ mod tests {
 
         store.remove(&Key::new("Deployment", "x", "a"));
         assert_eq!(plan(&store).delete.len(), 4);
+    }
+
+    #[test]
+    fn a_pod_that_serves_is_kept() {
+        let store = Store::new(std::env::temp_dir());
+        let deployment = |replicas: usize| {
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "namespace": "x"},
+            "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+        };
+        store.apply(deployment(8), "x", Origin::Folder).expect("valid");
+        let pods: Vec<Key> = plan(&store).create.into_iter().map(|pod| create(&store, pod).expect("valid")).collect();
+        store.update(&pods[5], |pod| crate::store::set_condition(pod, "Ready", true));
+        store.apply(deployment(1), "x", Origin::Folder).expect("valid");
+        let deleted = plan(&store).delete;
+        assert!(deleted.len() == 7 && !deleted.contains(&pods[5]));
     }
 }
