@@ -19,8 +19,10 @@ use super::query::Query;
 use super::reply::Reply;
 use crate::server::Server;
 
-/// (word in text, priority, its limits)
-fn limits(cluster: &Cluster) -> [(&'static str, core::RoutingPriority, [(&'static str, u32); 4]); 2] {
+/// Word in text, priority, its limits by name.
+type Limits = (&'static str, core::RoutingPriority, [(&'static str, u32); 4]);
+
+fn limits(cluster: &Cluster) -> [Limits; 2] {
     let of = |priority| {
         let breakers = cluster.breakers(priority);
         [
@@ -109,7 +111,7 @@ fn text(server: &Server, clusters: &[Arc<Cluster>]) -> String {
 }
 
 fn hosts(cluster: &Cluster) -> Vec<Arc<Host>> {
-    let mut all: Vec<_> = cluster.hosts().hosts.iter().cloned().collect();
+    let mut all: Vec<_> = cluster.hosts().hosts.to_vec();
     all.extend(cluster.original_hosts());
     all
 }

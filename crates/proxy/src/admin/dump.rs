@@ -340,7 +340,7 @@ pub fn reply(server: &Rc<Server>, query: &Query) -> Reply {
     let configs: Vec<Value> = match resource {
         None => sections.iter().map(|s| mask(s, &paths)).collect(),
         Some(resource) => {
-            let known = ["bootstrap"].contains(&resource) || element_type("", resource) != "";
+            let known = ["bootstrap"].contains(&resource) || !element_type("", resource).is_empty();
             if !known {
                 return Reply::text(404, format!("{resource} not found in config dump"));
             }
