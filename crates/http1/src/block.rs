@@ -47,6 +47,19 @@ impl Default for Index {
     }
 }
 
+/// Headers of which Envoy keeps one value: repeated ones are joined by a comma on receipt.
+const JOINED: &[HeaderId] = &[
+    HeaderId::ORIGIN,
+    HeaderId::ACCESS_CONTROL_REQUEST_METHOD,
+    HeaderId::ACCESS_CONTROL_REQUEST_HEADERS,
+    HeaderId::CONTENT_TYPE,
+    HeaderId::VIA,
+    HeaderId::X_FORWARDED_FOR,
+    HeaderId::X_FORWARDED_HOST,
+    HeaderId::X_FORWARDED_PROTO,
+    HeaderId::X_FORWARDED_CLIENT_CERT,
+];
+
 impl HeaderBlock {
     /// An empty block.
     pub fn new() -> Self {
@@ -379,6 +392,11 @@ impl HeaderBlock {
             let pseudo = HeaderId::AUTHORITY.name().as_bytes();
             len = pseudo.len();
             self.arena.extend_from_slice(pseudo);
+        }
+        if JOINED.contains(&id) && self.has(id) {
+            let value = self.arena[value_off as usize..value_off as usize + value_len].to_vec();
+            self.append_id(id, b",", &value);
+            return id;
         }
         self.push_field(off, len, value_off, value_len, id, if id.is_pseudo() { NO_RAW } else { raw });
         id

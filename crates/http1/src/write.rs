@@ -46,7 +46,7 @@ pub fn write_request_head(out: &mut Vec<u8>, block: &HeaderBlock, version: Versi
         write_field(out, name, host);
     }
     write_fields(out, block, case);
-    out.extend_from_slice(extra);
+    push_framing(out, extra, case);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -72,8 +72,23 @@ pub fn write_response_head(
     }
     out.extend_from_slice(b"\r\n");
     write_fields(out, block, case);
-    out.extend_from_slice(extra);
+    push_framing(out, extra, case);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Appends one framing line in the letter case in force.
+fn push_framing(out: &mut Vec<u8>, line: &[u8], case: HeaderCase) {
+    let start = out.len();
+    out.extend_from_slice(line);
+    if case == HeaderCase::Proper {
+        let mut first = true;
+        for b in out[start..].iter_mut().take_while(|b| **b != b':') {
+            if first {
+                b.make_ascii_uppercase();
+            }
+            first = !b.is_ascii_alphanumeric();
+        }
+    }
 }
 
 /// Appends a trailer section after the last chunk's size line, final empty line included.

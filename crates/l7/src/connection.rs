@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use http1::{BodyKind, HeadError, HeadScanner, HeaderId, RequestHead, Version, parse_request};
 use proxy_config::hcm::CodecType;
 use proxy_config::route::RouteTable;
-use telemetry::stats::envoy::hcm as stat;
+use telemetry::stats::envoy::{HCM_CLASSES, LISTENER_HTTP_CLASSES, class, hcm as stat, listener_http};
 use tls::{Stream, TlsInfo};
 use tokio::time::Instant;
 
@@ -366,11 +366,14 @@ fn begin(conn: &Conn, down: &mut Down, ex: &mut Exchange, head: &RequestHead) {
     down.start(head);
     if head.expect_continue && !conn.manager.config.proxy_100_continue {
         ex.request.remove_id(HeaderId::EXPECT);
-        if let Side::H1(s) = &mut down.side
-            && !ex.request_ends_with_head
-        {
+        if let Side::H1(s) = &mut down.side {
             s.wire.out(&conn.worker).extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
             down.continue_pending = true;
+            let (stats, listener) = (&conn.manager.stats, &conn.manager.listener_stats);
+            stats.inc(stat::DOWNSTREAM_RQ_COMPLETED);
+            class(stats, &HCM_CLASSES, 100);
+            listener.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
+            class(listener, &LISTENER_HTTP_CLASSES, 100);
         }
     }
     if conn.worker.draining() || conn.manager.draining() {

@@ -230,13 +230,19 @@ pub fn local_reply(
     reply: &LocalReply,
     has_body: bool,
 ) -> bool {
-    ex.status = ex.response.status().unwrap_or(0);
-    let mut body = if has_body { reply.body.as_bytes().to_vec() } else { Vec::new() };
+    ex.status = reply.status;
+    let mut body = if has_body || ex.grpc { reply.body.as_bytes().to_vec() } else { Vec::new() };
     let mut body_format = config.body_format.as_ref();
     let chosen = config.mappers.iter().find(|m| crate::log::passes(&m.filter, ex, &facts(conn, ex, None), conn));
     if let Some(m) = chosen {
         if let Some(status) = m.status {
-            ex.response.set_status(status);
+            if ex.grpc {
+                let mut digits = [0u8; 20];
+                let code = u64::from(crate::reply::grpc_status(status));
+                ex.response.set_id(HeaderId::GRPC_STATUS, crate::router::decimal(&mut digits, code));
+            } else {
+                ex.response.set_status(status);
+            }
             ex.status = status;
         }
         if let Some(b) = &m.body {
@@ -245,7 +251,7 @@ pub fn local_reply(
         body_format = m.body_format.as_ref().or(body_format);
         apply_ops(conn, ex, &m.headers, false);
     }
-    if let Some(f) = body_format.filter(|_| !ex.grpc) {
+    if let Some(f) = body_format {
         let mut out = Vec::new();
         let mut facts = facts(conn, ex, None);
         facts.local_reply_body = &body;
@@ -256,9 +262,14 @@ pub fn local_reply(
             _ => b"text/plain".to_vec(),
         };
         body = out;
-        ex.response.set_id(HeaderId::CONTENT_TYPE, &kind);
+        if !ex.grpc {
+            ex.response.set_id(HeaderId::CONTENT_TYPE, &kind);
+        }
     }
-    if ex.grpc && !reply.direct {
+    if ex.grpc {
+        if !body.is_empty() && !ex.head_request {
+            ex.response.set_id(HeaderId::GRPC_MESSAGE, &crate::reply::percent_encode(&body));
+        }
         return false;
     }
     if body.is_empty() {

@@ -239,6 +239,8 @@ pub fn try_checkout(
     let key = key(protocol, alpn.as_deref(), sni.as_deref());
     let priority = priority(ask.found);
     let Some(requests) = entry.breakers(priority).acquire(Resource::Requests) else {
+        ex.upstream.host = Some(host.text.clone());
+        ex.upstream.remote = host.socket();
         entry.stats.inc(stat::UPSTREAM_RQ_PENDING_OVERFLOW);
         entry.note_breaker(priority, Resource::Requests);
         return Err(Refused::Overflow);
@@ -382,6 +384,7 @@ pub async fn connect(conn: &Conn, cluster: &Cluster, ticket: Ticket) -> Result<L
                 }
             }
             Err(e) => {
+                stats.inc(stat::UPSTREAM_RQ_PENDING_FAILURE_EJECT);
                 entry.report(&host, Outcome::ConnectFailed);
                 host.stats.rq_error.fetch_add(1, Relaxed);
                 return Err(refused(e.timeout, (!e.transport.is_empty()).then_some(e.transport)));
@@ -531,12 +534,18 @@ impl Lease {
     }
 
     /// A response head came.
-    pub fn answered(&mut self, ex: &mut Exchange, status: u16) {
+    pub fn answered(&mut self, ex: &mut Exchange, status: u16, retried: bool) {
         let stats = self.cluster.stats();
         let canary = ex.response.get_id(HeaderId::X_ENVOY_UPSTREAM_CANARY) == Some(b"true");
-        charge(stats, status, ex.internal, canary);
+        if retried {
+            self.cluster.0.cluster.charge_retried(status);
+        } else {
+            charge(stats, status, ex.internal, canary);
+        }
         let ms = self.sent_at.elapsed().as_millis() as u64;
-        charge_time(stats, ms, ex.internal, canary);
+        if !retried {
+            charge_time(stats, ms, ex.internal, canary);
+        }
         let counter = if status >= 500 { &self.host.stats.rq_error } else { &self.host.stats.rq_success };
         counter.fetch_add(1, Relaxed);
         let grpc = ex.response.get_id(HeaderId::GRPC_STATUS).filter(|_| ex.grpc && status == 200);
@@ -562,7 +571,9 @@ impl Lease {
             }
             Failure::MaxDuration => stats.inc(stat::UPSTREAM_RQ_MAX_DURATION_REACHED),
             Failure::Upstream { lost, .. } => {
-                stats.inc(stat::UPSTREAM_RQ_RX_RESET);
+                if matches!(lost, Lost::Reset(_)) {
+                    stats.inc(stat::UPSTREAM_RQ_RX_RESET);
+                }
                 if *lost == Lost::Protocol {
                     stats.inc(stat::UPSTREAM_CX_PROTOCOL_ERROR);
                 }
@@ -598,7 +609,8 @@ impl Lease {
         let stats = self.cluster.stats();
         match failure {
             Failure::Client(_) => stats.inc(stat::UPSTREAM_RQ_TX_RESET),
-            _ => stats.inc(stat::UPSTREAM_RQ_RX_RESET),
+            Failure::Upstream { lost: Lost::Reset(_), .. } => stats.inc(stat::UPSTREAM_RQ_RX_RESET),
+            _ => {}
         }
         let _ = ex;
         self.close(true);

@@ -24,9 +24,7 @@ pub fn to_tls(ex: &Exchange) -> LocalReply {
     let mut location = b"https://".to_vec();
     location.extend_from_slice(ex.request.authority());
     location.extend_from_slice(ex.request.path());
-    let mut reply = LocalReply::redirect(301, location, "direct_response");
-    reply.direct = true;
-    reply
+    LocalReply::redirect(301, location, "direct_response")
 }
 
 /// The response of a redirect route (`RouteEntryImplBase::newUri`).

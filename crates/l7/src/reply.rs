@@ -28,10 +28,6 @@ pub struct LocalReply {
     pub close: bool,
     /// Decided after a wait: a request body that arrived meanwhile is read first.
     pub after_wait: bool,
-    /// A direct response of the route: never turned into gRPC.
-    pub direct: bool,
-    /// Made by the router: the route's response header operations apply.
-    pub routed: bool,
 }
 
 /// Body of a local reply.
@@ -98,16 +94,16 @@ impl LocalReply {
     }
 
     /// Writes the response head. Returns whether a body follows (not for gRPC).
-    pub fn write_head(&self, grpc: bool, block: &mut HeaderBlock) -> bool {
+    pub fn write_head(&self, grpc: bool, head_request: bool, block: &mut HeaderBlock) -> bool {
         block.clear();
-        if grpc && !self.direct {
+        if grpc {
             block.set_status(200);
             block.add_id(HeaderId::CONTENT_TYPE, b"application/grpc");
             let mut digits = Vec::new();
             push_decimal(&mut digits, self.grpc_status.unwrap_or(grpc_status(self.status)) as u64);
             block.add_id(HeaderId::GRPC_STATUS, &digits);
             let body = self.body.as_bytes();
-            if !body.is_empty() {
+            if !body.is_empty() && !head_request {
                 block.add_id(HeaderId::GRPC_MESSAGE, &percent_encode(body));
             }
             for (name, value) in &self.headers {

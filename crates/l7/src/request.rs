@@ -50,15 +50,15 @@ fn normalize_path(conn: &Conn, ex: &mut Exchange) -> Result<(), LocalReply> {
     if rules.escaped_slashes != EscapedSlashes::KeepUnchanged
         && let Some(path) = path::unescape_slashes(ex.request.path())
     {
+        ex.request.set_id(HeaderId::PATH, &path);
         if rules.escaped_slashes == EscapedSlashes::RejectRequest {
             conn.manager.stats.inc(stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION);
             return Err(LocalReply::bare(400, "path_normalization_failed"));
         }
-        ex.request.set_id(HeaderId::PATH, &path);
         if rules.escaped_slashes == EscapedSlashes::UnescapeAndRedirect {
             let path = finish_path(conn, &path).unwrap_or(path);
             conn.manager.stats.inc(stat::DOWNSTREAM_RQ_REDIRECTED_WITH_NORMALIZED_PATH);
-            return Err(LocalReply::redirect(307, path, "redirect_with_normalized_path"));
+            return Err(LocalReply::redirect(307, path, "path_normalization_failed"));
         }
     }
     if (rules.normalize || rules.merge_slashes) && path::may_need_work(ex.request.path()) {
@@ -218,6 +218,16 @@ fn mutate(conn: &Conn, ex: &mut Exchange, internal_only: &[proxy_config::matcher
         }
         for name in internal_only {
             request.remove(name.as_str().as_bytes());
+        }
+    }
+    if hcm.add_user_agent {
+        let node = &conn.manager.node;
+        request.set_id(HeaderId::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, node.cluster.as_bytes());
+        if request.get(b"user-agent").is_none_or(<[u8]>::is_empty) {
+            request.set(b"user-agent", node.cluster.as_bytes());
+        }
+        if !node.id.is_empty() {
+            request.set_id(HeaderId::X_ENVOY_DOWNSTREAM_SERVICE_NODE, node.id.as_bytes());
         }
     }
     if let Some(via) = &hcm.via {

@@ -94,7 +94,8 @@ impl Failure {
     /// What the client gets.
     pub fn reply(&self, ex: &Exchange) -> LocalReply {
         let mut reply = self.words(ex);
-        reply.after_wait = true;
+        // What fails at once is answered before any of the body is read.
+        reply.after_wait = ex.attempts > 1 || !matches!(self, Failure::Pool(Refused::NoHost | Refused::Overflow));
         reply
     }
 
@@ -144,8 +145,7 @@ impl Failure {
         });
         details.push_str(words);
         if let Some(t) = transport {
-            body.push_str(", transport failure reason: ");
-            body.push_str(t);
+            // For the log only: Envoy tells clients nothing about our upstream connections.
             details.push('|');
             details.push_str(t);
         }
@@ -263,7 +263,7 @@ impl Retries {
     }
 
     /// Decides after a response head; `Some` is the time to wait before another try.
-    pub fn after_head(&mut self, conn: &Conn, ex: &Exchange, status: u16) -> Option<Duration> {
+    pub fn after_head(&mut self, conn: &Conn, ex: &mut Exchange, status: u16) -> Option<Duration> {
         if self.on.is_empty() {
             return None;
         }
@@ -275,7 +275,11 @@ impl Retries {
             return None;
         }
         self.timed_out = false;
-        self.admit(conn)
+        let wait = self.admit(conn);
+        if wait.is_none() {
+            self.note_refusal(ex);
+        }
+        wait
     }
 
     fn wants_head(&self, ex: &Exchange, status: u16) -> bool {
@@ -373,14 +377,18 @@ impl Retries {
         Some(Duration::from_millis(conn.worker.random() % ms))
     }
 
-    /// The reply when no try is left.
-    pub fn give_up(&self, failure: Failure, ex: &mut Exchange) -> LocalReply {
+    fn note_refusal(&self, ex: &mut Exchange) {
         if self.limit_exceeded {
             ex.flags.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED);
         }
         if self.overflow {
             ex.flags.insert(ResponseFlags::UPSTREAM_OVERFLOW);
         }
+    }
+
+    /// The reply when no try is left.
+    pub fn give_up(&self, failure: Failure, ex: &mut Exchange) -> LocalReply {
+        self.note_refusal(ex);
         failure.reply(ex)
     }
 }

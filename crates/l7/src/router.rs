@@ -43,15 +43,10 @@ pub async fn serve(
 ) -> Result<(), LocalReply> {
     let stats = &conn.manager.router_stats;
     match &found.route().action {
-        RouteAction::Forward(f) => {
-            stats.inc(router_stat::RQ_TOTAL);
-            forward(conn, down, ex, timer, found, f).await
-        }
+        RouteAction::Forward(f) => forward(conn, down, ex, timer, found, f).await,
         RouteAction::Redirect(r) => {
-            stats.inc(router_stat::RQ_REDIRECT);
-            let mut reply = redirect::reply(ex, found, r);
-            reply.direct = true;
-            Err(reply)
+            stats.inc(router_stat::RQ_DIRECT_RESPONSE);
+            Err(redirect::reply(ex, found, r))
         }
         RouteAction::Direct(d) => {
             stats.inc(router_stat::RQ_DIRECT_RESPONSE);
@@ -62,8 +57,7 @@ pub async fn serve(
 }
 
 fn direct(conn: &Conn, ex: &mut Exchange, d: &DirectResponse) -> LocalReply {
-    let mut reply =
-        LocalReply { status: d.status, details: "direct_response".into(), direct: true, ..Default::default() };
+    let mut reply = LocalReply { status: d.status, details: "direct_response".into(), ..Default::default() };
     if let Some(format) = &d.body_format {
         reply.body = crate::reply::Body::Owned(decide::body_format(conn, ex, format, &d.body));
     } else if !d.body.is_empty() {
@@ -268,12 +262,12 @@ fn rewrite(conn: &Conn, ex: &mut Exchange, found: &Found, f: &Forward) {
         (None, rewrite) => decide::host_rewrite(conn, ex, rewrite),
     };
     if let Some(host) = host.filter(|h| !h.is_empty()) {
-        set_host(ex, &host, f.append_x_forwarded_host);
+        set_host(conn, ex, &host, f.append_x_forwarded_host);
     }
     if !matches!(f.path_rewrite, PathRewrite::None)
         && let Some(path) = decide::path_rewrite(conn, ex, found, f)
     {
-        if !ex.request.has(HeaderId::X_ENVOY_ORIGINAL_PATH) {
+        if !conn.manager.router.suppress_envoy_headers {
             let old = ex.request.path().to_vec();
             ex.request.set_id(HeaderId::X_ENVOY_ORIGINAL_PATH, &old);
         }
@@ -282,12 +276,15 @@ fn rewrite(conn: &Conn, ex: &mut Exchange, found: &Found, f: &Forward) {
 }
 
 /// Replaces the authority and remembers the old one.
-pub fn set_host(ex: &mut Exchange, host: &[u8], append_forwarded: bool) {
+pub fn set_host(conn: &Conn, ex: &mut Exchange, host: &[u8], append_forwarded: bool) {
     if append_forwarded && ex.request.authority() != host {
         let old = ex.request.authority().to_vec();
         ex.request.append_id(HeaderId::X_FORWARDED_HOST, b",", &old);
     }
     let old = ex.request.authority().to_vec();
+    if !conn.manager.router.suppress_envoy_headers {
+        ex.request.set(b"x-envoy-original-host", &old);
+    }
     if old != host {
         ex.request.set_id(HeaderId::AUTHORITY, host);
     }
@@ -443,10 +440,12 @@ impl Attempt<'_> {
         };
         ex.times.upstream_first = Some(Instant::now());
         self.deadlines.per_try = NEVER;
-        lease.answered(ex, head.status);
-        if !self.relay.replay_lost
-            && let Some(wait) = self.retries.after_head(self.conn, ex, head.status)
-        {
+        let again = match self.relay.replay_lost {
+            true => None,
+            false => self.retries.after_head(self.conn, ex, head.status),
+        };
+        lease.answered(ex, head.status, again.is_some());
+        if let Some(wait) = again {
             lease.abandon(ex, head.ends);
             return Tried::Again(Some(wait));
         }
@@ -514,7 +513,7 @@ impl Attempt<'_> {
             && matches!(f.host_rewrite, HostRewrite::Auto)
             && !lease.hostname().is_empty()
         {
-            set_host(ex, lease.hostname().as_bytes(), f.append_x_forwarded_host);
+            set_host(self.conn, ex, lease.hostname().as_bytes(), f.append_x_forwarded_host);
         }
     }
 

@@ -179,7 +179,7 @@ async fn exchange(
             return None;
         }
     };
-    lease.answered(copy, head.status);
+    lease.answered(copy, head.status, false);
     if !head.ends {
         let done = std::future::poll_fn(|cx| {
             loop {

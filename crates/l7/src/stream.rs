@@ -24,7 +24,7 @@ use crate::reply::LocalReply;
 use crate::router;
 use crate::side::{Lost, Piece};
 use crate::timers::Timer;
-use crate::{redirect, request, response};
+use crate::{pool, redirect, request, response};
 
 /// The route that a request found, and the table it belongs to.
 #[derive(Clone)]
@@ -147,9 +147,10 @@ async fn decide_and_forward(
         }
     }
     run_filters(conn, down, ex, timer, found, &table).await?;
+    conn.manager.router_stats.inc(telemetry::stats::envoy::router::RQ_TOTAL);
     let Some(found) = found.as_ref() else {
         if ex.tls_first {
-            conn.manager.router_stats.inc(telemetry::stats::envoy::router::RQ_REDIRECT);
+            conn.manager.router_stats.inc(telemetry::stats::envoy::router::RQ_DIRECT_RESPONSE);
             return Err(redirect::to_tls(ex));
         }
         conn.manager.router_stats.inc(telemetry::stats::envoy::router::NO_ROUTE);
@@ -158,10 +159,7 @@ async fn decide_and_forward(
         reply.close = ex.upgrade;
         return Err(reply);
     };
-    router::serve(conn, down, ex, timer, found).await.map_err(|mut reply| {
-        reply.routed = true;
-        reply
-    })
+    router::serve(conn, down, ex, timer, found).await
 }
 
 /// Finds the route; also used again when a filter cleared the route cache.
@@ -183,6 +181,7 @@ pub fn find_route(conn: &Conn, ex: &mut Exchange, table: &Rc<Arc<RouteTable>>) -
     let route = found.route();
     ex.route_name = (!route.name.is_empty()).then(|| route.name.clone());
     ex.virtual_host = Some(found.virtual_host().name.clone());
+    ex.upstream.cluster = decide::cluster_name(&found, ex).filter(|n| pool::cluster(&conn.worker, n).is_some());
     Some(found)
 }
 
@@ -365,8 +364,15 @@ pub async fn send_reply(
         down.close = true;
     }
     let grpc = ex.grpc;
-    let mut has_body = reply.write_head(grpc, &mut ex.response);
-    if let Some(found) = found.filter(|_| reply.routed) {
+    if !down.side.received_all() {
+        conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
+        conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+    }
+    let mut has_body = reply.write_head(grpc, ex.head_request, &mut ex.response);
+    // A filter's reply follows the route only when that forwards; the router's own always.
+    let follows =
+        |f: &&Found| matches!(f.route().action, RouteAction::Forward(_)) || reply.details == "direct_response";
+    if let Some(found) = found.filter(follows) {
         response::route_headers(conn, ex, found);
     }
     if let Some(local) = &conn.manager.config.local_reply {

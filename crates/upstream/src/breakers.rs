@@ -34,7 +34,7 @@ impl Breakers {
         let limits = t.map_or([1024, 1024, 1024, 3], |t| {
             [t.max_connections, t.max_pending_requests, t.max_requests, t.max_retries]
         });
-        let budget = t.and_then(|t| t.retry_budget.clone());
+        let budget = t.and_then(|t| t.retry_budget);
         Arc::new(Breakers { limits, used: Default::default(), budget })
     }
 

@@ -44,6 +44,8 @@ pub struct Cluster {
     pub outlier_stats: OnceLock<Block<outlier_detection::OutlierDetection>>,
     /// `cluster.<name>.circuit_breakers.{default,high}.`
     pub breaker_stats: [OnceLock<Block<circuit_breakers::CircuitBreakers>>; 2],
+    retry_stats: OnceLock<Block<retry::Retry>>,
+    ssl_stats: OnceLock<Block<telemetry::stats::envoy::ssl::Ssl>>,
     hosts: ArcSwap<HostSet>,
     update: Mutex<()>,
     breakers: [OnceLock<Arc<Breakers>>; 2],
@@ -74,6 +76,8 @@ impl Cluster {
             stats,
             outlier_stats: OnceLock::new(),
             breaker_stats: Default::default(),
+            retry_stats: OnceLock::new(),
+            ssl_stats: OnceLock::new(),
             hosts: ArcSwap::from_pointee(HostSet::empty(&config.lb)),
             update: Mutex::new(()),
             breakers: Default::default(),
@@ -130,7 +134,9 @@ impl Cluster {
             load.weighted_priority_health,
             load.drop_overload_ppm,
         );
-        self.stats.inc(stat::MEMBERSHIP_CHANGE);
+        if !set.hosts.is_empty() || !old.hosts.is_empty() {
+            self.stats.inc(stat::MEMBERSHIP_CHANGE);
+        }
         self.publish(set);
     }
 
@@ -204,6 +210,35 @@ impl Cluster {
     /// Outlier detection stats, made when first used.
     pub fn outlier_stats(&self) -> &Block<outlier_detection::OutlierDetection> {
         self.outlier_stats.get_or_init(|| self.store.block(&format!("{}outlier_detection.", self.stats.prefix())))
+    }
+
+    /// Counts a response that is not passed on because the request is tried again.
+    pub fn charge_retried(&self, status: u16) {
+        let block = self.retry_stats.get_or_init(|| self.store.block(&format!("{}retry.", self.stats.prefix())));
+        block.inc(retry::UPSTREAM_RQ_COMPLETED);
+        match status / 100 {
+            2 => block.inc(retry::UPSTREAM_RQ_2XX),
+            3 => block.inc(retry::UPSTREAM_RQ_3XX),
+            4 => block.inc(retry::UPSTREAM_RQ_4XX),
+            5 => block.inc(retry::UPSTREAM_RQ_5XX),
+            _ => {}
+        }
+        block.code(retry::UPSTREAM_RQ, status);
+    }
+
+    /// Counts a failed handshake with an upstream in `cluster.<name>.ssl.`.
+    pub fn count_tls_failure(&self, failure: tls::Failure) {
+        use telemetry::stats::envoy::ssl;
+        use tls::Failure;
+        let block = self.ssl_stats.get_or_init(|| self.store.block(&format!("{}ssl.", self.stats.prefix())));
+        block.inc(ssl::CONNECTION_ERROR);
+        match failure {
+            Failure::NoCert => block.inc(ssl::FAIL_VERIFY_NO_CERT),
+            Failure::VerifyError => block.inc(ssl::FAIL_VERIFY_ERROR),
+            Failure::VerifySan => block.inc(ssl::FAIL_VERIFY_SAN),
+            Failure::VerifyHash => block.inc(ssl::FAIL_VERIFY_CERT_HASH),
+            _ => {}
+        }
     }
 
     /// Reports what came of a request to `host`.
@@ -306,4 +341,21 @@ fn hash_key<'a>(lb: &config::LbConfig, h: &'a Host) -> &'a str {
         return key;
     }
     if lb.use_hostname_for_hashing && !h.hostname.is_empty() { &h.hostname } else { &h.text }
+}
+
+/// Scope `cluster.<name>.retry.`, allocated when the first retry happens.
+mod retry {
+    telemetry::stat_schema! { Retry;
+        counters {
+            UPSTREAM_RQ_COMPLETED = "upstream_rq_completed",
+            UPSTREAM_RQ_2XX = "upstream_rq_2xx",
+            UPSTREAM_RQ_3XX = "upstream_rq_3xx",
+            UPSTREAM_RQ_4XX = "upstream_rq_4xx",
+            UPSTREAM_RQ_5XX = "upstream_rq_5xx",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { UPSTREAM_RQ = "upstream_rq_", }
+    }
 }

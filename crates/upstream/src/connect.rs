@@ -158,11 +158,19 @@ fn failed(reason: impl std::fmt::Display) -> ConnectError {
     ConnectError { timeout: false, overflow: false, transport: "".into(), reason }
 }
 
+/// The socket could not be connected; the words are Envoy's.
+fn refused(e: std::io::Error) -> ConnectError {
+    let text = e.to_string();
+    let words = text.split(" (os error").next().unwrap_or_default();
+    let transport = format!("delayed connect error: {words}").into();
+    ConnectError { timeout: false, overflow: false, transport, reason: text.into() }
+}
+
 async fn open(cluster: &Arc<Cluster>, host: &Arc<Host>, request: &ConnectRequest<'_>) -> Result<Stream, ConnectError> {
     let (transport, context) = cluster.transport(host);
     let mut socket: tls::Socket = match &host.address {
-        Address::Socket(a) => tls::Socket::Tcp(tcp(cluster, *a).await.map_err(failed)?),
-        Address::Pipe { path, .. } => tls::Socket::Unix(UnixStream::connect(&**path).await.map_err(failed)?),
+        Address::Socket(a) => tls::Socket::Tcp(tcp(cluster, *a).await.map_err(refused)?),
+        Address::Pipe { path, .. } => tls::Socket::Unix(UnixStream::connect(&**path).await.map_err(refused)?),
         Address::Dns { .. } => return Err(failed("host name is not resolved")),
         Address::Internal { .. } => return Err(failed("internal address")),
     };
@@ -182,13 +190,9 @@ async fn open(cluster: &Arc<Cluster>, host: &Arc<Host>, request: &ConnectRequest
     match context.connect(socket, options).await {
         Ok(stream) => Ok(Stream::from(stream)),
         Err(e) => {
-            let text = e.to_string();
-            Err(ConnectError {
-                timeout: false,
-                overflow: false,
-                transport: format!("TLS_error:{text}:TLS_error_end").into(),
-                reason: text.into(),
-            })
+            cluster.count_tls_failure(e.failure());
+            let (transport, reason) = (e.transport_failure_reason().into(), e.to_string().into());
+            Err(ConnectError { timeout: false, overflow: false, transport, reason })
         }
     }
 }

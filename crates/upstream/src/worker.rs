@@ -32,12 +32,15 @@ pub struct Worker<T> {
     seed: u64,
 }
 
+/// Idle connections by host and kind.
+type Idle<T> = HashMap<(usize, PoolKey), (Arc<Host>, Vec<T>)>;
+
 /// A cluster as one worker uses it.
 pub struct WorkerCluster<T> {
     /// The cluster.
     pub cluster: Arc<Cluster>,
     balancing: RefCell<(Arc<HostSet>, LbState)>,
-    idle: RefCell<HashMap<(usize, PoolKey), (Arc<Host>, Vec<T>)>>,
+    idle: RefCell<Idle<T>>,
     freed: tokio::sync::Notify,
     seed: u64,
 }
@@ -148,7 +151,10 @@ impl<T> WorkerCluster<T> {
             weight: slow_start.is_some().then_some(&weight as &dyn Fn(u32) -> f64),
             excluded_priorities: request.excluded_priorities,
         };
-        let picked = set.balancer.pick(state, &mut input)?;
+        let Some(picked) = set.balancer.pick(state, &mut input) else {
+            self.cluster.stats.inc(stat::LB_HEALTHY_PANIC);
+            return None;
+        };
         if set.balancer.load().panic.get(hosts[picked as usize].priority as usize) == Some(&true) {
             self.cluster.stats.inc(stat::LB_HEALTHY_PANIC);
         }

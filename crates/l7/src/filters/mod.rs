@@ -145,8 +145,6 @@ impl Filter {
             HttpFilterKind::Alpn(c) => Kind::Alpn(alpn::Alpn::new(c)),
             // Telemetry of Istio: accepted without effect until its metrics are served.
             HttpFilterKind::PeerMetadata(_) | HttpFilterKind::IstioStats(_) => Kind::Inert,
-            // No response is compressed, which every client must accept.
-            HttpFilterKind::Compressor(_) => Kind::Inert,
             HttpFilterKind::UpstreamCodec => Kind::Inert,
             // A filter that is off everywhere needs nobody to run it.
             _ if f.disabled => Kind::Inert,
@@ -211,8 +209,8 @@ impl Filter {
 
 /// The response head is here (local or from upstream); filters see it in reverse order.
 pub fn on_response(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, end: bool) {
-    let run = (ex.filters_run as usize).min(conn.manager.filters.len());
-    for index in (0..run).rev() {
+    // All of them see the response head, also those that the request never reached.
+    for index in (0..conn.manager.filters.len()).rev() {
         let filter = &conn.manager.filters[index];
         let cx = FilterCx::new(conn, found, index);
         match &filter.kind {
