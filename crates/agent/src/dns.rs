@@ -313,7 +313,6 @@ mod tests {
                 entry("*.wild.example.com", &["240.240.0.2"]),
             ]
             .into(),
-            ..Default::default()
         }
     }
 

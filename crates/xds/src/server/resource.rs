@@ -100,7 +100,8 @@ impl ResourceSet {
                     if !Arc::ptr_eq(n, o) && n.version != o.version {
                         changes.changed.push(Arc::clone(n));
                     }
-                    (new.next(), old.next());
+                    new.next();
+                    old.next();
                 }
                 (Some(n), Some(o)) if n.name > o.name => {
                     changes.removed.push(Arc::clone(&o.name));
