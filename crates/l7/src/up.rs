@@ -139,7 +139,7 @@ impl Up {
                 let Some(response) = &mut self.response else {
                     return Poll::Ready(Err(Lost::Closed));
                 };
-                while let Poll::Ready(Some(r)) = response.poll_informational(cx) {
+                if let Poll::Ready(Some(r)) = response.poll_informational(cx) {
                     let r = r.map_err(|e| lost(&e))?;
                     let (parts, ()) = r.into_parts();
                     h2_headers::read_response(&parts, block);
