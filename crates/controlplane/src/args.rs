@@ -16,11 +16,7 @@ pub enum Parsed {
 }
 
 #[derive(Parser)]
-#[command(
-    name = "pilot-discovery",
-    about = "Istio Pilot: the control plane",
-    disable_version_flag = true
-)]
+#[command(name = "pilot-discovery", about = "Istio Pilot: the control plane", disable_version_flag = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -72,12 +68,7 @@ pub struct Discovery {
     #[arg(long, default_value = "cluster.local")]
     pub domain: String,
     /// The ID of the cluster
-    #[arg(
-        long,
-        alias = "clusterID",
-        env = "CLUSTER_ID",
-        default_value = "Kubernetes"
-    )]
+    #[arg(long, alias = "clusterID", env = "CLUSTER_ID", default_value = "Kubernetes")]
     pub cluster_id: String,
     /// Discovery service HTTP address; empty turns it off
     #[arg(long, default_value = ":8080")]
@@ -194,11 +185,7 @@ pub fn parse(mut args: Vec<OsString>) -> Parsed {
         Ok(cli) => Parsed::Run(cli.command),
         Err(error) => {
             let _ = error.print();
-            Parsed::Exit(if error.use_stderr() {
-                ExitCode::FAILURE
-            } else {
-                ExitCode::SUCCESS
-            })
+            Parsed::Exit(if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
     }
 }
@@ -213,10 +200,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub fn print_version(short: bool, output: Option<&str>) {
     let version = crate::VERSION;
     match output {
-        Some("json") => println!(
-            "{:#}",
-            serde_json::json!({"clientVersion": {"version": version}})
-        ),
+        Some("json") => println!("{:#}", serde_json::json!({"clientVersion": {"version": version}})),
         Some("yaml") => println!("clientVersion:\n  version: {version}"),
         _ if short => println!("{version}"),
         _ => println!("version.BuildInfo{{Version:\"{version}\", BuildStatus:\"Clean\"}}"),
@@ -241,31 +225,18 @@ mod tests {
             "pilot-discovery discovery --configDir=/a --configDir /b --secureGRPCAddr=:1 --clusterID c --log_output_level default:debug,ads:info --kubernetesApiQPS 80",
         );
         assert_eq!(d.config_dir, ["/a", "/b"].map(PathBuf::from));
-        assert_eq!(
-            (d.secure_grpc_addr.as_str(), d.cluster_id.as_str()),
-            (":1", "c")
-        );
+        assert_eq!((d.secure_grpc_addr.as_str(), d.cluster_id.as_str()), (":1", "c"));
         assert_eq!(d.log.log_output_level, "default:debug,ads:info");
         assert_eq!(discovery("proa --httpAddr=").http_addr, "");
         assert!(discovery("proa --log_as_json").log.log_as_json);
-        assert_eq!(
-            discovery("x --shutdownDuration 1m30s").shutdown_duration,
-            Duration::from_secs(90)
-        );
+        assert_eq!(discovery("x --shutdownDuration 1m30s").shutdown_duration, Duration::from_secs(90));
     }
 
     #[test]
     fn mistakes_end_the_program() {
-        for line in [
-            "x --noSuchFlag",
-            "x --shutdownDuration soon",
-            "x request GET",
-        ] {
+        for line in ["x --noSuchFlag", "x --shutdownDuration soon", "x request GET"] {
             let args = line.split_whitespace().map(OsString::from).collect();
-            assert!(
-                matches!(parse(args), Parsed::Exit(code) if code == ExitCode::FAILURE),
-                "{line}"
-            );
+            assert!(matches!(parse(args), Parsed::Exit(code) if code == ExitCode::FAILURE), "{line}");
         }
     }
 }

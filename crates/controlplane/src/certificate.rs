@@ -27,11 +27,7 @@ impl ResolvesServerCert for Current {
 
 /// Names under which proxies reach us.
 pub fn dns_names(namespace: &str, domain: &str, revision: &str, custom: &[String]) -> Vec<String> {
-    let mut services = vec![
-        "istiod".to_owned(),
-        "istiod-remote".to_owned(),
-        "istio-pilot".to_owned(),
-    ];
+    let mut services = vec!["istiod".to_owned(), "istiod-remote".to_owned(), "istio-pilot".to_owned()];
     if revision != "default" {
         services.push(format!("istiod-{revision}"));
     }
@@ -50,37 +46,19 @@ pub fn from_files(cert: &Path, key: &Path) -> anyhow::Result<Arc<Current>> {
     let read = |path: &Path| std::fs::read(path).with_context(|| path.display().to_string());
     let chain = Bundle::from_pem(&read(cert)?).with_context(|| cert.display().to_string())?;
     let key = PrivateKey::from_pem(&read(key)?).with_context(|| key.display().to_string())?;
-    Ok(Arc::new(Current(ArcSwap::from_pointee(certified(
-        &ServerCertificate { key, chain },
-    )?))))
+    Ok(Arc::new(Current(ArcSwap::from_pointee(certified(&ServerCertificate { key, chain })?))))
 }
 
 /// Issues the first certificate; [`keep_fresh`] replaces it.
-pub fn issue(
-    authority: &Authority,
-    names: &[String],
-) -> anyhow::Result<(Arc<Current>, SystemTime)> {
+pub fn issue(authority: &Authority, names: &[String]) -> anyhow::Result<(Arc<Current>, SystemTime)> {
     let certificate = ca::issue_server(authority, names, TTL, SystemTime::now())?;
     let facts = &certificate.chain.facts[0];
-    let renew = rotation_at(
-        facts.not_before,
-        facts.not_after,
-        RotationPolicy::default(),
-        0.5,
-    );
-    Ok((
-        Arc::new(Current(ArcSwap::from_pointee(certified(&certificate)?))),
-        renew,
-    ))
+    let renew = rotation_at(facts.not_before, facts.not_after, RotationPolicy::default(), 0.5);
+    Ok((Arc::new(Current(ArcSwap::from_pointee(certified(&certificate)?))), renew))
 }
 
 /// Renews our certificate for as long as the process lives.
-pub async fn keep_fresh(
-    current: Arc<Current>,
-    authority: Arc<Authority>,
-    names: Vec<String>,
-    mut renew: SystemTime,
-) {
+pub async fn keep_fresh(current: Arc<Current>, authority: Arc<Authority>, names: Vec<String>, mut renew: SystemTime) {
     loop {
         let wait = renew.duration_since(SystemTime::now()).unwrap_or_default();
         tokio::time::sleep(wait.max(Duration::from_secs(1))).await;
@@ -100,9 +78,7 @@ pub async fn keep_fresh(
 
 fn certified(certificate: &ServerCertificate) -> anyhow::Result<CertifiedKey> {
     let provider = rustls::crypto::aws_lc_rs::default_provider();
-    let key = provider
-        .key_provider
-        .load_private_key(certificate.key.to_der())?;
+    let key = provider.key_provider.load_private_key(certificate.key.to_der())?;
     Ok(CertifiedKey::new(certificate.chain.certs.clone(), key))
 }
 
@@ -112,18 +88,9 @@ mod tests {
 
     #[test]
     fn proxies_find_us_under_every_usual_name() {
-        let names = dns_names(
-            "istio-system",
-            "cluster.local",
-            "canary",
-            &["my.host".into()],
-        );
-        for name in [
-            "istiod.istio-system.svc",
-            "istiod-canary.istio-system.svc.cluster.local",
-            "my.host",
-            "localhost",
-        ] {
+        let names = dns_names("istio-system", "cluster.local", "canary", &["my.host".into()]);
+        for name in ["istiod.istio-system.svc", "istiod-canary.istio-system.svc.cluster.local", "my.host", "localhost"]
+        {
             assert!(names.iter().any(|n| n == name), "{name}");
         }
     }

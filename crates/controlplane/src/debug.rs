@@ -23,14 +23,8 @@ pub enum Refused {
 }
 
 const PAGES: &[(&str, &str)] = &[
-    (
-        "adsz",
-        "Status and debug interface for ADS; ?push=true initiates a push to all clients",
-    ),
-    (
-        "config_dump",
-        "ConfigDump in the form of the Envoy admin config dump API for passed in proxyID",
-    ),
+    ("adsz", "Status and debug interface for ADS; ?push=true initiates a push to all clients"),
+    ("config_dump", "ConfigDump in the form of the Envoy admin config dump API for passed in proxyID"),
     ("configz", "Debug support for config"),
     ("connections", "Info about the connected XDS clients"),
     ("ecdsz", "Status and debug interface for ECDS"),
@@ -47,39 +41,25 @@ const PAGES: &[(&str, &str)] = &[
     ("registryz", "Debug support for registry"),
     ("resourcesz", "Debug support for watched resources"),
     ("sidecarz", "Debug sidecar scope for a proxy"),
-    (
-        "syncz",
-        "Synchronization status of all Envoys connected to this Pilot instance",
-    ),
+    ("syncz", "Synchronization status of all Envoys connected to this Pilot instance"),
     ("telemetryz", "Debug Telemetry configuration"),
 ];
 
 /// All pages.
 pub fn list() -> Value {
-    let pages = PAGES
-        .iter()
-        .map(|(name, help)| json!({"name": format!("/debug/{name}"), "help": help}));
+    let pages = PAGES.iter().map(|(name, help)| json!({"name": format!("/debug/{name}"), "help": help}));
     Value::Array(pages.collect())
 }
 
 /// One page. `proxyID` in the query is `pod.namespace`, the node id or the connection id.
-pub fn page(
-    shared: &Shared,
-    name: &str,
-    query: &HashMap<String, String>,
-) -> Result<Value, Refused> {
+pub fn page(shared: &Shared, name: &str, query: &HashMap<String, String>) -> Result<Value, Refused> {
     let proxy = || {
         let id = query.get("proxyID").filter(|p| !p.is_empty());
-        id.ok_or(Refused::Missing(
-            "You must provide a proxyID in the query string",
-        ))
+        id.ok_or(Refused::Missing("You must provide a proxyID in the query string"))
     };
     let sent = |kind| {
         let proxy = proxy()?;
-        shared
-            .hub
-            .sent(proxy, kind)
-            .ok_or_else(|| Refused::NotConnected(proxy.clone()))
+        shared.hub.sent(proxy, kind).ok_or_else(|| Refused::NotConnected(proxy.clone()))
     };
     Ok(match name {
         "adsz" => {

@@ -39,10 +39,7 @@ impl Env {
         let text = |name: &str| var(name).filter(|v| !v.is_empty());
         let number = |name: &str| {
             let value = text(name)?;
-            let parsed = value
-                .parse::<f64>()
-                .ok()
-                .filter(|n| n.is_finite() && *n >= 0.0);
+            let parsed = value.parse::<f64>().ok().filter(|n| n.is_finite() && *n >= 0.0);
             if parsed.is_none() {
                 tracing::warn!(target: "default", "ignoring {name}={value:?}: not a number");
             }
@@ -69,9 +66,7 @@ impl Env {
                 max: duration("MAX_WORKLOAD_CERT_TTL", ttl.max),
             },
             trust_domain: text("TRUST_DOMAIN"),
-            ca_dir: text("ROOT_CA_DIR")
-                .unwrap_or_else(|| "./etc/cacerts".into())
-                .into(),
+            ca_dir: text("ROOT_CA_DIR").unwrap_or_else(|| "./etc/cacerts".into()).into(),
             token_keys: text("PROA_TOKEN_JWKS").map(PathBuf::from),
             custom_hosts: text("ISTIOD_CUSTOM_HOST")
                 .map(|h| h.split(',').map(str::to_owned).collect())
@@ -86,11 +81,7 @@ impl Env {
     /// New streams per second and at once. Istio: by processors when not set.
     pub fn stream_limits(&self) -> (f64, f64) {
         let processors = std::thread::available_parallelism().map_or(1, usize::from) as f64;
-        let rate = if self.requests_per_second > 0.0 {
-            self.requests_per_second
-        } else {
-            25.0 * processors.max(1.0)
-        };
+        let rate = if self.requests_per_second > 0.0 { self.requests_per_second } else { 25.0 * processors.max(1.0) };
         (rate, (rate * 4.0).max(100.0))
     }
 }

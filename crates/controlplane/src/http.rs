@@ -33,19 +33,12 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
     if shared.ready.load(Ordering::Acquire) {
         StatusCode::OK.into_response()
     } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "configuration not read yet\n",
-        )
-            .into_response()
+        (StatusCode::SERVICE_UNAVAILABLE, "configuration not read yet\n").into_response()
     }
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
-    let kind = [(
-        header::CONTENT_TYPE,
-        "text/plain; version=0.0.4; charset=utf-8",
-    )];
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, crate::metrics::render(&shared)).into_response()
 }
 
@@ -56,9 +49,7 @@ async fn version() -> String {
 /// ControlZ's list of scopes.
 async fn scopes() -> Response {
     let levels = istio::levels();
-    let list = levels
-        .iter()
-        .map(|(name, level)| json!({"name": name, "output_level": level.as_str()}));
+    let list = levels.iter().map(|(name, level)| json!({"name": name, "output_level": level.as_str()}));
     json_response(&Value::Array(list.collect()))
 }
 
@@ -66,10 +57,7 @@ async fn scopes() -> Response {
 async fn set_scope(Path(scope): Path<String>, body: String) -> Response {
     let level = serde_json::from_str::<Value>(&body).ok();
     let Some(level) = level.and_then(|v| istio::Level::parse(v["output_level"].as_str()?)) else {
-        return (
-            StatusCode::BAD_REQUEST,
-            "output_level must be one of none, fatal, error, warn, info, debug\n",
-        )
+        return (StatusCode::BAD_REQUEST, "output_level must be one of none, fatal, error, warn, info, debug\n")
             .into_response();
     };
     let mut levels = istio::levels();
@@ -89,24 +77,14 @@ async fn page(
 ) -> Response {
     match debug::page(&shared, &page, &query) {
         Ok(value) => json_response(&value),
-        Err(debug::Refused::NoSuchPage) => {
-            (StatusCode::NOT_FOUND, "404 page not found\n").into_response()
+        Err(debug::Refused::NoSuchPage) => (StatusCode::NOT_FOUND, "404 page not found\n").into_response(),
+        Err(debug::Refused::Missing(what)) => (StatusCode::BAD_REQUEST, format!("{what}\n")).into_response(),
+        Err(debug::Refused::NotConnected(proxy)) => {
+            (StatusCode::NOT_FOUND, format!("Proxy not connected to this Pilot instance: {proxy}\n")).into_response()
         }
-        Err(debug::Refused::Missing(what)) => {
-            (StatusCode::BAD_REQUEST, format!("{what}\n")).into_response()
-        }
-        Err(debug::Refused::NotConnected(proxy)) => (
-            StatusCode::NOT_FOUND,
-            format!("Proxy not connected to this Pilot instance: {proxy}\n"),
-        )
-            .into_response(),
     }
 }
 
 fn json_response(value: &Value) -> Response {
-    (
-        [(header::CONTENT_TYPE, "application/json")],
-        format!("{value:#}\n"),
-    )
-        .into_response()
+    ([(header::CONTENT_TYPE, "application/json")], format!("{value:#}\n")).into_response()
 }

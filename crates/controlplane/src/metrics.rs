@@ -65,48 +65,21 @@ pub fn render(shared: &Shared) -> String {
     );
     let rejected = shared.world.rejected.load(Ordering::Relaxed);
     let help = "Total number of configs that Pilot had to reject or ignore.";
-    family(
-        &mut out,
-        "pilot_total_rejected_configs",
-        "counter",
-        help,
-        [(String::new(), rejected)],
-    );
-    let triggers = ["config", "service", "endpoint"]
-        .iter()
-        .zip(&shared.world.triggers);
-    let triggers =
-        triggers.map(|(name, count)| (format!("type=\"{name}\""), count.load(Ordering::Relaxed)));
+    family(&mut out, "pilot_total_rejected_configs", "counter", help, [(String::new(), rejected)]);
+    let triggers = ["config", "service", "endpoint"].iter().zip(&shared.world.triggers);
+    let triggers = triggers.map(|(name, count)| (format!("type=\"{name}\""), count.load(Ordering::Relaxed)));
     let help = "Total number of times a push was triggered, labeled by reason for the push.";
     family(&mut out, "pilot_push_triggers", "counter", help, triggers);
     for (name, help, value) in shared.ca_metrics.counters() {
         family(&mut out, name, "counter", help, [(String::new(), value)]);
     }
     let not_after = shared.authority.not_after();
-    let unix = not_after
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
-    let left = not_after
-        .duration_since(SystemTime::now())
-        .unwrap_or_default()
-        .as_secs();
+    let unix = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let left = not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
     let help = "The unix timestamp, in seconds, when the root cert will expire.";
-    family(
-        &mut out,
-        "citadel_server_root_cert_expiry_timestamp",
-        "gauge",
-        help,
-        [(String::new(), unix)],
-    );
+    family(&mut out, "citadel_server_root_cert_expiry_timestamp", "gauge", help, [(String::new(), unix)]);
     let help = "The time remaining, in seconds, before the root cert will expire. A negative value indicates the cert is expired.";
-    family(
-        &mut out,
-        "citadel_server_root_cert_expiry_seconds",
-        "gauge",
-        help,
-        [(String::new(), left)],
-    );
+    family(&mut out, "citadel_server_root_cert_expiry_seconds", "gauge", help, [(String::new(), left)]);
     if let Some(resident) = resident_bytes() {
         family(
             &mut out,
@@ -129,11 +102,7 @@ fn family<V: Display>(
 ) {
     let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
     for (labels, value) in series {
-        let labels = if labels.is_empty() {
-            labels
-        } else {
-            format!("{{{labels}}}")
-        };
+        let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
         let _ = writeln!(out, "{name}{labels} {value}");
     }
 }

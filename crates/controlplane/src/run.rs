@@ -49,10 +49,7 @@ pub fn discovery(args: Discovery) -> anyhow::Result<()> {
         json: args.log.log_as_json,
         stdout: !args.log.log_target.iter().any(|t| t == "stderr"),
     });
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .thread_name("discovery")
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("discovery").enable_all().build()?;
     runtime.block_on(serve(args))
 }
 
@@ -60,28 +57,17 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
     let started = Instant::now();
     let env = Env::read(|name| std::env::var(name).ok());
     tracing::info!(target: "default", "initializing Istiod admin server");
-    let mesh =
-        read_mesh(&args, &env)?.unwrap_or_else(|| adjust(MeshConfig::default(), &args, &env));
+    let mesh = read_mesh(&args, &env)?.unwrap_or_else(|| adjust(MeshConfig::default(), &args, &env));
     tracing::info!(target: "default", "Mesh configuration: rootNamespace {}, trustDomain {}", mesh.root_namespace, mesh.trust_domain);
     tracing::info!(target: "default", "Primary Cluster name: {}", args.cluster_id);
 
     let trust_domain = mesh.trust_domain.clone();
     let aliases = mesh.trust_domain_aliases.clone();
-    let authority = ca::load_or_create(
-        &env.ca_dir,
-        &trust_domain,
-        KeyAlgorithm::EcdsaP256,
-        SystemTime::now(),
-    )?;
+    let authority = ca::load_or_create(&env.ca_dir, &trust_domain, KeyAlgorithm::EcdsaP256, SystemTime::now())?;
     let authority = Arc::new(authority);
     tracing::info!(target: "pkica", "Using CA of {} until {}", env.ca_dir.display(), timestamp(authority.not_after()));
     let keys = read_token_keys(&env)?;
-    let authenticator = Arc::new(Authenticator::new(
-        &trust_domain,
-        aliases,
-        authority.roots().to_vec(),
-        keys,
-    ));
+    let authenticator = Arc::new(Authenticator::new(&trust_domain, aliases, authority.roots().to_vec(), keys));
     let ca = CertificateService::new(Arc::clone(&authority), Arc::clone(&authenticator), env.ttl);
 
     let (rate, burst) = env.stream_limits();
@@ -110,10 +96,7 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
     // HTTP first, so that /ready can say "not yet".
     let web = http::router(Arc::clone(&shared));
     let mut listening = Vec::new();
-    for (name, address) in [
-        ("http", &args.http_addr),
-        ("monitoring", &args.monitoring_addr),
-    ] {
+    for (name, address) in [("http", &args.http_addr), ("monitoring", &args.monitoring_addr)] {
         if let Some(listener) = bind(address).await? {
             listening.push(format!("{name}={}", shown(address)));
             let web = web.clone();
@@ -123,19 +106,11 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
 
     let inputs = read_sources(&args, &env, &world).await?;
     world.publish();
-    tokio::spawn(world::run(
-        Arc::clone(&world),
-        inputs,
-        Arc::clone(&hub),
-        env.debounce,
-    ));
+    tokio::spawn(world::run(Arc::clone(&world), inputs, Arc::clone(&hub), env.debounce));
     tokio::spawn(watch_token_keys(env.clone(), Arc::clone(&authenticator)));
 
     let ads = |tls: bool| {
-        AdsService::server(
-            Arc::clone(&hub),
-            xds_authenticator(Arc::clone(&authenticator), tls && env.xds_auth),
-        )
+        AdsService::server(Arc::clone(&hub), xds_authenticator(Arc::clone(&authenticator), tls && env.xds_auth))
     };
     if let Some(listener) = bind(&args.grpc_addr).await? {
         listening.push(format!("grpc={}", shown(&args.grpc_addr)));
@@ -146,19 +121,14 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
         listening.push(format!("secureGrpc={}", shown(&args.secure_grpc_addr)));
         let certificate = own_certificate(&args, &env, &authority, &world)?;
         let config = tls::server_config(certificate, authority.roots())?;
-        let server = grpc(&args)
-            .add_service(ads(true))
-            .add_service(IstioCertificateServiceServer::new(ca));
+        let server = grpc(&args).add_service(ads(true)).add_service(IstioCertificateServiceServer::new(ca));
         tokio::spawn(server.serve_with_incoming(tls::accept(listener, Some(config))));
     }
     shared.ready.store(true, Ordering::Release);
     tracing::info!(target: "default", "Discovery service started at {}", listening.join(" "));
     tracing::info!(target: "default", "All caches have been synced up in {:?}, marking server ready", started.elapsed());
 
-    let (mut term, mut int) = (
-        signal(SignalKind::terminate())?,
-        signal(SignalKind::interrupt())?,
-    );
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! { _ = term.recv() => {} _ = int.recv() => {} }
     tracing::info!(target: "default", "Shutting down: {} streams open", hub.len());
     hub.drain();
@@ -184,8 +154,7 @@ fn xds_authenticator(authenticator: Arc<Authenticator>, required: bool) -> impl 
         }
         let peer = extensions.get::<PeerCertificates>();
         let caller = authenticator.authenticate(metadata, peer, SystemTime::now());
-        let caller = caller
-            .inspect_err(|error| tracing::warn!(target: "ads", "authentication failed: {error}"))?;
+        let caller = caller.inspect_err(|error| tracing::warn!(target: "ads", "authentication failed: {error}"))?;
         Ok(caller.identities)
     }
 }
@@ -203,21 +172,12 @@ fn own_certificate(
     let domain = &world.snapshot().mesh.domain;
     let names = certificate::dns_names(&args.namespace, domain, &env.revision, &env.custom_hosts);
     let (current, renew) = certificate::issue(authority, &names)?;
-    tokio::spawn(certificate::keep_fresh(
-        Arc::clone(&current),
-        Arc::clone(authority),
-        names,
-        renew,
-    ));
+    tokio::spawn(certificate::keep_fresh(Arc::clone(&current), Arc::clone(authority), names, renew));
     Ok(current)
 }
 
 /// Starts the sources and waits until the first reading is applied.
-async fn read_sources(
-    args: &Discovery,
-    env: &Env,
-    world: &Arc<World>,
-) -> anyhow::Result<mpsc::Receiver<Input>> {
+async fn read_sources(args: &Discovery, env: &Env, world: &Arc<World>) -> anyhow::Result<mpsc::Receiver<Input>> {
     let (sender, mut inputs) = mpsc::channel(INPUTS_MAX);
     tokio::spawn(watch_mesh(args.clone(), env.clone(), sender.clone()));
     if args.config_dir.is_empty() {
@@ -228,9 +188,7 @@ async fn read_sources(
         tracing::info!(target: "default", "Service controller watching directory {:?} for service, endpoint, nodes and pods", dir.display());
     }
     let source = FileSource::new(args.config_dir.clone(), Options::default());
-    let handle = source_file::watch(source, move |batch| {
-        sender.blocking_send(Input::Files(batch)).is_ok()
-    });
+    let handle = source_file::watch(source, move |batch| sender.blocking_send(Input::Files(batch)).is_ok());
     // The watch lives as long as the process.
     std::mem::forget(handle);
     tracing::info!(target: "default", "Setting up event handlers");
@@ -344,24 +302,16 @@ async fn bind(address: &str) -> anyhow::Result<Option<TcpListener>> {
         },
         None => TcpListener::bind(address).await,
     };
-    Ok(Some(
-        bound.with_context(|| format!("listening on {address}"))?,
-    ))
+    Ok(Some(bound.with_context(|| format!("listening on {address}"))?))
 }
 
 /// Istio prints `[::]:8080` for `:8080`.
 fn shown(address: &str) -> String {
-    if address.starts_with(':') {
-        format!("[::]{address}")
-    } else {
-        address.to_owned()
-    }
+    if address.starts_with(':') { format!("[::]{address}") } else { address.to_owned() }
 }
 
 fn timestamp(time: SystemTime) -> String {
-    jiff::Timestamp::try_from(time)
-        .map(|t| t.to_string())
-        .unwrap_or_default()
+    jiff::Timestamp::try_from(time).map(|t| t.to_string()).unwrap_or_default()
 }
 
 /// `pilot-discovery request METHOD PATH`: asks the local monitoring port and prints the body.
@@ -370,24 +320,14 @@ pub fn request(method: &str, path: &str) -> anyhow::Result<()> {
     let mut stream = std::net::TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let path = Path::new("/").join(path);
-    write!(
-        stream,
-        "{method} {} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n",
-        path.display()
-    )?;
+    write!(stream, "{method} {} HTTP/1.0\r\nHost: {address}\r\nConnection: close\r\n\r\n", path.display())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    let end = answer
-        .windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .context("no HTTP response")?;
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").context("no HTTP response")?;
     let ok = answer.get(9..12).is_some_and(|code| code.starts_with(b"2"));
     std::io::stdout().write_all(&answer[end + 4..])?;
     if !ok {
-        bail!(
-            "received unsuccessful status code {}",
-            String::from_utf8_lossy(answer.get(9..12).unwrap_or_default())
-        );
+        bail!("received unsuccessful status code {}", String::from_utf8_lossy(answer.get(9..12).unwrap_or_default()));
     }
     Ok(())
 }

@@ -44,45 +44,27 @@ pub struct Connected {
 impl ModelSource {
     /// Over this world.
     pub fn new(world: Arc<World>) -> Self {
-        ModelSource {
-            world,
-            interned: Mutex::default(),
-        }
+        ModelSource { world, interned: Mutex::default() }
     }
 
     fn view(&self, proxy: &Arc<Proxy>) -> Inputs {
         let snapshot = self.world.snapshot();
         let mut scopes = self.world.scopes.lock().unwrap_or_else(|e| e.into_inner());
-        Inputs::new(Arc::new(ProxyView::with_cache(
-            &snapshot,
-            proxy,
-            &mut scopes,
-        )))
+        Inputs::new(Arc::new(ProxyView::with_cache(&snapshot, proxy, &mut scopes)))
     }
 
     fn intern(&self, kind: Kind, list: Vec<NamedResource>) -> impl Iterator<Item = Arc<Resource>> {
-        let made = list
-            .into_iter()
-            .map(|r| Resource::new(r.name, r.resource.value));
+        let made = list.into_iter().map(|r| Resource::new(r.name, r.resource.value));
         let mut interned = self.interned.lock().unwrap_or_else(|e| e.into_inner());
-        made.map(|r| interned.intern(kind, r))
-            .collect::<Vec<_>>()
-            .into_iter()
+        made.map(|r| interned.intern(kind, r)).collect::<Vec<_>>().into_iter()
     }
 
     fn endpoints(&self, connected: &mut Connected, names: &BTreeSet<Arc<str>>) -> ResourceSet {
         connected.endpoints.retain(|n, _| names.contains(n));
-        let missing = names
-            .iter()
-            .filter(|n| !connected.endpoints.contains_key(*n));
+        let missing = names.iter().filter(|n| !connected.endpoints.contains_key(*n));
         let missing: Vec<String> = missing.map(|n| n.to_string()).collect();
-        let made = self.intern(
-            Kind::Endpoint,
-            translate::endpoints(&connected.inputs, &missing),
-        );
-        connected
-            .endpoints
-            .extend(made.map(|r| (Arc::clone(&r.name), r)));
+        let made = self.intern(Kind::Endpoint, translate::endpoints(&connected.inputs, &missing));
+        connected.endpoints.extend(made.map(|r| (Arc::clone(&r.name), r)));
         connected.endpoints.values().cloned().collect()
     }
 }
@@ -93,20 +75,14 @@ impl Source for ModelSource {
 
     fn connect(&self, node: &Node, identities: &[String]) -> Result<Connected, Status> {
         let locality = node.locality.as_ref();
-        let locality = locality
-            .map(|l| [l.region.as_str(), &l.zone, &l.sub_zone].join("/"))
-            .unwrap_or_default();
+        let locality = locality.map(|l| [l.region.as_str(), &l.zone, &l.sub_zone].join("/")).unwrap_or_default();
         let locality = locality.trim_end_matches('/');
         let metadata = node.metadata.clone().unwrap_or_default();
-        let proxy = Proxy::from_node(&node.id, &metadata, locality)
-            .map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let proxy =
+            Proxy::from_node(&node.id, &metadata, locality).map_err(|e| Status::invalid_argument(e.to_string()))?;
         authorize(&proxy, identities)?;
         let proxy = Arc::new(proxy);
-        Ok(Connected {
-            inputs: self.view(&proxy),
-            proxy,
-            endpoints: BTreeMap::new(),
-        })
+        Ok(Connected { inputs: self.view(&proxy), proxy, endpoints: BTreeMap::new() })
     }
 
     fn update(&self, connected: &mut Connected, Moved(delta): &Moved) -> Vec<Kind> {
@@ -117,17 +93,11 @@ impl Source for ModelSource {
             return Vec::new();
         }
         connected.inputs = inputs;
-        let own = connected
-            .proxy
-            .ips
-            .iter()
-            .any(|ip| delta.workloads.contains(ip.as_str()));
+        let own = connected.proxy.ips.iter().any(|ip| delta.workloads.contains(ip.as_str()));
         let kinds = concerned(delta, own);
         if delta.only_endpoints() && !own {
             let moved: BTreeSet<&Hostname> = delta.endpoints.iter().map(|k| &k.hostname).collect();
-            connected
-                .endpoints
-                .retain(|name, _| host(name).is_some_and(|h| !moved.contains(&h)));
+            connected.endpoints.retain(|name, _| host(name).is_some_and(|h| !moved.contains(&h)));
         } else if kinds.contains(&Kind::Endpoint) {
             connected.endpoints.clear();
         }
@@ -159,11 +129,7 @@ fn authorize(proxy: &Proxy, identities: &[String]) -> Result<(), Status> {
         id.namespace == proxy.namespace
             && (proxy.service_account.is_empty() || id.service_account == proxy.service_account)
     };
-    if identities
-        .iter()
-        .filter_map(|i| i.parse().ok())
-        .any(|i| matches(&i))
-    {
+    if identities.iter().filter_map(|i| i.parse().ok()).any(|i| matches(&i)) {
         return Ok(());
     }
     let (namespace, account) = (&proxy.namespace, &proxy.service_account);
@@ -175,14 +141,7 @@ fn authorize(proxy: &Proxy, identities: &[String]) -> Result<(), Status> {
 /// Which types a change can concern. `own`: the proxy's own workload moved.
 fn concerned(delta: &Delta, own: bool) -> Vec<Kind> {
     use names::Kind as Config;
-    let all = vec![
-        Kind::Cluster,
-        Kind::Endpoint,
-        Kind::Listener,
-        Kind::Route,
-        Kind::Secret,
-        Kind::NameTable,
-    ];
+    let all = vec![Kind::Cluster, Kind::Endpoint, Kind::Listener, Kind::Route, Kind::Secret, Kind::NameTable];
     if delta.everything || !delta.services.is_empty() || own {
         return all;
     }
@@ -198,13 +157,7 @@ fn concerned(delta: &Delta, own: bool) -> Vec<Kind> {
             Config::DestinationRule => {
                 vec![Kind::Cluster, Kind::Endpoint, Kind::Listener, Kind::Route]
             }
-            Config::Gateway => vec![
-                Kind::Listener,
-                Kind::Route,
-                Kind::Cluster,
-                Kind::Endpoint,
-                Kind::Secret,
-            ],
+            Config::Gateway => vec![Kind::Listener, Kind::Route, Kind::Cluster, Kind::Endpoint, Kind::Secret],
             _ => all.clone(),
         });
     }
@@ -251,14 +204,8 @@ mod tests {
         let mut interner = Interner::default();
         let make = |text: &str| Resource::new("n", text.as_bytes().to_vec());
         let first = interner.intern(Kind::Cluster, make("a"));
-        assert!(Arc::ptr_eq(
-            &first,
-            &interner.intern(Kind::Cluster, make("a"))
-        ));
-        assert!(!Arc::ptr_eq(
-            &first,
-            &interner.intern(Kind::Listener, make("a"))
-        ));
+        assert!(Arc::ptr_eq(&first, &interner.intern(Kind::Cluster, make("a"))));
+        assert!(!Arc::ptr_eq(&first, &interner.intern(Kind::Listener, make("a"))));
         for i in 0..10_000 {
             interner.intern(Kind::Route, make(&i.to_string()));
         }

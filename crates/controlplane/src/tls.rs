@@ -36,15 +36,11 @@ pub fn server_config(
     for root in roots {
         store.add(root.clone())?;
     }
-    let verifier =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()?;
-    let builder =
-        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut config = builder
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(certificate);
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()?;
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = builder.with_client_cert_verifier(verifier).with_cert_resolver(certificate);
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
 }
@@ -68,10 +64,7 @@ impl Connected for Connection {
 }
 
 /// Accepts until the receiver is dropped. `tls`: handshake first.
-pub fn accept(
-    listener: TcpListener,
-    tls: Option<Arc<ServerConfig>>,
-) -> ReceiverStream<io::Result<Connection>> {
+pub fn accept(listener: TcpListener, tls: Option<Arc<ServerConfig>>) -> ReceiverStream<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(16);
     let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
     tokio::spawn(async move {
@@ -113,30 +106,14 @@ pub fn accept(
 }
 
 async fn handshake(stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<Connection> {
-    let stream =
-        tokio::time::timeout(HANDSHAKE_MAX, TlsAcceptor::from(config).accept(stream)).await??;
-    let chain = stream
-        .get_ref()
-        .1
-        .peer_certificates()
-        .unwrap_or_default()
-        .to_vec();
+    let stream = tokio::time::timeout(HANDSHAKE_MAX, TlsAcceptor::from(config).accept(stream)).await??;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
     let chain = chain.into_iter().map(CertificateDer::into_owned).collect();
-    Ok(Connection::Tls(
-        Box::new(stream),
-        PeerCertificates {
-            chain: Arc::new(chain),
-            tls: true,
-        },
-    ))
+    Ok(Connection::Tls(Box::new(stream), PeerCertificates { chain: Arc::new(chain), tls: true }))
 }
 
 impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Connection::Plain(s) => Pin::new(s).poll_read(cx, buf),
             Connection::Tls(s, _) => Pin::new(s).poll_read(cx, buf),
@@ -145,11 +122,7 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Connection::Plain(s) => Pin::new(s).poll_write(cx, buf),
             Connection::Tls(s, _) => Pin::new(s).poll_write(cx, buf),

@@ -141,29 +141,15 @@ pub async fn run(
     }
 }
 
-fn push(
-    world: &World,
-    hub: &Hub<ModelSource>,
-    delta: Delta,
-    started: Instant,
-    waited: Duration,
-    events: usize,
-) {
+fn push(world: &World, hub: &Hub<ModelSource>, delta: Delta, started: Instant, waited: Duration, events: usize) {
     world.publish();
     hub.metrics().debounce.record(waited.as_secs_f64());
-    let what = [
-        !delta.configs.is_empty() || delta.everything,
-        !delta.services.is_empty(),
-        !delta.endpoints.is_empty(),
-    ];
+    let what = [!delta.configs.is_empty() || delta.everything, !delta.services.is_empty(), !delta.endpoints.is_empty()];
     for (count, _) in world.triggers.iter().zip(what).filter(|(_, moved)| *moved) {
         count.fetch_add(1, Ordering::Relaxed);
     }
     let keys = delta.configs.iter().map(ToString::to_string);
-    let mut names: Vec<_> = keys
-        .chain(delta.services.iter().map(|s| s.hostname.to_string()))
-        .take(4)
-        .collect();
+    let mut names: Vec<_> = keys.chain(delta.services.iter().map(|s| s.hostname.to_string())).take(4).collect();
     if delta.everything {
         names.push("everything".into());
     }

@@ -55,12 +55,19 @@ fn reached(to: &str, listeners: &[&TcpListener]) -> Option<(u16, u16)> {
     for listener in listeners {
         listener.set_nonblocking(true).expect("a socket option");
     }
-    let found = listeners.iter().find_map(|listener| {
+    // The handshake ends for the client before the listener sees it.
+    let deadline = std::time::Instant::now() + WAIT;
+    let accept = |listener: &&TcpListener| {
         let (stream, _) = listener.accept().ok()?;
         let own = listener.local_addr().ok()?.port();
         let meant = getsockopt(&stream, OriginalDst).map_or(own, |address| u16::from_be(address.sin_port));
         Some((own, meant))
-    });
+    };
+    let mut found = None;
+    while found.is_none() && std::time::Instant::now() < deadline {
+        found = listeners.iter().find_map(accept);
+        std::thread::yield_now();
+    }
     drop(client);
     found
 }

@@ -26,16 +26,7 @@ fn sync_status(connection: &ConnectionStatus) -> Value {
     let metadata = |key| text(connection, key);
     put("cluster_id", metadata("CLUSTER_ID"));
     put("proxy", proxy_id(connection));
-    put(
-        "proxy_type",
-        connection
-            .node
-            .id
-            .split('~')
-            .next()
-            .unwrap_or_default()
-            .to_owned(),
-    );
+    put("proxy_type", connection.node.id.split('~').next().unwrap_or_default().to_owned());
     put("proxy_version", metadata("ISTIO_VERSION"));
     put("istio_version", metadata("ISTIO_VERSION"));
     for status in &connection.types {
@@ -51,10 +42,7 @@ fn sync_status(connection: &ConnectionStatus) -> Value {
         put(&format!("{name}_acked"), status.nonce_acked.clone());
     }
     // Beyond Istio: what istioctl derives, and why.
-    let states = connection
-        .types
-        .iter()
-        .map(|t| (t.kind.short().to_owned(), state(t)));
+    let states = connection.types.iter().map(|t| (t.kind.short().to_owned(), state(t)));
     out.insert("types".into(), Value::Object(states.collect()));
     out.insert("address".into(), connection.address.clone().into());
     if let Some(last) = connection.convergence.last {
@@ -81,15 +69,15 @@ fn state(status: &TypeStatus) -> Value {
 pub fn adsz(shared: &Shared) -> Value {
     clients(shared, |connection, client| {
         let metadata = connection.node.metadata.clone().unwrap_or_default();
-        let metadata = model::proxy::to_json(&prost_types::Value {
-            kind: Some(prost_types::value::Kind::StructValue(metadata)),
-        });
+        let metadata =
+            model::proxy::to_json(&prost_types::Value { kind: Some(prost_types::value::Kind::StructValue(metadata)) });
         if let Some(labels) = metadata.get("LABELS") {
             client["labels"] = labels.clone();
         }
         client["metadata"] = metadata;
         if let Some(locality) = &connection.node.locality {
-            client["locality"] = json!({"region": locality.region, "zone": locality.zone, "sub_zone": locality.sub_zone});
+            client["locality"] =
+                json!({"region": locality.region, "zone": locality.zone, "sub_zone": locality.sub_zone});
         }
         client["watches"] = watches(connection);
     })
@@ -115,54 +103,31 @@ fn clients(shared: &Shared, extend: impl Fn(&ConnectionStatus, &mut Value)) -> V
 }
 
 fn watches(connection: &ConnectionStatus) -> Value {
-    let watch = |t: &TypeStatus| {
-        (
-            t.kind.type_url().to_owned(),
-            json!(t.names.iter().map(|n| &**n).collect::<Vec<_>>()),
-        )
-    };
+    let watch =
+        |t: &TypeStatus| (t.kind.type_url().to_owned(), json!(t.names.iter().map(|n| &**n).collect::<Vec<_>>()));
     Value::Object(connection.types.iter().map(watch).collect())
 }
 
 /// What one proxy watches.
 pub fn resourcesz(shared: &Shared, proxy: &str) -> Result<Value, Refused> {
     let status = shared.hub.status();
-    let found = status
-        .iter()
-        .rev()
-        .find(|c| c.id == proxy || c.node.id == proxy || proxy_id(c) == proxy);
-    found
-        .map(watches)
-        .ok_or_else(|| Refused::NotConnected(proxy.to_owned()))
+    let found = status.iter().rev().find(|c| c.id == proxy || c.node.id == proxy || proxy_id(c) == proxy);
+    found.map(watches).ok_or_else(|| Refused::NotConnected(proxy.to_owned()))
 }
 
 /// Pushes the current state to everybody, as if everything had changed.
 pub fn push_all(shared: &Shared) {
-    let everything = Delta {
-        everything: true,
-        ..Delta::default()
-    };
+    let everything = Delta { everything: true, ..Delta::default() };
     shared.hub.push(&Moved(everything), Instant::now());
 }
 
 /// `pod.namespace`.
 pub fn proxy_id(connection: &ConnectionStatus) -> String {
-    connection
-        .node
-        .id
-        .split('~')
-        .nth(2)
-        .unwrap_or(&connection.node.id)
-        .to_owned()
+    connection.node.id.split('~').nth(2).unwrap_or(&connection.node.id).to_owned()
 }
 
 fn text(connection: &ConnectionStatus, key: &str) -> String {
-    let value = connection
-        .node
-        .metadata
-        .as_ref()
-        .and_then(|m| m.fields.get(key))
-        .and_then(|v| v.kind.as_ref());
+    let value = connection.node.metadata.as_ref().and_then(|m| m.fields.get(key)).and_then(|v| v.kind.as_ref());
     match value {
         Some(prost_types::value::Kind::StringValue(s)) => s.clone(),
         _ => String::new(),

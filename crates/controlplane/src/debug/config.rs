@@ -14,44 +14,24 @@ use crate::run::Shared;
 /// Every Istio resource as it was written.
 pub fn configz(shared: &Shared) -> Value {
     let store = shared.world.store();
-    Value::Array(
-        store
-            .resources()
-            .values()
-            .filter(|r| r.key().kind.is_istio())
-            .map(|r| (*r.raw).clone())
-            .collect(),
-    )
+    Value::Array(store.resources().values().filter(|r| r.key().kind.is_istio()).map(|r| (*r.raw).clone()).collect())
 }
 
 /// The resources of some kinds.
 pub fn of_kinds(shared: &Shared, kinds: &[Kind]) -> Value {
     let store = shared.world.store();
-    let list = store
-        .resources()
-        .values()
-        .filter(|r| kinds.contains(&r.key().kind));
+    let list = store.resources().values().filter(|r| kinds.contains(&r.key().kind));
     Value::Array(list.map(|r| (*r.raw).clone()).collect())
 }
 
 /// Every service, in the shape of Istio's `model.Service`.
 pub fn registryz(shared: &Shared) -> Value {
-    Value::Array(
-        shared
-            .world
-            .snapshot()
-            .services
-            .iter()
-            .map(|s| service(s))
-            .collect(),
-    )
+    Value::Array(shared.world.snapshot().services.iter().map(|s| service(s)).collect())
 }
 
 fn service(service: &Service) -> Value {
-    let ports = service
-        .ports
-        .iter()
-        .map(|p| json!({"name": &*p.name, "port": p.number, "protocol": p.protocol.to_string()}));
+    let ports =
+        service.ports.iter().map(|p| json!({"name": &*p.name, "port": p.number, "protocol": p.protocol.to_string()}));
     json!({
         "Attributes": {
             "ServiceRegistry": service.registry.as_str(),
@@ -70,12 +50,7 @@ fn service(service: &Service) -> Value {
 }
 
 fn labels(labels: &names::Labels) -> Value {
-    Value::Object(
-        labels
-            .iter()
-            .map(|(k, v)| (k.to_string(), Value::from(v.to_string())))
-            .collect::<Map<_, _>>(),
-    )
+    Value::Object(labels.iter().map(|(k, v)| (k.to_string(), Value::from(v.to_string()))).collect::<Map<_, _>>())
 }
 
 /// Endpoints by host and namespace, in the shape of Istio's endpoint shards.
@@ -95,25 +70,18 @@ pub fn endpointz(shared: &Shared) -> Value {
             })
         });
         let shard = json!({"Shards": {"Kubernetes/Kubernetes": list.collect::<Vec<_>>()}});
-        hosts
-            .entry(key.hostname.to_string())
-            .or_default()
-            .insert(key.namespace.to_string(), shard);
+        hosts.entry(key.hostname.to_string()).or_default().insert(key.namespace.to_string(), shard);
     }
     json!(hosts)
 }
 
 /// Which service ports each connected proxy serves.
 pub fn instancesz(shared: &Shared) -> Value {
-    let views = shared
-        .hub
-        .status()
-        .into_iter()
-        .filter_map(|c| Some((proxy_id(&c), view(shared, &c.node)?)));
+    let views = shared.hub.status().into_iter().filter_map(|c| Some((proxy_id(&c), view(shared, &c.node)?)));
     let targets = views.map(|(id, view)| {
-        let targets = view.targets.iter().map(|t| {
-            json!({"service": t.service.hostname.to_string(), "port": t.port.number, "targetPort": t.target_port})
-        });
+        let targets = view.targets.iter().map(
+            |t| json!({"service": t.service.hostname.to_string(), "port": t.port.number, "targetPort": t.target_port}),
+        );
         (id, Value::Array(targets.collect()))
     });
     Value::Object(targets.collect())
@@ -122,11 +90,7 @@ pub fn instancesz(shared: &Shared) -> Value {
 /// The scope of one proxy.
 pub fn sidecarz(shared: &Shared, proxy: &str) -> Result<Value, Refused> {
     let missing = || Refused::NotConnected(proxy.to_owned());
-    let connection = shared
-        .hub
-        .status()
-        .into_iter()
-        .find(|c| proxy_id(c) == proxy || c.node.id == proxy);
+    let connection = shared.hub.status().into_iter().find(|c| proxy_id(c) == proxy || c.node.id == proxy);
     let view = view(shared, &connection.ok_or_else(missing)?.node).ok_or_else(missing)?;
     let services: Vec<_> = view.scope.by_host.keys().map(ToString::to_string).collect();
     Ok(json!({"name": proxy, "namespace": &*view.proxy.namespace, "services": services}))

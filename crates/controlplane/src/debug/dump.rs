@@ -11,24 +11,17 @@ use crate::run::Shared;
 
 /// `envoy.admin.v3.ConfigDump` of all types sent to a proxy.
 pub fn config_dump(shared: &Shared, proxy: &str) -> Result<Value, Refused> {
-    let sent = |kind| {
-        shared
-            .hub
-            .sent(proxy, kind)
-            .ok_or_else(|| Refused::NotConnected(proxy.to_owned()))
-    };
+    let sent = |kind| shared.hub.sent(proxy, kind).ok_or_else(|| Refused::NotConnected(proxy.to_owned()));
     let section = |dump: &str, list: &str, field: &str, kind: Kind| {
         let resources = sent(kind)?;
         let entry = |r: &Arc<Resource>| {
-            let mut entry =
-                json!({"version_info": version_string(r.version), field: typed(kind, r)});
+            let mut entry = json!({"version_info": version_string(r.version), field: typed(kind, r)});
             if kind == Kind::Secret || kind == Kind::Listener {
                 entry["name"] = (*r.name).into();
             }
             // A listener's state is one level deeper.
             if kind == Kind::Listener {
-                let state =
-                    json!({"version_info": entry["version_info"], "listener": entry["listener"]});
+                let state = json!({"version_info": entry["version_info"], "listener": entry["listener"]});
                 entry = json!({"name": entry["name"], "active_state": state});
             }
             entry
@@ -37,42 +30,12 @@ pub fn config_dump(shared: &Shared, proxy: &str) -> Result<Value, Refused> {
         Ok(json!({"@type": format!("type.googleapis.com/envoy.admin.v3.{dump}"), list: entries}))
     };
     let configs = vec![
-        section(
-            "ClustersConfigDump",
-            "dynamic_active_clusters",
-            "cluster",
-            Kind::Cluster,
-        )?,
-        section(
-            "ListenersConfigDump",
-            "dynamic_listeners",
-            "listener",
-            Kind::Listener,
-        )?,
-        section(
-            "RoutesConfigDump",
-            "dynamic_route_configs",
-            "route_config",
-            Kind::Route,
-        )?,
-        section(
-            "EndpointsConfigDump",
-            "dynamic_endpoint_configs",
-            "endpoint_config",
-            Kind::Endpoint,
-        )?,
-        section(
-            "SecretsConfigDump",
-            "dynamic_active_secrets",
-            "secret",
-            Kind::Secret,
-        )?,
-        section(
-            "EcdsConfigDump",
-            "ecds_filters",
-            "ecds_filter",
-            Kind::Extension,
-        )?,
+        section("ClustersConfigDump", "dynamic_active_clusters", "cluster", Kind::Cluster)?,
+        section("ListenersConfigDump", "dynamic_listeners", "listener", Kind::Listener)?,
+        section("RoutesConfigDump", "dynamic_route_configs", "route_config", Kind::Route)?,
+        section("EndpointsConfigDump", "dynamic_endpoint_configs", "endpoint_config", Kind::Endpoint)?,
+        section("SecretsConfigDump", "dynamic_active_secrets", "secret", Kind::Secret)?,
+        section("EcdsConfigDump", "ecds_filters", "ecds_filter", Kind::Extension)?,
     ];
     Ok(json!({"configs": configs}))
 }
@@ -84,12 +47,8 @@ pub fn list(kind: Kind, resources: &[Arc<Resource>]) -> Value {
 
 /// A message with its `@type`; private keys are not shown.
 fn typed(kind: Kind, resource: &Resource) -> Value {
-    let mut value = to_json(
-        protos::type_name(kind.type_url()),
-        &resource.value,
-        Options::default(),
-    )
-    .unwrap_or_else(|error| json!({"error": error.to_string()}));
+    let mut value = to_json(protos::type_name(kind.type_url()), &resource.value, Options::default())
+        .unwrap_or_else(|error| json!({"error": error.to_string()}));
     if kind == Kind::Secret {
         redact(&mut value);
     }

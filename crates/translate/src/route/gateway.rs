@@ -1,11 +1,13 @@
 //! Which virtual hosts does a gateway's route configuration hold? The hosts that servers and virtual services share.
 //! Follows `buildGatewayHTTPRouteConfig`.
 
-use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use names::Hostname;
 use protos::envoy::config::route::v3 as route;
 use protos::envoy::config::route::v3::virtual_host::TlsRequirementType;
+use protos::prost::Message as _;
 
 use super::action::{self, Context};
 use crate::Inputs;
@@ -33,9 +35,12 @@ pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::Vi
         first_port.get_or_insert(port);
         let redirect = s.tls.as_ref().is_some_and(|t| t.https_redirect);
         let rules = inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, &server.gateway);
+        let mut exposed: BTreeMap<std::sync::Arc<str>, Exposed> = BTreeMap::new();
         for v in rules {
-            let exposed = hosts_for_namespace(&s.hosts, &v.config.namespace);
-            let shared = intersection(&exposed, &v.hosts);
+            let exposed = exposed
+                .entry(v.config.namespace.clone())
+                .or_insert_with(|| Exposed::new(hosts_for_namespace(&s.hosts, &v.config.namespace)));
+            let shared = exposed.shared_with(&v.hosts);
             if shared.is_empty() {
                 continue;
             }
@@ -84,6 +89,35 @@ pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::Vi
     Some(out)
 }
 
+/// Hosts of a server, ready for many virtual services to ask.
+struct Exposed {
+    all: BTreeSet<Hostname>,
+    wildcards: Vec<Hostname>,
+}
+
+impl Exposed {
+    fn new(hosts: Vec<Hostname>) -> Self {
+        Exposed {
+            wildcards: hosts.iter().filter(|h| h.is_wildcard()).cloned().collect(),
+            all: hosts.into_iter().collect(),
+        }
+    }
+
+    /// As [`intersection`], but only wildcards look at every host.
+    fn shared_with(&self, hosts: &[Hostname]) -> BTreeSet<Hostname> {
+        let mut out = BTreeSet::new();
+        for h in hosts {
+            if self.all.contains(h) || self.wildcards.iter().any(|w| h.subset_of(w)) {
+                out.insert(h.clone());
+            }
+            if h.is_wildcard() {
+                out.extend(self.all.iter().filter(|x| x.subset_of(h)).cloned());
+            }
+        }
+        out
+    }
+}
+
 /// Hosts a server exposes to a namespace: those without namespace, and those of it.
 pub(crate) fn hosts_for_namespace(hosts: &[String], namespace: &str) -> Vec<Hostname> {
     let of = |h: &String| match h.split_once('/') {
@@ -119,16 +153,20 @@ fn collapse(hosts: BTreeMap<Hostname, route::VirtualHost>) -> Vec<route::Virtual
     let mut sorted: Vec<_> = hosts.into_iter().collect();
     sorted.sort_by(|(a, _), (b, _)| a.specificity(b));
     let mut out: Vec<route::VirtualHost> = Vec::new();
-    for (_, v) in sorted {
-        let same = out.iter_mut().find(|o| {
-            !v.routes.is_empty()
-                && o.routes == v.routes
-                && o.require_tls == v.require_tls
-                && o.include_request_attempt_count == v.include_request_attempt_count
-        });
-        match same {
-            Some(o) => o.domains.extend(v.domains),
-            None => out.push(v),
+    // By everything but name and domains; the encoding is deterministic.
+    let mut seen: BTreeMap<Vec<u8>, usize> = BTreeMap::new();
+    for (_, mut v) in sorted {
+        if v.routes.is_empty() {
+            out.push(v);
+            continue;
+        }
+        let (name, domains) = (std::mem::take(&mut v.name), std::mem::take(&mut v.domains));
+        match seen.entry(v.encode_to_vec()) {
+            Entry::Occupied(at) => out[*at.get()].domains.extend(domains),
+            Entry::Vacant(free) => {
+                free.insert(out.len());
+                out.push(route::VirtualHost { name, domains, ..v });
+            }
         }
     }
     out
