@@ -3,7 +3,9 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use model::ResolvedVirtualService;
 use names::Hostname;
 use protos::envoy::config::route::v3 as route;
 use protos::envoy::config::route::v3::virtual_host::TlsRequirementType;
@@ -29,14 +31,17 @@ pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::Vi
         require_tls: if redirect { TlsRequirementType::All } else { TlsRequirementType::None } as i32,
         ..Default::default()
     };
+    let mut rules: BTreeMap<&str, Rules> = BTreeMap::new();
     for server in servers {
         let s = &server.server;
         let port = s.port.as_ref().and_then(|p| u16::try_from(p.number).ok()).unwrap_or(0);
         first_port.get_or_insert(port);
         let redirect = s.tls.as_ref().is_some_and(|t| t.https_redirect);
-        let rules = inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, &server.gateway);
-        let mut exposed: BTreeMap<std::sync::Arc<str>, Exposed> = BTreeMap::new();
-        for v in rules {
+        let rules = rules.entry(server.gateway.as_str()).or_insert_with(|| {
+            Rules::new(inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, &server.gateway))
+        });
+        let mut exposed: BTreeMap<Arc<str>, Exposed> = BTreeMap::new();
+        for v in rules.for_hosts(&s.hosts) {
             let exposed = exposed
                 .entry(v.config.namespace.clone())
                 .or_insert_with(|| Exposed::new(hosts_for_namespace(&s.hosts, &v.config.namespace)));
@@ -51,7 +56,7 @@ pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::Vi
                     .or_else(|| inputs.view.service(host))
             };
             let context = Context { inputs, port, gateway: &server.gateway, tls: s.tls.is_some(), lookup: &lookup };
-            let routes = action::routes(&context, &v);
+            let routes = action::routes(&context, v);
             if routes.is_empty() {
                 continue;
             }
@@ -89,6 +94,42 @@ pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::Vi
     Some(out)
 }
 
+/// Virtual services of a gateway, in order, found by host: a gateway may have as many servers as rules.
+struct Rules {
+    all: Vec<Arc<ResolvedVirtualService>>,
+    exact: BTreeMap<Hostname, Vec<usize>>,
+    wildcard: Vec<usize>,
+}
+
+impl Rules {
+    fn new(all: Vec<Arc<ResolvedVirtualService>>) -> Self {
+        let mut exact: BTreeMap<Hostname, Vec<usize>> = BTreeMap::new();
+        let mut wildcard = Vec::new();
+        for (n, v) in all.iter().enumerate() {
+            for h in v.hosts.iter().filter(|h| !h.is_wildcard()) {
+                exact.entry(h.clone()).or_default().push(n);
+            }
+            if v.hosts.iter().any(Hostname::is_wildcard) {
+                wildcard.push(n);
+            }
+        }
+        Rules { all, exact, wildcard }
+    }
+
+    /// Those that may share a host with a server's.
+    fn for_hosts(&self, hosts: &[String]) -> Vec<&Arc<ResolvedVirtualService>> {
+        let mut found: BTreeSet<usize> = self.wildcard.iter().copied().collect();
+        for h in hosts {
+            let host = Hostname::from(h.split_once('/').map_or(h.as_str(), |(_, dns)| dns));
+            if host.is_wildcard() {
+                return self.all.iter().collect();
+            }
+            found.extend(self.exact.get(&host).into_iter().flatten());
+        }
+        found.iter().map(|n| &self.all[*n]).collect()
+    }
+}
+
 /// Hosts of a server, ready for many virtual services to ask.
 struct Exposed {
     all: BTreeSet<Hostname>,
@@ -103,7 +144,7 @@ impl Exposed {
         }
     }
 
-    /// As [`intersection`], but only wildcards look at every host.
+    /// Hosts covered by both sides, each in its most specific form. Only wildcards look at every host.
     fn shared_with(&self, hosts: &[Hostname]) -> BTreeSet<Hostname> {
         let mut out = BTreeSet::new();
         for h in hosts {
@@ -126,26 +167,6 @@ pub(crate) fn hosts_for_namespace(hosts: &[String], namespace: &str) -> Vec<Host
         Some(_) => None,
     };
     hosts.iter().filter_map(of).collect()
-}
-
-/// Hosts covered by both lists, each in its most specific form.
-pub(crate) fn intersection(a: &[Hostname], b: &[Hostname]) -> Vec<Hostname> {
-    let mut out: Vec<Hostname> = Vec::new();
-    for x in a {
-        for y in b {
-            let common = if x.subset_of(y) {
-                x
-            } else if y.subset_of(x) {
-                y
-            } else {
-                continue;
-            };
-            if !out.contains(common) {
-                out.push(common.clone());
-            }
-        }
-    }
-    out
 }
 
 /// Virtual hosts with equal routes become one with several domains; the most specific host names it.
