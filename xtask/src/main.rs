@@ -24,7 +24,7 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Run the test suites, installing what they need. Without names: all of them.
+    /// Run the test suites, installing what they need. Without names: all of them but differential.
     ///
     /// Suites: fmt, tidy, clippy, doc, deny, unit, conformance, fuzz, differential, e2e.
     Test {

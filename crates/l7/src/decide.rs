@@ -239,7 +239,7 @@ pub fn local_reply(
             if ex.grpc {
                 let mut digits = [0u8; 20];
                 let code = u64::from(crate::reply::grpc_status(status));
-                ex.response.set_id(HeaderId::GRPC_STATUS, crate::router::decimal(&mut digits, code));
+                ex.response.set_id(HeaderId::GRPC_STATUS, crate::timeouts::decimal(&mut digits, code));
             } else {
                 ex.response.set_status(status);
             }
@@ -281,7 +281,7 @@ pub fn local_reply(
         ex.response.add_id(HeaderId::CONTENT_TYPE, b"text/plain");
     }
     let mut digits = [0u8; 20];
-    let length = crate::router::decimal(&mut digits, body.len() as u64);
+    let length = crate::timeouts::decimal(&mut digits, body.len() as u64);
     ex.response.set_id(HeaderId::CONTENT_LENGTH, length);
     ex.buffered = body;
     true

@@ -35,6 +35,7 @@ mod shadow;
 mod side;
 pub mod state;
 mod stream;
+mod timeouts;
 mod timers;
 mod up;
 mod worker;
