@@ -1,4 +1,4 @@
-//! Which role does this invocation play? Dispatches on argv[0] and the first word; holds no logic of its own.
+//! Which role does this invocation play? Dispatches on `argv[0]` and the first word; holds no logic of its own.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Drops argv[0]; the word after it becomes the program's name, shown as `name` in help and errors.
+/// Drops `argv[0]`; the word after it becomes the program's name, shown as `name` in help and errors.
 fn skip(mut args: Vec<OsString>, name: &str) -> Vec<OsString> {
     args.remove(0);
     if let Some(first) = args.first_mut() {
