@@ -1,16 +1,23 @@
 //! What does a request cost, beside the peers? Runs proxybench's scenarios and prints the tables of docs/performance.md.
 //!
+//! What proxybench does not measure, idle connections, handshakes and latency at a given load, is measured here.
 //! proxybench lies outside the project: named by `--proxybench`, else beside the checkout in `../shared/tools`.
+
+mod connections;
+mod handshakes;
+mod latency;
+mod process;
 
 use crate::{root, tools};
 use anyhow::{Result, bail};
+use process::Candidate;
 use std::path::PathBuf;
 use std::process::Command;
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Scenarios to run; without names: all.
+    /// Scenarios to run (proxybench's, `connections`, `handshakes`, `latency`); without names: all.
     scenarios: Vec<String>,
     /// Rounds per scenario; what counts is the median of the rounds' ratios.
     #[arg(long, default_value_t = 5)]
@@ -23,7 +30,9 @@ pub struct Args {
     proxybench: Option<PathBuf>,
 }
 
-const SCENARIOS: &[&str] = &["h1", "sidecar", "mtls", "h2", "tcp", "config"];
+const SCENARIOS: &[&str] = &["h1", "sidecar", "mtls", "h2", "tcp", "config", "connections", "handshakes", "latency"];
+/// Numbers of clusters that `config` is run with.
+const CLUSTERS: [&str; 2] = ["1000", "10000"];
 /// Scenarios for which proxybench has an HAProxy configuration.
 const WITH_HAPROXY: &[&str] = &["h1", "tcp"];
 
@@ -47,20 +56,50 @@ pub fn run(args: &Args) -> Result<()> {
     } else {
         args.scenarios.iter().map(String::as_str).collect()
     };
-    for scenario in wanted {
-        let mut command = Command::new(&program);
-        command.arg(scenario).args(["--rounds", &args.rounds.to_string(), "--seconds", &args.seconds.to_string()]);
-        command.arg("--proxy").arg(format!("proa={} proxy -c {{config}} --concurrency 1 -l error", proa.display()));
-        command
-            .arg("--proxy")
-            .arg(format!("envoy={} -c {{config}} --concurrency 1 -l error --disable-hot-restart", envoy.display()));
-        if WITH_HAPROXY.contains(&scenario) {
-            command.args(["--proxy", "haproxy"]);
+    let words = |line: &str| line.split(' ').map(str::to_owned).collect();
+    let candidates = [
+        Candidate {
+            name: "proa",
+            command: words(&format!("{} proxy -c {{config}} --concurrency 1 -l error", proa.display())),
+        },
+        Candidate {
+            name: "envoy",
+            command: words(&format!(
+                "{} -c {{config}} --concurrency 1 -l error --disable-hot-restart",
+                envoy.display()
+            )),
+        },
+    ];
+    let work = std::env::temp_dir().join(format!("proa-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&work)?;
+    process::settle()?;
+    let measured = wanted.iter().try_for_each(|scenario| match *scenario {
+        "connections" => connections::run(&candidates, &work),
+        "handshakes" => handshakes::run(&candidates, args.rounds, args.seconds, &work),
+        "latency" => latency::run(&candidates, args.rounds, args.seconds, &work),
+        "config" => {
+            CLUSTERS.iter().try_for_each(|n| compare(&program, scenario, &candidates, args, &["--clusters", n]))
         }
-        println!("{command:?}");
-        if !command.status()?.success() {
-            bail!("proxybench {scenario} failed");
-        }
+        scenario => compare(&program, scenario, &candidates, args, &[]),
+    });
+    std::fs::remove_dir_all(&work)?;
+    measured
+}
+
+/// Runs one of proxybench's scenarios.
+fn compare(program: &PathBuf, scenario: &str, candidates: &[Candidate], args: &Args, more: &[&str]) -> Result<()> {
+    let mut command = Command::new(program);
+    command.arg(scenario).args(["--rounds", &args.rounds.to_string(), "--seconds", &args.seconds.to_string()]);
+    command.args(more);
+    for c in candidates {
+        command.arg("--proxy").arg(format!("{}={}", c.name, c.command.join(" ")));
+    }
+    if WITH_HAPROXY.contains(&scenario) {
+        command.args(["--proxy", "haproxy"]);
+    }
+    println!("{command:?}");
+    if !command.status()?.success() {
+        bail!("proxybench {scenario} failed");
     }
     Ok(())
 }
