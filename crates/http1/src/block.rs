@@ -177,11 +177,26 @@ impl HeaderBlock {
         Iter { block: self, at: 0 }
     }
 
+    /// Like [`HeaderBlock::iter`], with the names' ids.
+    pub fn iter_ids(&self) -> impl Iterator<Item = (HeaderId, &[u8], &[u8])> {
+        self.live_fields().map(|f| (f.id, self.name_of(f), self.value_of(f)))
+    }
+
     /// Adds a field after the existing ones; `name` may have any letter case.
     pub fn add(&mut self, name: &[u8], value: &[u8]) {
         let name_off = self.arena.len() as u32;
         self.arena.extend(name.iter().map(u8::to_ascii_lowercase));
         let id = HeaderId::of(&self.arena[name_off as usize..]);
+        let value_off = self.arena.len() as u32;
+        self.arena.extend_from_slice(value);
+        self.push_field(name_off, name.len(), value_off, value.len(), id, NO_RAW);
+    }
+
+    /// Adds a field whose lower-case name is known to have this id.
+    pub fn add_as(&mut self, id: HeaderId, name: &[u8], value: &[u8]) {
+        debug_assert!(id == HeaderId::of(name));
+        let name_off = self.arena.len() as u32;
+        self.arena.extend_from_slice(name);
         let value_off = self.arena.len() as u32;
         self.arena.extend_from_slice(value);
         self.push_field(name_off, name.len(), value_off, value.len(), id, NO_RAW);

@@ -154,6 +154,17 @@ impl HeaderId {
         }
     }
 
+    /// All ids that stand for a name.
+    pub fn all() -> impl Iterator<Item = HeaderId> {
+        (1..NAMES.len()).map(|i| HeaderId(i as u8))
+    }
+
+    /// Position among all ids; 0 for [`HeaderId::OTHER`].
+    #[inline]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+
     /// The name in lower case; empty for [`HeaderId::OTHER`].
     pub fn name(self) -> &'static str {
         NAMES[self.0 as usize]

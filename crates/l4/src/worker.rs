@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -224,8 +225,7 @@ impl Worker {
             filter_chain: None,
             tls: None,
         });
-        let (worker, serving) =
-            (self.clone(), connection::serve(self.clone(), active.clone(), Accepted { socket, about }));
+        let (worker, active) = (self.clone(), active.clone());
         let task = tokio::task::spawn_local(async move {
             struct Leave(Rc<Worker>, u64);
             impl Drop for Leave {
@@ -233,8 +233,11 @@ impl Worker {
                     self.0.connections.borrow_mut().remove(&self.1);
                 }
             }
+            let timers = worker.http.timers.clone();
+            // Made here: a future that is captured and then awaited would be held twice.
+            let serving = pin!(connection::serve(worker.clone(), active, Accepted { socket, about }));
             let _leave = Leave(worker, id);
-            serving.await;
+            timers.polling(serving).await;
         });
         self.connections.borrow_mut().insert(id, Entry { task: task.abort_handle(), chain: None });
     }

@@ -280,7 +280,7 @@ async fn first_byte(conn: &Conn, down: &mut Down, timer: &Timer) -> bool {
 async fn serve_request(conn: &Rc<Conn>, down: &mut Down, timer: &Timer) -> bool {
     let manager = &conn.manager;
     let mut ex = conn.worker.take_exchange();
-    ex.times.begin = Some(Instant::now());
+    ex.times.begin = Some(conn.worker.now());
     let head = next_head(conn, down, &mut ex, timer).await;
     let go_on = !matches!(head, Err(NoHead::Closed));
     match head {

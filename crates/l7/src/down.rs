@@ -1,17 +1,15 @@
 //! How does a response go out on a downstream connection?
 
-use bytes::Bytes;
 use http1::{BodyKind, BodyReader, HeaderBlock, HeaderId, Reason, RequestHead, Version, write_response_head};
 
-use crate::h2_headers;
-use crate::side::{H2Side, Lost, SendMode, Side, lost};
+use crate::h2_session::Stream;
+use crate::side::{H2Side, Lost, SendMode, Side};
 use crate::worker::Worker;
 
 /// The downstream end of an exchange.
 pub struct Down {
     /// The bytes.
     pub side: Side,
-    respond: Option<h2::server::SendResponse<Bytes>>,
     version: Version,
     head_request: bool,
     connect: bool,
@@ -42,7 +40,6 @@ impl Down {
     pub fn h1(side: Side) -> Self {
         Down {
             side,
-            respond: None,
             version: Version::Http11,
             head_request: false,
             connect: false,
@@ -53,9 +50,8 @@ impl Down {
     }
 
     /// A downstream HTTP/2 stream.
-    pub fn h2(recv: Option<h2::RecvStream>, respond: h2::server::SendResponse<Bytes>, head: bool) -> Self {
-        let side = Side::H2(H2Side::receiving(recv));
-        Down { respond: Some(respond), head_request: head, ..Down::h1(side) }
+    pub fn h2(stream: Stream, recv: bool, head: bool) -> Self {
+        Down { head_request: head, ..Down::h1(Side::H2(H2Side::new(stream, recv))) }
     }
 
     /// Starts the next HTTP/1.1 request.
@@ -139,12 +135,9 @@ impl Down {
                 Ok(())
             }
             Side::H2(s) => {
-                let Some(respond) = &mut self.respond else {
-                    return Err(Lost::Closed);
-                };
                 let end = body == ResponseBody::None;
-                let send = respond.send_response(h2_headers::response(block), end).map_err(|e| lost(&e))?;
-                s.send = (!end).then_some(send);
+                s.stream.as_ref().ok_or(Lost::Closed)?.respond(block, end, false)?;
+                s.send = !end;
                 Ok(())
             }
         }
@@ -158,25 +151,21 @@ impl Down {
                 write_response_head(s.wire.out(worker), block, Version::Http11, case, Reason::Standard, b"");
                 Ok(())
             }
-            Side::H2(_) => match &mut self.respond {
-                Some(r) => r.send_informational(h2_headers::response(block)).map_err(|e| lost(&e)),
-                None => Ok(()),
-            },
+            Side::H2(s) => s.stream.as_ref().map_or(Ok(()), |s| s.respond(block, false, true)),
         }
     }
 
-    /// Breaks off: the client must notice that the response is incomplete.
-    pub fn abort(&mut self, reason: h2::Reason) {
+    /// Breaks off, with this code in HTTP/2: the client must notice that the response is incomplete.
+    pub fn abort(&mut self, code: u32) {
         self.close = true;
         match &mut self.side {
             Side::H1(_) => {}
             Side::H2(s) => {
-                match (&mut s.send, &mut self.respond) {
-                    (Some(send), _) => send.send_reset(reason),
-                    (None, Some(respond)) => respond.send_reset(reason),
-                    _ => {}
+                if let Some(stream) = &s.stream {
+                    stream.reset(code);
                 }
-                s.recv = None;
+                s.recv = false;
+                s.send = false;
             }
         }
     }

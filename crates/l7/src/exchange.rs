@@ -173,20 +173,86 @@ const RETAINED_BUFFER_BYTES: usize = 16 << 10;
 impl Exchange {
     /// Forgets the request and keeps memory for the next one.
     pub fn clear(&mut self) {
-        self.request.clear();
-        self.request_trailers.clear();
-        self.response.clear();
-        self.response_trailers.clear();
-        self.buffered.clear();
-        self.buffered.shrink_to(RETAINED_BUFFER_BYTES);
-        self.filters.clear();
-        let old = std::mem::take(self);
-        self.request = old.request;
-        self.request_trailers = old.request_trailers;
-        self.response = old.response;
-        self.response_trailers = old.response_trailers;
-        self.buffered = old.buffered;
-        self.filters = old.filters;
+        // Field by field: an exchange is too large to be moved for every request.
+        let Exchange {
+            stream_id,
+            protocol,
+            request,
+            request_trailers,
+            response,
+            response_trailers,
+            head_request,
+            upgrade,
+            grpc,
+            request_ends_with_head,
+            times,
+            flags,
+            details,
+            termination,
+            status,
+            bytes_received,
+            bytes_sent,
+            attempts,
+            upstream,
+            remote,
+            internal,
+            route_name,
+            virtual_host,
+            buffered,
+            filters,
+            metadata,
+            state,
+            health_check,
+            route_cleared,
+            alpn,
+            redirects,
+            filters_run,
+            tls_first,
+            set_cookie,
+            taps_request,
+            taps_response,
+            body_collected,
+            random,
+        } = self;
+        request.clear();
+        response.clear();
+        request_trailers.clear();
+        response_trailers.clear();
+        buffered.clear();
+        buffered.shrink_to(RETAINED_BUFFER_BYTES);
+        filters.clear();
+        *stream_id = Default::default();
+        *protocol = Default::default();
+        *head_request = Default::default();
+        *upgrade = Default::default();
+        *grpc = Default::default();
+        *request_ends_with_head = Default::default();
+        *times = Default::default();
+        *flags = Default::default();
+        *details = Default::default();
+        *termination = Default::default();
+        *status = Default::default();
+        *bytes_received = Default::default();
+        *bytes_sent = Default::default();
+        *attempts = Default::default();
+        *upstream = Default::default();
+        *remote = Default::default();
+        *internal = Default::default();
+        *route_name = Default::default();
+        *virtual_host = Default::default();
+        *metadata = Default::default();
+        *state = Default::default();
+        *health_check = Default::default();
+        *route_cleared = Default::default();
+        *alpn = Default::default();
+        *redirects = Default::default();
+        *filters_run = Default::default();
+        *tls_first = Default::default();
+        *set_cookie = Default::default();
+        *taps_request = Default::default();
+        *taps_response = Default::default();
+        *body_collected = Default::default();
+        *random = Default::default();
     }
 
     /// Sets the response code details and adds flags.

@@ -83,7 +83,7 @@ fn tls_facts<'a>(tls: &'a TlsInfo, text: &'a PeerText) -> TlsFacts<'a> {
 /// Everything known of a stream now.
 pub fn facts<'a>(conn: &'a Conn, ex: &'a Exchange, found: Option<&'a Found>) -> Facts<'a> {
     static NO_TEXT: PeerText = PeerText { sha256: String::new(), sha1: String::new(), pem: String::new() };
-    let begin = ex.times.begin.unwrap_or_else(Instant::now);
+    let begin = ex.times.begin.unwrap_or_else(|| conn.worker.now());
     let since = |t: Option<Instant>| t.map(|t| t.saturating_duration_since(begin));
     let up = &ex.upstream;
     Facts {

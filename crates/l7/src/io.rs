@@ -84,13 +84,6 @@ impl Wire {
         }
     }
 
-    /// Drops an empty read buffer; for wires handed to another codec.
-    pub fn forget(&mut self) {
-        if self.start == self.end {
-            (self.read, self.start, self.end) = (Vec::new(), 0, 0);
-        }
-    }
-
     /// Reads once, keeping what is buffered. `Ok(0)` at the end of the stream.
     /// `Pending` holds no buffer unless unconsumed bytes are in it.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<io::Result<usize>> {
@@ -100,6 +93,8 @@ impl Wire {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
             if self.read.is_empty() {
+                // Most calls only say whom to wake: no buffer for those.
+                ready!(self.stream.poll_read_ready(cx))?;
                 self.read = worker.take_read();
             }
         } else if self.end == self.read.len() {

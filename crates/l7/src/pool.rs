@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use bytes::Bytes;
 use http1::{HeaderId, Limits};
 use proxy_config::cluster::UpstreamProtocol;
 use proxy_config::route::{Priority, RouteAction};
@@ -24,6 +23,7 @@ use upstream::{ConnectRequest, Guard, Host, Outcome, PickRequest, PoolKey, Resou
 use crate::connection::Conn;
 use crate::exchange::{Exchange, Protocol};
 use crate::filters::alpn;
+use crate::h2_session::Session;
 use crate::io::Wire;
 use crate::manager::header_case;
 use crate::retry::Failure;
@@ -37,6 +37,8 @@ const STREAMS_MAX: usize = 1 << 29;
 /// Windows towards upstreams: Envoy's defaults.
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 24 << 20;
+/// Header bytes of a response over HTTP/2.
+const RESPONSE_HEADER_BYTES_MAX: u32 = 60 << 10;
 
 /// How a host is remembered by a request: by its address text.
 pub type HostKey = Arc<str>;
@@ -44,27 +46,37 @@ pub type HostKey = Arc<str>;
 /// An idle or shared upstream connection.
 pub enum Pooled {
     /// HTTP/1.1, idle.
-    H1(Box<IdleH1>),
+    H1(IdleH1),
     /// HTTP/2, shared by its streams.
     H2(Rc<SharedH2>),
 }
 
 /// An idle HTTP/1.1 connection.
 pub struct IdleH1 {
-    wire: Wire,
-    facts: ConnectionFacts,
+    up: Box<Up>,
+    facts: Box<ConnectionFacts>,
     served: u64,
     since_ms: u64,
 }
 
 /// An HTTP/2 connection.
 pub struct SharedH2 {
-    sender: h2::client::SendRequest<Bytes>,
+    session: Rc<Session>,
     facts: ConnectionFacts,
     served: Cell<u64>,
     streams: Cell<usize>,
     since_ms: Cell<u64>,
-    usable: Rc<Cell<bool>>,
+}
+
+impl Drop for SharedH2 {
+    fn drop(&mut self) {
+        self.session.retire();
+    }
+}
+
+/// Drives an upstream HTTP/2 connection until it is over.
+async fn drive(session: Rc<Session>, mut wire: Wire, worker: Rc<Worker>) {
+    std::future::poll_fn(|cx| session.poll_drive(cx, &mut wire, &worker)).await;
 }
 
 struct ConnectionFacts {
@@ -125,9 +137,9 @@ pub enum Refused {
 
 impl Refused {
     /// The host that was tried.
-    pub fn host(&self) -> Option<HostKey> {
+    pub fn host(&self) -> Option<&HostKey> {
         match self {
-            Refused::Connect { host, .. } => Some(host.clone()),
+            Refused::Connect { host, .. } => Some(host),
             _ => None,
         }
     }
@@ -168,8 +180,8 @@ pub struct Ticket {
 
 /// One request on one connection.
 pub struct Lease {
-    /// The request.
-    pub up: Up,
+    /// The request. It stays where it is while an HTTP/1.1 connection goes to the pool and back.
+    pub up: Held,
     /// The connection had served requests before.
     pub reused: bool,
     cluster: Cluster,
@@ -183,8 +195,27 @@ pub struct Lease {
     ended: bool,
 }
 
+/// What a lease holds until its connection goes back to the pool.
+pub struct Held(Option<Box<Up>>);
+
+impl std::ops::Deref for Held {
+    type Target = Up;
+
+    #[inline]
+    fn deref(&self) -> &Up {
+        self.0.as_ref().expect("held until the lease ends, which uses it up")
+    }
+}
+
+impl std::ops::DerefMut for Held {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Up {
+        self.0.as_mut().expect("held until the lease ends, which uses it up")
+    }
+}
+
 enum Connection {
-    H1(ConnectionFacts),
+    H1(Box<ConnectionFacts>),
     H2(Rc<SharedH2>),
 }
 
@@ -245,7 +276,7 @@ pub fn try_checkout(
         entry.note_breaker(priority, Resource::Requests);
         return Err(Refused::Overflow);
     };
-    match take(cluster, worker, &host, key) {
+    match take(cluster, &host, key) {
         Some((up, connection, served)) => Ok(Ok(lease(cluster, worker, host, key, up, connection, served, requests))),
         None => {
             let Some(pending) = entry.breakers(priority).acquire(Resource::Pending) else {
@@ -264,7 +295,7 @@ fn lease(
     worker: &Rc<Worker>,
     host: Arc<Host>,
     key: PoolKey,
-    up: Up,
+    up: Box<Up>,
     connection: Connection,
     served: u64,
     requests: Guard,
@@ -275,7 +306,7 @@ fn lease(
     host.stats.rq_total.fetch_add(1, Relaxed);
     host.stats.rq_active.fetch_add(1, Relaxed);
     Lease {
-        up,
+        up: Held(Some(up)),
         reused: served > 0,
         cluster: cluster.clone(),
         worker: worker.clone(),
@@ -283,33 +314,29 @@ fn lease(
         key,
         connection: Some(connection),
         served,
-        sent_at: Instant::now(),
+        sent_at: worker.now(),
         _requests: requests,
         ended: false,
     }
 }
 
 /// An idle connection that is still good.
-fn take(cluster: &Cluster, worker: &Worker, host: &Arc<Host>, key: PoolKey) -> Option<(Up, Connection, u64)> {
+fn take(cluster: &Cluster, host: &Arc<Host>, key: PoolKey) -> Option<(Box<Up>, Connection, u64)> {
     if let Some(shared) = cluster.0.peek_shared(host, key) {
-        let up = Up::h2(shared.sender.clone());
+        let up = Box::new(Up::h2(shared.session.clone()));
         let served = shared.served.get();
         return Some((up, Connection::H2(shared), served));
     }
-    let http = &cluster.0.cluster.config.http;
     loop {
         let Pooled::H1(mut idle) = cluster.0.take(host, key)? else {
             continue;
         };
-        if idle.wire.is_stale() {
+        if idle.up.is_stale() {
             cluster.stats().inc(stat::UPSTREAM_CX_DESTROY_REMOTE);
             continue;
         }
-        let _ = worker;
-        let served = idle.served;
-        let side = Side::H1(H1Side::new(idle.wire, header_case(http.http1.header_case)));
-        let preserve = http.http1.header_case == proxy_config::hcm::HeaderCase::Preserve;
-        return Some((Up::h1(side, limits(http), preserve), Connection::H1(idle.facts), served));
+        idle.up.renew();
+        return Some((idle.up, Connection::H1(idle.facts), idle.served));
     }
 }
 
@@ -329,10 +356,10 @@ impl PeekShared for WorkerCluster<Pooled> {
         let most = self.cluster.config.http.http2.max_concurrent_streams.map_or(STREAMS_MAX, |n| n as usize);
         let per_connection = max_requests(&self.cluster.config);
         self.peek(host, key, |all| {
-            all.retain(|p| !matches!(p, Pooled::H2(s) if !s.usable.get()));
+            all.retain(|p| !matches!(p, Pooled::H2(s) if !s.session.is_open()));
             all.iter().find_map(|p| match p {
                 Pooled::H2(s)
-                    if s.streams.get() < most.min(s.sender.current_max_send_streams())
+                    if s.streams.get() < most.min(s.session.max_streams())
                         && per_connection.is_none_or(|n| s.served.get() < n) =>
                 {
                     Some(s.clone())
@@ -379,7 +406,7 @@ pub async fn connect(conn: &Conn, cluster: &Cluster, ticket: Ticket) -> Result<L
             Ok(c) => break c,
             Err(e) if e.overflow => {
                 freed.await;
-                if let Some((up, connection, served)) = take(cluster, worker, &host, key) {
+                if let Some((up, connection, served)) = take(cluster, &host, key) {
                     return Ok(lease(cluster, worker, host, key, up, connection, served, requests));
                 }
             }
@@ -404,33 +431,28 @@ pub async fn connect(conn: &Conn, cluster: &Cluster, ticket: Ticket) -> Result<L
         stats.inc(stat::UPSTREAM_CX_HTTP1_TOTAL);
         let side = Side::H1(H1Side::new(Wire::new(opened.stream), header_case(http.http1.header_case)));
         let preserve = http.http1.header_case == proxy_config::hcm::HeaderCase::Preserve;
-        let up = Up::h1(side, limits(http), preserve);
-        return Ok(lease(cluster, worker, host, key, up, Connection::H1(facts), 0, requests));
+        let up = Box::new(Up::h1(side, limits(http), preserve));
+        return Ok(lease(cluster, worker, host, key, up, Connection::H1(Box::new(facts)), 0, requests));
     }
     stats.inc(stat::UPSTREAM_CX_HTTP2_TOTAL);
-    let (sender, driver) = h2::client::Builder::new()
-        .initial_window_size(http.http2.initial_stream_window_size.unwrap_or(STREAM_WINDOW_BYTES))
-        .initial_connection_window_size(http.http2.initial_connection_window_size.unwrap_or(CONNECTION_WINDOW_BYTES))
-        .enable_push(false)
-        .handshake::<_, Bytes>(opened.stream)
-        .await
-        .map_err(|_| refused(false, None))?;
-    let usable = Rc::new(Cell::new(true));
-    let alive = usable.clone();
-    tokio::task::spawn_local(async move {
-        let _ = driver.await;
-        alive.set(false);
+    let session = Session::new(http2::Options {
+        role: http2::Role::Client,
+        stream_window: http.http2.initial_stream_window_size.unwrap_or(STREAM_WINDOW_BYTES),
+        connection_window: http.http2.initial_connection_window_size.unwrap_or(CONNECTION_WINDOW_BYTES),
+        max_streams: 0,
+        header_list_bytes_max: RESPONSE_HEADER_BYTES_MAX,
+        connect_protocol: false,
     });
+    tokio::task::spawn_local(drive(session.clone(), Wire::new(opened.stream), worker.clone()));
     let shared = Rc::new(SharedH2 {
-        sender: sender.clone(),
+        session: session.clone(),
         facts,
         served: Cell::new(0),
         streams: Cell::new(0),
         since_ms: Cell::new(worker.timers.now()),
-        usable,
     });
     cluster.0.give(&host, key, Pooled::H2(shared.clone()));
-    Ok(lease(cluster, worker, host, key, Up::h2(sender), Connection::H2(shared), 0, requests))
+    Ok(lease(cluster, worker, host, key, Box::new(Up::h2(session)), Connection::H2(shared), 0, requests))
 }
 
 struct Pending<'a>(&'a Block<stat::Cluster>);
@@ -542,7 +564,7 @@ impl Lease {
         } else {
             charge(stats, status, ex.internal, canary);
         }
-        let ms = self.sent_at.elapsed().as_millis() as u64;
+        let ms = self.worker.now().saturating_duration_since(self.sent_at).as_millis() as u64;
         if !retried {
             charge_time(stats, ms, ex.internal, canary);
         }
@@ -592,7 +614,7 @@ impl Lease {
     /// The HTTP/2 connection takes no more requests.
     pub fn retire(&mut self) {
         if let Some(Connection::H2(s)) = &self.connection {
-            s.usable.set(false);
+            s.session.retire();
         }
     }
 
@@ -639,12 +661,13 @@ impl Lease {
         let Some(Connection::H1(facts)) = self.connection.take() else {
             return;
         };
-        let placeholder = Side::H2(Default::default());
-        if let Side::H1(mut s) = std::mem::replace(&mut self.up.side, placeholder) {
+        if let Side::H1(s) = &mut self.up.side {
             s.wire.release(&self.worker);
-            let since_ms = self.worker.timers.now();
-            let idle = IdleH1 { wire: s.wire, facts, served: self.served, since_ms };
-            self.cluster.0.give(&self.host, self.key, Pooled::H1(Box::new(idle)));
+        }
+        let since_ms = self.worker.timers.now();
+        if let Some(up) = self.up.0.take() {
+            let idle = IdleH1 { up, facts, served: self.served, since_ms };
+            self.cluster.0.give(&self.host, self.key, Pooled::H1(idle));
         }
         self.leave();
     }
@@ -691,7 +714,7 @@ pub fn is_stale(cluster: &upstream::Cluster, pooled: &mut Pooled, now_ms: u64) -
     let idle_for = cluster.config.http.idle_timeout.map(|d| d.as_millis() as u64).filter(|d| *d > 0);
     match pooled {
         Pooled::H1(c) => {
-            if c.wire.is_stale() {
+            if c.up.is_stale() {
                 cluster.stats.inc(stat::UPSTREAM_CX_DESTROY_REMOTE);
                 return true;
             }
@@ -706,7 +729,7 @@ pub fn is_stale(cluster: &upstream::Cluster, pooled: &mut Pooled, now_ms: u64) -
             if idle {
                 cluster.stats.inc(stat::UPSTREAM_CX_IDLE_TIMEOUT);
             }
-            idle || !s.usable.get() && s.streams.get() == 0
+            idle || !s.session.is_open() && s.streams.get() == 0
         }
     }
 }

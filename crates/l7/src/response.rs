@@ -4,7 +4,6 @@
 
 use http1::HeaderId;
 use proxy_config::hcm::ServerHeader;
-use tokio::time::Instant;
 
 use crate::connection::Conn;
 use crate::decide;
@@ -41,7 +40,7 @@ pub fn finish_head(conn: &Conn, down: &mut Down, ex: &mut Exchange) {
         response.set_id(HeaderId::X_REQUEST_ID, id);
     }
     if !response.has(HeaderId::DATE) {
-        let now = ex.times.upstream_first.unwrap_or_else(Instant::now);
+        let now = ex.times.upstream_first.unwrap_or_else(|| conn.worker.now());
         response.add_id(HeaderId::DATE, &conn.worker.date(now));
     }
     match hcm.server_header {

@@ -245,12 +245,13 @@ impl Retries {
     }
 
     /// Remembers where a try went.
-    pub fn note_host(&mut self, host: Option<HostKey>) {
+    pub fn note_host(&mut self, host: Option<&HostKey>) {
         if let Some(h) = host
+            && self.policy.as_ref().is_some_and(|p| !p.host_predicates.is_empty())
             && self.possible()
             && self.hosts.len() < TRIED_HOSTS_MAX
         {
-            self.hosts.push(h);
+            self.hosts.push(h.clone());
         }
     }
 

@@ -11,7 +11,6 @@ use http1::{HeaderId, push_decimal};
 use proxy_config::route::{DirectResponse, Forward, HostRewrite, PathRewrite, RouteAction};
 use telemetry::access_log::ResponseFlags;
 use telemetry::stats::envoy::{hcm as stat, router as router_stat};
-use tokio::time::Instant;
 
 use crate::connection::Conn;
 use crate::decide;
@@ -29,7 +28,7 @@ use crate::side::{Lost, Side};
 use crate::stream::{self, FilterTaps, Found};
 use crate::timeouts::{Timeouts, decimal};
 use crate::timers::Timer;
-use crate::up::{RequestBody, UpHead};
+use crate::up::{RequestBody, Up, UpHead};
 
 /// Request bytes kept for another try when the configuration sets no limit (the default buffer limit).
 const REPLAY_BYTES_MAX: usize = 1 << 20;
@@ -131,7 +130,7 @@ async fn forward(
     if !shadows.is_empty() && (ex.request_ends_with_head || ex.body_collected) {
         shadows.start(conn, ex, found, f, &ex.buffered);
     }
-    let began = worker.timers.at(ex.times.begin.unwrap_or_else(Instant::now));
+    let began = worker.timers.at(ex.times.begin.unwrap_or_else(|| worker.now()));
     let idle_for = f.idle_timeout.or(conn.manager.config.stream_idle_timeout).map_or(0, |d| d.as_millis() as u64);
     let mut deadlines = Deadlines {
         global: NEVER,
@@ -308,13 +307,13 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     async fn run(&mut self, ex: &mut Exchange) -> Tried {
         let worker = self.conn.worker.clone();
-        ex.times.connect_begin = Some(Instant::now());
+        ex.times.connect_begin = Some(worker.now());
         let mut lease = match self.checkout(ex).await {
             Ok(lease) => lease,
             Err(tried) => return tried,
         };
         lease.note(ex);
-        self.retries.note_host(Some(lease.host().text.clone()));
+        self.retries.note_host(Some(&lease.host().text));
         self.auto_host(ex, &lease);
         if let Err(lost) = self.send_head(ex, &mut lease) {
             let reused = lease.reused;
@@ -323,7 +322,7 @@ impl Attempt<'_> {
             lease.fail(ex, &failure);
             return Tried::Failed(failure);
         }
-        ex.times.upstream_begin = Some(Instant::now());
+        ex.times.upstream_begin = Some(worker.now());
         if self.deadlines.per_try_for > 0 {
             self.deadlines.per_try = worker.timers.now() + self.deadlines.per_try_for;
         }
@@ -335,7 +334,7 @@ impl Attempt<'_> {
                 return Tried::Failed(failure);
             }
         };
-        ex.times.upstream_first = Some(Instant::now());
+        ex.times.upstream_first = Some(worker.now());
         self.deadlines.per_try = NEVER;
         let again = match self.relay.replay_lost {
             true => None,
@@ -440,7 +439,7 @@ impl Attempt<'_> {
         match body {
             RequestBody::None => {
                 self.relay.request_done = true;
-                ex.times.request_end.get_or_insert_with(|| ex.times.connect_begin.unwrap_or_else(Instant::now));
+                ex.times.request_end.get_or_insert_with(|| ex.times.connect_begin.unwrap_or_else(|| worker.now()));
             }
             RequestBody::Tunnel => self.relay.request_done = true,
             RequestBody::Stream { .. } => {
@@ -468,7 +467,7 @@ impl Attempt<'_> {
         let (down, relay, deadlines) = (&mut *self.down, &mut *self.relay, &mut *self.deadlines);
         let (timer, global_for) = (self.timer, self.global_for);
         let reused = lease.reused;
-        let up = &mut lease.up;
+        let up: &mut Up = &mut lease.up;
         let mut sent = false;
         let mut send_failed = None;
         std::future::poll_fn(|cx| {
@@ -480,7 +479,7 @@ impl Attempt<'_> {
                     Poll::Ready(Ok(())) => {
                         sent = true;
                         if !ex.request_ends_with_head {
-                            let now = Instant::now();
+                            let now = worker.now();
                             ex.times.request_end.get_or_insert(now);
                             ex.times.upstream_sent = Some(now);
                         }
@@ -606,7 +605,7 @@ impl Attempt<'_> {
         if tunnel {
             conn.manager.stats.gauge_sub(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
         }
-        let now = Instant::now();
+        let now = worker.now();
         ex.times.upstream_last = Some(now);
         ex.times.response_end = Some(now);
         match outcome {
@@ -617,7 +616,7 @@ impl Attempt<'_> {
                     lease.up.reset();
                     match &mut self.down.side {
                         Side::H1(_) => self.down.close = true,
-                        Side::H2(s) => s.recv = None,
+                        Side::H2(s) => s.recv = false,
                     }
                 }
                 lease.finish(ex);
@@ -642,7 +641,7 @@ impl Attempt<'_> {
         let (down, relay, deadlines) = (&mut *self.down, &mut *self.relay, &mut *self.deadlines);
         let timer = self.timer;
         let reused = lease.reused;
-        let up = &mut lease.up;
+        let up: &mut Up = &mut lease.up;
         let mut sent = relay.request_done && !tunnel;
         std::future::poll_fn(|cx| {
             if !sent {

@@ -7,15 +7,11 @@
 use std::ops::Range;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
 use http1::{BodyKind, BodyReader, HeaderBlock, HeaderCase, push_chunk_head, write_trailers};
 
-use crate::h2_headers;
+use crate::h2_session::Stream;
 use crate::io::{HIGH_WATERMARK_BYTES, Wire};
 use crate::worker::Worker;
-
-/// HTTP/2: bytes sent before flow-control capacity is asked for.
-const H2_UNCHECKED_BYTES: usize = 16 << 10;
 
 /// Why a side ended before its message did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,14 +76,13 @@ pub struct H1Side {
 /// HTTP/2 state of a [`Side`].
 #[derive(Default)]
 pub struct H2Side {
-    /// Body being received.
-    pub recv: Option<h2::RecvStream>,
-    /// Body being sent.
-    pub send: Option<h2::SendStream<Bytes>>,
-    current: Bytes,
-    held: Option<Bytes>,
-    sent: usize,
-    trailers: Option<http::HeaderMap>,
+    /// The stream; `None` before the request was sent.
+    pub stream: Option<Stream>,
+    /// A body is being received.
+    pub recv: bool,
+    /// A body is being sent.
+    pub send: bool,
+    current: Vec<u8>,
 }
 
 impl H1Side {
@@ -130,64 +125,22 @@ impl H1Side {
 }
 
 impl H2Side {
-    /// A side that receives this body.
-    pub fn receiving(recv: Option<h2::RecvStream>) -> Self {
-        H2Side { recv, ..Default::default() }
+    /// A side on a stream.
+    pub fn new(stream: Stream, recv: bool) -> Self {
+        H2Side { stream: Some(stream), recv, send: false, current: Vec::new() }
     }
 
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, Lost>> {
-        let Some(recv) = &mut self.recv else {
+        let Some(stream) = self.stream.as_ref().filter(|_| self.recv) else {
             return Poll::Ready(Ok(Piece::End));
         };
-        loop {
-            match ready!(recv.poll_data(cx)) {
-                Some(Ok(bytes)) => {
-                    let n = bytes.len();
-                    if n == 0 {
-                        continue;
-                    }
-                    // Room is given back when the piece is taken: the relay asks only when the sink has room.
-                    let _ = recv.flow_control().release_capacity(n);
-                    self.current = bytes;
-                    return Poll::Ready(Ok(Piece::Bytes { at: 0..n, data: n }));
-                }
-                Some(Err(e)) => return Poll::Ready(Err(lost(&e))),
-                None => {
-                    match ready!(recv.poll_trailers(cx)) {
-                        Ok(t) => self.trailers = t,
-                        Err(e) => return Poll::Ready(Err(lost(&e))),
-                    }
-                    self.recv = None;
-                    self.current = Bytes::new();
-                    return Poll::Ready(Ok(Piece::End));
-                }
-            }
+        // Room is given back when the piece is taken: the relay asks only when the sink has room.
+        if ready!(stream.poll_body(cx, &mut self.current))? {
+            let n = self.current.len();
+            return Poll::Ready(Ok(Piece::Bytes { at: 0..n, data: n }));
         }
-    }
-
-    fn flush(&mut self, end: bool) -> Result<(), Lost> {
-        let Some(send) = &mut self.send else {
-            return Ok(());
-        };
-        match self.held.take() {
-            Some(bytes) => send.send_data(bytes, end).map_err(|e| lost(&e))?,
-            None if end => send.send_data(Bytes::new(), true).map_err(|e| lost(&e))?,
-            None => {}
-        }
-        if end {
-            self.send = None;
-        }
-        Ok(())
-    }
-}
-
-/// Maps an HTTP/2 error to what the stream's owner needs to know.
-pub fn lost(e: &h2::Error) -> Lost {
-    match e.reason() {
-        _ if e.is_io() => Lost::Closed,
-        Some(h2::Reason::PROTOCOL_ERROR) if !e.is_remote() => Lost::Protocol,
-        Some(r) if e.is_reset() => Lost::Reset(r.into()),
-        _ => Lost::Closed,
+        self.recv = false;
+        Poll::Ready(Ok(Piece::End))
     }
 }
 
@@ -217,14 +170,7 @@ impl Side {
                 let raw = s.reader.trailers();
                 !raw.is_empty() && http1::parse_trailers(raw, &http1::Limits::default(), into).is_ok()
             }
-            Side::H2(s) => match s.trailers.take() {
-                Some(map) => {
-                    into.clear();
-                    h2_headers::append(into, &map);
-                    true
-                }
-                None => false,
-            },
+            Side::H2(s) => s.stream.as_ref().is_some_and(|s| s.take_trailers(into)),
         }
     }
 
@@ -232,7 +178,7 @@ impl Side {
     pub fn received_all(&self) -> bool {
         match self {
             Side::H1(s) => s.reader.is_done(),
-            Side::H2(s) => s.recv.is_none(),
+            Side::H2(s) => !s.recv,
         }
     }
 
@@ -250,24 +196,10 @@ impl Side {
                 }
                 s.wire.poll_flush(cx, worker).map_err(|_| Lost::Closed)
             }
-            Side::H2(s) => {
-                if s.sent < H2_UNCHECKED_BYTES {
-                    return Poll::Ready(Ok(()));
-                }
-                s.flush(false)?;
-                let Some(send) = &mut s.send else {
-                    return Poll::Ready(Ok(()));
-                };
-                send.reserve_capacity(H2_UNCHECKED_BYTES);
-                while send.capacity() == 0 {
-                    match ready!(send.poll_capacity(cx)) {
-                        Some(Ok(_)) => {}
-                        Some(Err(e)) => return Poll::Ready(Err(lost(&e))),
-                        None => return Poll::Ready(Err(Lost::Closed)),
-                    }
-                }
-                Poll::Ready(Ok(()))
-            }
+            Side::H2(s) => match s.stream.as_ref().filter(|_| s.send) {
+                Some(stream) => stream.poll_room(cx),
+                None => Poll::Ready(Ok(())),
+            },
         }
     }
 
@@ -288,12 +220,10 @@ impl Side {
                 };
                 r.map_err(|_| Lost::Closed)
             }
-            Side::H2(s) => {
-                s.flush(false)?;
-                s.sent += bytes.len();
-                s.held = Some(Bytes::copy_from_slice(bytes));
-                Ok(())
-            }
+            Side::H2(s) => match s.stream.as_ref().filter(|_| s.send) {
+                Some(stream) => stream.send(bytes),
+                None => Ok(()),
+            },
         }
     }
 
@@ -313,15 +243,9 @@ impl Side {
                 s.mode = SendMode::Nothing;
                 Ok(())
             }
-            Side::H2(s) => match trailers {
-                None => s.flush(true),
-                Some(t) => {
-                    s.flush(false)?;
-                    match s.send.take() {
-                        Some(mut send) => send.send_trailers(h2_headers::map(t)).map_err(|e| lost(&e)),
-                        None => Ok(()),
-                    }
-                }
+            Side::H2(s) => match s.stream.as_ref().filter(|_| std::mem::take(&mut s.send)) {
+                Some(stream) => stream.finish(trailers),
+                None => Ok(()),
             },
         }
     }
@@ -330,7 +254,12 @@ impl Side {
     pub fn poll_flush(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<Result<(), Lost>> {
         match self {
             Side::H1(s) => s.wire.poll_flush(cx, worker).map_err(|_| Lost::Closed),
-            Side::H2(s) => Poll::Ready(s.flush(false)),
+            Side::H2(s) => {
+                if let Some(stream) = s.stream.as_ref().filter(|_| s.send) {
+                    stream.flush();
+                }
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
@@ -347,11 +276,8 @@ impl Side {
                 }
                 Poll::Pending
             }
-            Side::H2(s) => match &mut s.send {
-                Some(send) => match ready!(send.poll_reset(cx)) {
-                    Ok(r) => Poll::Ready(Lost::Reset(r.into())),
-                    Err(_) => Poll::Ready(Lost::Closed),
-                },
+            Side::H2(s) => match &s.stream {
+                Some(stream) => stream.poll_failed(cx),
                 None => Poll::Pending,
             },
         }

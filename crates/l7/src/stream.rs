@@ -12,7 +12,6 @@ use proxy_config::filters::PerFilter;
 use proxy_config::route::{Route, RouteAction, RouteTable, VirtualHost, WeightedCluster};
 use telemetry::access_log::ResponseFlags;
 use telemetry::stats::envoy::{HCM_CLASSES, LISTENER_HTTP_CLASSES, class, hcm as stat, listener_http};
-use tokio::time::Instant;
 
 use crate::connection::Conn;
 use crate::decide::{self, Routed};
@@ -353,7 +352,7 @@ pub async fn send_reply(
     if reply.status == 0 || down.responded {
         // The client is gone, or already has part of a response: all we can do is break off.
         if down.responded || reply.status == 0 {
-            down.abort(h2::Reason::INTERNAL_ERROR);
+            down.abort(http2::frame::code::INTERNAL_ERROR);
         }
         return;
     }
@@ -390,7 +389,7 @@ pub async fn send_reply(
     }
     response::finish_head(conn, down, ex);
     let kind = if has_body { ResponseBody::Stream { raw: false } } else { ResponseBody::None };
-    ex.times.response_begin = Some(Instant::now());
+    ex.times.response_begin = Some(conn.worker.now());
     let worker = &conn.worker;
     let sent = down.send_head(&mut ex.response, kind, worker).and_then(|()| {
         if has_body {
@@ -408,7 +407,7 @@ pub async fn send_reply(
         return;
     }
     flush(conn, down, timer).await;
-    ex.times.response_end = Some(Instant::now());
+    ex.times.response_end = Some(conn.worker.now());
 }
 
 /// Reads what is left of a request body that is already here, so that the connection can be kept.
@@ -475,7 +474,7 @@ fn account(conn: &Rc<Conn>, down: &Down, ex: &mut Exchange, found: Option<&Found
         manager.listener_stats.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
         class(&manager.listener_stats, &LISTENER_HTTP_CLASSES, ex.status);
     }
-    let end = ex.times.response_end.unwrap_or_else(Instant::now);
+    let end = ex.times.response_end.unwrap_or_else(|| conn.worker.now());
     ex.times.response_end = Some(end);
     if let Some(begin) = ex.times.begin {
         stats.record(stat::DOWNSTREAM_RQ_TIME, (end - begin).as_millis() as u64);

@@ -4,9 +4,10 @@
 //! deadline later only writes a number, so a keep-alive connection with a 15 s route timeout costs
 //! one queue operation per 15 s, not one per request. Resolution is a millisecond.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
@@ -18,7 +19,20 @@ const NEVER: u64 = u64::MAX;
 /// The deadline queue of a worker.
 pub struct Timers {
     epoch: Instant,
+    clock: Cell<Clock>,
     inner: RefCell<Inner>,
+}
+
+/// What a look at the clock yields. Within one poll of a connection's task it is read at most once: such a poll takes
+/// microseconds, and what is measured is told in milliseconds.
+#[derive(Clone, Copy)]
+enum Clock {
+    /// Read the system's.
+    System,
+    /// A poll began and has not looked yet.
+    Unread,
+    /// This poll's time.
+    Read(Instant),
 }
 
 #[derive(Default)]
@@ -42,13 +56,37 @@ impl Timers {
     /// An empty queue; [`Timers::run`] must be spawned once for it.
     pub fn new() -> Rc<Self> {
         let inner = Inner { driver_at: NEVER, ..Inner::default() };
-        Rc::new(Timers { epoch: Instant::now(), inner: RefCell::new(inner) })
+        Rc::new(Timers { epoch: Instant::now(), clock: Cell::new(Clock::System), inner: RefCell::new(inner) })
     }
 
     /// Milliseconds since this queue was made.
     #[inline]
     pub fn now(&self) -> u64 {
-        self.at(Instant::now())
+        self.at(self.instant())
+    }
+
+    /// The time; within [`Timers::polling`] that of the poll's first look.
+    #[inline]
+    pub fn instant(&self) -> Instant {
+        match self.clock.get() {
+            Clock::Read(at) => at,
+            Clock::Unread => {
+                let at = Instant::now();
+                self.clock.set(Clock::Read(at));
+                at
+            }
+            Clock::System => Instant::now(),
+        }
+    }
+
+    /// Runs a future whose every poll looks at the clock at most once.
+    pub fn polling<'a, F: Future>(&'a self, mut future: Pin<&'a mut F>) -> impl Future<Output = F::Output> {
+        std::future::poll_fn(move |cx| {
+            self.clock.set(Clock::Unread);
+            let polled = future.as_mut().poll(cx);
+            self.clock.set(Clock::System);
+            polled
+        })
     }
 
     /// The same for a given instant.
@@ -70,7 +108,7 @@ impl Timers {
     /// Sleeps for `duration`; for slow paths (fault delay, retry back-off).
     pub async fn sleep(self: &Rc<Self>, duration: Duration) {
         // Round up so that a sleep is never shorter than asked for.
-        let until = self.now() + duration.as_micros().div_ceil(1000) as u64;
+        let until = self.at(Instant::now()) + duration.as_micros().div_ceil(1000) as u64;
         let timer = self.timer();
         std::future::poll_fn(|cx| {
             if self.now() >= until {

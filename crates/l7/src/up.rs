@@ -2,22 +2,22 @@
 //!
 //! Used by the router for each try. Choosing the host and keeping idle connections is `pool.rs`.
 
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use http1::{
     BodyKind, HeadScanner, HeaderBlock, HeaderId, Limits, ResponseOptions, Version, parse_response, write_request_head,
 };
 
-use crate::h2_headers;
-use crate::side::{Lost, SendMode, Side, lost};
+use crate::h2_session::Session;
+use crate::side::{H2Side, Lost, SendMode, Side};
 use crate::worker::Worker;
 
 /// A request in flight on an upstream connection.
 pub struct Up {
     /// The bytes.
     pub side: Side,
-    response: Option<h2::client::ResponseFuture>,
-    sender: Option<h2::client::SendRequest<bytes::Bytes>>,
+    session: Option<Rc<Session>>,
     scanner: HeadScanner,
     options: ResponseOptions,
     /// HTTP/1.1: the connection may serve another request after this one.
@@ -41,27 +41,37 @@ impl Up {
     /// A request over an HTTP/1.1 connection.
     pub fn h1(side: Side, limits: Limits, preserve_case: bool) -> Self {
         let options = ResponseOptions { limits, preserve_case, ..Default::default() };
-        Up {
-            side,
-            response: None,
-            sender: None,
-            scanner: HeadScanner::default(),
-            options,
-            keep_alive: true,
-            answered: false,
-        }
+        Up { side, session: None, scanner: HeadScanner::default(), options, keep_alive: true, answered: false }
     }
 
-    /// A request over an HTTP/2 connection whose `sender` is ready.
-    pub fn h2(sender: h2::client::SendRequest<bytes::Bytes>) -> Self {
+    /// A request over an HTTP/2 connection.
+    pub fn h2(session: Rc<Session>) -> Self {
         Up {
             side: Side::H2(Default::default()),
-            response: None,
-            sender: Some(sender),
+            session: Some(session),
             scanner: HeadScanner::default(),
             options: ResponseOptions::default(),
             keep_alive: false,
             answered: false,
+        }
+    }
+
+    /// Makes an idle HTTP/1.1 connection ready for its next request.
+    pub fn renew(&mut self) {
+        self.scanner.reset();
+        self.keep_alive = true;
+        self.answered = false;
+        if let Side::H1(s) = &mut self.side {
+            s.reader = http1::BodyReader::default();
+            s.mode = SendMode::Nothing;
+        }
+    }
+
+    /// Whether an idle HTTP/1.1 connection is unusable: closed, or the peer spoke out of turn.
+    pub fn is_stale(&mut self) -> bool {
+        match &mut self.side {
+            Side::H1(s) => s.wire.is_stale(),
+            Side::H2(_) => true,
         }
     }
 
@@ -91,12 +101,11 @@ impl Up {
                 Ok(())
             }
             Side::H2(s) => {
-                let request = h2_headers::request(block).ok_or(Lost::Protocol)?;
-                let sender = self.sender.as_mut().ok_or(Lost::Closed)?;
+                let session = self.session.as_ref().ok_or(Lost::Closed)?;
                 let end = body == RequestBody::None;
-                let (response, send) = sender.send_request(request, end).map_err(|e| lost(&e))?;
-                self.response = Some(response);
-                s.send = (!end).then_some(send);
+                let stream = session.request(block, end).ok_or(Lost::Closed)?;
+                *s = H2Side::new(stream, false);
+                s.send = !end;
                 Ok(())
             }
         }
@@ -136,26 +145,18 @@ impl Up {
                 }
             },
             Side::H2(s) => {
-                let Some(response) = &mut self.response else {
+                let Some(stream) = &s.stream else {
                     return Poll::Ready(Err(Lost::Closed));
                 };
-                if let Poll::Ready(Some(r)) = response.poll_informational(cx) {
-                    let r = r.map_err(|e| lost(&e))?;
-                    let (parts, ()) = r.into_parts();
-                    h2_headers::read_response(&parts, block);
-                    let status = parts.status.as_u16();
+                let head = ready!(stream.poll_head(cx, block))?;
+                let status = block.status().unwrap_or(0);
+                if status / 100 == 1 {
                     return Poll::Ready(Ok(UpHead { status, ends: false, tunnel: false }));
                 }
-                let r = ready!(std::pin::Pin::new(response).poll(cx)).map_err(|e| lost(&e))?;
                 self.answered = true;
-                self.response = None;
-                let (parts, recv) = r.into_parts();
-                h2_headers::read_response(&parts, block);
-                let ends = recv.is_end_stream();
-                s.recv = (!ends).then_some(recv);
-                let status = parts.status.as_u16();
+                s.recv = !head.ends;
                 let tunnel = self.options.connect_request && status / 100 == 2;
-                Poll::Ready(Ok(UpHead { status, ends, tunnel }))
+                Poll::Ready(Ok(UpHead { status, ends: head.ends, tunnel }))
             }
         }
     }
@@ -179,10 +180,11 @@ impl Up {
     pub fn reset(&mut self) {
         self.keep_alive = false;
         if let Side::H2(s) = &mut self.side {
-            if let Some(send) = &mut s.send {
-                send.send_reset(h2::Reason::CANCEL);
+            if let Some(stream) = &s.stream {
+                stream.reset(http2::frame::code::CANCEL);
             }
-            s.recv = None;
+            s.recv = false;
+            s.send = false;
         }
     }
 }

@@ -151,6 +151,12 @@ impl Worker {
         }
     }
 
+    /// The time, as [`Timers::instant`] tells it.
+    #[inline]
+    pub fn now(&self) -> Instant {
+        self.timers.instant()
+    }
+
     /// Wall-clock time that belongs to an instant, without a system call.
     pub fn wall(&self, at: Instant) -> SystemTime {
         let mut date = self.date.borrow_mut();

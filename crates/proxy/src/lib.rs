@@ -5,6 +5,7 @@
 //! Deliberately absent: protocols, balancing, filters; those are the floors below.
 
 mod admin;
+mod allocator;
 pub mod bootstrap;
 pub mod config;
 mod handle;

@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 use tokio::task::LocalSet;
 use upstream::Registry;
 
+use crate::allocator;
+
 /// What a worker is told.
 pub enum Command {
     /// Serve a new listener on these sockets.
@@ -96,6 +98,7 @@ fn run(
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
     telemetry::stats::set_worker(id);
+    allocator::shelve();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return telemetry::critical!(main, "worker {id}: cannot start: {e}"),

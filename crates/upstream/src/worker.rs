@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,16 +25,43 @@ const IDLE_PER_HOST_MAX: usize = 1024;
 /// What distinguishes connections to the same host: protocol and TLS options.
 pub type PoolKey = u64;
 
+/// Hashes keys that are addresses or hashes themselves.
+#[derive(Default)]
+struct Mix(u64);
+
+impl Hasher for Mix {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|b| self.write_u64(u64::from(*b)));
+    }
+
+    #[inline]
+    fn write_u64(&mut self, n: u64) {
+        self.0 = (self.0.rotate_left(23) ^ n).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        self.0 ^= self.0 >> 32;
+    }
+
+    #[inline]
+    fn write_usize(&mut self, n: usize) {
+        self.write_u64(n as u64);
+    }
+}
+
 /// Per-thread state of upstream connections.
 pub struct Worker<T> {
     registry: Arc<Registry>,
     version: Cell<u64>,
     clusters: RefCell<HashMap<Name, Rc<WorkerCluster<T>>>>,
+    /// The cluster asked for last: requests ask several times, and often for the same.
+    last: RefCell<Option<Rc<WorkerCluster<T>>>>,
     seed: u64,
 }
 
 /// Idle connections by host and kind.
-type Idle<T> = HashMap<(usize, PoolKey), (Arc<Host>, Vec<T>)>;
+type Idle<T> = HashMap<(usize, PoolKey), (Arc<Host>, Vec<T>), BuildHasherDefault<Mix>>;
 
 /// A cluster as one worker uses it.
 pub struct WorkerCluster<T> {
@@ -42,6 +70,8 @@ pub struct WorkerCluster<T> {
     balancing: RefCell<(Arc<HostSet>, LbState)>,
     idle: RefCell<Idle<T>>,
     freed: tokio::sync::Notify,
+    /// How many wait for `freed`, or are about to.
+    waiting: Cell<usize>,
     seed: u64,
 }
 
@@ -63,7 +93,13 @@ pub struct PickRequest<'a> {
 impl<T> Worker<T> {
     /// State of one worker. `seed` staggers the cursors of workers.
     pub fn new(registry: Arc<Registry>, seed: u64) -> Rc<Self> {
-        Rc::new(Worker { registry, version: Cell::new(0), clusters: RefCell::default(), seed })
+        Rc::new(Worker {
+            registry,
+            version: Cell::new(0),
+            clusters: RefCell::default(),
+            last: RefCell::default(),
+            seed,
+        })
     }
 
     /// The registry.
@@ -76,18 +112,28 @@ impl<T> Worker<T> {
         if self.version.get() != self.registry.version() {
             self.refresh();
         }
-        if let Some(c) = self.clusters.borrow().get(name) {
+        if let Some(c) = &*self.last.borrow()
+            && *c.cluster.config.name == *name
+        {
             return Some(c.clone());
         }
-        let cluster = self.registry.get(name)?;
-        let entry = Rc::new(WorkerCluster::new(cluster, self.seed));
-        self.clusters.borrow_mut().insert(entry.cluster.config.name.clone(), entry.clone());
+        let known = self.clusters.borrow().get(name).cloned();
+        let entry = match known {
+            Some(entry) => entry,
+            None => {
+                let entry = Rc::new(WorkerCluster::new(self.registry.get(name)?, self.seed));
+                self.clusters.borrow_mut().insert(entry.cluster.config.name.clone(), entry.clone());
+                entry
+            }
+        };
+        self.last.replace(Some(entry.clone()));
         Some(entry)
     }
 
     /// Forgets clusters that were replaced or removed, and with them their idle connections.
     fn refresh(&self) {
         self.version.set(self.registry.version());
+        self.last.take();
         self.clusters
             .borrow_mut()
             .retain(|name, c| self.registry.get(name).is_some_and(|now| Arc::ptr_eq(&now, &c.cluster)));
@@ -114,6 +160,7 @@ impl<T> WorkerCluster<T> {
             balancing: RefCell::new((set, state)),
             idle: RefCell::default(),
             freed: tokio::sync::Notify::new(),
+            waiting: Cell::new(0),
             seed,
         }
     }
@@ -163,14 +210,27 @@ impl<T> WorkerCluster<T> {
 
     /// Waits until a request of this worker on this cluster is over (for callers that met an open
     /// connection breaker).
-    pub fn freed(&self) -> tokio::sync::futures::Notified<'_> {
-        self.freed.notified()
+    pub fn freed(&self) -> impl Future<Output = ()> {
+        struct Waiting<'a>(&'a Cell<usize>);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.set(self.0.get() - 1);
+            }
+        }
+        self.waiting.set(self.waiting.get() + 1);
+        let waiting = Waiting(&self.waiting);
+        async move {
+            self.freed.notified().await;
+            drop(waiting);
+        }
     }
 
     /// A request is over: lets one waiter look again.
     #[inline]
     pub fn notify_freed(&self) {
-        self.freed.notify_one();
+        if self.waiting.get() > 0 {
+            self.freed.notify_one();
+        }
     }
 
     /// Takes the idle connection used last, if there is one.
