@@ -1,4 +1,5 @@
-//! What does a request cost, beside the peers? Runs proxybench's scenarios and prints the tables of docs/performance.md.
+//! What does a request cost, beside the peers? Runs proxybench's scenarios and prints the tables of docs/performance.md; before
+//! `sidecar` also what one costs at rest ([`sidecar_bench`]).
 //!
 //! What proxybench does not measure, idle connections, handshakes and latency at a given load, is measured here.
 //! proxybench lies outside the project: named by `--proxybench`, else beside the checkout in `../shared/tools`.
@@ -8,7 +9,7 @@ mod handshakes;
 mod latency;
 mod process;
 
-use crate::{root, tools};
+use crate::{root, sidecar_bench, tools};
 use anyhow::{Result, bail};
 use process::Candidate;
 use std::path::PathBuf;
@@ -38,9 +39,6 @@ const WITH_HAPROXY: &[&str] = &["h1", "tcp"];
 
 pub fn run(args: &Args) -> Result<()> {
     let program = args.proxybench.clone().unwrap_or_else(|| root().join("../shared/tools/proxybench/proxybench"));
-    if !program.is_file() {
-        bail!("no proxybench at {}: name it with --proxybench", program.display());
-    }
     tools::install(tools::BENCH_PACKAGES)?;
     let envoy = tools::envoy()?;
     let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
@@ -76,6 +74,10 @@ pub fn run(args: &Args) -> Result<()> {
     let measured = wanted.iter().try_for_each(|scenario| match *scenario {
         "connections" => connections::run(&candidates, &work),
         "handshakes" => handshakes::run(&candidates, args.rounds, args.seconds, &work),
+        "sidecar" => {
+            sidecar_bench::run(&proa, &envoy)?;
+            compare(&program, scenario, &candidates, args, &[])
+        }
         "latency" => latency::run(&candidates, args.rounds, args.seconds, &work),
         "config" => {
             CLUSTERS.iter().try_for_each(|n| compare(&program, scenario, &candidates, args, &["--clusters", n]))

@@ -7,6 +7,7 @@ mod conformance;
 mod deny;
 mod differential;
 mod protos;
+mod sidecar_bench;
 mod suites;
 mod tidy;
 mod tools;

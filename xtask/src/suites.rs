@@ -95,6 +95,7 @@ fn unit() -> Result<Outcome> {
 
 fn e2e() -> Result<Outcome> {
     tools::install(tools::PACKAGES)?;
+    tools::rootless_user();
     let envoy = tools::envoy()?.display().to_string();
     if let Outcome::Failed(why) = cargo(&["build", "--package", "proa"], &[]) {
         return Ok(Outcome::Failed(why));

@@ -17,7 +17,11 @@ pub const PACKAGES: &[(&str, &str)] = &[
     ("nft", "nftables"),
     ("iptables", "iptables"),
     ("openssl", "openssl"),
+    ("newuidmap", "uidmap"),
 ];
+
+/// An ordinary user for the mesh without root.
+const ROOTLESS: &str = "proa-test";
 
 /// What only the benches need.
 pub const BENCH_PACKAGES: &[(&str, &str)] = &[
@@ -53,6 +57,25 @@ pub fn install(wanted: &[(&str, &str)]) -> Result<()> {
     let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
     args.extend(&missing);
     quiet(&mut apt(&args))
+}
+
+/// Makes the user as which a mesh runs without root, with subordinate ids as Debian gives them; says why where it cannot.
+pub fn rootless_user() {
+    let there = Command::new("id").args(["-u", ROOTLESS]).output().is_ok_and(|o| o.status.success());
+    if there || !is_root() {
+        return;
+    }
+    println!("making the user {ROOTLESS} for the mesh without root");
+    let made = quiet(Command::new("useradd").args(["--create-home", "--shell", "/bin/sh", ROOTLESS]));
+    let ids = ["--add-subuids", "1000000-1065535", "--add-subgids", "1000000-1065535", ROOTLESS];
+    let owns = |file: &str| std::fs::read_to_string(file).is_ok_and(|t| t.lines().any(|l| l.starts_with(ROOTLESS)));
+    let given = match owns("/etc/subuid") && owns("/etc/subgid") {
+        true => Ok(()),
+        false => quiet(Command::new("usermod").args(ids)),
+    };
+    if let Err(error) = made.and(given) {
+        println!("no user {ROOTLESS}, so the mesh without root is not tested: {error:#}");
+    }
 }
 
 fn is_root() -> bool {

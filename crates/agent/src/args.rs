@@ -141,6 +141,9 @@ pub struct Request {
     /// Port of the admin API
     #[arg(long = "debug-port", default_value_t = 15000)]
     pub debug_port: u16,
+    /// Unix socket of the admin API, instead of a port
+    #[arg(long = "admin-socket", env = "PROA_ADMIN_SOCKET")]
+    pub admin_socket: Option<PathBuf>,
 }
 
 /// Reads the command line; prints help and errors itself.

@@ -26,7 +26,12 @@ pub struct Inputs<'a> {
     pub ipv6_only: bool,
     /// Listen on both families.
     pub dual_stack: bool,
+    /// The admin interface on a Unix socket that only the proxy's own user may open, instead of on a port of loopback.
+    pub admin_socket: Option<String>,
 }
+
+/// Read and write for the owner alone.
+const ADMIN_SOCKET_MODE: u32 = 0o600;
 
 /// Annotations that set statistics, by field of the bootstrap.
 const FLUSH: &str = "sidecar.istio.io/statsFlushInterval";
@@ -65,7 +70,11 @@ pub(crate) fn socket_address(text: &str) -> Option<Value> {
 pub fn bootstrap(inputs: &Inputs<'_>) -> Value {
     let Inputs { node, config, ipv6_only, .. } = inputs;
     let localhost = if *ipv6_only { "::1" } else { "127.0.0.1" };
-    let admin = config.port("/proxyAdminPort", 15000);
+    let admin_port = config.port("/proxyAdminPort", 15000);
+    let admin = match &inputs.admin_socket {
+        Some(path) => json!({"pipe": {"path": path, "mode": ADMIN_SOCKET_MODE}}),
+        None => json!({"socket_address": {"address": localhost, "port_value": admin_port}}),
+    };
     let mut out = json!({
         "application_log_config": {
             "log_format": {"text_format": "%Y-%m-%dT%T.%fZ\t%l\tenvoy %n %g:%#\t%v\tthread=%t"},
@@ -90,11 +99,11 @@ pub fn bootstrap(inputs: &Inputs<'_>) -> Value {
                 "typed_config": {"@type": type_url("envoy.extensions.access_loggers.file.v3.FileAccessLog"), "path": "/dev/null"},
             }],
             "profile_path": "/var/lib/istio/data/envoy.prof",
-            "address": {"socket_address": {"address": localhost, "port_value": admin}},
+            "address": admin,
         },
         "dynamic_resources": dynamic_resources(node),
         "static_resources": {
-            "clusters": clusters::build(inputs, localhost, admin),
+            "clusters": clusters::build(inputs, localhost, admin_port),
             "listeners": listeners::build(inputs),
         },
         "overload_manager": {"resource_monitors": [{

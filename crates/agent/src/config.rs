@@ -58,7 +58,8 @@ impl ProxyConfig {
         let (Value::Object(base), Value::Object(over)) = (&mut self.0, over) else {
             return;
         };
-        for (name, value) in over {
+        // Null is protobuf's "not said".
+        for (name, value) in over.iter().filter(|(_, value)| !value.is_null()) {
             let name = camel(name);
             match (base.get_mut(&name), value) {
                 (Some(Value::Object(old)), Value::Object(new)) if MERGED.contains(&name.as_str()) => {

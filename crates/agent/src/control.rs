@@ -1,6 +1,7 @@
-//! How is the control plane reached? A gRPC channel over TLS to istiod: server name checked against the trust
-//! anchor, our workload certificate if there is one, else the token with every request.
+//! How is the control plane reached? A gRPC channel over TLS to istiod: server name checked against the trust anchor, the
+//! service account's token with every request, and where there is none our workload certificate.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::ToSocketAddrs as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{Ascii, MetadataKey, MetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::certificate::Workload;
@@ -36,15 +37,21 @@ pub struct Control {
     tls: bool,
     roots: PathBuf,
     token: Option<PathBuf>,
+    headers: BTreeMap<String, String>,
     workload: RwLock<Option<Arc<Workload>>>,
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection, with or without TLS.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl Control {
-    /// `address` is `host:port`; port 15010 is spoken to without TLS.
-    pub fn new(address: &str, roots: Option<PathBuf>) -> anyhow::Result<Arc<Self>> {
+    /// `address` is `host:port`; port 15010 is spoken to without TLS. `headers` go with every request.
+    pub fn new(
+        address: &str,
+        roots: Option<PathBuf>,
+        headers: BTreeMap<String, String>,
+    ) -> anyhow::Result<Arc<Self>> {
         let (host, port) =
             address.rsplit_once(':').with_context(|| format!("{address:?}: not of the form host:port"))?;
         let first = |paths: &[&str]| paths.iter().map(PathBuf::from).find(|p| p.exists());
@@ -54,6 +61,7 @@ impl Control {
             tls: port != "15010",
             roots: roots.or_else(|| first(ROOTS)).unwrap_or_else(|| ROOTS[ROOTS.len() - 1].into()),
             token: first(TOKENS),
+            headers,
             workload: RwLock::new(None),
         }))
     }
@@ -85,14 +93,29 @@ impl Control {
             }))
     }
 
-    /// `authorization` for requests: the token, read anew because it is rotated on disk. `None` on plain
-    /// connections and without a token.
-    pub fn authorization(&self) -> Option<MetadataValue<tonic::metadata::Ascii>> {
-        let token = std::fs::read_to_string(self.token.as_ref().filter(|_| self.tls)?).ok()?;
-        format!("Bearer {}", token.trim()).parse().ok()
+    /// What goes with a request: the token, read anew because it is rotated on disk (not on plain connections), and the
+    /// environment's headers.
+    pub fn metadata(&self) -> Vec<(String, String)> {
+        let token = self.token.as_ref().filter(|_| self.tls).and_then(|file| std::fs::read_to_string(file).ok());
+        let token = token.map(|token| ("authorization".to_owned(), format!("Bearer {}", token.trim())));
+        let headers = self.headers.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone()));
+        token.into_iter().chain(headers).collect()
     }
 
-    async fn connect(&self) -> anyhow::Result<Box<dyn Io>> {
+    /// Puts [`Control::metadata`] on a request; what cannot stand in a header is left out.
+    pub fn identify<T>(&self, request: &mut tonic::Request<T>) {
+        for (name, value) in self.metadata() {
+            if let (Ok(name), Ok(value)) = (MetadataKey::from_bytes(name.as_bytes()), value.parse()) {
+                let _: Option<MetadataValue<Ascii>> = request.metadata_mut().insert(name, value);
+            }
+        }
+    }
+
+    /// Opens a connection; all of it may take [`CONNECT_MAX`].
+    ///
+    /// # Errors
+    /// Which step failed.
+    pub async fn connect(&self) -> anyhow::Result<Box<dyn Io>> {
         tokio::time::timeout(CONNECT_MAX, self.connect_now())
             .await
             .unwrap_or_else(|_| bail!("{}: not connected within {CONNECT_MAX:?}", self.address))
@@ -124,7 +147,9 @@ impl Control {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let builder = builder.with_root_certificates(store);
+        // A token says who we are by itself; a certificate of an earlier root would only be in its way.
         let workload = self.workload.read().unwrap_or_else(|e| e.into_inner()).clone();
+        let workload = workload.filter(|_| self.token.is_none());
         let mut config = match workload {
             Some(w) => builder.with_client_auth_cert(w.chain.certs.clone(), w.key.to_der())?,
             None => builder.with_no_client_auth(),

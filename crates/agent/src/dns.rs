@@ -9,12 +9,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{RData, Record, RecordType, rdata};
 use protos::istio::networking::nds::v1::NameTable;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use rand::seq::SliceRandom as _;
 use tokio::sync::{Semaphore, watch};
+
+use crate::metrics::Metrics;
 
 /// Seconds that an answer may be kept, as Istio's.
 const TTL_S: u32 = 30;
@@ -36,6 +40,8 @@ pub struct Options {
     pub domain: String,
     /// How long an upstream resolver may take.
     pub forward_timeout: Duration,
+    /// Ask all upstream resolvers at once; the first good answer counts.
+    pub parallel: bool,
     /// `host:port` to listen on.
     pub listen: String,
 }
@@ -46,14 +52,20 @@ struct Proxy {
     table: watch::Receiver<Arc<NameTable>>,
     upstreams: Vec<SocketAddr>,
     queries: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
 }
 
 /// Starts answering.
-pub async fn serve(options: Options, table: watch::Receiver<Arc<NameTable>>) -> std::io::Result<()> {
+pub async fn serve(
+    options: Options,
+    table: watch::Receiver<Arc<NameTable>>,
+    metrics: Arc<Metrics>,
+) -> std::io::Result<()> {
     let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let upstreams = nameservers(&resolv);
     let addresses: Vec<_> = tokio::net::lookup_host(&options.listen).await?.collect();
-    let proxy = Arc::new(Proxy { options, table, upstreams, queries: Arc::new(Semaphore::new(QUERIES_MAX)) });
+    let proxy = Proxy { options, table, upstreams, queries: Arc::new(Semaphore::new(QUERIES_MAX)), metrics };
+    let proxy = Arc::new(proxy);
     let mut bound = 0;
     let mut last = None;
     for address in addresses {
@@ -139,33 +151,45 @@ impl Proxy {
         if query.metadata.message_type != MessageType::Query {
             return None;
         }
+        self.metrics.dns_requests.add();
         let table = self.table.borrow().clone();
-        if let Some(found) = lookup(&table, &query, &self.options) {
+        if let Some(mut found) = lookup(&table, &query, &self.options) {
+            // Clients take the first address; all endpoints of a headless service are to get their share.
+            found.answers.shuffle(&mut rand::rng());
             let limit = if tcp { usize::from(u16::MAX) } else { udp_limit(&query) };
             return fit(found, limit);
         }
+        self.metrics.dns_forwarded.add();
         if let Some(answer) = self.forward(bytes, tcp).await {
             return Some(answer);
         }
+        self.metrics.dns_failed.add();
         reply(&query, ResponseCode::ServFail).to_vec().ok()
     }
 
-    /// Asks the upstream resolvers in order; the first answer counts, a failing server's only if all fail.
+    /// Asks the upstream resolvers, in order or all at once; the first answer counts, a failing server's only if all fail.
     async fn forward(&self, query: &[u8], tcp: bool) -> Option<Vec<u8>> {
-        let mut failed = None;
-        for upstream in &self.upstreams {
-            let asked = async { if tcp { ask_tcp(*upstream, query).await } else { ask_udp(*upstream, query).await } };
+        let ask = |upstream: SocketAddr| async move {
+            let asked = async { if tcp { ask_tcp(upstream, query).await } else { ask_udp(upstream, query).await } };
             match tokio::time::timeout(self.options.forward_timeout, asked).await {
-                Ok(Ok(answer)) => {
-                    // RCODE is the low half of the fourth byte.
-                    if answer.get(3).is_some_and(|b| b & 0x0f != 2) {
-                        return Some(answer);
-                    }
-                    failed.get_or_insert(answer);
-                }
+                Ok(Ok(answer)) => return Some(answer),
                 Ok(Err(error)) => tracing::debug!(target: "dns", "upstream {upstream}: {error}"),
                 Err(_) => tracing::debug!(target: "dns", "upstream {upstream}: no answer in time"),
             }
+            None
+        };
+        let mut asked = futures::stream::FuturesUnordered::new();
+        let mut waiting = self.upstreams.iter().copied();
+        asked.extend(waiting.by_ref().take(if self.options.parallel { usize::MAX } else { 1 }).map(ask));
+        let mut failed = None;
+        while let Some(answer) = asked.next().await {
+            match answer {
+                // RCODE is the low half of the fourth byte.
+                Some(answer) if answer.get(3).is_some_and(|b| b & 0x0f != 2) => return Some(answer),
+                Some(answer) => { failed.get_or_insert(answer); }
+                None => {}
+            }
+            asked.extend(waiting.next().map(ask));
         }
         failed
     }
@@ -297,6 +321,7 @@ mod tests {
             namespace: "samples".into(),
             domain: "samples.svc.cluster.local".into(),
             forward_timeout: Duration::from_secs(1),
+            parallel: false,
             listen: String::new(),
         }
     }

@@ -1,5 +1,5 @@
 //! How is a separate proxy process run? Real Envoy arguments, crash back-off, graceful drain on SIGTERM, its exit
-//! code as ours.
+//! code as ours; and where asked for, hot restart: a new epoch takes the sockets over and the old one drains.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use tokio::process::{Child, Command};
 
 /// First wait before a crashed proxy is started again; doubled up to [`RESTART_MAX`].
-const RESTART_MIN: Duration = Duration::from_millis(100);
+const RESTART_MIN: Duration = Duration::from_millis(10);
 /// Longest wait.
 const RESTART_MAX: Duration = Duration::from_secs(10);
 /// A proxy that lived this long is not crashing in a loop.
@@ -41,14 +41,16 @@ pub struct Options {
     pub component_log_level: String,
     /// Worker threads; 0: not said.
     pub concurrency: u32,
+    /// SIGHUP starts a new epoch (`PROA_HOT_RESTART`); Istio's agent has given that up.
+    pub hot_restart: bool,
 }
 
 impl Options {
-    /// Envoy's command line.
-    pub fn args(&self) -> Vec<OsString> {
+    /// Envoy's command line for an epoch, the first being 0.
+    pub fn args(&self, epoch: u32) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec!["-c".into(), self.config.clone().into()];
         let mut flag = |name: &str, value: String| args.extend([OsString::from(name), value.into()]);
-        flag("--restart-epoch", "0".into());
+        flag("--restart-epoch", epoch.to_string());
         flag("--drain-time-s", self.drain.as_secs().max(1).to_string());
         flag("--drain-strategy", "immediate".into());
         flag(
@@ -70,33 +72,47 @@ impl Options {
         if self.concurrency > 0 {
             flag("--concurrency", self.concurrency.to_string());
         }
-        args.extend(["--disable-hot-restart", "--allow-unknown-static-fields"].map(OsString::from));
+        args.push("--allow-unknown-static-fields".into());
+        if !self.hot_restart {
+            args.push("--disable-hot-restart".into());
+        }
         args
     }
 
     /// Starts it once.
-    pub fn spawn(&self) -> anyhow::Result<Child> {
+    pub fn spawn(&self, epoch: u32) -> anyhow::Result<Child> {
         let mut command = Command::new(&self.binary);
-        command.args(self.args()).kill_on_drop(true);
-        tracing::info!(target: "default", "Envoy command: {:?}", self.args());
+        command.args(self.args(epoch)).kill_on_drop(true);
+        tracing::info!(target: "default", "Envoy command: {:?}", self.args(epoch));
         command.spawn().with_context(|| format!("starting {}", self.binary.display()))
     }
 }
 
-/// Keeps the proxy running until `stop` says to drain; then waits for it. Returns its exit code.
-pub async fn supervise(options: &Options, mut stop: impl AsyncFnMut() -> Drain) -> anyhow::Result<u8> {
+/// Keeps the proxy running until `stop` says to drain; then waits for it. Each time that `renew` resolves a new epoch takes over.
+/// Returns its exit code.
+pub async fn supervise(
+    options: &Options,
+    mut stop: impl AsyncFnMut() -> Drain,
+    mut renew: impl AsyncFnMut(),
+) -> anyhow::Result<u8> {
     let mut wait = RESTART_MIN;
     let mut restarts = 0;
+    let mut epoch = 0;
+    let mut child = options.spawn(epoch)?;
     loop {
         let started = Instant::now();
-        let mut child = options.spawn()?;
-        let status = tokio::select! {
-            status = child.wait() => status?,
-            drain = stop() => {
-                return end(child, drain).await;
+        let status = loop {
+            tokio::select! {
+                status = child.wait() => break status?,
+                drain = stop() => return end(child, drain).await,
+                () = renew() => {
+                    epoch += 1;
+                    let old = std::mem::replace(&mut child, options.spawn(epoch)?);
+                    retire(old, epoch - 1);
+                }
             }
         };
-        tracing::error!(target: "default", "Epoch 0 exited with error: {status}");
+        tracing::error!(target: "default", "Epoch {epoch} exited with error: {status}");
         if started.elapsed() >= HEALTHY_AFTER {
             (wait, restarts) = (RESTART_MIN, 0);
         }
@@ -110,7 +126,19 @@ pub async fn supervise(options: &Options, mut stop: impl AsyncFnMut() -> Drain) 
             _ = stop() => return Ok(code(status)),
         }
         wait = (wait * 2).min(RESTART_MAX);
+        // Whoever could have handed sockets over is gone.
+        epoch = 0;
+        child = options.spawn(epoch)?;
     }
+}
+
+/// The former epoch ends by itself after `--parent-shutdown-time-s`.
+fn retire(mut old: Child, epoch: u32) {
+    tokio::spawn(async move {
+        if let Ok(status) = old.wait().await {
+            tracing::info!(target: "default", "Epoch {epoch} has drained and ended: {status}");
+        }
+    });
 }
 
 /// How to stop: already drained, or at once.
@@ -161,12 +189,13 @@ mod tests {
             log_level: "warning,misc:error".into(),
             component_log_level: "http:debug".into(),
             concurrency: 2,
+            hot_restart: false,
         }
     }
 
     #[test]
     fn arguments_are_envoys() {
-        let line = options("envoy").args().join(&OsString::from(" ")).into_string().unwrap();
+        let line = options("envoy").args(0).join(&OsString::from(" ")).into_string().unwrap();
         for part in [
             "-c /etc/istio/proxy/envoy-rev0.json --restart-epoch 0 --drain-time-s 45",
             "--parent-shutdown-time-s 60 --local-address-ip-version v4",
@@ -181,8 +210,40 @@ mod tests {
     async fn the_exit_code_is_the_proxys() {
         // `true` ignores its arguments and ends well; a missing program is an error that names it.
         let never = async || std::future::pending::<Drain>().await;
-        assert_eq!(supervise(&options("true"), never).await.unwrap(), 0);
-        let error = supervise(&options("/no/such/envoy"), never).await.unwrap_err();
+        let not = async || std::future::pending::<()>().await;
+        assert_eq!(supervise(&options("true"), never, not).await.unwrap(), 0);
+        let error = supervise(&options("/no/such/envoy"), never, not).await.unwrap_err();
         assert!(error.to_string().contains("/no/such/envoy"));
+    }
+
+    #[tokio::test]
+    async fn a_new_epoch_takes_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, said) = (dir.path().join("proxy"), dir.path().join("said"));
+        let script = format!("#!/bin/sh\necho \"$4\" >> {}\nexec sleep 30\n", said.display());
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let options = Options { hot_restart: true, ..options(program.to_str().unwrap()) };
+        assert!(!options.args(1).contains(&OsString::from("--disable-hot-restart")));
+        let lines = || std::fs::read_to_string(&said).unwrap_or_default().lines().count();
+        let until = async |n: usize| {
+            while lines() < n {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let mut asked = 0;
+        let stop = async || {
+            until(3).await;
+            Drain { patience: Duration::from_secs(5) }
+        };
+        let renew = async || {
+            asked += 1;
+            until(asked).await;
+            if asked > 2 {
+                std::future::pending::<()>().await;
+            }
+        };
+        supervise(&options, stop, renew).await.unwrap();
+        assert_eq!(std::fs::read_to_string(&said).unwrap(), "0\n1\n2\n");
     }
 }

@@ -3,22 +3,28 @@
 //! `proa agent proxy sidecar` reads who it is ([`node`], [`config`]), writes Envoy's bootstrap
 //! ([`bootstrap`]), keeps a workload certificate ([`certificate`]), serves it ([`sds`]), carries xDS to the
 //! control plane ([`relay`]), answers probes ([`status`]) and DNS ([`dns`]), and runs the proxy: our own in this
-//! process ([`own`]) or another program ([`envoy`]).
+//! process ([`own`]) or another program ([`envoy`]). What the proxy accepted outlives it ([`last_good`]), so that it
+//! starts without the control plane ([`kept`]).
 
 mod args;
 pub mod bootstrap;
-mod certificate;
+pub mod certificate;
 pub mod config;
 mod control;
 pub mod dns;
+mod drain;
 mod envoy;
+mod kept;
+mod last_good;
+pub mod metrics;
 pub mod node;
 mod own;
 mod relay;
 mod request;
 mod run;
 mod sds;
-mod status;
+pub mod status;
+mod stream;
 mod unix;
 
 use std::ffi::OsString;

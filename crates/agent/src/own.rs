@@ -1,18 +1,111 @@
 //! How does our own proxy run in this process? On threads of its own, steered by its handle; its end is our end.
 //! Called by [`crate::run`] when no other program is named; a foreign proxy is `envoy`'s business.
 
-use anyhow::{Context as _, anyhow, bail};
-use proxy::options::Parsed;
-use proxy::{Bootstrap, Handle};
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use anyhow::{Context as _, anyhow, bail};
+use prost::Message as _;
+use protos::istio::networking::nds::v1::NameTable;
+use proxy::embedding::{BoxIo, Dialled, Dialer, Heard};
+use proxy::options::Parsed;
+use proxy::{Bootstrap, Embedding, Handle};
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+use xds::server::Kind;
+
+use crate::control::Control;
 use crate::envoy::{Drain, Options};
+use crate::last_good::Change;
+use crate::relay::Learned;
+use crate::{kept, sds};
+
+/// The bootstrap's cluster of the control plane.
+const XDS_CLUSTER: &str = "xds-grpc";
+/// The bootstrap's cluster of secrets.
+const SDS_CLUSTER: &str = "sds-grpc";
+/// How long the control plane may take before a proxy that has nothing gets what was kept.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Exit code of a proxy that ended without being asked to.
 const UNASKED: u8 = 1;
 
+/// Where the proxy's management servers are in this process: secrets in memory (unless another program serves them), the
+/// control plane without a relay in between.
+pub fn embedding(
+    control: &Arc<Control>,
+    secrets: Option<mpsc::Sender<io::Result<DuplexStream>>>,
+    learned: &Learned,
+) -> Embedding {
+    let mut dialers: HashMap<String, Dialer> = HashMap::new();
+    if let Some(server) = secrets {
+        let dialer: Dialer = Arc::new(move || {
+            let server = server.clone();
+            Box::pin(async move {
+                let io = Box::pin(sds::connect(&server).await?) as BoxIo;
+                Ok(Dialled { io, metadata: Vec::new() })
+            })
+        });
+        dialers.insert(SDS_CLUSTER.to_owned(), dialer);
+    }
+    // Whether this proxy has configuration, from the control plane or from what was kept.
+    let configured = Arc::new(AtomicBool::new(false));
+    let (to, kept, metrics) = (Arc::clone(control), learned.kept.clone(), Arc::clone(&learned.metrics));
+    let known = Arc::clone(&configured);
+    let dialer: Dialer = Arc::new(move || {
+        let (to, kept, metrics) = (Arc::clone(&to), kept.clone(), Arc::clone(&metrics));
+        let kept = kept.filter(|_| !known.load(Ordering::Acquire));
+        Box::pin(async move {
+            let connected = match &kept {
+                Some(_) => tokio::time::timeout(PATIENCE, to.connect())
+                    .await
+                    .unwrap_or_else(|_| Err(anyhow!("not connected within {PATIENCE:?}"))),
+                None => to.connect().await,
+            };
+            match connected {
+                Ok(io) => {
+                    tracing::info!(target: "xdsproxy", "connected to upstream XDS server");
+                    Ok(Dialled { io: Box::pin(io) as BoxIo, metadata: to.metadata() })
+                }
+                Err(error) => {
+                    metrics.istiod_failures.add();
+                    tracing::warn!(target: "xdsproxy", "connection to control plane: {error:#}");
+                    let kept = kept.ok_or_else(|| io::Error::other(format!("{error:#}")))?;
+                    let io = kept::connect(&kept, &to).map_err(|_| io::Error::other(format!("{error:#}")))?;
+                    Ok(Dialled { io: Box::pin(io) as BoxIo, metadata: Vec::new() })
+                }
+            }
+        })
+    });
+    dialers.insert(XDS_CLUSTER.to_owned(), dialer);
+    let learned = learned.clone();
+    let types = if learned.want_names { vec![Kind::NameTable.type_url()] } else { Vec::new() };
+    let heard: Heard = Arc::new(move |update, taken| {
+        learned.metrics.xds_responses.add();
+        let Some(kind) = Kind::from_type_url(&update.type_url) else { return };
+        if kind == Kind::NameTable
+            && let Some(table) = update.resources.first().and_then(|r| NameTable::decode(&*r.body.value).ok())
+        {
+            learned.names.send_replace(Arc::new(table));
+        }
+        if taken {
+            configured.fetch_or(kind == Kind::Listener, Ordering::AcqRel);
+            if let Some(kept) = &learned.kept {
+                let removed = update.removed.iter().cloned().map(Change::Remove);
+                let put = update.resources.iter().map(|r| Change::Put(r.name.clone(), r.body.value.clone()));
+                kept.keep(kind, removed.chain(put).collect());
+            }
+        }
+    });
+    Embedding { dialers, types, heard: Some(heard) }
+}
+
 /// Starts the proxy as the same command line would start Envoy; static configuration is in force on return.
-pub async fn start(options: &Options) -> anyhow::Result<Handle> {
-    let options = match proxy::options::parse(options.args().into_iter())? {
+pub async fn start(options: &Options, embedding: Embedding) -> anyhow::Result<Handle> {
+    let options = match proxy::options::parse(options.args(0).into_iter())? {
         Parsed::Run(options) => *options,
         Parsed::Print(text) => bail!("{text}"),
     };
@@ -20,7 +113,7 @@ pub async fn start(options: &Options) -> anyhow::Result<Handle> {
     telemetry::log::set_components(&options.component_log_level).map_err(|e| anyhow!("{e}"))?;
     let begin = move || {
         let bootstrap: Bootstrap = proxy::bootstrap::load(&options)?;
-        anyhow::Ok(proxy::start(bootstrap, options)?)
+        anyhow::Ok(proxy::start_embedded(bootstrap, options, embedding)?)
     };
     // Static configuration may ask the sockets that this very thread serves.
     tokio::task::spawn_blocking(begin).await.context("starting the proxy")?

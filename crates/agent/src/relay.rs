@@ -2,9 +2,11 @@
 //! over one stream to istiod, message by message, delta or state of the world. The agent rides along: it asks
 //! for the name table and keeps what comes.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message as _;
 use protos::envoy::service::discovery::v3 as discovery;
@@ -22,19 +24,32 @@ use xds::server::Kind;
 
 use crate::certificate::full_message;
 use crate::control::Control;
+use crate::kept;
+use crate::last_good::{Change, LastGood};
+use crate::metrics::Metrics;
+use crate::stream::{Delta, Dialect, Sotw};
 
 /// Largest message, both ways.
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Requests that wait for the control plane.
 const PENDING_MAX: usize = 64;
 
-/// What the agent learns from the stream.
+/// How long the control plane may take before a proxy that has nothing gets what was kept.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Responses of one stream that wait for the proxy's verdict before they are kept.
+const UNSETTLED_MAX: usize = 64;
+
+/// What the agent does with what passes by.
 #[derive(Debug, Clone)]
 pub struct Learned {
     /// The name table for DNS, replaced whole.
     pub names: watch::Sender<Arc<NameTable>>,
     /// Ask for it?
     pub want_names: bool,
+    /// Where accepted resources are kept.
+    pub kept: Option<LastGood>,
+    /// The agent's counters.
+    pub metrics: Arc<Metrics>,
 }
 
 /// Serves the proxy on `socket`.
@@ -59,30 +74,28 @@ struct Relay {
 type Answers<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
 type Client = AggregatedDiscoveryServiceClient<Channel>;
 
-/// What the relay must know of either protocol's messages.
-trait Wire: Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+/// What the relay must know of either dialect's messages.
+trait Wire: Dialect {
     /// The agent's own request for the name table; with a nonce, its acknowledgement.
     fn names_request(nonce: &str, version: &str) -> Self::Request;
     /// The name table, if the response is the agent's.
     fn names_response(response: &Self::Response) -> Option<(String, String, Option<NameTable>)>;
+    /// What a response changes, with its nonce.
+    fn changes(response: &Self::Response) -> Option<(String, Kind, Vec<Change>)>;
+    /// The nonce that a request accepts.
+    fn accepted(request: &Self::Request) -> Option<&str>;
     fn open(
         client: &mut Client,
         request: Request<ReceiverStream<Self::Request>>,
     ) -> impl Future<Output = Result<Streaming<Self::Response>, Status>> + Send;
 }
 
-struct Delta;
-struct Sotw;
 
 fn table(value: &[u8]) -> Option<NameTable> {
     NameTable::decode(value).ok()
 }
 
 impl Wire for Delta {
-    type Request = discovery::DeltaDiscoveryRequest;
-    type Response = discovery::DeltaDiscoveryResponse;
     fn names_request(nonce: &str, _: &str) -> Self::Request {
         Self::Request {
             type_url: Kind::NameTable.type_url().into(),
@@ -96,6 +109,15 @@ impl Wire for Delta {
             (response.nonce.clone(), String::new(), value.and_then(|v| table(&v.value)))
         })
     }
+    fn changes(response: &Self::Response) -> Option<(String, Kind, Vec<Change>)> {
+        let kind = Kind::from_type_url(&response.type_url)?;
+        let put = |r: &discovery::Resource| Change::Put(r.name.clone(), r.resource.clone().unwrap_or_default().value);
+        let removed = response.removed_resources.iter().map(|name| Change::Remove(name.clone()));
+        Some((response.nonce.clone(), kind, removed.chain(response.resources.iter().map(put)).collect()))
+    }
+    fn accepted(request: &Self::Request) -> Option<&str> {
+        (request.error_detail.is_none() && !request.response_nonce.is_empty()).then_some(&request.response_nonce)
+    }
     async fn open(
         client: &mut Client,
         request: Request<ReceiverStream<Self::Request>>,
@@ -105,8 +127,6 @@ impl Wire for Delta {
 }
 
 impl Wire for Sotw {
-    type Request = discovery::DiscoveryRequest;
-    type Response = discovery::DiscoveryResponse;
     fn names_request(nonce: &str, version: &str) -> Self::Request {
         Self::Request {
             type_url: Kind::NameTable.type_url().into(),
@@ -120,6 +140,17 @@ impl Wire for Sotw {
             let value = response.resources.first().and_then(|v| table(&v.value));
             (response.nonce.clone(), response.version_info.clone(), value)
         })
+    }
+    fn changes(response: &Self::Response) -> Option<(String, Kind, Vec<Change>)> {
+        let kind = Kind::from_type_url(&response.type_url)?;
+        let put = |any: &prost_types::Any| {
+            xds::client::resource_name(any).map(|name| Change::Put(name, any.value.clone()))
+        };
+        let reset = kind.is_full_state().then_some(Change::Reset);
+        Some((response.nonce.clone(), kind, reset.into_iter().chain(response.resources.iter().filter_map(put)).collect()))
+    }
+    fn accepted(request: &Self::Request) -> Option<&str> {
+        (request.error_detail.is_none() && !request.response_nonce.is_empty()).then_some(&request.response_nonce)
     }
     async fn open(
         client: &mut Client,
@@ -144,6 +175,25 @@ impl Relay {
     }
 }
 
+/// What the proxy has been sent and not yet judged, by nonce.
+#[derive(Default)]
+struct Unsettled(VecDeque<(String, Kind, Vec<Change>)>);
+
+impl Unsettled {
+    fn sent(&mut self, response: Option<(String, Kind, Vec<Change>)>) {
+        // A proxy that answers nothing costs its history, not our memory.
+        if self.0.len() == UNSETTLED_MAX {
+            self.0.pop_front();
+        }
+        self.0.extend(response);
+    }
+
+    fn accepted(&mut self, nonce: &str) -> Option<(Kind, Vec<Change>)> {
+        let at = self.0.iter().position(|(sent, ..)| sent == nonce)?;
+        self.0.remove(at).map(|(_, kind, changes)| (kind, changes))
+    }
+}
+
 async fn carry<W: Wire>(
     mut inbound: Streaming<W::Request>,
     down: &mpsc::Sender<Result<W::Response, Status>>,
@@ -155,32 +205,63 @@ async fn carry<W: Wire>(
         return Ok(());
     };
     let gone = || Status::unavailable("control plane closed the stream");
+    let metrics = &learned.metrics;
+    // Asked first, so that a proxy without configuration does not wait for a stream that never opens.
+    let usable = learned.kept.as_ref().filter(|kept| !W::resumes(&first) && kept.is_complete());
+    if let Some(kept) = usable
+        && !matches!(tokio::time::timeout(PATIENCE, control.connect()).await, Ok(Ok(_)))
+    {
+        metrics.istiod_failures.add();
+        return kept::serve::<W>(first, inbound, down, kept, control).await;
+    }
     up.send(first).await.map_err(|_| gone())?;
     if learned.want_names {
         up.send(W::names_request("", "")).await.map_err(|_| gone())?;
     }
     let mut request = Request::new(ReceiverStream::new(requests));
-    if let Some(token) = control.authorization() {
-        request.metadata_mut().insert("authorization", token);
-    }
+    control.identify(&mut request);
     let mut client = Client::new(control.channel()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let mut answers = W::open(&mut client, request).await?;
+    let mut answers = W::open(&mut client, request).await.inspect_err(|_| metrics.istiod_failures.add())?;
     tracing::info!(target: "xdsproxy", "connected to upstream XDS server");
+    let mut unsettled = Unsettled::default();
     loop {
         tokio::select! {
             request = inbound.next() => match request {
-                Some(Ok(request)) => up.send(request).await.map_err(|_| gone())?,
-                Some(Err(_)) | None => return Ok(()),
+                Some(Ok(request)) => {
+                    if let (Some(kept), Some((kind, changes))) =
+                        (&learned.kept, W::accepted(&request).and_then(|nonce| unsettled.accepted(nonce)))
+                    {
+                        kept.keep(kind, changes);
+                    }
+                    metrics.xds_requests.add();
+                    up.send(request).await.map_err(|_| gone())?;
+                }
+                Some(Err(_)) | None => {
+                    metrics.envoy_terminations.add();
+                    return Ok(());
+                }
             },
             answer = answers.next() => {
-                let Some(answer) = answer.transpose()? else { return Err(gone()) };
+                let Some(answer) = answer.transpose().inspect_err(|_| metrics.istiod_terminations.add())? else {
+                    metrics.istiod_terminations.add();
+                    return Err(gone());
+                };
+                metrics.xds_responses.add();
                 if let Some((nonce, version, names)) = W::names_response(&answer).filter(|_| learned.want_names) {
+                    if let (Some(kept), Some((_, kind, changes))) = (&learned.kept, W::changes(&answer)) {
+                        kept.keep(kind, changes);
+                    }
                     if let Some(names) = names {
                         learned.names.send_replace(Arc::new(names));
                     }
                     up.send(W::names_request(&nonce, &version)).await.map_err(|_| gone())?;
-                } else if down.send(Ok(answer)).await.is_err() {
-                    return Ok(());
+                } else {
+                    if learned.kept.is_some() {
+                        unsettled.sent(W::changes(&answer));
+                    }
+                    if down.send(Ok(answer)).await.is_err() {
+                        return Ok(());
+                    }
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! How do `wait` and `request` ask? A plain HTTP/1 request on loopback, no more.
 
-use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::io::{Read, Write};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -10,6 +11,9 @@ use crate::args::{Request, Wait};
 
 /// Largest answer kept in bytes (a config dump of a large mesh).
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// In front of an address that is a Unix socket.
+pub const UNIX: &str = "unix:";
 
 /// An HTTP answer.
 #[derive(Debug)]
@@ -20,14 +24,24 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-/// Sends one request to `host:port` and reads until the connection closes. HTTP/1.1, because Envoy's admin port
+/// Sends one request to `host:port` or `unix:PATH` and reads until the connection closes. HTTP/1.1, because Envoy's admin port
 /// refuses 1.0.
 pub fn http(address: &str, method: &str, path: &str, headers: &str, timeout: Duration) -> anyhow::Result<Answer> {
+    if let Some(socket) = address.strip_prefix(UNIX) {
+        let stream = UnixStream::connect(socket).with_context(|| format!("connecting to {socket}"))?;
+        stream.set_read_timeout(Some(timeout))?;
+        stream.set_write_timeout(Some(timeout))?;
+        return exchange(stream, "localhost", method, path, headers);
+    }
     let resolved: Vec<_> = address.to_socket_addrs().with_context(|| format!("resolving {address}"))?.collect();
     let mut last = None;
     for address in resolved {
         match TcpStream::connect_timeout(&address, timeout) {
-            Ok(stream) => return exchange(stream, address, method, path, headers, timeout),
+            Ok(stream) => {
+                stream.set_read_timeout(Some(timeout))?;
+                stream.set_write_timeout(Some(timeout))?;
+                return exchange(stream, &address.to_string(), method, path, headers);
+            }
             Err(error) => last = Some(error),
         }
     }
@@ -38,18 +52,15 @@ pub fn http(address: &str, method: &str, path: &str, headers: &str, timeout: Dur
 }
 
 fn exchange(
-    mut stream: TcpStream,
-    address: SocketAddr,
+    mut stream: impl Read + Write,
+    host: &str,
     method: &str,
     path: &str,
     headers: &str,
-    timeout: Duration,
 ) -> anyhow::Result<Answer> {
-    stream.set_read_timeout(Some(timeout))?;
-    stream.set_write_timeout(Some(timeout))?;
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n{headers}Connection: close\r\n\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n{headers}Connection: close\r\n\r\n"
     )?;
     let mut bytes = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut bytes)?;
@@ -81,7 +92,10 @@ fn unchunk(mut rest: &[u8]) -> Option<Vec<u8>> {
 /// `request METHOD PATH`: prints the proxy's admin answer.
 pub fn request(args: &Request) -> anyhow::Result<()> {
     let path = if args.path.starts_with('/') { args.path.clone() } else { format!("/{}", args.path) };
-    let address = format!("localhost:{}", args.debug_port);
+    let address = match &args.admin_socket {
+        Some(socket) => format!("{UNIX}{}", socket.display()),
+        None => format!("localhost:{}", args.debug_port),
+    };
     let answer = http(&address, &args.method, &path, "", Duration::from_secs(60)).context("command failed")?;
     std::io::stdout().write_all(&answer.body)?;
     if answer.status != 200 {

@@ -1,21 +1,22 @@
 //! The story of one sidecar: read who we are, write the bootstrap, serve certificates and xDS, run the proxy, drain.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use names::{Identity, NodeId, NodeType};
 use pki::{KeyAlgorithm, RotationPolicy};
+use prost::Message as _;
 use protos::istio::networking::nds::v1::NameTable;
 use serde_json::Value;
 use telemetry::log::istio;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use xds::server::Kind;
 
 use crate::args;
 use crate::bootstrap::{self, Inputs};
@@ -23,19 +24,27 @@ use crate::certificate::{self, Current};
 use crate::config::ProxyConfig;
 use crate::control::Control;
 use crate::envoy::{self, Drain};
+use crate::last_good::LastGood;
+use crate::metrics::Metrics;
 use crate::node::{self, Facts, Node};
 use crate::relay::{self, Learned};
 use crate::status::{self, Status};
-use crate::{dns, own, request, sds};
+use crate::{dns, drain, own, request, sds};
 
 /// The secret server's socket, below the working directory, as Istio's.
 const SDS_DIR: &str = "./var/run/secrets/workload-spiffe-uds";
+/// A certificate that the platform puts into files, as Istio's.
+const CREDENTIALS_DIR: &str = "./var/run/secrets/workload-spiffe-credentials";
 /// Labels and annotations of the pod, from the downward API.
 const POD_DIR: &str = "./etc/istio/pod";
-/// How often open connections are counted while draining.
-const DRAIN_POLL: Duration = Duration::from_secs(1);
 /// After the drain the proxy has this long to end.
 const END_MAX: Duration = Duration::from_secs(5);
+/// Source of probes and of the proxy's own inbound connections; the pod's rules leave it alone.
+const PROBES_FROM_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 6);
+/// The same in IPv6.
+const PROBES_FROM_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+/// How often a starting proxy is asked whether it is ready.
+const START_LOOK: Duration = Duration::from_millis(5);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Environment, with the proxy configuration's metadata over it.
@@ -98,29 +107,40 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
     let address = config.text("/discoveryAddress").to_owned();
     tracing::info!(target: "default", "Effective config: {}", config.json());
     let roots = Some(env.or("XDS_ROOT_CA", env.text("CA_ROOT_CA"))).filter(|p| !p.is_empty()).map(PathBuf::from);
-    let control = Control::new(&address, roots.clone())?;
+    let headers = |prefix| certificate::headers(&env.0, prefix);
+    let control = Control::new(&address, roots.clone(), headers("XDS_HEADER_"))?;
     let ca_address = env.or("CA_ADDR", &address);
-    let ca = if ca_address == address { Arc::clone(&control) } else { Control::new(ca_address, roots)? };
+    let ca = Control::new(ca_address, roots, headers("CA_HEADER_"))?;
     tracing::info!(target: "default", "CA Endpoint {ca_address}, provider Citadel, trust anchor {}", ca.roots().display());
 
-    let current = certificate::keep(ca, certificate_options(&env));
+    let metrics = Arc::new(Metrics::default());
+    let config_dir = PathBuf::from(config.text("/configPath"));
+    let kept = last_good(&env, &config_dir);
+    let current = match certificate::Files::find(Path::new(CREDENTIALS_DIR)) {
+        Some(files) => certificate::keep_files(ca, files),
+        None => certificate::keep(ca, certificate_options(&env), kept.clone(), Arc::clone(&metrics)),
+    };
     keep_control_identified(&control, current.clone());
     let sds_socket = Path::new(SDS_DIR).join(env.or("WORKLOAD_IDENTITY_SOCKET_FILE", "socket"));
-    sds::serve(&sds_socket, current.clone()).with_context(|| format!("SDS socket {}", sds_socket.display()))?;
-    let config_dir = PathBuf::from(config.text("/configPath"));
+    let served = sds::serve(&sds_socket, current.clone());
+    let served = served.with_context(|| format!("SDS socket {}", sds_socket.display()))?;
     let xds_socket = config_dir.join("XDS");
-    let (names, table) = watch::channel(Arc::new(NameTable::default()));
     let dns_capture = env.flag("ISTIO_META_DNS_CAPTURE");
-    relay::serve(&xds_socket, Arc::clone(&control), Learned { names, want_names: dns_capture })
-        .with_context(|| format!("xDS socket {}", xds_socket.display()))?;
+    let (names, table) = watch::channel(kept.as_ref().filter(|_| dns_capture).and_then(kept_names).unwrap_or_default());
+    let learned = Learned { names, want_names: dns_capture, kept, metrics: Arc::clone(&metrics) };
+    if args.proxy_binary.is_some() {
+        relay::serve(&xds_socket, Arc::clone(&control), learned.clone())
+            .with_context(|| format!("xDS socket {}", xds_socket.display()))?;
+    }
     if dns_capture {
         let options = dns::Options {
             namespace: env.text("POD_NAMESPACE").to_owned(),
             domain: domain(&args, &env),
             forward_timeout: env.duration("DNS_FORWARD_TIMEOUT", Duration::from_secs(5)),
+            parallel: env.flag("DNS_FORWARD_PARALLEL"),
             listen: env.or("DNS_PROXY_ADDR", "localhost:15053").to_owned(),
         };
-        dns::serve(options, table).await.context("DNS proxy")?;
+        dns::serve(options, table.clone(), Arc::clone(&metrics)).await.context("DNS proxy")?;
     }
 
     let ipv6_only = node.id.split('~').nth(1).is_some_and(|ip| ip.contains(':'));
@@ -132,9 +152,11 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
         sds_socket: text(&sds_socket),
         ipv6_only,
         dual_stack: env.flag("ISTIO_DUAL_STACK"),
+        admin_socket: Some(env.text("PROA_ADMIN_SOCKET")).filter(|path| !path.is_empty()).map(str::to_owned),
     };
     let file = write_bootstrap(&config_dir, &bootstrap::bootstrap(&inputs), &args.template_file)?;
-    let status = serve_status(&env, &config, current, started).await?;
+    let names = dns_capture.then(|| table.clone());
+    let status = serve_status(status_options(&env, &config, &node, metrics, current.clone(), names)?, started).await?;
     tracing::info!(target: "default", "Agent started in {:?}", started.elapsed());
 
     let options = envoy::Options {
@@ -148,12 +170,14 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
         log_level: args.proxy_log_level.clone(),
         component_log_level: args.proxy_component_log_level.clone(),
         concurrency: concurrency(&args, &config),
+        hot_restart: env.flag("PROA_HOT_RESTART"),
     };
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let drain = DrainOptions {
+    let ending = drain::Options {
         duration: config.duration("/terminationDrainDuration", Duration::from_secs(5)),
         on_zero: env.flag("EXIT_ON_ZERO_ACTIVE_CONNECTIONS"),
         minimum: env.duration("MINIMUM_DRAIN_DURATION", Duration::from_secs(5)),
+        sidecar: args.role == "sidecar",
     };
     let stop = async || {
         tokio::select! {
@@ -162,16 +186,55 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
             () = status.drain.notified() => {}
             () = status.quit.notified() => return Drain { patience: END_MAX },
         }
-        drained(&status, drain).await;
+        drain::drain(&status, ending).await;
         Drain { patience: END_MAX }
     };
+    watch_start(Arc::clone(&status));
     if args.proxy_binary.is_some() {
-        return envoy::supervise(&options, stop).await;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let renew = async || match options.hot_restart {
+            true => drop(hang_up.recv().await),
+            false => std::future::pending().await,
+        };
+        return envoy::supervise(&options, stop, renew).await;
     }
-    let proxy = own::start(&options).await?;
+    let secrets = (served == sds::Served::Here).then(|| sds::serve_in_memory(current));
+    let proxy = own::start(&options, own::embedding(&control, secrets, &learned)).await?;
     // The status server was there before the proxy.
     let _ = status.proxy.set(proxy.clone());
     own::supervise(&proxy, stop).await
+}
+
+/// Looks until the proxy is ready, so that the time it took does not depend on who asks when.
+fn watch_start(status: Arc<Status>) {
+    tokio::spawn(async move {
+        loop {
+            let asked = Arc::clone(&status);
+            if matches!(tokio::task::spawn_blocking(move || asked.check()).await, Ok(Ok(())) | Err(_)) {
+                return;
+            }
+            tokio::time::sleep(START_LOOK).await;
+        }
+    });
+}
+
+/// What outlives the proxy: below its configuration, or where `PROA_LAST_GOOD_DIR` says; empty turns it off.
+fn last_good(env: &Env, config_dir: &Path) -> Option<LastGood> {
+    let said = env.0.get("PROA_LAST_GOOD_DIR").map(PathBuf::from);
+    let folder = said.unwrap_or_else(|| config_dir.join("last-good"));
+    if folder.as_os_str().is_empty() {
+        return None;
+    }
+    LastGood::open(&folder)
+        .inspect_err(|error| tracing::warn!(target: "default", "{}: {error}; a restart will need the control plane", folder.display()))
+        .ok()
+}
+
+/// The name table of an earlier life.
+fn kept_names(kept: &LastGood) -> Option<Arc<NameTable>> {
+    let tables = kept.resources(Kind::NameTable);
+    let table = tables.iter().next()?;
+    NameTable::decode(&*table.value).ok().map(Arc::new)
 }
 
 fn domain(args: &args::Proxy, env: &Env) -> String {
@@ -265,13 +328,16 @@ fn certificate_options(env: &Env) -> certificate::Options {
     }
 }
 
-/// New xDS connections present the newest certificate, also when the CA is somewhere else.
+/// Where there is no token, new xDS connections present the newest certificate, also when the CA is somewhere else.
 fn keep_control_identified(control: &Arc<Control>, mut current: Current) {
     let control = Arc::clone(control);
     tokio::spawn(async move {
-        while current.changed().await.is_ok() {
+        loop {
             if let Some(workload) = current.borrow_and_update().clone() {
                 control.set_workload(workload);
+            }
+            if current.changed().await.is_err() {
+                return;
             }
         }
     });
@@ -308,38 +374,60 @@ fn concurrency(args: &args::Proxy, config: &ProxyConfig) -> u32 {
     said.filter(|n| *n > 0).unwrap_or_else(|| std::thread::available_parallelism().map_or(2, |n| n.get() as u32))
 }
 
-async fn serve_status(
+/// What the status server is told: probes and metrics of the application from the environment, the rest from the agent.
+fn status_options(
     env: &Env,
     config: &ProxyConfig,
+    node: &Node,
+    metrics: Arc<Metrics>,
     current: Current,
-    started: Instant,
-) -> anyhow::Result<Arc<Status>> {
-    let probes: HashMap<String, Value> = match env.text("ISTIO_KUBE_APP_PROBERS") {
-        "" => HashMap::new(),
-        text => serde_json::from_str(text).context("ISTIO_KUBE_APP_PROBERS")?,
+    names: Option<watch::Receiver<Arc<NameTable>>>,
+) -> anyhow::Result<status::Options> {
+    let admin = match env.text("PROA_ADMIN_SOCKET") {
+        "" => format!("127.0.0.1:{}", config.port("/proxyAdminPort", 15000)),
+        socket => format!("{}{socket}", request::UNIX),
     };
-    let scrape = serde_json::from_str::<Value>(env.text("ISTIO_PROMETHEUS_ANNOTATIONS")).ok().and_then(|v| {
-        let port = v["port"]
-            .as_str()
-            .and_then(|p| p.parse().ok())
-            .or_else(|| v["port"].as_u64().and_then(|p| u16::try_from(p).ok()));
-        let path = v["path"].as_str().filter(|p| !p.is_empty()).unwrap_or("/metrics");
-        (v["scrape"] == "true" || v["scrape"] == true).then(|| (port.unwrap_or(80), path.to_owned()))
-    });
-    let status = Arc::new(Status {
-        admin: format!("127.0.0.1:{}", config.port("/proxyAdminPort", 15000)),
-        probes,
+    let status_port = config.port("/statusPort", 15020);
+    let address = node.id.split('~').nth(1).unwrap_or_default();
+    let ipv6 = address.parse::<std::net::Ipv6Addr>().is_ok_and(|ip| !ip.is_unicast_link_local());
+    let local: IpAddr = if ipv6 { PROBES_FROM_V6.into() } else { PROBES_FROM_V4.into() };
+    let legacy = env.flag("REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION");
+    let scrape = match env.text("ISTIO_PROMETHEUS_ANNOTATIONS") {
+        "" => None,
+        // Port 15020 of a gateway is exposed, so it tells of nothing but the proxy.
+        _ if !node.id.starts_with("sidecar~") => None,
+        text => status::scrape::Config::parse(text, status_port)?,
+    };
+    let mut checks: Vec<status::Check> = Vec::new();
+    if let Some(names) = names.clone() {
+        checks.push(Box::new(move || match names.borrow().table.is_empty() {
+            true => Err("istio DNS capture is turned ON and DNS lookup table is not ready yet".into()),
+            false => Ok(()),
+        }));
+    }
+    Ok(status::Options {
+        proxy_metrics: (env.or("PILOT_AGENT_MERGE_ENVOY_STATS", "true") != "false").then(|| admin.clone()),
+        admin,
+        probers: status::probes::Probers::parse(env.text("ISTIO_KUBE_APP_PROBERS"))?,
+        application: status::probes::Application {
+            address: if legacy { "localhost".into() } else { address.to_owned() },
+            local: Some(local),
+            http2: env.or("ISTIO_ENABLE_HTTP2_PROBING", "true") != "false",
+            status_port,
+        },
         scrape,
-        quit: Default::default(),
-        drain: Default::default(),
-        ready: AtomicBool::new(false),
-        draining: AtomicBool::new(false),
-        started,
-        startup_ms: AtomicU64::new(0),
+        app_bytes_max: status::scrape::APP_BYTES_MAX,
+        metrics_local_only: env.flag("METRICS_LOCALHOST_ACCESS_ONLY"),
         certificate: Some(current),
-        proxy: Default::default(),
-    });
-    let port = config.port("/statusPort", 15020);
+        names,
+        checks,
+        metrics,
+    })
+}
+
+async fn serve_status(options: status::Options, started: Instant) -> anyhow::Result<Arc<Status>> {
+    let port = options.application.status_port;
+    let status = Status::new(options, started);
     let listener = match tokio::net::TcpListener::bind(("::", port)).await {
         Ok(listener) => listener,
         Err(_) => {
@@ -350,54 +438,6 @@ async fn serve_status(
     tokio::spawn(async move { axum::serve(listener, app).await });
     tracing::info!(target: "default", "Opening status port {port}");
     Ok(status)
-}
-
-#[derive(Debug, Clone, Copy)]
-struct DrainOptions {
-    duration: Duration,
-    on_zero: bool,
-    minimum: Duration,
-}
-
-/// Tells the proxy to take no new inbound connections and waits until it may go; outbound stays up meanwhile.
-async fn drained(status: &Arc<Status>, options: DrainOptions) {
-    status.draining.store(true, Ordering::Release);
-    let ask = |method: &'static str, path: &'static str| {
-        let admin = status.admin.clone();
-        tokio::task::spawn_blocking(move || request::http(&admin, method, path, "", Duration::from_secs(2)))
-    };
-    tracing::info!(target: "default", "Agent draining Proxy for termination");
-    if !matches!(ask("POST", "/drain_listeners?inboundonly&graceful").await, Ok(Ok(_))) {
-        tracing::warn!(target: "default", "the proxy's admin port does not answer, no graceful drain");
-        return;
-    }
-    if !options.on_zero {
-        tracing::info!(target: "default", "Graceful termination period is {:?}, starting...", options.duration);
-        return tokio::time::sleep(options.duration).await;
-    }
-    tokio::time::sleep(options.minimum).await;
-    while let Ok(Ok(answer)) = ask("GET", "/stats?usedonly&filter=downstream_cx_active$").await {
-        let active = active_connections(&String::from_utf8_lossy(&answer.body));
-        if active == 0 {
-            tracing::info!(target: "default", "There are no more active connections. terminating proxy...");
-            return;
-        }
-        tracing::info!(target: "default", "There are still {active} active connections");
-        tokio::time::sleep(DRAIN_POLL).await;
-    }
-}
-
-/// Connections of the workload's listeners; the admin port, Prometheus, readiness and `worker_` duplicates do not count.
-fn active_connections(stats: &str) -> u64 {
-    let counted = |line: &&str| {
-        line.starts_with("listener.")
-            && !line.contains("admin")
-            && !line.contains("15090")
-            && !line.contains("15021")
-            && !line.contains(".worker_")
-    };
-    let value = |line: &str| line.rsplit_once(": ")?.1.trim().parse::<u64>().ok();
-    stats.lines().filter(counted).filter_map(value).sum()
 }
 
 #[cfg(test)]
@@ -414,12 +454,5 @@ mod tests {
         let file = write_bootstrap(&dir.path().join("proxy"), &base, template.to_str().unwrap()).unwrap();
         let written: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
         assert_eq!(written, json!({"admin": {"profile_path": "/x", "port": 1}, "node": {}}));
-    }
-
-    #[test]
-    fn only_the_workloads_connections_count() {
-        let stats = "listener.0.0.0.0_15006.downstream_cx_active: 3\nlistener.0.0.0.0_15006.worker_0.downstream_cx_active: 3\n\
-                     listener.0.0.0.0_15090.downstream_cx_active: 1\nlistener.admin.downstream_cx_active: 1\nlistener.0.0.0.0_15001.downstream_cx_active: 2\n";
-        assert_eq!(active_connections(stats), 5);
     }
 }

@@ -1,10 +1,11 @@
-//! Who gives the proxy its certificates? A secret discovery service on a Unix socket: `default` (the workload's
-//! certificate and key), `ROOTCA` (trusted roots), and files (`file-cert:CERT~KEY`, `file-root:CA`).
+//! Who gives the proxy its certificates? A secret discovery service: `default` (the workload's certificate and key), `ROOTCA`
+//! (trusted roots), and files (`file-cert:CERT~KEY`, `file-root:CA`). On a Unix socket for a separate proxy and for
+//! applications, and from memory for our own proxy in this process.
 
+use std::io;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prost::Message as _;
 use protos::envoy::config::core::v3::{DataSource, data_source::Specifier};
@@ -15,13 +16,15 @@ use protos::envoy::service::discovery::v3 as discovery;
 use protos::envoy::service::secret::v3::secret_discovery_service_server::{
     SecretDiscoveryService, SecretDiscoveryServiceServer,
 };
+use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
-use tokio_stream::{Stream, StreamExt as _};
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
-use xds::server::{Kind, Protocol, Push, Resource, ResourceSet, Stream as Machine};
+use xds::server::{Event, Kind, Resource, ResourceSet, Want};
 
 use crate::certificate::{Current, Workload};
+use crate::stream::{self, Delta, Dialect, Sotw, Source};
 
 /// The workload's certificate and key.
 pub const WORKLOAD: &str = "default";
@@ -29,10 +32,32 @@ pub const WORKLOAD: &str = "default";
 pub const ROOT: &str = "ROOTCA";
 /// How often files are looked at.
 const FILES_EVERY: Duration = Duration::from_secs(2);
+/// Connections of our own proxy that wait to be served.
+const CONNECTIONS_MAX: usize = 4;
+/// Bytes on their way between our own proxy and its secrets.
+const MEMORY_PIPE_BYTES: usize = 16 << 10;
 
-/// Serves secrets on `socket` until the process ends.
-pub fn serve(socket: &Path, current: Current) -> std::io::Result<()> {
-    let listener = crate::unix::bind(socket)?;
+/// Whose secrets a socket gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Served {
+    /// This agent's.
+    Here,
+    /// Those of another program that listens already (SPIRE's agent): the proxy is to ask it.
+    ByAnother,
+}
+
+/// Serves secrets on `socket` until the process ends, unless somebody else does.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn serve(socket: &Path, current: Current) -> io::Result<Served> {
+    let listener = match crate::unix::bind(socket) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            tracing::info!(target: "sds", "Existing workload SDS socket found at {}. Default Istio SDS Server will not be started", socket.display());
+            return Ok(Served::ByAnother);
+        }
+        other => other?,
+    };
     let service = SecretDiscoveryServiceServer::new(Secrets { current });
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(async move {
@@ -41,7 +66,30 @@ pub fn serve(socket: &Path, current: Current) -> std::io::Result<()> {
         }
     });
     tracing::info!(target: "sds", "SDS server for workload certificates started, listening on {:?}", socket.display());
-    Ok(())
+    Ok(Served::Here)
+}
+
+/// Serves secrets in this process; each sent end of a pipe is one connection.
+pub fn serve_in_memory(current: Current) -> mpsc::Sender<io::Result<DuplexStream>> {
+    let (sender, receiver) = mpsc::channel(CONNECTIONS_MAX);
+    let service = SecretDiscoveryServiceServer::new(Secrets { current });
+    let server = tonic::transport::Server::builder().add_service(service);
+    tokio::spawn(async move {
+        if let Err(error) = server.serve_with_incoming(ReceiverStream::new(receiver)).await {
+            tracing::error!(target: "sds", "SDS in memory: {error}");
+        }
+    });
+    sender
+}
+
+/// A connection to [`serve_in_memory`]'s server.
+///
+/// # Errors
+/// The agent is ending.
+pub async fn connect(server: &mpsc::Sender<io::Result<DuplexStream>>) -> io::Result<DuplexStream> {
+    let (own, theirs) = tokio::io::duplex(MEMORY_PIPE_BYTES);
+    server.send(Ok(theirs)).await.map_err(|_| io::Error::from(io::ErrorKind::ConnectionRefused))?;
+    Ok(own)
 }
 
 /// Makes the named secret; `None`: it is not there (yet).
@@ -78,79 +126,43 @@ struct Secrets {
     current: Current,
 }
 
+/// The secrets of one stream.
+struct Own(Current);
+
+impl Source for Own {
+    fn make(&mut self, want: &Want<'_>) -> Option<ResourceSet> {
+        let workload = self.0.borrow().clone();
+        let made = want.names.iter().filter_map(|name| secret(name, workload.as_deref()));
+        let set: ResourceSet = made.map(|s| Resource::new(s.name.as_str(), s.encode_to_vec())).collect();
+        // A certificate that is still on its way is not missing.
+        (!set.is_empty() || workload.is_some()).then_some(set)
+    }
+
+    fn check(&mut self, event: &Event) -> Result<(), Status> {
+        if event.kind != Kind::Secret {
+            return Err(Status::invalid_argument("only secrets are served here"));
+        }
+        if let Some(Err(reason)) = &event.answer {
+            tracing::warn!(target: "sds", "proxy refused a secret: {reason}");
+        }
+        Ok(())
+    }
+}
+
 type Answers<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
 
 impl Secrets {
-    fn open<Q: Send + 'static, R: Send + 'static>(
-        &self,
-        protocol: Protocol,
-        inbound: Streaming<Q>,
-        feed: fn(&mut Machine, &Q) -> Result<(), Status>,
-        encode: fn(&Push) -> R,
-    ) -> Response<Answers<R>> {
+    fn open<D: Dialect>(&self, inbound: Streaming<D::Request>) -> Response<Answers<D::Response>> {
         let (sender, receiver) = mpsc::channel(1);
         let current = self.current.clone();
         tokio::spawn(async move {
-            if let Err(status) = stream(protocol, inbound, &sender, current, feed, encode).await {
+            let source = Own(current.clone());
+            let served = stream::serve::<D, _, _>(None, inbound, &sender, source, Some(current), Some(FILES_EVERY));
+            if let Err(status) = served.await {
                 let _ = sender.send(Err(status)).await;
             }
         });
         Response::new(Box::pin(ReceiverStream::new(receiver)))
-    }
-}
-
-async fn stream<Q, R>(
-    protocol: Protocol,
-    mut inbound: Streaming<Q>,
-    sender: &mpsc::Sender<Result<R, Status>>,
-    mut current: Current,
-    feed: fn(&mut Machine, &Q) -> Result<(), Status>,
-    encode: fn(&Push) -> R,
-) -> Result<(), Status> {
-    let start = Instant::now();
-    let mut machine = Machine::new(protocol);
-    let mut files = tokio::time::interval(FILES_EVERY);
-    loop {
-        while let Some(want) = machine.wants() {
-            let workload = current.borrow().clone();
-            let made = want.names.iter().filter_map(|name| secret(name, workload.as_deref()));
-            let set: ResourceSet = made.map(|s| Resource::new(s.name.as_str(), s.encode_to_vec())).collect();
-            // A certificate that is still on its way is not missing: the proxy waits without an answer.
-            if set.is_empty() && workload.is_none() {
-                break;
-            }
-            let kind = want.kind;
-            machine.set_target(kind, Arc::new(set));
-        }
-        while let Some(push) = machine.poll(start.elapsed()) {
-            if sender.send(Ok(encode(&push))).await.is_err() {
-                return Ok(());
-            }
-        }
-        tokio::select! {
-            message = inbound.next() => match message {
-                Some(Ok(request)) => feed(&mut machine, &request)?,
-                Some(Err(_)) | None => return Ok(()),
-            },
-            changed = current.changed() => match changed {
-                Ok(()) => machine.invalidate(|_| true),
-                Err(_) => return Err(Status::unavailable("agent is stopping")),
-            },
-            _ = files.tick() => machine.invalidate(|_| true),
-        }
-    }
-}
-
-fn check(event: Result<xds::server::Event, xds::server::Refused>) -> Result<(), Status> {
-    match event {
-        Ok(event) if event.kind != Kind::Secret => Err(Status::invalid_argument("only secrets are served here")),
-        Ok(event) => {
-            if let Some(Err(reason)) = event.answer {
-                tracing::warn!(target: "sds", "proxy refused a secret: {reason}");
-            }
-            Ok(())
-        }
-        Err(refused) => Err(Status::invalid_argument(refused.to_string())),
     }
 }
 
@@ -161,7 +173,7 @@ impl SecretDiscoveryService for Secrets {
         &self,
         request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaSecretsStream>, Status> {
-        Ok(self.open(Protocol::Delta, request.into_inner(), |m, r| check(m.on_delta(r)), Push::to_delta))
+        Ok(self.open::<Delta>(request.into_inner()))
     }
 
     type StreamSecretsStream = Answers<discovery::DiscoveryResponse>;
@@ -169,7 +181,7 @@ impl SecretDiscoveryService for Secrets {
         &self,
         request: Request<Streaming<discovery::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamSecretsStream>, Status> {
-        Ok(self.open(Protocol::Sotw, request.into_inner(), |m, r| check(m.on_sotw(r)), Push::to_sotw))
+        Ok(self.open::<Sotw>(request.into_inner()))
     }
 
     async fn fetch_secrets(

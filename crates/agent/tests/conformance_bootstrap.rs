@@ -86,6 +86,7 @@ fn make(base: &str, case: &Value, proxycfg: &str) -> Value {
         sds_socket: "./var/run/secrets/workload-spiffe-uds/test.sock".into(),
         ipv6_only: false,
         dual_stack: false,
+        admin_socket: None,
     })
 }
 

@@ -47,6 +47,8 @@ pub enum Command {
     Logs(Logs),
     /// Run a command in a pod
     Exec(Exec),
+    /// Copy a file or folder out of a pod or into one
+    Cp(Cp),
     /// Lead ports of this machine to a pod
     PortForward(PortForward),
     /// Show resources
@@ -217,6 +219,19 @@ pub struct Exec {
     /// Command and arguments
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
     pub command: Vec<String>,
+}
+
+/// `proa cp`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  proa cp istio-system/istio-ingressgateway-5c8:/etc/istio/proxy/envoy-rev0.json . -c istio-proxy")]
+pub struct Cp {
+    /// File or folder; in a pod: [NAMESPACE/]POD:PATH
+    pub from: String,
+    /// Where to; in a pod: [NAMESPACE/]POD:PATH
+    pub to: String,
+    /// Container [default: the application's]
+    #[arg(short, long)]
+    pub container: Option<String>,
 }
 
 /// `proa port-forward`

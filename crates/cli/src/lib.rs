@@ -6,6 +6,7 @@
 
 mod args;
 mod context;
+mod copy;
 mod http;
 mod jsonpath;
 mod kube_inject;
@@ -53,6 +54,7 @@ fn run(cli: &Cli) -> Result<u8, Failure> {
         Command::Ps(args) => up::ps(context, args),
         Command::Logs(args) => pods::logs(context, args),
         Command::Exec(args) => pods::exec(context, args),
+        Command::Cp(args) => copy::cp(context, args),
         Command::PortForward(args) => pods::port_forward(context, args),
         Command::Get(args) => resources::get(context, args),
         Command::Create(args) => resources::put(context, "create", args),

@@ -36,7 +36,7 @@ pub fn root() -> PathBuf {
 }
 
 /// The binary under test: `PROA_BIN`, else the debug build beside this test.
-fn proa() -> PathBuf {
+pub fn program() -> PathBuf {
     if let Some(named) = std::env::var_os("PROA_BIN") {
         return named.into();
     }
@@ -54,10 +54,14 @@ impl Mesh {
 
     /// The same with further flags.
     pub fn up_with(example: &str, plane: DataPlane, flags: &[&str]) -> Self {
+        Self::up_on(&root().join("examples").join(example), plane, flags)
+    }
+
+    /// The same with a folder of manifests.
+    pub fn up_on(dir: &Path, plane: DataPlane, flags: &[&str]) -> Self {
         let name = format!("e2e{}", std::process::id());
         let state = TempDir::new().expect("a temporary folder");
-        let dir = root().join("examples").join(example);
-        let mut command = Command::new(proa());
+        let mut command = Command::new(program());
         command.arg("up").arg(dir).args(["--name", &name, "--gateway-port", "0", "--detach", "--quiet"]);
         command.arg("--state-dir").arg(state.path()).args(flags);
         if plane == DataPlane::Envoy {
@@ -76,7 +80,14 @@ impl Mesh {
 
     /// Runs a command of ours on this mesh.
     pub fn run(&self, args: &[&str]) -> Output {
-        Command::new(proa())
+        self.run_as("proa", args)
+    }
+
+    /// The same under another of the program's names (`istioctl`, `kubectl`).
+    pub fn run_as(&self, name: &str, args: &[&str]) -> Output {
+        use std::os::unix::process::CommandExt;
+        Command::new(program())
+            .arg0(name)
             .args(args)
             .env("PROA_MESH", &self.name)
             .env("PROA_STATE_DIR", self.state.path())
@@ -94,6 +105,20 @@ impl Mesh {
         text
     }
 
+    /// Runs a command line as people type it, `istioctl …` or `kubectl …`; it must succeed. What it printed.
+    pub fn typed(&self, line: &str) -> String {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let output = self.run_as(words[0], &words[1..]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{line}: {text}{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    /// A folder of this mesh for files of a test.
+    pub fn folder(&self) -> &Path {
+        self.state.path()
+    }
+
     /// Applies manifests given as text.
     pub fn apply_text(&self, manifests: &str) {
         let file = self.state.path().join("applied.yaml");
@@ -106,11 +131,20 @@ impl Mesh {
         http::get(self.gateway, path, headers)
     }
 
-    /// Runs a command in a pod; its output, whatever its exit code.
+    /// Runs a command in a pod; its output, whatever its exit code. A container is named by `-c NAME --` before the command.
     pub fn exec(&self, namespace: &str, pod: &str, command: &[&str]) -> String {
-        let mut args = vec!["-n", namespace, "exec", pod, "--"];
+        let mut args = vec!["-n", namespace, "exec", pod];
+        if !command.contains(&"--") {
+            args.push("--");
+        }
         args.extend(command);
         String::from_utf8_lossy(&self.run(&args).stdout).into_owned()
+    }
+
+    /// What a container has written, also of a pod that is gone.
+    pub fn log(&self, namespace: &str, pod: &str, container: &str) -> String {
+        let file = self.state.path().join(&self.name).join("logs").join(namespace).join(pod).join(format!("{container}.log"));
+        std::fs::read_to_string(file).unwrap_or_default()
     }
 
     /// Pods as `(namespace, name)`.

@@ -212,9 +212,10 @@ impl Injector {
             "sidecar" => Ok(templates::sidecar::render(context)),
             "gateway" => Ok(templates::gateway::render(context)),
             "grpc-agent" => Ok(templates::grpc::render(context)),
+            "grpc-simple" => Ok(templates::grpc::simple(context)),
             _ => {
                 let mut have: Vec<&str> = self.templates.keys().map(String::as_str).collect();
-                have.extend(["sidecar", "gateway", "grpc-agent"]);
+                have.extend(["sidecar", "gateway", "grpc-agent", "grpc-simple"]);
                 Err(InjectError::NoTemplate { name: name.to_owned(), have: have.join(", ") })
             }
         }

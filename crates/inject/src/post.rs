@@ -10,7 +10,7 @@ use crate::{AUTO_IMAGE, INIT, PROXY, VALIDATION, merge, string_map};
 
 mod probes;
 
-pub use probes::dump as app_probers;
+pub use probes::{dump as app_probers, point_at_agent};
 
 const STATUS: &str = "sidecar.istio.io/status";
 const SCRAPE_ENV: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";
@@ -21,6 +21,38 @@ fn list<'a>(pod: &'a Value, field: &str) -> &'a [Value] {
     pod["spec"][field].as_array().map_or(&[], Vec::as_slice)
 }
 
+/// The proxy's container, wherever it is: beside the application or, as a native sidecar, among the init containers.
+pub fn proxy(pod: &Value) -> Option<&Value> {
+    find(list(pod, "initContainers"), &PROXY.into()).or_else(|| find(list(pod, "containers"), &PROXY.into()))
+}
+
+/// What an earlier injection added, by name, as its status annotation says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Injected {
+    /// Containers.
+    pub containers: Vec<String>,
+    /// Init containers.
+    pub init_containers: Vec<String>,
+    /// Volumes.
+    pub volumes: Vec<String>,
+}
+
+impl Injected {
+    /// Reads a `sidecar.istio.io/status`; `None`: not one.
+    pub fn parse(status: &str) -> Option<Self> {
+        let status: Value = serde_json::from_str(status).ok()?;
+        let names = |field: &str| {
+            let list = status[field].as_array().into_iter().flatten();
+            list.filter_map(|name| Some(name.as_str()?.to_owned())).collect()
+        };
+        Some(Self {
+            containers: names("containers"),
+            init_containers: names("initContainers"),
+            volumes: names("volumes"),
+        })
+    }
+}
+
 fn find<'a>(containers: &'a [Value], name: &Value) -> Option<&'a Value> {
     containers.iter().find(|c| c["name"] == *name)
 }
@@ -29,14 +61,19 @@ fn find<'a>(containers: &'a [Value], name: &Value) -> Option<&'a Value> {
 /// that injection remembered.
 pub fn strip(pod: &Value) -> Value {
     let annotations = string_map(&pod["metadata"]["annotations"]);
-    let Some(status) = annotations.get(STATUS).and_then(|s| serde_json::from_str::<Value>(s).ok()) else {
+    let Some(before) = annotations.get(STATUS).and_then(|status| Injected::parse(status)) else {
         return pod.clone();
     };
     let mut out = pod.clone();
     let overrides: Value = annotations.get(OVERRIDES).and_then(|s| serde_json::from_str(s).ok()).unwrap_or(Value::Null);
     probes::restore(&mut out);
-    for field in ["containers", "initContainers", "volumes"] {
-        let injected = |item: &Value| status[field].as_array().is_some_and(|names| names.contains(&item["name"]));
+    let fields = [
+        ("containers", &before.containers),
+        ("initContainers", &before.init_containers),
+        ("volumes", &before.volumes),
+    ];
+    for (field, names) in fields {
+        let injected = |item: &Value| names.iter().any(|name| item["name"] == name.as_str());
         let mut kept: Vec<Value> = list(&out, field).iter().filter(|i| !injected(i)).cloned().collect();
         let own = ["containers", "initContainers"].map(|f| (f, overrides[f].as_array()));
         for (from, own) in own.iter().filter_map(|(f, own)| Some((*f, own.as_ref()?))) {
@@ -62,9 +99,7 @@ pub fn strip(pod: &Value) -> Value {
 
 /// The application's metrics annotations, as an earlier injection handed them to the agent.
 fn scrape_configuration(pod: &Value) -> Map<String, Value> {
-    let containers = list(pod, "initContainers").iter().chain(list(pod, "containers"));
-    let proxy = containers.into_iter().find(|c| c["name"] == PROXY);
-    let env = proxy.and_then(|p| p["env"].as_array()?.iter().find(|e| e["name"] == SCRAPE_ENV));
+    let env = proxy(pod).and_then(|p| p["env"].as_array()?.iter().find(|e| e["name"] == SCRAPE_ENV));
     let said = env.and_then(|e| serde_json::from_str::<Value>(e["value"].as_str()?).ok()).unwrap_or(Value::Null);
     let mut out = Map::new();
     for name in ["scrape", "path", "port"] {
@@ -184,11 +219,17 @@ fn proxy_mut(pod: &mut Value) -> Option<&mut Value> {
 
 /// Appends a variable to the proxy, or changes it where it is.
 fn set_env(pod: &mut Value, name: &str, value: &str) {
-    let Some(proxy) = proxy_mut(pod) else { return };
-    if !proxy["env"].is_array() {
-        proxy["env"] = json!([]);
+    if let Some(proxy) = proxy_mut(pod) {
+        set_variable(proxy, name, value);
     }
-    if let Some(env) = proxy["env"].as_array_mut() {
+}
+
+/// Appends a variable to a container, or changes it where it is.
+pub fn set_variable(container: &mut Value, name: &str, value: &str) {
+    if !container["env"].is_array() {
+        container["env"] = json!([]);
+    }
+    if let Some(env) = container["env"].as_array_mut() {
         match env.iter_mut().find(|e| e["name"] == name) {
             Some(entry) => entry["value"] = value.into(),
             None => env.push(json!({"name": name, "value": value})),

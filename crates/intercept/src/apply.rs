@@ -60,15 +60,19 @@ pub fn apply(config: &Config, backend: &Backend, cleanup: bool, force: bool) -> 
         }
         Backend::Iptables(variant) => {
             let rules = iptables::render(config);
-            for family in [Family::V4, Family::V6].into_iter().take(if config.ipv6 { 2 } else { 1 }) {
-                Tool { family, variant: variant.as_deref() }.bring(&rules, cleanup, force)?;
+            for (family, wanted) in [(Family::V4, true), (Family::V6, config.ipv6)] {
+                let tool = Tool { family, variant: variant.as_deref() };
+                match (cleanup, wanted) {
+                    (true, true) => tool.clean(config)?,
+                    // Rules of a family that is not in use may still be there; a machine without its tools has none.
+                    (true, false) => drop(tool.clean(config)),
+                    (false, true) => tool.bring(config, &rules, force)?,
+                    (false, false) => {}
+                }
             }
         }
     }
-    if !cleanup {
-        addresses_and_routes(config)?;
-    }
-    Ok(())
+    if cleanup { remove_routes(config) } else { addresses_and_routes(config) }
 }
 
 /// `::6` as a source for inbound connections, and the routes that deliver TPROXY's marked packets locally.
@@ -77,26 +81,46 @@ fn addresses_and_routes(config: &Config) -> Result<(), ApplyError> {
     if !tproxy && !config.ipv6 {
         return Ok(());
     }
-    let mut netlink = Netlink::open().map_err(|source| ApplyError::Netlink { what: "netlink", source })?;
-    let lo = netlink.index("lo").map_err(|source| ApplyError::Netlink { what: "interface lo", source })?;
+    let mut netlink = Netlink::open().map_err(failed("netlink"))?;
+    let lo = netlink.index("lo").map_err(failed("interface lo"))?;
     if config.ipv6 {
         let address = iptables::PASSTHROUGH_V6.parse().expect("a literal prefix");
-        netlink.address(lo, address).map_err(|source| ApplyError::Netlink { what: "address ::6/128", source })?;
+        netlink.address(lo, address).map_err(failed("address ::6/128"))?;
     }
     if tproxy {
-        let families: &[(bool, &str)] =
-            if config.ipv6 { &[(false, "0.0.0.0/0"), (true, "::/0")] } else { &[(false, "0.0.0.0/0")] };
-        for (ipv6, everything) in families {
-            let to = everything.parse().expect("a literal prefix");
-            let route =
-                Route { to, via: None, source: None, interface: lo, table: config.tproxy_route_table, local: true };
-            netlink.route(&route).map_err(|source| ApplyError::Netlink { what: "TPROXY route", source })?;
-            netlink
-                .mark_rule(*ipv6, config.tproxy_mark, config.tproxy_route_table)
-                .map_err(|source| ApplyError::Netlink { what: "TPROXY policy rule", source })?;
+        for ipv6 in [false, true].into_iter().take(if config.ipv6 { 2 } else { 1 }) {
+            netlink.route(&everything_local(config, ipv6, lo)).map_err(failed("TPROXY route"))?;
+            let rule = netlink.mark_rule(ipv6, config.tproxy_mark, config.tproxy_route_table);
+            rule.map_err(failed("TPROXY policy rule"))?;
         }
     }
     Ok(())
+}
+
+/// Takes TPROXY's routes away, also where they were never set: cleaning up need not know how the rules were made. `::6` stays; it
+/// is in nobody's way and connections may have it.
+fn remove_routes(config: &Config) -> Result<(), ApplyError> {
+    let mut netlink = Netlink::open().map_err(failed("netlink"))?;
+    let lo = netlink.index("lo").map_err(failed("interface lo"))?;
+    for ipv6 in [false, true] {
+        let removed = netlink.remove_mark_rule(ipv6, config.tproxy_mark, config.tproxy_route_table);
+        // A kernel without IPv6 has none of its rules.
+        if ipv6 && removed.is_err() {
+            return Ok(());
+        }
+        removed.map_err(failed("TPROXY policy rule"))?;
+        netlink.remove_route(&everything_local(config, ipv6, lo)).map_err(failed("TPROXY route"))?;
+    }
+    Ok(())
+}
+
+fn everything_local(config: &Config, ipv6: bool, lo: u32) -> Route {
+    let to = if ipv6 { "::/0" } else { "0.0.0.0/0" }.parse().expect("a literal prefix");
+    Route { to, via: None, source: None, interface: lo, table: config.tproxy_route_table, local: true }
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> ApplyError {
+    move |source| ApplyError::Netlink { what, source }
 }
 
 /// One family's iptables programs.
@@ -157,22 +181,34 @@ impl Tool<'_> {
         present == expected.count() && rules.iter().all(|rule| self.run("", &rule.command("-C"), None).is_ok())
     }
 
-    fn bring(&self, rules: &Rules, cleanup: bool, force: bool) -> Result<(), ApplyError> {
+    fn bring(&self, config: &Config, rules: &Rules, force: bool) -> Result<(), ApplyError> {
         let rules_of_family = rules.of(self.family);
         let saved = self.run("-save", &[], None)?;
-        let residue = saved.contains("ISTIO_");
-        if !cleanup && !force && residue && self.is_applied(rules_of_family, &saved) {
-            return Ok(());
-        }
-        if cleanup || residue {
-            for command in rules.cleanup(self.family) {
-                // Half of these may not be there; what matters is that afterwards none is.
-                let _ = self.run("", &command, None);
+        if saved.contains("ISTIO_") {
+            if !force && self.is_applied(rules_of_family, &saved) {
+                return Ok(());
             }
+            self.remove(config, &saved);
         }
-        if cleanup || rules_of_family.is_empty() {
+        if rules_of_family.is_empty() {
             return Ok(());
         }
         self.run("-restore", &["--noflush".to_owned()], Some(&rules.restore(self.family))).map(|_| ())
+    }
+
+    fn clean(&self, config: &Config) -> Result<(), ApplyError> {
+        let saved = self.run("-save", &[], None)?;
+        self.remove(config, &saved);
+        Ok(())
+    }
+
+    /// Removes what either mode would have set, and what else is ours: whoever cleans up need not know how it was made.
+    fn remove(&self, config: &Config, saved: &str) {
+        let of = |mode| iptables::render(&Config { mode, ..config.clone() }).cleanup(self.family);
+        let commands = [of(Mode::Redirect), of(Mode::Tproxy), iptables::removal(saved)];
+        for command in commands.iter().flatten() {
+            // Half of these may not be there; what matters is that afterwards none is.
+            let _ = self.run("", command, None);
+        }
     }
 }

@@ -174,6 +174,9 @@ pub struct Args {
     /// Drop packets that conntrack calls invalid
     #[arg(long, env = "INVALID_DROP", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true)]
     drop_invalid: bool,
+    /// While the proxy does not listen, hold new connections instead of refusing them
+    #[arg(long, env = "PROA_HOLD_UNTIL_READY", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true)]
+    hold_until_ready: bool,
     /// Rules for IPv4 and IPv6
     #[arg(long, env = "ISTIO_DUAL_STACK", action = ArgAction::Set, num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true", hide_default_value = true)]
     dual_stack: bool,
@@ -255,6 +258,7 @@ impl Args {
             redirect_dns: self.redirect_dns,
             capture_all_dns: self.capture_all_dns,
             drop_invalid: self.drop_invalid,
+            hold: self.hold_until_ready,
             loopback_v4: self.host_ipv4_loopback_cidr.clone(),
             ipv6: self.dual_stack || has_ipv6(&fs::read_to_string("/proc/net/if_inet6").unwrap_or_default()),
             ..Config::default()

@@ -84,6 +84,9 @@ pub struct Config {
     pub ipv6: bool,
     /// What counts as loopback in IPv4.
     pub loopback_v4: String,
+    /// Hold new connections while the proxy does not listen, instead of refusing them: their first packet is dropped and sent
+    /// again by its sender until somebody is there. Ours; istio-iptables has nothing like it.
+    pub hold: bool,
 }
 
 impl Default for Config {
@@ -114,6 +117,7 @@ impl Default for Config {
             drop_invalid: false,
             ipv6: false,
             loopback_v4: "127.0.0.1/32".into(),
+            hold: false,
         }
     }
 }

@@ -171,6 +171,28 @@ impl Rules {
     }
 }
 
+/// The `iptables` invocations that remove what `iptables-save` shows of us, whatever settings it was made with: jumps into our
+/// chains, then the chains.
+pub fn removal(saved: &str) -> Vec<Vec<String>> {
+    let (mut jumps, mut flushes, mut deletions) = (Vec::new(), Vec::new(), Vec::new());
+    let mut table = "";
+    let command = |words: &[&str]| -> Vec<String> { words.iter().map(|word| (*word).to_owned()).collect() };
+    for line in saved.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = name.trim();
+        } else if let Some(chain) = line.strip_prefix(':').and_then(|l| l.split(' ').next()).filter(|c| is_ours(c)) {
+            flushes.push(command(&["-t", table, "-F", chain]));
+            deletions.push(command(&["-t", table, "-X", chain]));
+        } else if let Some(rule) = line.strip_prefix("-A ") {
+            let words: Vec<&str> = rule.split(' ').collect();
+            if !is_ours(words[0]) && words.windows(2).any(|pair| pair[0] == "-j" && is_ours(pair[1])) {
+                jumps.push(command(&[&["-t", table, "-D"], &words[..]].concat()));
+            }
+        }
+    }
+    [jumps, flushes, deletions].concat()
+}
+
 /// Renders the rules of `config`, which must have passed [`Config::validate`].
 ///
 /// [`Mode::None`] has none. The IPv6 half is rendered always; whether it is applied is [`Config::ipv6`].
@@ -222,7 +244,20 @@ pub fn render(config: &Config) -> Rules {
     if config.mode == Mode::Tproxy {
         tproxy_marks(config, &mut rules);
     }
+    if config.hold {
+        hold(config, &mut rules);
+    }
     rules
+}
+
+/// Drops the first packets of connections to a port of the proxy on which nobody listens; see [`Config::hold`].
+fn hold(config: &Config, rules: &mut Rules) {
+    rules.add("mangle", "INPUT", "-j ISTIO_HOLD");
+    for port in [config.proxy_port, config.inbound_capture_port] {
+        let first = format!("-p tcp -m tcp --dport {port} --tcp-flags SYN,ACK SYN");
+        rules.add("mangle", "ISTIO_HOLD", &format!("{first} -m socket --nowildcard -j RETURN"));
+        rules.add("mangle", "ISTIO_HOLD", &format!("{first} -j DROP"));
+    }
 }
 
 /// Leaves excluded interfaces alone, and virtual machines' interfaces until [`outbound`] says otherwise.

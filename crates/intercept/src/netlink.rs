@@ -19,6 +19,7 @@ pub(crate) const NLMSG_ERROR: u16 = 2;
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELROUTE: u16 = 25;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
@@ -221,16 +222,28 @@ impl Netlink {
     /// # Errors
     /// As the kernel says.
     pub fn route(&mut self, route: &Route) -> io::Result<()> {
+        ignore_exists(self.route_message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, route))
+    }
+
+    /// Removes a route; one that is not there is fine.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn remove_route(&mut self, route: &Route) -> io::Result<()> {
+        ignore_missing(self.route_message(RTM_DELROUTE, 0, route))
+    }
+
+    fn route_message(&mut self, kind: u16, extra: u16, route: &Route) -> io::Result<()> {
         const RTNH_F_ONLINK: u32 = 4;
-        let (scope, kind) = match (route.local, route.via) {
+        let (scope, of) = match (route.local, route.via) {
             (true, _) => (254, 2),
             (false, None) => (253, 1),
             (false, Some(_)) => (0, 1),
         };
         let flags = if route.via.is_some() { RTNH_F_ONLINK } else { 0 };
-        let mut header = vec![family(route.to.addr()), route.to.prefix_len(), 0, 0, 0, 4, scope, kind];
+        let mut header = vec![family(route.to.addr()), route.to.prefix_len(), 0, 0, 0, 4, scope, of];
         header.extend(flags.to_ne_bytes());
-        let mut message = self.message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &header);
+        let mut message = self.message(kind, extra, &header);
         if route.to.prefix_len() > 0 {
             message.attr(1, &octets(route.to.network()));
         }
@@ -241,7 +254,7 @@ impl Netlink {
             message.attr(7, &octets(source));
         }
         message.attr_u32(4, route.interface).attr_u32(15, route.table);
-        ignore_exists(self.send(message))
+        self.send(message)
     }
 
     /// Adds the policy rule `fwmark MARK lookup TABLE`; one that is there already is fine.
@@ -249,17 +262,35 @@ impl Netlink {
     /// # Errors
     /// As the kernel says.
     pub fn mark_rule(&mut self, ipv6: bool, mark: u32, table: u32) -> io::Result<()> {
-        let header = [if ipv6 { AF_INET6 } else { AF_INET }, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
         // The kernel takes the same rule twice under two priorities, so an earlier one goes first.
-        for (kind, flags) in [(RTM_DELRULE, 0), (RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL)] {
-            let mut message = self.message(kind, flags, &header);
-            message.attr_u32(10, mark).attr_u32(15, table);
-            match self.send(message) {
-                Err(error) if kind == RTM_DELRULE && error.kind() == io::ErrorKind::NotFound => {}
-                result => ignore_exists(result)?,
-            }
-        }
-        Ok(())
+        self.remove_mark_rule(ipv6, mark, table)?;
+        ignore_exists(self.mark_rule_message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, ipv6, mark, table))
+    }
+
+    /// Removes that policy rule; one that is not there is fine.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn remove_mark_rule(&mut self, ipv6: bool, mark: u32, table: u32) -> io::Result<()> {
+        ignore_missing(self.mark_rule_message(RTM_DELRULE, 0, ipv6, mark, table))
+    }
+
+    fn mark_rule_message(&mut self, kind: u16, extra: u16, ipv6: bool, mark: u32, table: u32) -> io::Result<()> {
+        let header = [if ipv6 { AF_INET6 } else { AF_INET }, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0];
+        let mut message = self.message(kind, extra, &header);
+        message.attr_u32(10, mark).attr_u32(15, table);
+        self.send(message)
+    }
+}
+
+const ENOENT: i32 = nix::errno::Errno::ENOENT as i32;
+const ESRCH: i32 = nix::errno::Errno::ESRCH as i32;
+
+/// Nothing to remove: no such rule, route, table or family.
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if matches!(error.raw_os_error(), Some(ENOENT | ESRCH)) => Ok(()),
+        other => other,
     }
 }
 

@@ -301,6 +301,20 @@ impl Expressions<'_> {
                 self.compare(op, &number(value)?.to_ne_bytes());
                 Ok(rest)
             }
+            ["tcp", "flags", "&", "(syn|ack)", "==", "syn", rest @ ..] => {
+                self.l4_protocol(protocol_number("tcp")?);
+                self.payload(2, 13, 1);
+                self.mask(&[0x12]);
+                self.compare(Op::Equal, &[0x02]);
+                Ok(rest)
+            }
+            ["socket", "wildcard", value @ ("0" | "1"), rest @ ..] => {
+                self.expression("socket", |data| {
+                    data.attr(1, &2_u32.to_be_bytes()).attr(2, &REGISTER.to_be_bytes());
+                });
+                self.compare(Op::Equal, &[u8::from(*value == "1")]);
+                Ok(rest)
+            }
             ["ct", "state", states, rest @ ..] => self.state(states).map(|()| rest),
             ["ct", "mark", "set", "mark", rest @ ..] => {
                 self.meta(3);

@@ -8,8 +8,10 @@ use crate::config::{Config, Mode, OwnerGroups};
 use crate::iptables::{DNS_PORT, LOOPBACK_V6, OUTBOUND_MARK, PASSTHROUGH_V4, PASSTHROUGH_V6};
 use crate::ranges::{Ranges, split_list};
 
-/// The three tables, in the order in which they are written.
-pub const TABLES: [&str; 3] = ["istio-proxy-nat", "istio-proxy-mangle", "istio-proxy-raw"];
+/// The tables that mirror iptables', in the order in which they are written, and the one of [`Config::hold`].
+pub const TABLES: [&str; 4] = ["istio-proxy-nat", "istio-proxy-mangle", "istio-proxy-raw", HOLD];
+/// Table of [`Config::hold`].
+const HOLD: &str = "istio-proxy-hold";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Table {
@@ -112,6 +114,20 @@ impl Rules {
     }
 }
 
+/// Drops the first packets of connections to a port of the proxy on which nobody listens. Packets of older connections are still
+/// answered by a reset, so that nobody waits for a proxy that is gone.
+fn hold(config: &Config) -> String {
+    let mut out = format!("add table inet {HOLD}\nflush table inet {HOLD}\n");
+    out.push_str(&format!("add chain inet {HOLD} input {{ type filter hook input priority 0 ; }}\n"));
+    for port in [config.proxy_port, config.inbound_capture_port] {
+        let first = format!("add rule inet {HOLD} input tcp dport {port} tcp flags & (syn|ack) == syn");
+        // A socket is there, bound to one address or to all.
+        out.push_str(&format!("{first} socket wildcard 0 accept\n{first} socket wildcard 1 accept\n"));
+        out.push_str(&format!("{first} counter drop\n"));
+    }
+    out
+}
+
 /// The script that removes our tables, present or not.
 pub fn cleanup() -> String {
     TABLES.iter().map(|table| format!("add table inet {table}\ndelete table inet {table}\n")).collect()
@@ -181,7 +197,11 @@ pub fn render(config: &Config) -> String {
     if config.mode == Mode::Tproxy {
         tproxy_marks(config, &mut rules);
     }
-    rules.script()
+    let mut script = rules.script();
+    if config.hold {
+        script.push_str(&hold(config));
+    }
+    script
 }
 
 fn interfaces(config: &Config, rules: &mut Rules) {

@@ -6,6 +6,7 @@
 
 mod api;
 mod dns;
+mod egress;
 mod entry;
 pub mod examples;
 mod gateway;

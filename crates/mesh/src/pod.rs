@@ -188,7 +188,8 @@ impl Pod {
         for container in &self.spec.init_containers {
             self.initialise(container).await?;
         }
-        for container in self.in_start_order() {
+        // In the order of the list, as Kubernetes: who holds the others says so with its postStart hook.
+        for container in &self.spec.containers {
             self.begin(container).await;
         }
         // From here on each container looks after itself; sidecars of work that is done are not needed any more.
@@ -197,14 +198,6 @@ impl Pod {
         }
         self.end_sidecars().await;
         Ok(())
-    }
-
-    /// The sidecar first: what depends on the network then finds it ready (`holdApplicationUntilProxyStarts`).
-    fn in_start_order(&self) -> Vec<&Container> {
-        let (mut first, rest): (Vec<_>, Vec<_>) =
-            self.spec.containers.iter().partition(|container| container.name == "istio-proxy");
-        first.extend(rest);
-        first
     }
 
     fn with_files<T>(&self, work: impl FnOnce(&PodFiles<'_>, &Path) -> T) -> T {
@@ -275,10 +268,11 @@ impl Pod {
         }
     }
 
-    /// Starts a container for good and returns when the next one may start.
+    /// Starts a container for good and returns when the next one may start: after its postStart hook, and where it is a native
+    /// sidecar once it serves.
     async fn begin(self: &Rc<Self>, container: &Container) {
         tokio::task::spawn_local(Rc::clone(self).keep(container.clone()));
-        let sidecar = container.name == "istio-proxy" || container.restart_policy.as_deref() == Some("Always");
+        let sidecar = container.restart_policy.as_deref() == Some("Always");
         let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
         let started = async {
             self.until(container, |state| state.process.is_some()).await;

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use serde_json::Value;
 
+use crate::egress::{HOST_ADDRESS, HOST_NAME};
 use crate::netns::DNS_ADDRESS;
 use crate::object::{Key, Object, selects};
 use crate::store::Store;
@@ -73,6 +74,7 @@ impl Directory {
     /// Reads services and pods.
     pub(crate) fn read(store: &Store) -> Self {
         let mut directory = Self::default();
+        directory.names.insert(HOST_NAME.to_owned(), vec![HOST_ADDRESS]);
         let mut pods: BTreeMap<String, Vec<Endpoint>> = BTreeMap::new();
         for pod in store.list("Pod") {
             let Some(address) = pod["status"]["podIP"].as_str().and_then(|address| address.parse::<Ipv4Addr>().ok())

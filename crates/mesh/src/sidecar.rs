@@ -26,12 +26,21 @@ pub(crate) struct Proxies {
     pub(crate) certificate_lifetime: Option<String>,
 }
 
+/// Rules that hold connections until the proxy listens: an application may start before it and loses nothing.
+const HOLD: &str = "--hold-until-ready";
+
 impl Proxies {
     /// Sets what is common in the proxy containers of a pod.
     fn adjust(&self, pod: &mut Object) {
         for field in ["containers", "initContainers"] {
             let containers = pod["spec"].get_mut(field).and_then(Value::as_array_mut).into_iter().flatten();
-            for container in containers.filter(|one| one["name"] == "istio-proxy") {
+            for container in containers {
+                if container["name"] == inject::INIT {
+                    container["args"].as_array_mut().into_iter().for_each(|args| args.push(HOLD.into()));
+                }
+                if container["name"] != inject::PROXY {
+                    continue;
+                }
                 if let (DataPlane::Envoy(_), Some(args)) = (&self.data_plane, container["args"].as_array_mut()) {
                     args.extend(["--proxy-binary".into(), ENVOY.into()]);
                 }

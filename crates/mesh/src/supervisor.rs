@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::api::{Connection, Layout};
 use crate::dns::NameServer;
+use crate::egress::{self, Outside};
 use crate::gateway::Door;
 use crate::identity::Identity;
 use crate::netns::{Addresses, DNS_ADDRESS, dial, prepare_router};
@@ -46,6 +47,7 @@ pub(crate) struct Setup {
     pub(crate) proxies: Proxies,
     pub(crate) doors: Vec<Door>,
     pub(crate) resolver: Option<std::net::UdpSocket>,
+    pub(crate) outside: Outside,
 }
 
 /// The running mesh.
@@ -81,7 +83,7 @@ pub(crate) fn run(setup: Setup) -> Result<(), String> {
 
 impl Supervisor {
     fn start(setup: Setup) -> Result<Rc<Self>, String> {
-        let Setup { layout, manifests, program, proxies, doors, resolver } = setup;
+        let Setup { layout, manifests, program, proxies, doors, resolver, outside } = setup;
         let text = |error: io::Error| error.to_string();
         let store = Store::new(layout.config());
         let processes = Processes::default();
@@ -89,6 +91,11 @@ impl Supervisor {
         for object in system::objects(&layout.config()) {
             store.apply(object, system::SYSTEM, Origin::System)?;
         }
+        tokio::task::spawn_local(async {
+            if let Err(error) = egress::serve(outside).await {
+                eprintln!("proa: connections to the outside: {error}");
+            }
+        });
         let resolver = resolver.map(UdpSocket::from_std).transpose().map_err(text)?;
         let context = Context {
             store,

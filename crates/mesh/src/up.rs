@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::api::{Client, Layout};
-use crate::dns;
+use crate::{dns, egress};
 use crate::gateway::Door;
 use crate::report;
 use crate::sidecar::{DataPlane, Proxies};
@@ -106,6 +106,7 @@ pub fn up(options: &Up) -> Result<u8, String> {
         },
         doors,
         resolver: dns::upstream(),
+        outside: egress::stay().map_err(|error| format!("a process for connections to the outside: {error}"))?,
     };
     let supervisor = spawn(setup, options.detach)?;
     let _ = fs::write(layout.folder.join("pid"), format!("{supervisor}\n"));

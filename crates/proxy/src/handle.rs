@@ -6,6 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use telemetry::stats::Store;
 use tokio::sync::mpsc;
 
+use crate::embedding::Embedding;
+
 /// What the config thread is told from outside.
 #[derive(Debug)]
 pub(crate) enum Tell {
@@ -19,6 +21,7 @@ pub struct Shared {
     pub(crate) store: Arc<Store>,
     pub(crate) registry: Arc<upstream::Registry>,
     pub(crate) secrets: Arc<tls::SecretStore>,
+    pub(crate) embedding: Embedding,
     live: AtomicBool,
     exited: Mutex<bool>,
     exit: Condvar,
@@ -26,12 +29,13 @@ pub struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(store: Arc<Store>, tell: mpsc::UnboundedSender<Tell>) -> Arc<Self> {
+    pub(crate) fn new(store: Arc<Store>, tell: mpsc::UnboundedSender<Tell>, embedding: Embedding) -> Arc<Self> {
         let secrets = Arc::new(tls::SecretStore::default());
         Arc::new(Self {
             registry: upstream::Registry::new(store.clone(), secrets.clone()),
             store,
             secrets,
+            embedding,
             live: AtomicBool::new(false),
             exited: Mutex::new(false),
             exit: Condvar::new(),

@@ -8,6 +8,7 @@ mod admin;
 mod allocator;
 pub mod bootstrap;
 pub mod config;
+pub mod embedding;
 mod handle;
 mod memory;
 pub mod options;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 pub use bootstrap::{Bootstrap, BootstrapError};
+pub use embedding::Embedding;
 pub use handle::{Handle, Shared};
 pub use options::Options;
 
@@ -50,11 +52,19 @@ pub enum StartError {
 
 /// Starts a proxy on threads of its own. Returns once static configuration is in force.
 pub fn start(bootstrap: Bootstrap, options: Options) -> Result<Handle, StartError> {
+    start_embedded(bootstrap, options, Embedding::default())
+}
+
+/// The same with parts that the surrounding process provides.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_embedded(bootstrap: Bootstrap, options: Options, embedding: Embedding) -> Result<Handle, StartError> {
     memory::prepare();
     apply_log_config(&bootstrap);
     let store = Store::new(settings::stats(&bootstrap, &options));
     let (tell, told) = tokio::sync::mpsc::unbounded_channel();
-    let shared = Shared::new(store, tell);
+    let shared = Shared::new(store, tell, embedding);
     let handle = Handle(shared.clone());
     let (ready, started) = mpsc::sync_channel(1);
     std::thread::Builder::new()

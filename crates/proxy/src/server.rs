@@ -290,7 +290,9 @@ async fn start(
     admin::serve(&server)?;
     load_static(&server, resources)?;
     let node = server.bootstrap.message.node.clone().unwrap_or_default();
-    let subscriptions = Subscriptions::new(registry, node, server.bootstrap.config.dynamic.ads.clone(), events);
+    let embedding = server.shared.embedding.clone();
+    let ads = server.bootstrap.config.dynamic.ads.clone();
+    let subscriptions = Subscriptions::new(registry, node, ads, events, embedding);
     memory::trim();
     Ok((server, subscriptions))
 }
@@ -334,8 +336,15 @@ fn on_event(server: &Rc<Server>, subscriptions: &mut Subscriptions, phase: &mut 
             }
             telemetry::warn!(config, "gRPC config stream closed: {reason}");
         }
+        Event::Update(update) if server.shared.embedding.is_foreign(&update) => {
+            server.shared.embedding.hear(&update, true);
+            subscriptions.settle(id, update, Ok(()));
+        }
         Event::Update(update) => {
             let verdict = server.config.borrow_mut().apply(&update);
+            if subscriptions.is_ads(id) {
+                server.shared.embedding.hear(&update, verdict.is_ok());
+            }
             phase.seen(&update.type_url);
             // Names first: the answer then finds the server knowing what the new resources need.
             let wanted = server.config.borrow_mut().advance();

@@ -13,10 +13,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
 use upstream::{ConnectRequest, Registry};
 use xds::client::{Protocol, Rejection, Update};
-use xds_client::{Backoff, BoxIo, Connector, Event, Handle, Service, Settings};
+use xds_client::{Backoff, BoxIo, Connection, Connector, Event, Handle, Service, Settings};
 
 use crate::config::sds::Source;
 use crate::config::{Wanted, url};
+use crate::embedding::{Dialer, Embedding};
 
 /// How long a connection attempt waits for its cluster to have a host (its name may be resolving).
 const HOSTS_WAIT: Duration = Duration::from_secs(4);
@@ -44,12 +45,19 @@ pub struct Subscriptions {
     wanted: Wanted,
     /// LDS was asked for.
     listeners: bool,
+    embedding: Embedding,
 }
 
 impl Subscriptions {
     /// No streams yet.
-    pub fn new(registry: Arc<Registry>, node: Node, ads: Option<Ads>, events: mpsc::Sender<(StreamId, Event)>) -> Self {
-        Self { registry, node, ads, streams: Vec::new(), events, wanted: Wanted::default(), listeners: false }
+    pub fn new(
+        registry: Arc<Registry>,
+        node: Node,
+        ads: Option<Ads>,
+        events: mpsc::Sender<(StreamId, Event)>,
+        embedding: Embedding,
+    ) -> Self {
+        Self { registry, node, ads, streams: Vec::new(), events, wanted: Wanted::default(), listeners: false, embedding }
     }
 
     /// The stream of a source, opened if it is not yet. `None`: nothing serves that source.
@@ -83,7 +91,10 @@ impl Subscriptions {
             authority: cluster.clone(),
             metadata,
             node_always,
-            connector: connector(self.registry.clone(), cluster),
+            connector: match self.embedding.dialers.get(&cluster) {
+                Some(dialer) => dialled(dialer.clone()),
+                None => connector(self.registry.clone(), cluster),
+            },
             backoff: Backoff::default(),
         };
         let (handle, mut receiver) = xds_client::spawn(settings);
@@ -103,6 +114,9 @@ impl Subscriptions {
     pub fn want_clusters(&mut self) {
         if let Some(id) = self.stream(&Source::Ads) {
             self.streams[id].handle.set_names(url::CLUSTER, true, BTreeSet::new());
+            for foreign in &self.embedding.types {
+                self.streams[id].handle.set_names(foreign, true, BTreeSet::new());
+            }
         }
     }
 
@@ -156,6 +170,17 @@ impl Subscriptions {
     }
 }
 
+/// Lets the surrounding process connect.
+fn dialled(dialer: Dialer) -> Connector {
+    std::rc::Rc::new(move || {
+        let dialling = dialer();
+        Box::pin(async move {
+            let dialled = dialling.await?;
+            Ok(Connection { io: dialled.io, metadata: dialled.metadata })
+        })
+    })
+}
+
 /// Connects through a cluster of the registry, as all gRPC of Envoy does.
 fn connector(registry: Arc<Registry>, name: String) -> Connector {
     std::rc::Rc::new(move || {
@@ -180,7 +205,8 @@ fn connector(registry: Arc<Registry>, name: String) -> Connector {
             let connection = upstream::connect(&cluster, host, &request)
                 .await
                 .map_err(|e| io::Error::other(e.reason.to_string()))?;
-            Ok(Box::pin(Counted { stream: connection.stream, _account: connection.account }) as BoxIo)
+            let io = Box::pin(Counted { stream: connection.stream, _account: connection.account }) as BoxIo;
+            Ok(Connection { io, metadata: Vec::new() })
         })
     })
 }

@@ -10,4 +10,4 @@ mod stream;
 
 pub use backoff::Backoff;
 pub use grpc::{GrpcError, MESSAGE_BYTES_MAX};
-pub use stream::{BoxIo, Connector, Event, Handle, Io, Service, Settings, spawn};
+pub use stream::{BoxIo, Connection, Connector, Event, Handle, Io, Service, Settings, spawn};

@@ -33,8 +33,16 @@ impl<T: AsyncRead + AsyncWrite> Io for T {}
 /// A boxed connection.
 pub type BoxIo = Pin<Box<dyn Io>>;
 
+/// A connection and what goes with the stream on it.
+pub struct Connection {
+    /// The bytes.
+    pub io: BoxIo,
+    /// Headers besides [`Settings::metadata`], true for this connection only (a token that is rotated).
+    pub metadata: Vec<(String, String)>,
+}
+
 /// Makes a connection to the control plane, TLS included.
-pub type Connector = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<BoxIo>>>>>;
+pub type Connector = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<Connection>>>>>;
 
 /// Which gRPC service is spoken to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,8 +193,9 @@ async fn run(settings: Settings, mut commands: mpsc::UnboundedReceiver<Command>,
 
 async fn connect(settings: &Settings) -> Result<Stream, String> {
     let open = async {
-        let io = (settings.connector)().await.map_err(|e| e.to_string())?;
-        Stream::open(io, &settings.authority, settings.service.path(settings.protocol), &settings.metadata)
+        let Connection { io, mut metadata } = (settings.connector)().await.map_err(|e| e.to_string())?;
+        metadata.extend_from_slice(&settings.metadata);
+        Stream::open(io, &settings.authority, settings.service.path(settings.protocol), &metadata)
             .await
             .map_err(|e| e.to_string())
     };
@@ -300,7 +309,7 @@ mod tests {
                 let next = sockets.borrow_mut().try_recv();
                 Box::pin(async move {
                     match next {
-                        Ok(io) => Ok(Box::pin(io) as BoxIo),
+                        Ok(io) => Ok(Connection { io: Box::pin(io) as BoxIo, metadata: Vec::new() }),
                         Err(_) => Err(io::Error::other("refused")),
                     }
                 })

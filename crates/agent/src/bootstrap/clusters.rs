@@ -11,7 +11,7 @@ pub(super) fn build(inputs: &Inputs<'_>, localhost: &str, admin: u16) -> Vec<Val
     let local = |port: u16| json!({"socket_address": {"protocol": "TCP", "address": localhost, "port_value": port}});
     let pipe = |path: &str| json!({"pipe": {"path": path}});
     let mut out = vec![
-        plain("prometheus_stats", "0.250s", local(admin)),
+        plain("prometheus_stats", "0.250s", inputs.admin_socket.as_deref().map_or_else(|| local(admin), pipe)),
         plain("agent", "0.250s", local(config.port("/statusPort", 15020))),
     ];
     let mut sds = plain("sds-grpc", "1s", pipe(&inputs.sds_socket));

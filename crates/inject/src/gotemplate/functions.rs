@@ -235,11 +235,8 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
                 .into()
         }
         "includeInboundPorts" | "applicationPorts" => {
-            let containers = args.first().and_then(Value::as_array).cloned().unwrap_or_default();
-            let ports = containers.iter().flat_map(|c| c["ports"].as_array().cloned().unwrap_or_default());
-            let ports: Vec<String> =
-                ports.filter(|p| p["protocol"] != "UDP").map(|p| text(&p["containerPort"])).collect();
-            ports.join(",").into()
+            let containers = args.first().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            containers.iter().flat_map(tcp_ports).collect::<Vec<_>>().join(",").into()
         }
         "excludeInboundPort" => {
             arity(2)?;
@@ -312,4 +309,10 @@ fn printf(format: &str, args: &[Value]) -> String {
         }
     }
     out
+}
+
+/// The ports of a container whose traffic a proxy can carry: not UDP's, not SCTP's.
+pub fn tcp_ports(container: &Value) -> Vec<String> {
+    let ports = container["ports"].as_array().into_iter().flatten();
+    ports.filter(|p| p["protocol"] != "UDP" && p["protocol"] != "SCTP").map(|p| text(&p["containerPort"])).collect()
 }

@@ -11,7 +11,7 @@ mod parse;
 
 use serde_json::Value;
 
-pub use functions::omit_nil;
+pub use functions::{omit_nil, tcp_ports};
 
 /// A template that cannot be parsed or run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

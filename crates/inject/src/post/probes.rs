@@ -31,6 +31,11 @@ pub fn rewrite(c: &Context<'_>, pod: &mut Value) {
         let map: Map<String, Value> = probers.into_iter().collect();
         set_env(pod, ENV, &Value::Object(map).to_string());
     }
+    point_at_agent(pod, port);
+}
+
+/// Lets the kubelet ask the agent on `port` instead of the application.
+pub fn point_at_agent(pod: &mut Value, port: u16) {
     for_each_probe(pod, |name, suffix, hook, ports, probe| {
         if prober(probe, ports, hook).is_some() {
             point(probe, &agent_path(name, suffix, hook), port);
@@ -39,9 +44,7 @@ pub fn rewrite(c: &Context<'_>, pod: &mut Value) {
 }
 
 fn previous(original: &Value) -> Option<BTreeMap<String, Value>> {
-    let containers = list(original, "containers").iter().chain(list(original, "initContainers"));
-    let proxy = containers.into_iter().find(|c| c["name"] == PROXY)?;
-    let env = proxy["env"].as_array()?.iter().find(|e| e["name"] == ENV)?;
+    let env = super::proxy(original)?["env"].as_array()?.iter().find(|e| e["name"] == ENV)?;
     serde_json::from_str(env["value"].as_str()?).ok()
 }
 
@@ -86,7 +89,8 @@ fn for_each_probe(pod: &mut Value, mut f: impl FnMut(&str, &str, bool, &BTreeMap
         .filter_map(|p| Some((p["name"].as_str()?.to_owned(), p["containerPort"].clone())))
         .collect();
     for field in ["containers", "initContainers"] {
-        for container in pod["spec"][field].as_array_mut().into_iter().flatten() {
+        let containers = pod["spec"].get_mut(field).and_then(Value::as_array_mut);
+        for container in containers.into_iter().flatten() {
             let name = container["name"].as_str().unwrap_or_default().to_owned();
             let sidecar = field == "initContainers" && container["restartPolicy"] != "Always";
             if name == PROXY || sidecar {

@@ -1,4 +1,5 @@
-//! What does the `grpc-agent` template add? An agent without a proxy, for applications that speak xDS themselves.
+//! What do the templates for applications that speak xDS themselves add? `grpc-agent`: an agent without a proxy.
+//! `grpc-simple`: nothing but the bootstrap file, written once.
 
 use serde_json::{Value, json};
 
@@ -59,4 +60,63 @@ pub fn render(c: &Context<'_>) -> Value {
         "metadata": {"annotations": annotations, "labels": c.canonical_labels()},
         "spec": {"containers": containers, "volumes": renamed(c.volumes(false), &["credential-socket"])},
     })
+}
+
+/// Where `grpc-simple` leaves the bootstrap.
+const SIMPLE_FOLDER: &str = "/var/lib/grpc/data/";
+/// Writes it: the control plane's address and the node, as gRPC's xDS libraries read them.
+const SIMPLE_SCRIPT: &str = r#"NODE_ID="sidecar~${INSTANCE_IP}~${POD_NAME}.${POD_NAMESPACE}~cluster.local"
+SERVER_URI="dns:///istiod.${ISTIO_NAMESPACE}.svc:15010"
+echo '
+{
+  "xds_servers": [
+    {
+      "server_uri": "'${SERVER_URI}'",
+      "channel_creds": [{"type": "insecure"}],
+      "server_features" : ["xds_v3"]
+    }
+  ],
+  "node": {
+    "id": "'${NODE_ID}'",
+    "metadata": {
+      "GENERATOR": "grpc"
+    }
+  }
+}' > /var/lib/grpc/data/bootstrap.json"#;
+
+/// The patch of `grpc-simple`.
+pub fn simple(c: &Context<'_>) -> Value {
+    let pair = |name: &str, value: &str| json!({"name": name, "value": value});
+    let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let mount = json!([{"mountPath": SIMPLE_FOLDER, "name": "grpc-io-proxyless-bootstrap"}]);
+    let containers: Vec<Value> = c
+        .app_containers()
+        .map(|app| {
+            json!({
+                "name": app["name"],
+                "env": [
+                    pair("GRPC_XDS_BOOTSTRAP", &format!("{SIMPLE_FOLDER}bootstrap.json")),
+                    pair("GRPC_GO_LOG_VERBOSITY_LEVEL", "99"),
+                    pair("GRPC_GO_LOG_SEVERITY_LEVEL", "info"),
+                ],
+                "volumeMounts": mount,
+            })
+        })
+        .collect();
+    json!({"spec": {
+        "initContainers": [{
+            "name": "grpc-bootstrap-init",
+            "image": "busybox:1.28",
+            "volumeMounts": mount,
+            "env": [
+                field("INSTANCE_IP", "status.podIP"),
+                field("POD_NAME", "metadata.name"),
+                field("POD_NAMESPACE", "metadata.namespace"),
+                pair("ISTIO_NAMESPACE", &format!("{}\n", c.text("/global/istioNamespace"))),
+            ],
+            "command": ["sh", "-c", SIMPLE_SCRIPT],
+        }],
+        "containers": containers,
+        "volumes": [{"name": "grpc-io-proxyless-bootstrap", "emptyDir": {}}],
+    }})
 }

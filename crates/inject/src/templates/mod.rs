@@ -84,13 +84,15 @@ impl<'a> Context<'a> {
         if self.owner.namespace.is_empty() { "default" } else { &self.owner.namespace }
     }
 
-    /// The proxy's image: annotation, proxy configuration's image type, values.
+    /// The proxy's image: annotations, proxy configuration's image type, values.
     pub fn proxy_image(&self) -> String {
         let image = self.annotation("sidecar.istio.io/proxyImage", "/global/proxy/image");
         if image.contains('/') {
             return image;
         }
-        let kind = match self.proxy_config.image.as_ref().map(|i| i.image_type.as_str()) {
+        let annotated = self.annotations.get("sidecar.istio.io/proxyImageType").map(String::as_str);
+        let configured = self.proxy_config.image.as_ref().map(|i| i.image_type.as_str());
+        let kind = match annotated.or(configured) {
             Some(kind) if !kind.is_empty() => kind.to_owned(),
             _ => self.text("/global/variant"),
         };

@@ -1,13 +1,17 @@
-//! Says what arrived: over HTTP as JSON, over TCP byte for byte.
+//! Says what arrived: over HTTP as JSON; over gRPC, WebSocket and TCP byte for byte.
 
 use std::rc::Rc;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::http::{Body, collect, listen, reply, serve as serve_http};
 use super::httpbin::headers_of;
+use super::websocket;
 
 pub(super) async fn serve(port: u16, tcp_ports: Vec<u16>, name: String, hello: bool) -> std::io::Result<()> {
     let name: Rc<str> = name.into();
@@ -34,12 +38,30 @@ pub(super) async fn serve(port: u16, tcp_ports: Vec<u16>, name: String, hello: b
     serve_http(port, move |request, peer| answer(request, peer, Rc::clone(&name))).await
 }
 
-async fn answer(request: Request<Incoming>, peer: std::net::SocketAddr, name: Rc<str>) -> Response<Body> {
+/// A gRPC answer: the messages as they came, and a status in the trailers, whatever was called.
+fn grpc(messages: Bytes) -> Response<Body> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers.insert("grpc-message", HeaderValue::from_static("echoed"));
+    let body = Full::new(messages).with_trailers(async move { Some(Ok(trailers)) });
+    let mut response = Response::new(body.boxed());
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response
+}
+
+async fn answer(mut request: Request<Incoming>, peer: std::net::SocketAddr, name: Rc<str>) -> Response<Body> {
+    if let Some(response) = websocket::accept(&mut request) {
+        return response;
+    }
+    let is_grpc = request.headers().get(CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
     let (parts, body) = request.into_parts();
     let body = match collect(body).await {
         Ok(body) => body,
         Err(response) => return response,
     };
+    if is_grpc {
+        return grpc(body);
+    }
     let report = serde_json::json!({
         "name": &*name,
         "method": parts.method.as_str(),

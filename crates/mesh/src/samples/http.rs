@@ -16,6 +16,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 /// Most bytes of a request body that a sample keeps.
 pub(super) const BODY_MAX: usize = 16 << 20;
@@ -51,7 +52,10 @@ pub(super) fn listen(port: u16) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// Serves `answer` on `port` until the task is dropped.
+/// How long requests that are under way may take once the sample was told to stop.
+const END_MAX: Duration = Duration::from_secs(10);
+
+/// Serves `answer` on `port` until it is told to stop; then finishes what is under way.
 pub(super) async fn serve<A, F>(port: u16, answer: A) -> io::Result<()>
 where
     A: Fn(Request<Incoming>, SocketAddr) -> F + 'static,
@@ -60,8 +64,16 @@ where
     let listener = listen(port)?;
     let answer = Rc::new(answer);
     println!("listening on {}", listener.local_addr()?);
+    // Every connection holds a receiver: the channel is closed when the last one has ended.
+    let (ending, _) = watch::channel(false);
+    let stop = super::stopped();
+    tokio::pin!(stop);
     loop {
-        let (stream, peer) = match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stop => break,
+        };
+        let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 // Out of descriptors: shedding load for a moment beats spinning.
@@ -72,6 +84,7 @@ where
         };
         let _ = stream.set_nodelay(true);
         let answer = Rc::clone(&answer);
+        let mut end = ending.subscribe();
         tokio::task::spawn_local(async move {
             let service = service_fn(move |request| {
                 let reply = answer(request, peer);
@@ -79,10 +92,22 @@ where
             });
             let mut builder = auto::Builder::new(LocalExecutor);
             builder.http1().keep_alive(true);
+            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+            tokio::pin!(connection);
             // A client that leaves in the middle is its own business.
-            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+            tokio::select! {
+                _ = &mut connection => {}
+                _ = end.wait_for(|ending| *ending) => {
+                    connection.as_mut().graceful_shutdown();
+                    let _ = connection.await;
+                }
+            }
         });
     }
+    drop(listener);
+    ending.send_replace(true);
+    let _ = tokio::time::timeout(END_MAX, ending.closed()).await;
+    Ok(())
 }
 
 /// Runs HTTP/2 streams on the current thread.

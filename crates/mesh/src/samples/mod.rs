@@ -7,6 +7,7 @@ mod echo;
 mod http;
 mod httpbin;
 mod nodebook;
+mod websocket;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -46,7 +47,7 @@ enum Sample {
         #[arg(hide = true)]
         duration: Vec<String>,
     },
-    /// Answers HTTP requests with what it got, and TCP with the same bytes
+    /// Answers HTTP requests with what it got, and gRPC, WebSocket and TCP with the same bytes
     Echo {
         /// HTTP port
         #[arg(long, env = "PORT", default_value = "8080")]
@@ -74,12 +75,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     let local = tokio::task::LocalSet::new();
-    let result = runtime.block_on(local.run_until(async {
-        tokio::select! {
-            result = run(args.sample) => result,
-            () = stopped() => Ok(()),
-        }
-    }));
+    let result = runtime.block_on(local.run_until(run(args.sample)));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -93,7 +89,10 @@ async fn run(sample: Sample) -> std::io::Result<()> {
     match sample {
         Sample::Nodebook { port, version } => nodebook::serve(port, version).await,
         Sample::Httpbin { port } => httpbin::serve(port).await,
-        Sample::Sleep { .. } => std::future::pending().await,
+        Sample::Sleep { .. } => {
+            stopped().await;
+            Ok(())
+        }
         Sample::Echo { port, tcp_port, name, hello } => echo::serve(port, tcp_port, name, hello).await,
     }
 }

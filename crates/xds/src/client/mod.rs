@@ -18,7 +18,7 @@ use protos::envoy::config::core::v3::Node;
 use protos::envoy::service::discovery::v3 as discovery;
 
 use subscription::Subscription;
-pub use subscription::{Rejection, Resource, Update};
+pub use subscription::{Rejection, Resource, Update, resource_name};
 
 /// Most bytes of error detail in one NACK: it must fit logs and the peer's limits (gRPC messages default to 4 MiB).
 pub const ERROR_DETAIL_BYTES_MAX: usize = 16 * 1024;

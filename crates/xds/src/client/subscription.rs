@@ -83,6 +83,14 @@ fn open(body: prost_types::Any, version: &str) -> Resource {
     Resource { name: first_string(&body.value).unwrap_or_default(), version: version.to_owned(), body }
 }
 
+/// The name of a resource as a state-of-the-world response carries it: the envelope's, else the message's own.
+pub fn resource_name(body: &prost_types::Any) -> Option<String> {
+    if protos::type_name(&body.type_url) == "envoy.service.discovery.v3.Resource" {
+        return protos::unpack::<discovery::Resource>(body).ok().map(|envelope| envelope.name);
+    }
+    first_string(&body.value)
+}
+
 /// Field 1 of a message as a string, wherever it stands; `None` if there is none or the bytes are no message.
 fn first_string(mut bytes: &[u8]) -> Option<String> {
     use prost::encoding::{DecodeContext, WireType, decode_key, skip_field, string};

@@ -1,0 +1,216 @@
+//! When may a proxy that was asked to go really go? By what it sees: the application's sockets and the connections that are
+//! still open. [`decide`] is pure; [`drain`] looks and waits.
+//!
+//! Follows pilot-agent's settings (`terminationDrainDuration`, `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`, `MINIMUM_DRAIN_DURATION`) and
+//! goes beyond them where they lose requests: a sidecar stays while its application is there, because the application may
+//! still call others (the kubelet's grace period ends both), and leaves as soon as it has gone.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::request;
+use crate::status::Status;
+
+/// How often connections and sockets are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long the proxy's admin port may take.
+const ADMIN_MAX: Duration = Duration::from_secs(2);
+/// After the application has gone its last answers are still on their way through the proxy.
+const LAST_ANSWERS: Duration = Duration::from_millis(300);
+
+/// What was asked of the end.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// `terminationDrainDuration`
+    pub duration: Duration,
+    /// `EXIT_ON_ZERO_ACTIVE_CONNECTIONS`
+    pub on_zero: bool,
+    /// `MINIMUM_DRAIN_DURATION`
+    pub minimum: Duration,
+    /// A sidecar has an application beside it.
+    pub sidecar: bool,
+}
+
+/// What is seen at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Open connections of the workload; `None`: the proxy does not say.
+    pub active: Option<u64>,
+    /// How the application stands.
+    pub application: Application,
+}
+
+/// How the application stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Application {
+    /// It has sockets: it listens, answers or calls.
+    Here,
+    /// It has had none for this long.
+    Gone(Duration),
+    /// There is none, or the kernel does not say.
+    Unknown,
+}
+
+/// What follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Not yet.
+    Stay,
+    /// Nobody needs the proxy any more; why.
+    Go(&'static str),
+}
+
+/// Decides by what is seen `elapsed` after the request to end.
+pub fn decide(options: &Options, elapsed: Duration, seen: Seen) -> Verdict {
+    let Some(active) = seen.active else {
+        return Verdict::Go("the proxy's admin port does not answer");
+    };
+    // Nothing left to serve: whoever waited for a time would only delay the pod's end.
+    if let Application::Gone(since) = seen.application
+        && (active == 0 || since >= LAST_ANSWERS)
+    {
+        return Verdict::Go("the application has gone");
+    }
+    if options.on_zero {
+        return match active {
+            0 if elapsed >= options.minimum => Verdict::Go("there are no more active connections"),
+            _ => Verdict::Stay,
+        };
+    }
+    match seen.application {
+        Application::Unknown if elapsed >= options.duration => Verdict::Go("the graceful termination period is over"),
+        _ => Verdict::Stay,
+    }
+}
+
+/// Tells the proxy to take no new inbound connections and waits until it may go; outbound stays up meanwhile.
+pub async fn drain(status: &Arc<Status>, options: Options) {
+    status.draining.store(true, Ordering::Release);
+    let ask = |method: &'static str, path: &'static str| {
+        let admin = status.options.admin.clone();
+        tokio::task::spawn_blocking(move || request::http(&admin, method, path, "", ADMIN_MAX))
+    };
+    tracing::info!(target: "default", "Agent draining Proxy for termination");
+    if !matches!(ask("POST", "/drain_listeners?inboundonly&graceful").await, Ok(Ok(_))) {
+        tracing::warn!(target: "default", "the proxy's admin port does not answer, no graceful drain");
+        return;
+    }
+    tracing::info!(target: "default", "Graceful termination period is {:?}, starting...", options.duration);
+    let begun = Instant::now();
+    let mut gone = None;
+    loop {
+        let active = match ask("GET", "/stats?filter=downstream_cx_active$").await {
+            Ok(Ok(answer)) => Some(connections(&String::from_utf8_lossy(&answer.body))),
+            _ => None,
+        };
+        let application = match application_is_here().filter(|_| options.sidecar) {
+            Some(true) => {
+                gone = None;
+                Application::Here
+            }
+            Some(false) => Application::Gone(gone.get_or_insert_with(Instant::now).elapsed()),
+            None => Application::Unknown,
+        };
+        let seen = Seen { active, application };
+        if let Verdict::Go(why) = decide(&options, begun.elapsed(), seen) {
+            tracing::info!(target: "default", "Graceful termination after {:?}: {why}. terminating proxy...", begun.elapsed());
+            return;
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Connections of the workload's listeners; the admin port, Prometheus, readiness and `worker_` duplicates do not count.
+fn connections(stats: &str) -> u64 {
+    let counted = |line: &&str| {
+        line.starts_with("listener.")
+            && !["admin", "15090", "15021", ".worker_"].iter().any(|other| line.contains(other))
+    };
+    let value = |line: &str| line.rsplit_once(": ")?.1.trim().parse::<u64>().ok();
+    stats.lines().filter(counted).filter_map(value).sum()
+}
+
+/// Whether a process of another user than the proxy's own holds a TCP socket in this network namespace.
+fn application_is_here() -> Option<bool> {
+    let own = own_user();
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
+    if tables.iter().all(Result::is_err) {
+        return None;
+    }
+    Some(tables.iter().flatten().any(|table| has_sockets(table, own)))
+}
+
+#[allow(unsafe_code)] // geteuid(2) has no arguments and cannot fail; std has no call for it.
+fn own_user() -> u32 {
+    // SAFETY: no memory is involved.
+    unsafe { libc::geteuid() }
+}
+
+/// A socket of another user in the kernel's table. One without an inode belongs to nobody any more: the kernel only says
+/// good-bye to the peer.
+fn has_sockets(table: &str, own: u32) -> bool {
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace().skip(7);
+        let user = fields.next().and_then(|user| user.parse::<u32>().ok());
+        let inode = fields.nth(1);
+        user.is_some_and(|user| user != own) && inode.is_some_and(|inode| inode != "0")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Application::{Gone, Here, Unknown};
+    use super::*;
+
+    const SIDECAR: Options =
+        Options { duration: Duration::from_secs(5), on_zero: false, minimum: Duration::from_secs(2), sidecar: true };
+
+    fn check(options: &Options, seconds: u64, active: u64, application: Application, go: bool) {
+        let seen = Seen { active: Some(active), application };
+        let verdict = decide(options, Duration::from_secs(seconds), seen);
+        assert_eq!(verdict != Verdict::Stay, go, "{seconds} s {seen:?}: {verdict:?}");
+    }
+
+    #[test]
+    fn a_sidecar_outlives_its_application_and_not_by_much() {
+        check(&SIDECAR, 0, 3, Here, false);
+        check(&SIDECAR, 60, 0, Here, false);
+        check(&SIDECAR, 0, 0, Gone(Duration::ZERO), true);
+        // Its last answer may still be on its way.
+        check(&SIDECAR, 0, 1, Gone(Duration::ZERO), false);
+        check(&SIDECAR, 0, 1, Gone(LAST_ANSWERS), true);
+    }
+
+    #[test]
+    fn connections_and_times_decide_where_nothing_else_does() {
+        let on_zero = Options { on_zero: true, ..SIDECAR };
+        check(&on_zero, 1, 0, Here, false);
+        check(&on_zero, 2, 0, Here, true);
+        check(&on_zero, 60, 1, Here, false);
+        let gateway = Options { sidecar: false, ..SIDECAR };
+        check(&gateway, 4, 0, Unknown, false);
+        check(&gateway, 5, 9, Unknown, true);
+        let silent = Seen { active: None, application: Here };
+        assert_ne!(decide(&SIDECAR, Duration::ZERO, silent), Verdict::Stay);
+    }
+
+    #[test]
+    fn only_the_workloads_connections_count() {
+        let stats = "listener.0.0.0.0_15006.downstream_cx_active: 3\nlistener.0.0.0.0_15006.worker_0.downstream_cx_active: 3\n\
+                     listener.0.0.0.0_15090.downstream_cx_active: 1\nlistener.admin.downstream_cx_active: 1\nlistener.0.0.0.0_15001.downstream_cx_active: 2\n";
+        assert_eq!(connections(stats), 5);
+    }
+
+    #[test]
+    fn sockets_of_others_are_found() {
+        let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
+        let entry = |user: u32, inode: u32| {
+            format!("{head}   0: 0100007F:1F90 00000000:0000 01 00000000:00000000 00:00000000 00000000 {user:>5}        0 {inode} 1\n")
+        };
+        assert!(has_sockets(&entry(0, 1), 1337));
+        assert!(!has_sockets(&entry(1337, 1), 1337));
+        assert!(!has_sockets(&entry(0, 0), 1337));
+        assert!(!has_sockets(head, 1337));
+    }
+}
