@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -55,6 +56,12 @@ pub(crate) fn stay() -> io::Result<Outside> {
             drop(ours);
             // A terminal's Ctrl-C is the mesh's to answer; this process ends when the mesh has.
             let _ = nix::unistd::setsid();
+            // Whoever reads what the starter prints is not to wait for us.
+            if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+                let _ = nix::unistd::dup2_stdin(null.as_fd());
+                let _ = nix::unistd::dup2_stdout(null.as_fd());
+                let _ = nix::unistd::dup2_stderr(null.as_fd());
+            }
             connect_for(theirs);
             std::process::exit(0)
         }

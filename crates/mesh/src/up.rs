@@ -80,6 +80,8 @@ pub fn up(options: &Up) -> Result<u8, String> {
     } else if Path::new("examples/nodebook/nodebook.yaml").exists() {
         manifests = fs::canonicalize("examples/nodebook").ok();
     }
+    // Before anything is opened that it would hold.
+    let outside = egress::stay().map_err(|error| format!("a process for connections to the outside: {error}"))?;
     let program = std::env::current_exe().map_err(|error| format!("this program's path: {error}"))?;
     let lock = lock(layout)?;
     fresh_state(layout).map_err(|error| format!("{}: {error}", layout.folder.display()))?;
@@ -106,7 +108,7 @@ pub fn up(options: &Up) -> Result<u8, String> {
         },
         doors,
         resolver: dns::upstream(),
-        outside: egress::stay().map_err(|error| format!("a process for connections to the outside: {error}"))?,
+        outside,
     };
     let supervisor = spawn(setup, options.detach)?;
     let _ = fs::write(layout.folder.join("pid"), format!("{supervisor}\n"));
