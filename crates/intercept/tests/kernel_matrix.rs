@@ -8,6 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use intercept::apply::{Backend, apply};
@@ -27,6 +28,9 @@ const POD: [&str; 2] = ["10.1.0.2", "fd00:1::2"];
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
 const MARK: u32 = 1337;
 
+/// One world at a time: a process that one test starts holds, until it executes its program, the listeners of all others.
+static ONE: Mutex<()> = Mutex::new(());
+
 /// Two namespaces; the calling thread is in the pod's.
 struct World {
     node: File,
@@ -40,6 +44,7 @@ fn namespace() -> File {
 impl World {
     /// Runs `work` in the pod of a new world; says and does nothing where namespaces are not allowed.
     fn with(work: impl FnOnce(&World) + Send + 'static) {
+        let _alone = ONE.lock().unwrap_or_else(PoisonError::into_inner);
         let thread = std::thread::spawn(|| {
             if unshare(CloneFlags::CLONE_NEWNET).is_err() {
                 println!("kernel: did not run, network namespaces need root");

@@ -18,8 +18,7 @@ use nix::sys::socket::{
     socketpair, sockopt,
 };
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixDatagram};
 use tokio::sync::{Semaphore, oneshot};
 
 /// Name of this machine in pods.
@@ -129,7 +128,7 @@ pub(crate) async fn serve(outside: Outside) -> io::Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).await?;
     intercept::nft::run(&rules()).map_err(|error| io::Error::other(error.to_string()))?;
     nix::fcntl::fcntl(&outside.0, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
-    let helper = Helper::start(AsyncFd::new(outside.0)?);
+    let helper = Helper::start(UnixDatagram::from_std(outside.0.into())?);
     let places = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok(place) = std::sync::Arc::clone(&places).acquire_owned().await else { return Ok(()) };
@@ -152,17 +151,17 @@ pub(crate) async fn serve(outside: Outside) -> io::Result<()> {
 
 /// The connection to the process outside. Answers come in any order and find who waits by their number.
 struct Helper {
-    socket: AsyncFd<OwnedFd>,
+    socket: UnixDatagram,
     next: Cell<u32>,
     waiting: RefCell<HashMap<u32, oneshot::Sender<io::Result<TcpStream>>>>,
 }
 
 impl Helper {
-    fn start(socket: AsyncFd<OwnedFd>) -> Rc<Self> {
+    fn start(socket: UnixDatagram) -> Rc<Self> {
         let helper = Rc::new(Self { socket, next: Cell::new(0), waiting: RefCell::default() });
         let reader = Rc::clone(&helper);
         tokio::task::spawn_local(async move {
-            while let Ok((number, answer)) = reader.socket.async_io(Interest::READABLE, receive).await {
+            while let Ok((number, answer)) = reader.socket.async_io(Interest::READABLE, || receive(&reader.socket)).await {
                 if let Some(waiting) = reader.waiting.borrow_mut().remove(&number) {
                     let _ = waiting.send(answer);
                 }
@@ -179,7 +178,7 @@ impl Helper {
         let (tell, answer) = oneshot::channel();
         self.waiting.borrow_mut().insert(number, tell);
         let bytes = message(number, to);
-        let send = |socket: &OwnedFd| nix::unistd::write(socket, &bytes).map_err(io::Error::from);
+        let send = || nix::unistd::write(&self.socket, &bytes).map_err(io::Error::from);
         let asked = async {
             self.socket.async_io(Interest::WRITABLE, send).await?;
             answer.await.unwrap_or_else(|_| Err(io::ErrorKind::BrokenPipe.into()))
@@ -195,7 +194,7 @@ impl Helper {
 
 /// One answer: a number, with a descriptor if it was a success.
 #[allow(unsafe_code)] // Descriptors received by SCM_RIGHTS are new and owned by nobody else.
-fn receive(socket: &OwnedFd) -> io::Result<(u32, io::Result<TcpStream>)> {
+fn receive(socket: &UnixDatagram) -> io::Result<(u32, io::Result<TcpStream>)> {
     let mut number = [0; 4];
     let mut control = nix::cmsg_space!([RawFd; 1]);
     let mut slices = [IoSliceMut::new(&mut number)];
