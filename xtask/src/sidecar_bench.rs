@@ -51,7 +51,9 @@ impl Drop for Mesh<'_> {
 }
 
 pub fn run(proa: &Path, envoy: &Path) -> Result<()> {
-    println!("sidecar at rest: {LISTENERS} listeners, {CLUSTERS} clusters, {ENDPOINTS} endpoints; median of {ROUNDS} runs");
+    println!(
+        "sidecar at rest: {LISTENERS} listeners, {CLUSTERS} clusters, {ENDPOINTS} endpoints; median of {ROUNDS} runs"
+    );
     println!("{:28} {:>10} {:>12}   listeners/clusters/endpoints", "", "RSS", "ready after");
     let envoy = envoy.display().to_string();
     for (name, flags) in [
@@ -85,7 +87,8 @@ fn measure(proa: &Path, flags: &[&str]) -> Result<Figures> {
     let rss = exec("for p in $(pgrep -f '[a]gent proxy') $(pgrep -x envoy); do grep VmRSS /proc/$p/status; done")?;
     let rss_kib = rss.lines().filter_map(|l| l.split_whitespace().nth(1)?.parse::<u64>().ok()).sum();
     let metrics = exec("curl -s localhost:15020/metrics")?;
-    let ready = metrics.lines().find_map(|l| l.strip_prefix("istio_agent_startup_duration_seconds ")?.parse::<f64>().ok());
+    let ready =
+        metrics.lines().find_map(|l| l.strip_prefix("istio_agent_startup_duration_seconds ")?.parse::<f64>().ok());
     let ready = ready.context("the agent says no startup_duration_seconds")?;
     let lines = |kind: &str| anyhow::Ok(mesh.run(&["proxy-config", kind, "deploy/client"])?.lines().count() - 1);
     let sizes = [lines("listeners")?, lines("clusters")?, lines("endpoints")?];

@@ -168,9 +168,8 @@ pub fn keep_files(control: Arc<Control>, files: Files) -> Current {
         loop {
             match files.read() {
                 Ok(found) => {
-                    let same = |known: &Arc<Workload>| {
-                        known.chain.certs == found.chain.certs && known.roots == found.roots
-                    };
+                    let same =
+                        |known: &Arc<Workload>| known.chain.certs == found.chain.certs && known.roots == found.roots;
                     if !sender.borrow().as_ref().is_some_and(same) {
                         let found = Arc::new(found);
                         control.set_workload(Arc::clone(&found));

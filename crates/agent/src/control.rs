@@ -47,11 +47,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl Control {
     /// `address` is `host:port`; port 15010 is spoken to without TLS. `headers` go with every request.
-    pub fn new(
-        address: &str,
-        roots: Option<PathBuf>,
-        headers: BTreeMap<String, String>,
-    ) -> anyhow::Result<Arc<Self>> {
+    pub fn new(address: &str, roots: Option<PathBuf>, headers: BTreeMap<String, String>) -> anyhow::Result<Arc<Self>> {
         let (host, port) =
             address.rsplit_once(':').with_context(|| format!("{address:?}: not of the form host:port"))?;
         let first = |paths: &[&str]| paths.iter().map(PathBuf::from).find(|p| p.exists());

@@ -13,9 +13,9 @@ use futures::StreamExt as _;
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{RData, Record, RecordType, rdata};
 use protos::istio::networking::nds::v1::NameTable;
+use rand::seq::SliceRandom as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use rand::seq::SliceRandom as _;
 use tokio::sync::{Semaphore, watch};
 
 use crate::metrics::Metrics;
@@ -186,7 +186,9 @@ impl Proxy {
             match answer {
                 // RCODE is the low half of the fourth byte.
                 Some(answer) if answer.get(3).is_some_and(|b| b & 0x0f != 2) => return Some(answer),
-                Some(answer) => { failed.get_or_insert(answer); }
+                Some(answer) => {
+                    failed.get_or_insert(answer);
+                }
                 None => {}
             }
             asked.extend(waiting.next().map(ask));

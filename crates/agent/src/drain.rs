@@ -206,7 +206,9 @@ mod tests {
     fn sockets_of_others_are_found() {
         let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
         let entry = |user: u32, inode: u32| {
-            format!("{head}   0: 0100007F:1F90 00000000:0000 01 00000000:00000000 00:00000000 00000000 {user:>5}        0 {inode} 1\n")
+            format!(
+                "{head}   0: 0100007F:1F90 00000000:0000 01 00000000:00000000 00:00000000 00000000 {user:>5}        0 {inode} 1\n"
+            )
         };
         assert!(has_sockets(&entry(0, 1), 1337));
         assert!(!has_sockets(&entry(1337, 1), 1337));

@@ -59,7 +59,10 @@ impl LastGood {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
         let (jobs, received) = sync_channel(PENDING_MAX);
         let own = folder.to_owned();
-        std::thread::Builder::new().name("last-good".into()).stack_size(128 << 10).spawn(move || write(&own, &received))?;
+        std::thread::Builder::new()
+            .name("last-good".into())
+            .stack_size(128 << 10)
+            .spawn(move || write(&own, &received))?;
         Ok(Self { folder: folder.to_owned(), jobs })
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow, bail};
 use prost::Message as _;
 use protos::istio::networking::nds::v1::NameTable;
-use proxy::embedding::{BoxIo, Dialled, Dialer, Heard};
+use proxy::embedding::{BoxIo, Dialer, Dialled, Heard};
 use proxy::options::Parsed;
 use proxy::{Bootstrap, Embedding, Handle};
 use tokio::io::DuplexStream;

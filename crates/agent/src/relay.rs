@@ -90,7 +90,6 @@ trait Wire: Dialect {
     ) -> impl Future<Output = Result<Streaming<Self::Response>, Status>> + Send;
 }
 
-
 fn table(value: &[u8]) -> Option<NameTable> {
     NameTable::decode(value).ok()
 }
@@ -143,11 +142,14 @@ impl Wire for Sotw {
     }
     fn changes(response: &Self::Response) -> Option<(String, Kind, Vec<Change>)> {
         let kind = Kind::from_type_url(&response.type_url)?;
-        let put = |any: &prost_types::Any| {
-            xds::client::resource_name(any).map(|name| Change::Put(name, any.value.clone()))
-        };
+        let put =
+            |any: &prost_types::Any| xds::client::resource_name(any).map(|name| Change::Put(name, any.value.clone()));
         let reset = kind.is_full_state().then_some(Change::Reset);
-        Some((response.nonce.clone(), kind, reset.into_iter().chain(response.resources.iter().filter_map(put)).collect()))
+        Some((
+            response.nonce.clone(),
+            kind,
+            reset.into_iter().chain(response.resources.iter().filter_map(put)).collect(),
+        ))
     }
     fn accepted(request: &Self::Request) -> Option<&str> {
         (request.error_detail.is_none() && !request.response_nonce.is_empty()).then_some(&request.response_nonce)

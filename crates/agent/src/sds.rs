@@ -18,8 +18,8 @@ use protos::envoy::service::secret::v3::secret_discovery_service_server::{
 };
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_stream::Stream;
+use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 use xds::server::{Event, Kind, Resource, ResourceSet, Want};
 

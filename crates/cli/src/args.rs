@@ -223,7 +223,9 @@ pub struct Exec {
 
 /// `proa cp`
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  proa cp istio-system/istio-ingressgateway-5c8:/etc/istio/proxy/envoy-rev0.json . -c istio-proxy")]
+#[command(
+    after_help = "Example:\n  proa cp istio-system/istio-ingressgateway-5c8:/etc/istio/proxy/envoy-rev0.json . -c istio-proxy"
+)]
 pub struct Cp {
     /// File or folder; in a pod: [NAMESPACE/]POD:PATH
     pub from: String,

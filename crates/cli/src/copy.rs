@@ -43,8 +43,7 @@ fn run(
 ) -> Result<u64, Failure> {
     let (pod, namespace) = context.pod(there.pod);
     let namespace = there.namespace.unwrap_or(namespace);
-    let request =
-        json!({"op": "exec", "pod": pod, "namespace": namespace, "container": container, "command": command});
+    let request = json!({"op": "exec", "pod": pod, "namespace": namespace, "container": container, "command": command});
     let (answer, _) = context.client()?.call(&request, &io)?;
     Ok(answer["code"].as_u64().unwrap_or(1))
 }
@@ -116,7 +115,10 @@ fn upload(context: &Global, from: &Path, to: &Remote<'_>, container: Option<&str
     }
     let file = File::open(from).map_err(Failure::io(&shown))?;
     let command = ["sh", "-c", "cat > \"$0\"", &place];
-    must(run(context, to, container, &command, [file.as_fd(), null.as_fd(), errors.as_fd()])?, &format!("writing {place}"))
+    must(
+        run(context, to, container, &command, [file.as_fd(), null.as_fd(), errors.as_fd()])?,
+        &format!("writing {place}"),
+    )
 }
 
 pub(crate) fn cp(context: &Global, args: &args::Cp) -> Result<u8, Failure> {

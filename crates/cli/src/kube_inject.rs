@@ -125,7 +125,8 @@ mod tests {
         let init = &pod["initContainers"][0];
         assert_eq!(init["name"], "istio-init");
         let args: Vec<&str> = init["args"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-        for (flag, value) in [("-p", "15001"), ("-u", "1337"), ("-m", "REDIRECT"), ("-i", "*"), ("-x", ""), ("-b", "*")] {
+        for (flag, value) in [("-p", "15001"), ("-u", "1337"), ("-m", "REDIRECT"), ("-i", "*"), ("-x", ""), ("-b", "*")]
+        {
             let at = args.iter().position(|a| *a == flag);
             assert_eq!(at.and_then(|at| args.get(at + 1)), Some(&value), "{flag} in {args:?}");
         }

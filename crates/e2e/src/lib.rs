@@ -143,7 +143,8 @@ impl Mesh {
 
     /// What a container has written, also of a pod that is gone.
     pub fn log(&self, namespace: &str, pod: &str, container: &str) -> String {
-        let file = self.state.path().join(&self.name).join("logs").join(namespace).join(pod).join(format!("{container}.log"));
+        let file =
+            self.state.path().join(&self.name).join("logs").join(namespace).join(pod).join(format!("{container}.log"));
         std::fs::read_to_string(file).unwrap_or_default()
     }
 

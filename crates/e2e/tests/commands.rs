@@ -83,24 +83,40 @@ fn of_a_proxys_insides(plane: DataPlane) {
         assert!(lines > 3, "{kind}: {lines} lines");
     }
     for component in ["http", "rbac"] {
-        let post = format!("kubectl -n samples exec {pod} -c istio-proxy -- curl -X POST localhost:15000/logging?{component}=debug -s");
+        let post = format!(
+            "kubectl -n samples exec {pod} -c istio-proxy -- curl -X POST localhost:15000/logging?{component}=debug -s"
+        );
         assert!(mesh.typed(&post).contains(&format!("{component}: debug")), "{component}");
     }
-    mesh.typed(&format!("kubectl exec -n samples {pod} -c istio-proxy -- curl -s -XPOST http://localhost:15000/logging?level=info"));
+    mesh.typed(&format!(
+        "kubectl exec -n samples {pod} -c istio-proxy -- curl -s -XPOST http://localhost:15000/logging?level=info"
+    ));
     let listing = mesh.typed(&format!("kubectl exec -n samples {pod} -c istio-proxy -- ls /etc/istio/proxy"));
     assert!(listing.contains("envoy-rev0.json"), "{listing}");
     let processes = mesh.typed(&format!("kubectl exec -n samples {pod} -c istio-proxy -- ps fax"));
     assert!(processes.contains("agent proxy sidecar"), "{processes}");
     if plane == DataPlane::Envoy {
-        for part in ["--restart-epoch 0", "--drain-time-s", "--parent-shutdown-time-s", "--service-cluster httpbin.samples", "--service-node sidecar~"] {
+        for part in [
+            "--restart-epoch 0",
+            "--drain-time-s",
+            "--parent-shutdown-time-s",
+            "--service-cluster httpbin.samples",
+            "--service-node sidecar~",
+        ] {
             assert!(processes.contains(part), "{part} in {processes}");
         }
     }
     // Files come out, and are what the container has.
     let copied = mesh.folder().join("copied.json");
-    mesh.typed(&format!("kubectl cp samples/{pod}:etc/istio/proxy/envoy-rev0.json {} -c istio-proxy", copied.display()));
+    mesh.typed(&format!(
+        "kubectl cp samples/{pod}:etc/istio/proxy/envoy-rev0.json {} -c istio-proxy",
+        copied.display()
+    ));
     let copied = std::fs::read_to_string(copied).expect("cp wrote it");
-    assert_eq!(copied, mesh.typed(&format!("kubectl exec -n samples {pod} -c istio-proxy -- cat /etc/istio/proxy/envoy-rev0.json")));
+    assert_eq!(
+        copied,
+        mesh.typed(&format!("kubectl exec -n samples {pod} -c istio-proxy -- cat /etc/istio/proxy/envoy-rev0.json"))
+    );
     assert!(copied.contains("\"static_resources\""), "{copied}");
     // Visibility, as annotations and a Sidecar say.
     let export = |to: &str| {
@@ -114,7 +130,10 @@ fn of_a_proxys_insides(plane: DataPlane) {
     export("*");
     eventually("sleep is seen", sees, |seen| *seen);
     // The control plane's own pages, and the gateway's.
-    assert!(mesh.typed("kubectl exec -it deploy/istiod -n istio-system -- curl -s localhost:15014/metrics").contains("# TYPE"));
+    assert!(
+        mesh.typed("kubectl exec -it deploy/istiod -n istio-system -- curl -s localhost:15014/metrics")
+            .contains("# TYPE")
+    );
     for kind in ["secret", "routes", "listeners"] {
         mesh.typed(&format!("istioctl pc {kind} deploy/istio-ingressgateway -n istio-system"));
     }

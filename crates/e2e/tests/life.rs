@@ -13,7 +13,9 @@ both_planes!(warm_start);
 /// Six pods: the control plane, the gateway, both versions twice.
 fn warm_start(plane: DataPlane) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    for name in ["nodebook.yaml", "nodebook-gateway.yaml", "variants/nodebook-rule.yaml", "variants/nodebook-service.yaml"] {
+    for name in
+        ["nodebook.yaml", "nodebook-gateway.yaml", "variants/nodebook-rule.yaml", "variants/nodebook-service.yaml"]
+    {
         let text = std::fs::read_to_string(root().join("examples/nodebook").join(name)).expect("an example");
         let to = folder.path().join(Path::new(name).file_name().expect("a name"));
         std::fs::write(to, text.replace("replicas: 1", "replicas: 2")).expect("a temporary file");
@@ -25,7 +27,10 @@ fn warm_start(plane: DataPlane) {
     let up = begun.elapsed();
     let status = || mesh.get("/version", &[]).map(|r| r.status).ok();
     eventually("the service answers", status, |s| *s == Some(200));
-    println!("warm start, {plane:?}: 6 pods ready after {up:.2?}, first successful request after {:.2?}", begun.elapsed());
+    println!(
+        "warm start, {plane:?}: 6 pods ready after {up:.2?}, first successful request after {:.2?}",
+        begun.elapsed()
+    );
     assert_eq!(mesh.pods().len(), 6);
 }
 
@@ -48,7 +53,11 @@ impl Foreground {
             .spawn()
             .expect("proa starts");
         let mesh = Self { child, state: state.to_owned() };
-        eventually("the mesh is up", || mesh.run(&["ps", "--json"]), |(ok, text)| *ok && text.matches("\"Running\"").count() >= 4);
+        eventually(
+            "the mesh is up",
+            || mesh.run(&["ps", "--json"]),
+            |(ok, text)| *ok && text.matches("\"Running\"").count() >= 4,
+        );
         mesh
     }
 
@@ -166,7 +175,18 @@ fn without_root() {
     };
     let example = root().join("examples/httpbin").display().to_string();
     let state = folder.path().display().to_string();
-    let up = as_user(&["up", &example, "--name", "rootless", "--state-dir", &state, "--gateway-port", "0", "--detach", "--quiet"]);
+    let up = as_user(&[
+        "up",
+        &example,
+        "--name",
+        "rootless",
+        "--state-dir",
+        &state,
+        "--gateway-port",
+        "0",
+        "--detach",
+        "--quiet",
+    ]);
     let said = String::from_utf8_lossy(&up.stderr).into_owned();
     if said.contains("user namespaces:") {
         println!("rootless: did not run, this kernel forbids it: {said}");
@@ -174,7 +194,18 @@ fn without_root() {
     }
     assert!(up.status.success(), "{said}{}", String::from_utf8_lossy(&as_user(&["ps"]).stdout));
     let call = || {
-        let out = as_user(&["-n", "samples-1", "exec", "deploy/sleep", "--", "curl", "-s", "-m", "10", "http://httpbin.samples:8000/headers"]);
+        let out = as_user(&[
+            "-n",
+            "samples-1",
+            "exec",
+            "deploy/sleep",
+            "--",
+            "curl",
+            "-s",
+            "-m",
+            "10",
+            "http://httpbin.samples:8000/headers",
+        ]);
         String::from_utf8_lossy(&out.stdout).to_lowercase()
     };
     let identity = "uri=spiffe://cluster.local/ns/samples-1/sa/sleep";

@@ -70,7 +70,8 @@ fn grpc_and_websocket(plane: DataPlane) {
         }
         Ok((stream, String::from_utf8_lossy(&head).to_lowercase()))
     };
-    let answered = |r: &std::io::Result<(TcpStream, String)>| r.as_ref().is_ok_and(|(_, h)| h.starts_with("http/1.1 101"));
+    let answered =
+        |r: &std::io::Result<(TcpStream, String)>| r.as_ref().is_ok_and(|(_, h)| h.starts_with("http/1.1 101"));
     let (mut stream, head) = eventually("the upgrade is taken", open, answered).expect("just seen");
     assert!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");
     for text in ["one", "two", "three"] {
@@ -105,7 +106,11 @@ fn the_machine_outside(plane: DataPlane) {
     let url = format!("http://host.proa.internal:{port}/");
     let call = || mesh.exec("samples-1", "deploy/sleep", &["curl", "-s", "-m", "10", &url]);
     eventually("the machine answers", call, |text| text == "outside\n");
-    let nobody = mesh.exec("samples-1", "deploy/sleep", &["curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", "http://host.proa.internal:1/"]);
+    let nobody = mesh.exec(
+        "samples-1",
+        "deploy/sleep",
+        &["curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", "http://host.proa.internal:1/"],
+    );
     assert!(nobody == "503" || nobody == "000", "{nobody}");
 }
 
@@ -113,8 +118,12 @@ fn the_machine_outside(plane: DataPlane) {
 fn tproxy(plane: DataPlane) {
     let mesh = Mesh::up("httpbin", plane);
     let app = ECHO.split("---\napiVersion: networking").next().expect("service and deployment");
-    mesh.apply_text(&app.replace("metadata: {labels: {app: echo}}", "metadata: {labels: {app: echo}, annotations: {sidecar.istio.io/interceptionMode: TPROXY}}"));
-    let client = mesh.proa(&["-n", "samples-1", "get", "pod", "-l", "app=sleep", "-o", "jsonpath={.items[0].status.podIP}"]);
+    mesh.apply_text(&app.replace(
+        "metadata: {labels: {app: echo}}",
+        "metadata: {labels: {app: echo}, annotations: {sidecar.istio.io/interceptionMode: TPROXY}}",
+    ));
+    let client =
+        mesh.proa(&["-n", "samples-1", "get", "pod", "-l", "app=sleep", "-o", "jsonpath={.items[0].status.podIP}"]);
     let call = || mesh.exec("samples-1", "deploy/sleep", &["curl", "-s", "-m", "10", "http://echo.samples/who"]);
     let seen = eventually("echo answers", call, |text| text.contains("\"peer\""));
     assert!(seen.contains(client.trim()), "the application was called by {}, and saw {seen}", client.trim());

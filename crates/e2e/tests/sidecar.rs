@@ -73,9 +73,16 @@ fn early_application(plane: DataPlane) {
         "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: default, namespace: samples}\n\
          spec: {mtls: {mode: STRICT}}\n",
     );
-    let annotations = "sidecar.istio.io/nativeSidecar: \"false\", proxy.istio.io/config: \"holdApplicationUntilProxyStarts: false\"";
+    let annotations =
+        "sidecar.istio.io/nativeSidecar: \"false\", proxy.istio.io/config: \"holdApplicationUntilProxyStarts: false\"";
     let call = "curl -s -m 20 -o /dev/null -w '%{http_code}\\n' http://httpbin.samples:8000/get";
-    script_pod(&mesh, "early", annotations, "terminationGracePeriodSeconds: 1", &format!("for i in 1 2 3 4 5; do {call}; done; sleep 1000"));
+    script_pod(
+        &mesh,
+        "early",
+        annotations,
+        "terminationGracePeriodSeconds: 1",
+        &format!("for i in 1 2 3 4 5; do {call}; done; sleep 1000"),
+    );
     let seen = eventually("five requests", || said(&mesh, "early"), |lines| lines.len() >= 5);
     assert_eq!(seen, vec!["200"; 5]);
 }
@@ -109,13 +116,23 @@ fn client_goes(plane: DataPlane) {
     let script = "trap 'ending=1' TERM; left=40; while [ $left -gt 0 ]; do \
                   curl -s -m 5 -o /dev/null -w '%{http_code}\\n' http://httpbin.samples:8000/get || echo failed; \
                   [ \"$ending\" ] && left=$((left-1)); sleep 0.15; done; echo gone";
-    script_pod(&mesh, "client", "sidecar.istio.io/nativeSidecar: \"false\"", "terminationGracePeriodSeconds: 30", script);
+    script_pod(
+        &mesh,
+        "client",
+        "sidecar.istio.io/nativeSidecar: \"false\"",
+        "terminationGracePeriodSeconds: 30",
+        script,
+    );
     eventually("the client calls", || said(&mesh, "client").len(), |n| *n > 10);
     let begun = Instant::now();
     mesh.proa(&["-n", "samples-1", "delete", "pod", "client"]);
     let seen = eventually("the client has gone", || said(&mesh, "client"), |l| l.last().is_some_and(|l| l == "gone"));
     let failed = seen.iter().filter(|l| *l != "200" && *l != "gone").count();
-    println!("a client's end, {plane:?}: {} requests, {failed} failed, {:?} after it was asked", seen.len() - 1, begun.elapsed());
+    println!(
+        "a client's end, {plane:?}: {} requests, {failed} failed, {:?} after it was asked",
+        seen.len() - 1,
+        begun.elapsed()
+    );
     assert_eq!(failed, 0, "{seen:?}");
 }
 
@@ -152,7 +169,11 @@ fn proxy_killed(plane: DataPlane) {
     let mesh = Mesh::up("httpbin", plane);
     let call = |path: &str| {
         let url = format!("http://httpbin.samples:8000/{path}");
-        mesh.exec("samples-1", "deploy/sleep", &["--", "curl", "-s", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", &url])
+        mesh.exec(
+            "samples-1",
+            "deploy/sleep",
+            &["--", "curl", "-s", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", &url],
+        )
     };
     eventually("sleep reaches httpbin", || call("get"), |s| s == "200");
     let sleep = mesh.pod("samples-1", "sleep");

@@ -67,11 +67,8 @@ pub fn strip(pod: &Value) -> Value {
     let mut out = pod.clone();
     let overrides: Value = annotations.get(OVERRIDES).and_then(|s| serde_json::from_str(s).ok()).unwrap_or(Value::Null);
     probes::restore(&mut out);
-    let fields = [
-        ("containers", &before.containers),
-        ("initContainers", &before.init_containers),
-        ("volumes", &before.volumes),
-    ];
+    let fields =
+        [("containers", &before.containers), ("initContainers", &before.init_containers), ("volumes", &before.volumes)];
     for (field, names) in fields {
         let injected = |item: &Value| names.iter().any(|name| item["name"] == name.as_str());
         let mut kept: Vec<Value> = list(&out, field).iter().filter(|i| !injected(i)).cloned().collect();

@@ -178,7 +178,11 @@ struct Pod {
 
 impl Pod {
     fn listen(mode: Mode) -> Self {
-        Self { outbound: listen(15001, false), inbound: listen(15006, mode == Mode::Tproxy), application: listen(8080, false) }
+        Self {
+            outbound: listen(15001, false),
+            inbound: listen(15006, mode == Mode::Tproxy),
+            application: listen(8080, false),
+        }
     }
 
     /// Which listener a connection from inside the pod reaches, and for which port.
@@ -214,7 +218,8 @@ fn sidecar(mode: Mode) -> Config {
 fn backends() -> Vec<Backend> {
     let mut found = vec![Backend::Nftables];
     for variant in ["legacy", "nft"] {
-        let there = |family: &str| Command::new(format!("{family}-{variant}-restore")).arg("--version").output().is_ok();
+        let there =
+            |family: &str| Command::new(format!("{family}-{variant}-restore")).arg("--version").output().is_ok();
         if there("iptables") && there("ip6tables") {
             found.push(Backend::Iptables(Some(variant.to_owned())));
         } else {
@@ -514,8 +519,7 @@ fn rules_come_once_and_go_whole() {
             let backend = backend.clone();
             World::with(move |world| {
                 let before = ruleset();
-                let config =
-                    Config { redirect_dns: true, capture_all_dns: true, drop_invalid: true, ..sidecar(mode) };
+                let config = Config { redirect_dns: true, capture_all_dns: true, drop_invalid: true, ..sidecar(mode) };
                 if !applies(&config, &backend) {
                     return;
                 }

@@ -161,7 +161,9 @@ impl Helper {
         let helper = Rc::new(Self { socket, next: Cell::new(0), waiting: RefCell::default() });
         let reader = Rc::clone(&helper);
         tokio::task::spawn_local(async move {
-            while let Ok((number, answer)) = reader.socket.async_io(Interest::READABLE, || receive(&reader.socket)).await {
+            while let Ok((number, answer)) =
+                reader.socket.async_io(Interest::READABLE, || receive(&reader.socket)).await
+            {
                 if let Some(waiting) = reader.waiting.borrow_mut().remove(&number) {
                     let _ = waiting.send(answer);
                 }

@@ -19,11 +19,11 @@ use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::api::{Client, Layout};
-use crate::{dns, egress};
 use crate::gateway::Door;
 use crate::report;
 use crate::sidecar::{DataPlane, Proxies};
 use crate::supervisor::{Setup, fresh_state, run, write_example};
+use crate::{dns, egress};
 
 /// How long `up` waits for every pod before it says which ones are missing.
 const READY_MAX: Duration = Duration::from_secs(60);

@@ -57,7 +57,16 @@ impl Subscriptions {
         events: mpsc::Sender<(StreamId, Event)>,
         embedding: Embedding,
     ) -> Self {
-        Self { registry, node, ads, streams: Vec::new(), events, wanted: Wanted::default(), listeners: false, embedding }
+        Self {
+            registry,
+            node,
+            ads,
+            streams: Vec::new(),
+            events,
+            wanted: Wanted::default(),
+            listeners: false,
+            embedding,
+        }
     }
 
     /// The stream of a source, opened if it is not yet. `None`: nothing serves that source.

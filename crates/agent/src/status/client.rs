@@ -123,8 +123,7 @@ pub async fn get(ask: &Ask) -> Result<Answer, AskError> {
         return http1(ask, stream.map_err(|error| AskError::Connect(ask.host.clone(), error))?).await;
     }
     let name = || format!("{}:{}", ask.host, ask.port);
-    let stream =
-        connect(&ask.host, ask.port, ask.local).await.map_err(|error| AskError::Connect(name(), error))?;
+    let stream = connect(&ask.host, ask.port, ask.local).await.map_err(|error| AskError::Connect(name(), error))?;
     let Some(protocols) = ask.tls else {
         return http1(ask, stream).await;
     };

@@ -38,7 +38,9 @@ pub enum InvalidProbers {
         text: String,
     },
     /// A path that the injector does not make.
-    #[error("invalid path {0:?}, must be in form of /(app-health|app-lifecycle)/CONTAINER/(livez|readyz|startupz|prestopz|poststartz)")]
+    #[error(
+        "invalid path {0:?}, must be in form of /(app-health|app-lifecycle)/CONTAINER/(livez|readyz|startupz|prestopz|poststartz)"
+    )]
     Path(String),
     /// None or several actions.
     #[error("invalid prober type, must be one of type httpGet, tcpSocket or gRPC")]
@@ -279,12 +281,7 @@ struct HealthResponse {
 /// `SERVING`
 const SERVING: i32 = 1;
 
-async fn grpc(
-    port: u16,
-    service: &str,
-    application: &Application,
-    incoming: &HeaderMap,
-) -> Result<Verdict, String> {
+async fn grpc(port: u16, service: &str, application: &Application, incoming: &HeaderMap) -> Result<Verdict, String> {
     let text = |error: &dyn std::error::Error| error.to_string();
     let mut endpoint = Endpoint::from_shared(format!("http://{}", join(&application.address, port)))
         .or_else(|_| Endpoint::from_shared("http://application.invalid"))

@@ -136,7 +136,10 @@ mod tests {
         };
         let updates = "cluster_manager.cds.update_success: 1\nlistener_manager.lds.update_success: 1\n";
         check(&format!("{updates}listener_manager.workers_started: 1\nserver.state: 0"), "");
-        check(&format!("{updates}listener_manager.workers_started: 0\nserver.state: 0"), "workers have not yet started");
+        check(
+            &format!("{updates}listener_manager.workers_started: 0\nserver.state: 0"),
+            "workers have not yet started",
+        );
         check(&format!("{updates}server.state: 2"), "server is not live, current state is: PRE_INITIALIZING");
         check(
             "",

@@ -59,7 +59,9 @@ pub enum InvalidScrape {
     )]
     Recursive(u16),
     /// Belongs to the data plane.
-    #[error("invalid prometheus scrape configuration: target port {port} is reserved for Istio ({what}) and cannot be scraped")]
+    #[error(
+        "invalid prometheus scrape configuration: target port {port} is reserved for Istio ({what}) and cannot be scraped"
+    )]
     Reserved {
         /// As given.
         port: String,
@@ -126,7 +128,9 @@ impl Config {
             return Err(InvalidScrape::Json("not an object".into()));
         }
         // Numbers and booleans are forgiven where text is meant.
-        let text = |v: &Value| v.as_str().map_or_else(|| if v.is_null() { String::new() } else { v.to_string() }, str::to_owned);
+        let text = |v: &Value| {
+            v.as_str().map_or_else(|| if v.is_null() { String::new() } else { v.to_string() }, str::to_owned)
+        };
         if text(&value["scrape"]) == "false" {
             return Ok(None);
         }
@@ -250,8 +254,7 @@ pub async fn page(sources: &Sources<'_>, query: Option<&str>, incoming: &HeaderM
             .ok()
     };
     let targets = sources.applications.map_or(&[][..], |config| &config.targets);
-    let (proxy, applications) =
-        tokio::join!(proxy, futures::future::join_all(targets.iter().map(application)));
+    let (proxy, applications) = tokio::join!(proxy, futures::future::join_all(targets.iter().map(application)));
     let applications: Vec<(Format, Vec<u8>)> = applications.into_iter().flatten().collect();
     // One format for all: where applications differ, the plain one, which says less but is never wrong.
     let mut formats = applications.iter().map(|(format, _)| *format);
@@ -350,9 +353,10 @@ pub fn compress(body: Vec<u8>, incoming: &HeaderMap) -> (Option<&'static str>, V
 /// The best encoding of ours that the client takes; of equals, zstd.
 fn encoding(accepted: &str) -> Option<&'static str> {
     let weight = |name: &str| {
-        let range = accepted.split(',').map(str::trim).find(|range| {
-            range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(name)
-        })?;
+        let range = accepted
+            .split(',')
+            .map(str::trim)
+            .find(|range| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(name))?;
         let q = range.split(';').skip(1).find_map(|p| p.trim().strip_prefix("q=")?.trim().parse::<f32>().ok());
         Some(q.unwrap_or(1.0)).filter(|q| *q > 0.0)
     };

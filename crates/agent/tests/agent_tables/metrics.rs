@@ -14,7 +14,8 @@ use super::{equal, options, serve};
 
 /// What an application says when it has both formats.
 const APP_OPEN_METRICS: &str = "# TYPE jvm info\n# HELP jvm VM version info\njvm_info{runtime=\"OpenJDK\",version=\"16.0.1+9\"} 1.0\n# TYPE jmx_config_reload_success counter\n# HELP jmx_config_reload_success Number of times.\njmx_config_reload_success_total 0.0\njmx_config_reload_success_created 1.623984612719E9\n# EOF\n";
-const APP_TEXT: &str = "# HELP jvm_info VM version info\n# TYPE jvm_info gauge\njvm_info{runtime=\"OpenJDK\",version=\"16.0.1+9\",} 1.0\n";
+const APP_TEXT: &str =
+    "# HELP jvm_info VM version info\n# TYPE jvm_info gauge\njvm_info{runtime=\"OpenJDK\",version=\"16.0.1+9\",} 1.0\n";
 const PROXY: &str = "# TYPE my_metric counter\nmy_metric{} 0\n# TYPE my_other_metric counter\nmy_other_metric{} 0\n";
 
 async fn page(body: &str, content_type: &str) -> Running {
@@ -39,7 +40,12 @@ impl Asked {
     }
 }
 
-async fn merged(proxy: u16, applications: &[u16], headers: HeaderMap, bytes_max: Option<usize>) -> Result<Asked, String> {
+async fn merged(
+    proxy: u16,
+    applications: &[u16],
+    headers: HeaderMap,
+    bytes_max: Option<usize>,
+) -> Result<Asked, String> {
     let mut options = options(&format!("127.0.0.1:{proxy}"));
     let targets: Vec<Target> =
         applications.iter().map(|port| Target { port: port.to_string(), path: "/metrics".into() }).collect();

@@ -229,7 +229,8 @@ async fn probe_header(case: &Value) -> Result<(), String> {
     equal(answer.status.as_u16(), 200)?;
     let seen = app.headers();
     let ignored = ["host", "user-agent", "accept-encoding"];
-    let mut seen: Vec<(String, String)> = seen.into_iter().filter(|(name, _)| !ignored.contains(&name.as_str())).collect();
+    let mut seen: Vec<(String, String)> =
+        seen.into_iter().filter(|(name, _)| !ignored.contains(&name.as_str())).collect();
     let mut want = values::headers(&case["want"]);
     seen.sort();
     want.sort();

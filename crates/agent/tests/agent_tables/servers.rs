@@ -167,7 +167,9 @@ pub async fn health() -> u16 {
     port
 }
 
-async fn check(request: Request<Incoming>) -> Result<Response<impl hyper::body::Body<Data = Bytes, Error = Infallible>>, Infallible> {
+async fn check(
+    request: Request<Incoming>,
+) -> Result<Response<impl hyper::body::Body<Data = Bytes, Error = Infallible>>, Infallible> {
     let mut body = request.into_body().collect().await.unwrap().to_bytes();
     body.advance(5);
     // One field: the service's name, with its length before it.

@@ -97,8 +97,6 @@ pub fn resolve(v: &Value, port: u16) -> Value {
 /// `http.Header` as pairs with names in lower case.
 pub fn headers(v: &Value) -> Vec<(String, String)> {
     let map = v.as_object().into_iter().flatten().filter(|(k, _)| *k != "$t");
-    map.flat_map(|(k, list)| {
-        list.as_array().into_iter().flatten().map(move |v| (k.to_ascii_lowercase(), text(v)))
-    })
-    .collect()
+    map.flat_map(|(k, list)| list.as_array().into_iter().flatten().map(move |v| (k.to_ascii_lowercase(), text(v))))
+        .collect()
 }

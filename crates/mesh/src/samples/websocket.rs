@@ -20,10 +20,8 @@ const PING: u8 = 9;
 const PONG: u8 = 10;
 
 fn accept_key(key: &[u8]) -> String {
-    let digest = aws_lc_rs::digest::digest(
-        &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
-        &[key, GUID.as_bytes()].concat(),
-    );
+    let digest =
+        aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID.as_bytes()].concat());
     base64::engine::general_purpose::STANDARD.encode(digest)
 }
 
