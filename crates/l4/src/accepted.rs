@@ -43,6 +43,8 @@ pub struct About {
     pub application_protocols: Vec<Box<[u8]>>,
     /// Filter state.
     pub state: Vec<(Name, Arc<str>)>,
+    /// Of that, what upstream connections share.
+    pub shared: Vec<(Name, Arc<str>)>,
     /// Dynamic metadata of the connection, by namespace.
     pub metadata: Vec<(Name, Value)>,
     /// When it was accepted.

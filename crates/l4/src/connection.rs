@@ -248,6 +248,8 @@ fn http_facts(about: Box<About>, listener: &Listener, chain: &Chain) -> l7::Conn
         filter_chain: some(&chain.config.name),
         listener: some(&listener.config.name),
         state: about.state,
+        shared: about.shared,
+        restored: about.restored,
     }
 }
 

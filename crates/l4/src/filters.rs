@@ -32,6 +32,8 @@ pub enum Filter {
     SetFilterState(Arc<SetFilterState>),
     /// `sni_cluster`
     SniCluster,
+    /// `sni_dynamic_forward_proxy`, with the upstream's port
+    SniDynamicForwardProxy(u16),
 }
 
 /// A connection limit's count.
@@ -94,7 +96,8 @@ impl Filter {
             }
             NetworkFilterKind::SetFilterState(c) => Filter::SetFilterState(c.clone()),
             NetworkFilterKind::SniCluster => Filter::SniCluster,
-            NetworkFilterKind::ExtAuthz(_) | NetworkFilterKind::SniDynamicForwardProxy { .. } => {
+            NetworkFilterKind::SniDynamicForwardProxy { port } => Filter::SniDynamicForwardProxy(*port),
+            NetworkFilterKind::ExtAuthz(_) => {
                 return Err(format!("network filter {} is not supported", f.name));
             }
             // Metadata exchange starts only when both sides agree on its ALPN protocol, which the TLS
@@ -128,7 +131,23 @@ impl Filter {
                     let mut out = Vec::new();
                     proxy_core::format::text(&v.value, &about.facts(text), b"", &mut out);
                     if !(out.is_empty() && v.skip_if_empty) {
-                        about.state.push((v.key.clone(), String::from_utf8_lossy(&out).into()));
+                        let value: Arc<str> = String::from_utf8_lossy(&out).into();
+                        about.state.push((v.key.clone(), value.clone()));
+                        if v.shared_with_upstream > 0 {
+                            about.shared.push((v.key.clone(), value));
+                        }
+                    }
+                }
+                Verdict::Continue
+            }
+            Filter::SniDynamicForwardProxy(port) => {
+                if let Some(sni) = about.server_name.clone() {
+                    let set = |about: &About, key: &str| about.state_text(key).is_some();
+                    if !set(about, "envoy.upstream.dynamic_host") {
+                        about.state.push(("envoy.upstream.dynamic_host".into(), sni));
+                    }
+                    if !set(about, "envoy.upstream.dynamic_port") {
+                        about.state.push(("envoy.upstream.dynamic_port".into(), port.to_string().into()));
                     }
                 }
                 Verdict::Continue

@@ -65,10 +65,13 @@ async fn run_all(listener: &Listener, conn: &mut Accepted) -> Result<(), Rejecte
         if filter.disabled.as_ref().is_some_and(|p| p.matches(conn.about.local.port())) {
             continue;
         }
+        let about = &mut conn.about;
         let Socket::Tcp(stream) = &conn.socket else {
+            if matches!(filter.kind, ListenerFilterKind::OriginalDst) {
+                original_dst_of_state(about);
+            }
             continue;
         };
-        let about = &mut conn.about;
         match &filter.kind {
             ListenerFilterKind::OriginalDst => original_dst(listener.config.transparent, stream, about),
             ListenerFilterKind::ProxyProtocol(c) => proxy_protocol(c, stream, about).await?,
@@ -103,6 +106,24 @@ fn original_dst(transparent: bool, stream: &TcpStream, about: &mut About) {
     if let Some(address) = found.ok().and_then(|a| a.as_socket()) {
         about.local = address;
         about.restored = true;
+    }
+}
+
+/// The same for an internal connection: its addresses are in filter state, or in metadata passed through.
+fn original_dst_of_state(about: &mut About) {
+    const NAME: &str = "envoy.filters.listener.original_dst";
+    let state = |key: &str| about.state_text(&format!("{NAME}.{key}")).and_then(|a| a.parse().ok());
+    let metadata = || {
+        let of = about.metadata.iter().rev().find(|(n, _)| **n == *NAME)?;
+        of.1.get("local")?.as_str()?.parse().ok()
+    };
+    let (local, remote) = (state("local_ip").or_else(metadata), state("remote_ip"));
+    if let Some(local) = local {
+        about.local = local;
+        about.restored = true;
+    }
+    if let Some(remote) = remote {
+        about.remote = remote;
     }
 }
 

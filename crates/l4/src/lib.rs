@@ -19,10 +19,11 @@ mod relay;
 mod sockets;
 mod splice;
 mod tcp_proxy;
+mod tunnel;
 mod worker;
 
 pub use listener::{Chain, Deps, Listener};
-pub use sockets::Sockets;
+pub use sockets::{Inherit, Sockets};
 pub use worker::Worker;
 
 #[doc(hidden)]

@@ -28,7 +28,7 @@ use crate::accepted::About;
 use crate::bucket::Bucket;
 use crate::filters::Filter;
 use crate::log::{Logger, loggers};
-use crate::sockets::{self, Sockets};
+use crate::sockets::{self, Inherit, Sockets};
 use crate::tcp_proxy::TcpProxy;
 
 /// What a listener takes from the process.
@@ -139,6 +139,11 @@ impl Listener {
                 ListenerFilterKind::OriginalSrc { .. } => {
                     Err(format!("listener {}: listener filter {} is not supported", config.name, f.name))
                 }
+                ListenerFilterKind::OriginalDst => Ok(FilterState::Stateless),
+                _ if matches!(config.address, ListenAddress::Internal) => Err(format!(
+                    "listener {}: listener filter {} is not supported on an internal listener",
+                    config.name, f.name
+                )),
                 _ => Ok(FilterState::Stateless),
             })
             .collect::<Result<_, _>>()?;
@@ -177,7 +182,12 @@ impl Listener {
 
     /// Binds its sockets: one bundle per worker, empty ones when it is reached by hand-over only.
     pub fn bind(&self, workers: usize) -> io::Result<Vec<Sockets>> {
-        let all = sockets::bind(&self.config, workers)?;
+        self.bind_or_inherit(workers, &|_| Vec::new())
+    }
+
+    /// The same, taking sockets from a predecessor process where it has them.
+    pub fn bind_or_inherit(&self, workers: usize, inherit: Inherit<'_>) -> io::Result<Vec<Sockets>> {
+        let all = sockets::bind(&self.config, workers, inherit)?;
         *self.bound.lock().unwrap_or_else(PoisonError::into_inner) =
             all.first().map(Sockets::addresses).unwrap_or_default();
         Ok(all)

@@ -4,7 +4,9 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 
 use proxy_config::common::Address;
 use proxy_config::listener::{ListenAddress, Listener};
@@ -16,29 +18,42 @@ const BACKLOG_DEFAULT: u32 = 4096;
 /// One worker's sockets of a listener. Empty for listeners that are reached by hand-over only.
 #[derive(Debug, Default)]
 pub struct Sockets {
-    pub(crate) tcp: Vec<TcpListener>,
-    pub(crate) unix: Vec<UnixListener>,
+    /// With the configured address.
+    pub(crate) tcp: Vec<(Arc<str>, TcpListener)>,
+    /// With the configured path.
+    pub(crate) unix: Vec<(Arc<str>, UnixListener)>,
 }
+
+/// Sockets of a configured address that a predecessor process hands over.
+pub type Inherit<'a> = &'a dyn Fn(&str) -> Vec<OwnedFd>;
 
 impl Sockets {
     /// Where these sockets listen.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        self.tcp.iter().filter_map(|s| s.local_addr().ok()).collect()
+        self.tcp.iter().filter_map(|(_, s)| s.local_addr().ok()).collect()
     }
 
     /// Duplicates the sockets, for handing them to a successor process.
     pub fn try_clone(&self) -> io::Result<Sockets> {
         Ok(Sockets {
-            tcp: self.tcp.iter().map(TcpListener::try_clone).collect::<Result<_, _>>()?,
-            unix: self.unix.iter().map(UnixListener::try_clone).collect::<Result<_, _>>()?,
+            tcp: self.tcp.iter().map(|(a, s)| Ok((a.clone(), s.try_clone()?))).collect::<io::Result<_>>()?,
+            unix: self.unix.iter().map(|(a, s)| Ok((a.clone(), s.try_clone()?))).collect::<io::Result<_>>()?,
         })
+    }
+
+    /// Duplicates of the sockets of one configured address.
+    pub fn of(&self, address: &str) -> Vec<OwnedFd> {
+        let tcp = self.tcp.iter().filter(|(a, _)| **a == *address).filter_map(|(_, s)| s.try_clone().ok());
+        let unix = self.unix.iter().filter(|(a, _)| **a == *address).filter_map(|(_, s)| s.try_clone().ok());
+        tcp.map(OwnedFd::from).chain(unix.map(OwnedFd::from)).collect()
     }
 }
 
 /// Binds `listener` for `workers` threads. One bundle each; all empty when it does not bind.
 ///
-/// Errors are the kernel's, with the address in front.
-pub fn bind(listener: &Listener, workers: usize) -> io::Result<Vec<Sockets>> {
+/// What a predecessor has of an address is taken from it; only what lacks is bound. Errors are the kernel's, with the
+/// address in front.
+pub fn bind(listener: &Listener, workers: usize, inherit: Inherit<'_>) -> io::Result<Vec<Sockets>> {
     let mut all: Vec<Sockets> = (0..workers).map(|_| Sockets::default()).collect();
     let ListenAddress::Bound(main) = &listener.address else {
         return Ok(all);
@@ -47,31 +62,47 @@ pub fn bind(listener: &Listener, workers: usize) -> io::Result<Vec<Sockets>> {
         return Ok(all);
     }
     for address in std::iter::once(main).chain(listener.additional_addresses.iter()) {
-        bind_one(listener, address, &mut all)
+        bind_one(listener, address, &mut all, inherit)
             .map_err(|e| io::Error::new(e.kind(), format!("cannot bind '{address}': {e}")))?;
     }
     Ok(all)
 }
 
-fn bind_one(listener: &Listener, address: &Address, all: &mut [Sockets]) -> io::Result<()> {
+fn bind_one(listener: &Listener, address: &Address, all: &mut [Sockets], inherit: Inherit<'_>) -> io::Result<()> {
+    let name: Arc<str> = address.to_string().into();
+    let workers = all.len().max(1);
     match address {
         Address::Socket(a) => {
             let mut at = *a;
-            for worker in all {
+            // One that has more sockets than we have workers is heard on by one worker more than once.
+            for (i, fd) in inherit(&name).into_iter().enumerate() {
+                let socket = TcpListener::from(fd);
+                socket.set_nonblocking(true)?;
+                at = socket.local_addr()?;
+                all[i % workers].tcp.push((name.clone(), socket));
+            }
+            for worker in all.iter_mut().filter(|w| !w.tcp.iter().any(|(n, _)| *n == name)) {
                 let socket = tcp(listener, at)?;
                 // Port 0: the first socket chooses for all.
                 at = socket.local_addr()?;
-                worker.tcp.push(socket);
+                worker.tcp.push((name.clone(), socket));
             }
             Ok(())
         }
         Address::Pipe { path, mode } => {
-            let listening = unix(path, *mode)?;
+            let listening = match inherit(&name).into_iter().next() {
+                Some(fd) => {
+                    let socket = UnixListener::from(fd);
+                    socket.set_nonblocking(true)?;
+                    socket
+                }
+                None => unix(path, *mode)?,
+            };
             for worker in all.iter_mut().skip(1) {
-                worker.unix.push(listening.try_clone()?);
+                worker.unix.push((name.clone(), listening.try_clone()?));
             }
             if let Some(first) = all.first_mut() {
-                first.unix.push(listening);
+                first.unix.push((name, listening));
             }
             Ok(())
         }

@@ -1,27 +1,29 @@
 //! How does a TCP proxy serve a connection? Cluster, host, connect, relay, account.
 //!
 //! Called by `connection` as the terminal filter. Follows `envoy.filters.network.tcp_proxy`.
-//! Deliberately absent: tunnelling over HTTP (refused when the chain is compiled).
+//! Tunnelling over HTTP is `tunnel`'s.
 
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proxy_config::Name;
+use proxy_config::cluster::Discovery;
 use proxy_config::filters::network::{self as config, TcpCluster};
-use proxy_config::route::{HashPolicyKind, Priority};
+use proxy_config::route::{HashPolicyKind, Priority, SubsetMatch};
 use proxy_core::facts::{Bytes, Marks};
 use telemetry::access_log::ResponseFlags;
 use telemetry::stats::Block;
 use telemetry::stats::envoy::{cluster as cluster_stat, tcp as stat};
 use tls::Stream;
-use upstream::{Cluster, ConnectError, ConnectRequest, Connection, Host, Outcome, PickRequest, Resource};
+use upstream::{Account, Cluster, ConnectError, ConnectRequest, Host, Outcome, PickRequest, Resource};
 
 use crate::accepted::{About, PeerText, tls_facts};
 use crate::filters::TCP_PROXY_CLUSTER;
 use crate::listener::{Deps, Listener};
 use crate::log::{Logger, loggers};
 use crate::relay::{Broken, Relay};
+use crate::tunnel::{self, Refused};
 use crate::worker::Worker;
 
 /// A compiled TCP proxy.
@@ -30,6 +32,29 @@ pub struct TcpProxy {
     stats: Block<stat::Tcp>,
     loggers: Box<[Logger]>,
     hostname: Arc<l7::Node>,
+}
+
+/// The way to a host.
+struct Link {
+    stream: Stream,
+    cluster: Arc<Cluster>,
+    /// Counts the connection, unless others share it.
+    _account: Option<Account>,
+}
+
+/// Filter state that names the destination of an ORIGINAL_DST cluster.
+const ORIGINAL_DST_STATE: &str = "envoy.network.transport_socket.original_dst_address";
+
+fn original_dst(about: &About) -> Option<std::net::SocketAddr> {
+    let stated = about.state_text(ORIGINAL_DST_STATE).and_then(|a| a.parse().ok());
+    stated.or(about.restored.then_some(about.local))
+}
+
+/// The host that the connection names, in filter state or by its SNI, for a dynamic forward proxy cluster.
+async fn dynamic_host(about: &About, cluster: &Cluster) -> Option<Arc<Host>> {
+    let host = about.state_text("envoy.upstream.dynamic_host").or(about.server_name.as_deref())?;
+    let port = about.state_text("envoy.upstream.dynamic_port").and_then(|p| p.parse().ok());
+    cluster.dynamic_host(host, port.unwrap_or(about.local.port())).await
 }
 
 /// What the access log tells about one connection.
@@ -53,8 +78,8 @@ struct Journal {
 impl TcpProxy {
     /// Compiles it. Errors name what is not supported.
     pub fn new(config: Arc<config::TcpProxy>, deps: &Deps<'_>) -> Result<Self, String> {
-        if config.tunneling.is_some() {
-            return Err("tcp_proxy: tunneling_config is not supported".to_owned());
+        if config.tunneling.as_ref().is_some_and(|t| t.propagate_response_headers || t.propagate_response_trailers) {
+            return Err("tcp_proxy: tunneling_config: propagate_response_headers and trailers are not supported".into());
         }
         Ok(TcpProxy {
             stats: deps.store.block(&format!("tcp.{}.", config.stat_prefix)),
@@ -71,28 +96,29 @@ impl TcpProxy {
         self.stats.gauge_add(stat::DOWNSTREAM_CX_RX_BYTES_BUFFERED, 0);
         let mut journal = Journal::default();
         // Boxed: what connecting needs is gone while bytes flow.
-        if let Some(connection) = Box::pin(self.connect(about, worker, &mut journal)).await {
-            self.relay(&mut downstream, connection, about, worker, &mut journal).await;
+        if let Some(link) = Box::pin(self.connect(about, worker, &mut journal)).await {
+            self.relay(&mut downstream, link, about, worker, &mut journal).await;
         }
         self.log(about, worker, listener, &journal);
     }
 
-    /// The cluster for this connection.
-    fn cluster<'a>(&'a self, about: &'a About, worker: &Worker) -> &'a str {
+    /// The cluster for this connection, and the subset wanted there.
+    fn cluster<'a>(&'a self, about: &'a About, worker: &Worker) -> (&'a str, Option<&'a SubsetMatch>) {
+        let general = self.config.metadata_match.as_ref();
         if let Some(name) = about.state_text(TCP_PROXY_CLUSTER) {
-            return name;
+            return (name, general);
         }
         match &self.config.cluster {
-            TcpCluster::Cluster(name) => name,
+            TcpCluster::Cluster(name) => (name, general),
             TcpCluster::Weighted { clusters, total_weight } => {
                 let mut at = worker.random() % (*total_weight).max(1);
-                for (name, weight, _) in clusters {
+                for (name, weight, wanted) in clusters {
                     match at.checked_sub(u64::from(*weight)) {
-                        None => return name,
+                        None => return (name, wanted.as_ref().or(general)),
                         Some(rest) => at = rest,
                     }
                 }
-                clusters.last().map_or("", |(name, ..)| name)
+                clusters.last().map_or(("", general), |(name, _, wanted)| (name, wanted.as_ref().or(general)))
             }
         }
     }
@@ -106,8 +132,8 @@ impl TcpProxy {
     }
 
     /// Connects to a host of the cluster, as often as the configuration allows.
-    async fn connect(&self, about: &About, worker: &Rc<Worker>, journal: &mut Journal) -> Option<Connection> {
-        let name = self.cluster(about, worker);
+    async fn connect(&self, about: &About, worker: &Rc<Worker>, journal: &mut Journal) -> Option<Link> {
+        let (name, wanted) = self.cluster(about, worker);
         let Some(cluster) = worker.upstream.cluster(name) else {
             self.stats.inc(stat::DOWNSTREAM_CX_NO_ROUTE);
             journal.flags.insert(ResponseFlags::NO_CLUSTER_FOUND);
@@ -126,9 +152,21 @@ impl TcpProxy {
         journal.connect_begin = Some(began);
         let mut backoff = self.config.backoff.map(|b| b.base);
         loop {
-            let request =
-                PickRequest { hash, original_dst: about.restored.then_some(about.local), ..Default::default() };
-            let Some(host) = cluster.pick(&request, &mut || worker.random()) else {
+            let request = PickRequest {
+                hash,
+                original_dst: original_dst(about),
+                wanted: wanted.map_or(&[], |w| &**w),
+                ..Default::default()
+            };
+            let mut random = || worker.random();
+            let picked = match cluster.cluster.config.discovery {
+                Discovery::DynamicForwardProxy(_) => {
+                    dynamic_host(about, &cluster.cluster).await.map(|host| (cluster.clone(), host))
+                }
+                Discovery::Aggregate(_) => worker.upstream.pick_aggregate(&cluster, &request, &mut random),
+                _ => cluster.pick(&request, &mut random).map(|host| (cluster.clone(), host)),
+            };
+            let Some((cluster, host)) = picked else {
                 cluster.cluster.stats.inc(cluster_stat::UPSTREAM_CX_NONE_HEALTHY);
                 journal.flags.insert(ResponseFlags::NO_HEALTHY_UPSTREAM);
                 return None;
@@ -136,19 +174,25 @@ impl TcpProxy {
             journal.attempts += 1;
             journal.host = Some(host.clone());
             journal.remote = host.socket();
-            let request = ConnectRequest { proxied: Some((about.remote, about.local)), ..Default::default() };
+            let request = ConnectRequest {
+                proxied: Some((about.remote, about.local)),
+                state: &about.shared,
+                ..Default::default()
+            };
             let stats = &cluster.cluster.stats;
             stats.inc(cluster_stat::UPSTREAM_RQ_PENDING_TOTAL);
-            match upstream::connect(&cluster.cluster, &host, &request).await {
-                Ok(c) => {
-                    cluster.cluster.report(&host, Outcome::Status(200));
+            match self.link(&cluster.cluster, &host, &request, about, worker, journal).await {
+                Ok(link) => {
+                    cluster.cluster.report(&host, Outcome::Connected);
                     stats.inc(cluster_stat::UPSTREAM_RQ_TOTAL);
                     journal.connect_end = Some(about.began.elapsed());
-                    (journal.local, journal.remote) = (c.local, c.remote.or(journal.remote));
-                    journal.tls.clone_from(&c.tls);
-                    return Some(c);
+                    return Some(link);
                 }
-                Err(e) => self.failed(&cluster.cluster, &host, e, journal)?,
+                Err(Refused::Connect(e)) => self.failed(&cluster.cluster, &host, e, journal)?,
+                Err(Refused::Status(status)) => {
+                    telemetry::debug!(filter, "[C{}] no tunnel through {}: {status}", about.id, host.text);
+                    journal.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+                }
             }
             if journal.attempts >= self.config.max_connect_attempts.max(1) {
                 stats.inc(cluster_stat::UPSTREAM_CX_CONNECT_ATTEMPTS_EXCEEDED);
@@ -161,6 +205,29 @@ impl TcpProxy {
                 *wait = (*wait * 2).min(limits.max);
             }
         }
+    }
+
+    /// A connection to the host, or a tunnel through it.
+    async fn link(
+        &self,
+        cluster: &Arc<Cluster>,
+        host: &Arc<Host>,
+        request: &ConnectRequest<'_>,
+        about: &About,
+        worker: &Rc<Worker>,
+        journal: &mut Journal,
+    ) -> Result<Link, Refused> {
+        let cluster_of = cluster.clone();
+        let Some(tunneling) = &self.config.tunneling else {
+            let c = upstream::connect(cluster, host, request).await.map_err(Refused::Connect)?;
+            (journal.local, journal.remote, journal.tls) = (c.local, c.remote.or(journal.remote), c.tls);
+            return Ok(Link { stream: c.stream, cluster: cluster_of, _account: Some(c.account) });
+        };
+        let text = PeerText::of(about.tls.as_deref());
+        let facts = about.facts(&text);
+        let t = tunnel::open(&worker.tunnels, tunneling, cluster, host, request, &facts).await?;
+        (journal.local, journal.remote, journal.tls) = (t.local, t.remote.or(journal.remote), t.tls);
+        Ok(Link { stream: t.stream, cluster: cluster_of, _account: None })
     }
 
     /// Notes a failed attempt. `None`: trying again is pointless.
@@ -190,14 +257,13 @@ impl TcpProxy {
     async fn relay(
         &self,
         downstream: &mut Stream,
-        connection: Connection,
+        link: Link,
         about: &About,
         worker: &Rc<Worker>,
         journal: &mut Journal,
     ) {
         journal.flags = ResponseFlags::default();
-        let Connection { stream: mut upstream, account, .. } = connection;
-        let cluster = account.cluster().clone();
+        let Link { stream: mut upstream, cluster, _account } = link;
         cluster.stats.gauge_add(cluster_stat::UPSTREAM_RQ_ACTIVE, 1);
         let timers = &worker.http.timers;
         let timer = timers.timer();

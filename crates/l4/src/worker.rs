@@ -14,11 +14,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use proxy_config::Name;
+use proxy_config::listener::ListenAddress;
 use telemetry::stats::envoy::{listener as stat, listener_worker};
 use telemetry::stats::{Block, Store};
 use tls::Socket;
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::task::AbortHandle;
+use upstream::internal::InternalConnection;
 
 use crate::accepted::{About, Accepted};
 use crate::connection;
@@ -30,6 +32,9 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(10);
 const ACCEPT_BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// How long replaced chains may keep their connections unless the process says otherwise.
 const DRAIN_TIME_DEFAULT: Duration = Duration::from_secs(600);
+
+/// Unix sockets and internal connections have no address that chains or formats could use.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 static NEXT_CONNECTION_ID: AtomicU64 = AtomicU64::new(1);
 
@@ -46,6 +51,8 @@ pub struct Worker {
     by_address: RefCell<HashMap<SocketAddr, Rc<Active>>>,
     connections: RefCell<HashMap<u64, Entry>>,
     drain_time: Cell<Duration>,
+    /// HTTP/2 connections that TCP proxies tunnel through.
+    pub(crate) tunnels: crate::tunnel::Tunnels,
 }
 
 struct Entry {
@@ -60,6 +67,7 @@ pub(crate) struct Active {
     /// `listener.<address>.worker_<n>.`
     pub stats: Block<listener_worker::ListenerWorker>,
     accepting: RefCell<Vec<AbortHandle>>,
+    stopped: Cell<bool>,
 }
 
 impl Active {
@@ -73,7 +81,7 @@ impl Worker {
     /// A worker without listeners. Call it on the worker's own thread.
     pub fn new(id: usize, http: Rc<l7::Worker>, registry: Arc<upstream::Registry>, store: Arc<Store>) -> Rc<Self> {
         let seed = http.random();
-        Rc::new(Worker {
+        let worker = Rc::new(Worker {
             id,
             http,
             upstream: upstream::Worker::new(registry, seed),
@@ -82,7 +90,11 @@ impl Worker {
             by_address: RefCell::default(),
             connections: RefCell::default(),
             drain_time: Cell::new(DRAIN_TIME_DEFAULT),
-        })
+            tunnels: Default::default(),
+        });
+        let weak = Rc::downgrade(&worker);
+        upstream::internal::on_connect(Rc::new(move |c| weak.upgrade().is_some_and(|w| w.connected_internally(c))));
+        worker
     }
 
     /// How long connections of replaced and removed chains may live on (`--drain-time-s`).
@@ -97,12 +109,17 @@ impl Worker {
         let name = listener.config.name.clone();
         self.stop(&name);
         let stats = self.store.block(&format!("listener.{}.worker_{}.", listener.stat_name(), self.id));
-        let active = Rc::new(Active { listener: RefCell::new(listener), stats, accepting: RefCell::default() });
-        for socket in sockets.tcp {
+        let active = Rc::new(Active {
+            listener: RefCell::new(listener),
+            stats,
+            accepting: RefCell::default(),
+            stopped: Cell::new(false),
+        });
+        for (_, socket) in sockets.tcp {
             let task = accept_tcp(self.clone(), active.clone(), TcpListener::from_std(socket)?);
             active.accepting.borrow_mut().push(tokio::task::spawn_local(task).abort_handle());
         }
-        for socket in sockets.unix {
+        for (_, socket) in sockets.unix {
             let task = accept_unix(self.clone(), active.clone(), UnixListener::from_std(socket)?);
             active.accepting.borrow_mut().push(tokio::task::spawn_local(task).abort_handle());
         }
@@ -142,6 +159,7 @@ impl Worker {
         let Some(active) = self.listeners.borrow().get(name).cloned() else {
             return;
         };
+        active.stopped.set(true);
         for task in active.accepting.take() {
             task.abort();
         }
@@ -206,10 +224,28 @@ impl Worker {
     }
 
     fn accepted(self: &Rc<Self>, active: &Rc<Active>, socket: Socket, remote: SocketAddr, local: SocketAddr) {
-        let id = NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed);
+        let about = self.about(remote, local);
+        self.serve(active, Accepted { socket, about });
+    }
+
+    /// A connection of this process to one of its internal listeners. False: there is no such listener.
+    fn connected_internally(self: &Rc<Self>, c: InternalConnection) -> bool {
+        let Some(active) = self.listeners.borrow().get(&c.listener).cloned() else { return false };
+        if active.stopped.get() || !matches!(active.listener().config.address, ListenAddress::Internal) {
+            return false;
+        }
+        let mut about = self.about(NOWHERE, NOWHERE);
+        about.state.clone_from(&c.state);
+        about.shared = c.state;
+        about.metadata = c.metadata;
+        self.serve(&active, Accepted { socket: c.socket, about });
+        true
+    }
+
+    fn about(&self, remote: SocketAddr, local: SocketAddr) -> Box<About> {
         let began = Instant::now();
-        let about = Box::new(About {
-            id,
+        Box::new(About {
+            id: NEXT_CONNECTION_ID.fetch_add(1, Ordering::Relaxed),
             remote,
             direct_remote: remote,
             local,
@@ -219,12 +255,17 @@ impl Worker {
             server_name: None,
             application_protocols: Vec::new(),
             state: Vec::new(),
+            shared: Vec::new(),
             metadata: Vec::new(),
             began,
             began_at: self.http.wall(began.into()),
             filter_chain: None,
             tls: None,
-        });
+        })
+    }
+
+    fn serve(self: &Rc<Self>, active: &Rc<Active>, accepted: Accepted) {
+        let id = accepted.about.id;
         let (worker, active) = (self.clone(), active.clone());
         let task = tokio::task::spawn_local(async move {
             struct Leave(Rc<Worker>, u64);
@@ -235,7 +276,7 @@ impl Worker {
             }
             let timers = worker.http.timers.clone();
             // Made here: a future that is captured and then awaited would be held twice.
-            let serving = pin!(connection::serve(worker.clone(), active, Accepted { socket, about }));
+            let serving = pin!(connection::serve(worker.clone(), active, accepted));
             let _leave = Leave(worker, id);
             timers.polling(serving).await;
         });
@@ -266,8 +307,6 @@ fn prepared(stream: TcpStream) -> Option<(TcpStream, SocketAddr)> {
 }
 
 async fn accept_unix(worker: Rc<Worker>, active: Rc<Active>, socket: UnixListener) {
-    /// Unix sockets have no address that chains or formats could use.
-    const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
     let mut backoff = ACCEPT_BACKOFF;
     loop {
         match socket.accept().await {

@@ -67,6 +67,8 @@ fn main() {
                         filter_chain: None,
                         listener: None,
                         state: Vec::new(),
+                        shared: Vec::new(),
+                        restored: false,
                     };
                     tokio::task::spawn_local(l7::serve_connection(
                         stream.into(),

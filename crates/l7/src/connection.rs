@@ -53,6 +53,10 @@ pub struct ConnFacts {
     pub listener: Option<proxy_config::Name>,
     /// Filter state set by listener and network filters.
     pub state: Vec<(proxy_config::Name, Arc<str>)>,
+    /// Of that, what upstream connections share.
+    pub shared: Vec<(proxy_config::Name, Arc<str>)>,
+    /// `local` was restored by a listener filter.
+    pub restored: bool,
 }
 
 /// One downstream connection, shared by its streams.

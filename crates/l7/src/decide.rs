@@ -208,7 +208,7 @@ pub fn set_filter_state(conn: &Conn, ex: &mut Exchange, config: &SetFilterState)
             continue;
         }
         let text = String::from_utf8_lossy(&text).into_owned();
-        ex.state.set(v.key.clone(), text.into());
+        ex.state.set_shared(v.key.clone(), text.into(), v.shared_with_upstream > 0);
     }
 }
 

@@ -13,6 +13,7 @@
 
 pub mod connection;
 mod decide;
+mod destination;
 mod down;
 pub mod exchange;
 mod facts;

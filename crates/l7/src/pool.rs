@@ -10,9 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http1::{HeaderId, Limits};
-use proxy_config::cluster::UpstreamProtocol;
-use proxy_config::route::{Priority, RouteAction};
+use http1::{HeaderBlock, HeaderId, Limits};
+use proxy_config::cluster::{Discovery, UpstreamProtocol};
+use proxy_config::route::{ConnectConfig, Priority, RouteAction};
 use telemetry::access_log::ResponseFlags;
 use telemetry::stats::Block;
 use telemetry::stats::envoy::{charge, charge_time, cluster as stat};
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use upstream::{ConnectRequest, Guard, Host, Outcome, PickRequest, PoolKey, Resource, WorkerCluster};
 
 use crate::connection::Conn;
+use crate::destination;
 use crate::exchange::{Exchange, Protocol};
 use crate::filters::alpn;
 use crate::h2_session::Session;
@@ -39,6 +40,9 @@ const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 24 << 20;
 /// Header bytes of a response over HTTP/2.
 const RESPONSE_HEADER_BYTES_MAX: u32 = 60 << 10;
+
+/// The pool of bare connections: nothing is ever put there. Even, so that no HTTP/2 connection is looked for.
+const RAW_KEY: PoolKey = u64::MAX - 1;
 
 /// How a host is remembered by a request: by its address text.
 pub type HostKey = Arc<str>;
@@ -86,6 +90,13 @@ struct ConnectionFacts {
     account: upstream::Account,
 }
 
+impl ConnectionFacts {
+    fn of(opened: upstream::Connection) -> (tls::Stream, Self) {
+        let upstream::Connection { stream, local, remote, tls, account } = opened;
+        (stream, ConnectionFacts { local, remote, tls, account })
+    }
+}
+
 /// A cluster as this worker uses it.
 #[derive(Clone)]
 pub struct Cluster(Rc<WorkerCluster<Pooled>>);
@@ -130,16 +141,18 @@ pub enum Refused {
         reason: Option<Box<str>>,
         /// Whom it was tried with.
         host: HostKey,
+        /// Its priority.
+        priority: u32,
         /// Its address.
         address: Option<SocketAddr>,
     },
 }
 
 impl Refused {
-    /// The host that was tried.
-    pub fn host(&self) -> Option<&HostKey> {
+    /// The host that was tried, and its priority.
+    pub fn host(&self) -> Option<(&HostKey, u32)> {
         match self {
-            Refused::Connect { host, .. } => Some(host),
+            Refused::Connect { host, priority, .. } => Some((host, *priority)),
             _ => None,
         }
     }
@@ -164,16 +177,30 @@ pub struct Ask<'a> {
     pub avoid: &'a [HostKey],
     /// The route.
     pub found: Option<&'a Found>,
+    /// Metadata of hosts to avoid.
+    pub omit: Option<&'a [(proxy_config::Name, proxy_config::common::Value)]>,
+    /// Priorities to avoid.
+    pub excluded_priorities: &'a [u32],
+    /// The CONNECT is terminated here.
+    pub connect: Option<ConnectConfig>,
+    /// The host, when it is the request that names it (dynamic forward proxy).
+    pub host: Option<Arc<Host>>,
+    /// Metadata that the host should have.
+    pub wanted: &'a [(proxy_config::Name, proxy_config::common::Value)],
 }
 
 /// A host was chosen but has no idle connection.
 pub struct Ticket {
+    /// The host's cluster: for an aggregate, one of its parts.
+    cluster: Cluster,
     host: Arc<Host>,
     key: PoolKey,
     protocol: UpstreamProtocol,
     priority: Priority,
     alpn: Option<Arc<[Box<[u8]>]>>,
     sni: Option<String>,
+    connect: Option<ConnectConfig>,
+    state: Vec<(proxy_config::Name, Arc<str>)>,
     requests: Guard,
     pending: Guard,
 }
@@ -238,6 +265,40 @@ fn priority(found: Option<&Found>) -> Priority {
     }
 }
 
+impl Lease {
+    /// Keeps another, new connection to the lease's host for later requests.
+    fn keep(cluster: &Cluster, worker: &Worker, host: &Arc<Host>, key: PoolKey, opened: upstream::Connection) {
+        cluster.stats().inc(stat::UPSTREAM_CX_HTTP1_TOTAL);
+        let (stream, facts) = ConnectionFacts::of(opened);
+        let http = &cluster.0.cluster.config.http;
+        let up = Box::new(h1_up(stream, http));
+        let idle = IdleH1 { up, facts: Box::new(facts), served: 0, since_ms: worker.timers.now() };
+        cluster.0.give(host, key, Pooled::H1(idle));
+    }
+
+    /// What opening another connection like this one takes.
+    pub fn another(&self) -> (Cluster, Arc<Host>, impl FnOnce(upstream::Connection) + 'static) {
+        let (cluster, worker, host, key) = (self.cluster.clone(), self.worker.clone(), self.host.clone(), self.key);
+        let keep = {
+            let (cluster, host) = (cluster.clone(), host.clone());
+            move |opened| Lease::keep(&cluster, &worker, &host, key, opened)
+        };
+        (cluster, host, keep)
+    }
+}
+
+impl Cluster {
+    /// The cluster itself.
+    pub fn entry(&self) -> &Arc<upstream::Cluster> {
+        &self.0.cluster
+    }
+
+    /// Whether requests name the hosts of this cluster themselves.
+    pub fn is_dynamic(&self) -> bool {
+        self.0.cluster.is_dynamic()
+    }
+}
+
 /// Chooses a host and takes an idle connection to it if there is one.
 pub fn try_checkout(
     conn: &Conn,
@@ -247,15 +308,32 @@ pub fn try_checkout(
 ) -> Result<Result<Lease, Ticket>, Refused> {
     let worker = &conn.worker;
     let entry = &cluster.0.cluster;
-    let http = &entry.config.http;
     let pick = PickRequest {
         hash: ask.hash,
         avoid: ask.avoid,
-        attempts: if ask.avoid.is_empty() { 1 } else { attempts(ask) },
-        original_dst: original_dst(conn, cluster, ex),
-        excluded_priorities: &[],
+        omit: ask.omit,
+        excluded_priorities: ask.excluded_priorities,
+        attempts: if ask.attempt <= 1 { 1 } else { attempts(ask) },
+        original_dst: destination::original_dst(conn, &cluster.0.cluster, ex),
+        wanted: ask.wanted,
+        ..PickRequest::default()
     };
-    let Some(host) = cluster.0.pick(&pick, &mut || worker.random()) else {
+    let mut random = || worker.random();
+    let part;
+    let (cluster, picked) = match entry.config.discovery {
+        Discovery::Aggregate(_) => match worker.upstream.pick_aggregate(&cluster.0, &pick, &mut random) {
+            Some((inner, host)) => {
+                part = Cluster(inner);
+                (&part, Some(host))
+            }
+            None => (cluster, None),
+        },
+        Discovery::DynamicForwardProxy(_) => (cluster, ask.host.clone()),
+        _ => (cluster, cluster.0.pick(&pick, &mut random)),
+    };
+    let entry = &cluster.0.cluster;
+    let http = &entry.config.http;
+    let Some(host) = picked else {
         entry.stats.inc(stat::UPSTREAM_CX_NONE_HEALTHY);
         return Err(Refused::NoHost);
     };
@@ -265,9 +343,11 @@ pub fn try_checkout(
         p => p,
     };
     let speaks = if protocol == UpstreamProtocol::Http2 { Protocol::Http2 } else { ex.protocol };
+    let connect = ask.connect;
     let alpn = alpn::for_protocol(ex, if speaks == Protocol::Http2 { speaks } else { Protocol::Http11 });
     let sni = http.auto_sni.then(|| sni(ex, http)).flatten();
-    let key = key(protocol, alpn.as_deref(), sni.as_deref());
+    // Bare connections are never shared.
+    let key = if connect.is_some() { RAW_KEY } else { key(protocol, alpn.as_deref(), sni.as_deref()) };
     let priority = priority(ask.found);
     let Some(requests) = entry.breakers(priority).acquire(Resource::Requests) else {
         ex.upstream.host = Some(host.text.clone());
@@ -284,7 +364,9 @@ pub fn try_checkout(
                 entry.note_breaker(priority, Resource::Pending);
                 return Err(Refused::Overflow);
             };
-            Ok(Err(Ticket { host, key, protocol, priority, alpn, sni, requests, pending }))
+            let cluster = cluster.clone();
+            let state = ex.state.shared_with_upstream(&conn.facts.shared);
+            Ok(Err(Ticket { cluster, host, key, protocol, priority, alpn, sni, connect, state, requests, pending }))
         }
     }
 }
@@ -340,6 +422,12 @@ fn take(cluster: &Cluster, host: &Arc<Host>, key: PoolKey) -> Option<(Box<Up>, C
     }
 }
 
+/// A request over a new HTTP/1.1 connection.
+fn h1_up(stream: tls::Stream, http: &proxy_config::cluster::UpstreamHttp) -> Up {
+    let side = Side::H1(H1Side::new(Wire::new(stream), header_case(http.http1.header_case)));
+    Up::h1(side, limits(http), http.http1.header_case == proxy_config::hcm::HeaderCase::Preserve)
+}
+
 fn limits(http: &proxy_config::cluster::UpstreamHttp) -> Limits {
     Limits { headers: http.common.max_headers_count as usize, ..Limits::default() }
 }
@@ -379,25 +467,28 @@ fn max_requests(config: &proxy_config::cluster::Cluster) -> Option<u64> {
 }
 
 /// Opens a connection for a ticket; when the connection breaker is open, waits until one is free.
-pub async fn connect(conn: &Conn, cluster: &Cluster, ticket: Ticket) -> Result<Lease, Refused> {
+pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
     let worker = &conn.worker;
+    let cluster = &ticket.cluster.clone();
     let entry = &cluster.0.cluster;
     let stats = &entry.stats;
     stats.inc(stat::UPSTREAM_RQ_PENDING_TOTAL);
     stats.gauge_add(stat::UPSTREAM_RQ_PENDING_ACTIVE, 1);
     let _active = Pending(stats);
-    let Ticket { host, key, protocol, priority, alpn, sni, requests, pending } = ticket;
+    let Ticket { host, key, protocol, priority, alpn, sni, connect, state, requests, pending, .. } = ticket;
     let request = ConnectRequest {
         priority,
         alpn: alpn.as_deref(),
         sni: sni.as_deref(),
         dns_san: sni.as_deref().filter(|_| entry.config.http.auto_san_validation),
         proxied: Some((conn.facts.remote, conn.facts.local)),
+        state: &state,
     };
     let refused = |timeout, reason: Option<Box<str>>| Refused::Connect {
         timeout,
         reason,
         host: host.text.clone(),
+        priority: host.priority,
         address: host.socket(),
     };
     let opened = loop {
@@ -419,20 +510,30 @@ pub async fn connect(conn: &Conn, cluster: &Cluster, ticket: Ticket) -> Result<L
         }
     };
     drop(pending);
-    let facts =
-        ConnectionFacts { local: opened.local, remote: opened.remote, tls: opened.tls, account: opened.account };
+    let (stream, facts) = ConnectionFacts::of(opened);
+    if let Some(connect) = connect {
+        let mut wire = Wire::new(stream);
+        if let Some(version) = connect.proxy_protocol {
+            let header = upstream::proxy_header(version, request.proxied);
+            wire.out(worker).extend_from_slice(&header);
+        }
+        let up = Box::new(Up::raw(Side::H1(H1Side::new(wire, header_case(entry.config.http.http1.header_case)))));
+        return Ok(lease(cluster, worker, host, key, up, Connection::H1(Box::new(facts)), 0, requests));
+    }
     let h2 = match protocol {
         UpstreamProtocol::Http2 => true,
-        UpstreamProtocol::Auto => matches!(opened.stream.alpn(), Some(b"h2" | b"istio-h2")),
+        UpstreamProtocol::Auto => matches!(stream.alpn(), Some(b"h2" | b"istio-h2")),
         _ => false,
     };
     let http = &entry.config.http;
     if !h2 {
         stats.inc(stat::UPSTREAM_CX_HTTP1_TOTAL);
-        let side = Side::H1(H1Side::new(Wire::new(opened.stream), header_case(http.http1.header_case)));
-        let preserve = http.http1.header_case == proxy_config::hcm::HeaderCase::Preserve;
-        let up = Box::new(Up::h1(side, limits(http), preserve));
-        return Ok(lease(cluster, worker, host, key, up, Connection::H1(Box::new(facts)), 0, requests));
+        let up = Box::new(h1_up(stream, http));
+        let lease = lease(cluster, worker, host, key, up, Connection::H1(Box::new(facts)), 0, requests);
+        if let Some(ratio) = entry.config.preconnect.map(|p| p.per_upstream_ratio).filter(|r| *r > 1.0) {
+            destination::preconnect(&lease, ratio, priority, alpn, sni, (conn.facts.remote, conn.facts.local));
+        }
+        return Ok(lease);
     }
     stats.inc(stat::UPSTREAM_CX_HTTP2_TOTAL);
     let session = Session::new(http2::Options {
@@ -443,7 +544,7 @@ pub async fn connect(conn: &Conn, cluster: &Cluster, ticket: Ticket) -> Result<L
         header_list_bytes_max: RESPONSE_HEADER_BYTES_MAX,
         connect_protocol: false,
     });
-    tokio::task::spawn_local(drive(session.clone(), Wire::new(opened.stream), worker.clone()));
+    tokio::task::spawn_local(drive(session.clone(), Wire::new(stream), worker.clone()));
     let shared = Rc::new(SharedH2 {
         session: session.clone(),
         facts,
@@ -468,22 +569,6 @@ fn attempts(ask: &Ask<'_>) -> u32 {
         Some(RouteAction::Forward(f)) => f.retry.as_ref().map_or(1, |r| r.host_selection_max_attempts.max(1) + 1),
         _ => 1,
     }
-}
-
-/// Where an ORIGINAL_DST cluster sends this request.
-fn original_dst(conn: &Conn, cluster: &Cluster, ex: &Exchange) -> Option<SocketAddr> {
-    let proxy_config::cluster::Discovery::OriginalDst(o) = &cluster.0.cluster.config.discovery else {
-        return None;
-    };
-    let from_header = o
-        .use_http_header
-        .then(|| std::str::from_utf8(ex.request.get(o.http_header_name.as_str().as_bytes())?).ok()?.parse().ok())
-        .flatten();
-    let mut address: SocketAddr = from_header.unwrap_or(conn.facts.local);
-    if let Some(port) = o.upstream_port_override {
-        address.set_port(port);
-    }
-    Some(address)
 }
 
 fn sni(ex: &Exchange, http: &proxy_config::cluster::UpstreamHttp) -> Option<String> {
@@ -556,11 +641,13 @@ impl Lease {
     }
 
     /// A response head came.
-    pub fn answered(&mut self, ex: &mut Exchange, status: u16, retried: bool) {
-        let stats = self.cluster.stats();
+    ///
+    /// `asked` is the cluster that the route names: for an aggregate, not the host's.
+    pub fn answered(&mut self, ex: &mut Exchange, status: u16, retried: bool, asked: &Cluster) {
+        let stats = asked.stats();
         let canary = ex.response.get_id(HeaderId::X_ENVOY_UPSTREAM_CANARY) == Some(b"true");
         if retried {
-            self.cluster.0.cluster.charge_retried(status);
+            asked.0.cluster.charge_retried(status);
         } else {
             charge(stats, status, ex.internal, canary);
         }
@@ -570,6 +657,19 @@ impl Lease {
         }
         let counter = if status >= 500 { &self.host.stats.rq_error } else { &self.host.stats.rq_success };
         counter.fetch_add(1, Relaxed);
+        let config = &self.cluster.0.cluster.config;
+        if !config.health_checks.is_empty() && ex.response.has(HeaderId::X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL) {
+            upstream::health::fail_at_once(&self.cluster.0.cluster, &self.host);
+        }
+        if config.outlier_detection.is_none() {
+            return;
+        }
+        if let Some(matcher) = &config.http.outlier_error_matcher {
+            let none = HeaderBlock::new();
+            let error = proxy_core::matcher::predicate(matcher, &none, &ex.response);
+            self.cluster.0.cluster.report(&self.host, Outcome::Status(if error { 500 } else { 200 }));
+            return;
+        }
         let grpc = ex.response.get_id(HeaderId::GRPC_STATUS).filter(|_| ex.grpc && status == 200);
         let outcome =
             grpc.and_then(|g| std::str::from_utf8(g).ok()?.parse().ok()).map_or(status, crate::reply::http_status);
@@ -654,7 +754,8 @@ impl Lease {
         if spent {
             stats.inc(stat::UPSTREAM_CX_MAX_REQUESTS);
         }
-        if spent || !self.up.reusable() {
+        let old = matches!(&self.connection, Some(Connection::H1(f)) if f.is_old(&self.cluster.0.cluster));
+        if spent || old || !self.up.reusable() {
             self.close(false);
             return;
         }
@@ -722,9 +823,12 @@ pub fn is_stale(cluster: &upstream::Cluster, pooled: &mut Pooled, now_ms: u64) -
             if idle {
                 cluster.stats.inc(stat::UPSTREAM_CX_IDLE_TIMEOUT);
             }
-            idle
+            idle || c.facts.is_old(cluster)
         }
         Pooled::H2(s) => {
+            if s.session.is_open() && s.facts.is_old(cluster) {
+                s.session.retire();
+            }
             let idle = s.streams.get() == 0 && idle_for.is_some_and(|d| now_ms >= s.since_ms.get() + d);
             if idle {
                 cluster.stats.inc(stat::UPSTREAM_CX_IDLE_TIMEOUT);
@@ -738,9 +842,12 @@ pub fn is_stale(cluster: &upstream::Cluster, pooled: &mut Pooled, now_ms: u64) -
 pub const DROPPED: ResponseFlags = ResponseFlags::DROP_OVERLOAD;
 
 impl ConnectionFacts {
-    /// How long the connection lives.
-    #[allow(dead_code)]
-    fn age(&self) -> std::time::Duration {
-        self.account.age()
+    /// The connection has lived as long as it may (`max_connection_duration`), which is counted.
+    fn is_old(&self, cluster: &upstream::Cluster) -> bool {
+        let old = cluster.config.http.common.max_connection_duration.is_some_and(|d| self.account.age() >= d);
+        if old {
+            cluster.stats.inc(stat::UPSTREAM_CX_MAX_DURATION_REACHED);
+        }
+        old
     }
 }

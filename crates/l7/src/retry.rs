@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use http1::HeaderId;
-use proxy_config::route::{Forward, RetryOn, RetryPolicy};
+use proxy_config::route::{Forward, HostPredicate, RetryOn, RetryPolicy};
 use std::sync::Arc;
 use telemetry::access_log::ResponseFlags;
 use telemetry::stats::envoy::cluster as stat;
@@ -175,6 +175,9 @@ pub struct Retries {
     cluster: Cluster,
     guard: Option<pool::RetryGuard>,
     hosts: Vec<HostKey>,
+    /// Priorities tried since `excluded` was last extended.
+    priorities: Vec<u32>,
+    excluded: Vec<u32>,
     backoff: Option<Duration>,
     timed_out: bool,
     limit_exceeded: bool,
@@ -227,6 +230,8 @@ impl Retries {
             cluster: cluster.clone(),
             guard: None,
             hosts: Vec::new(),
+            priorities: Vec::new(),
+            excluded: Vec::new(),
             backoff: None,
             timed_out: false,
             limit_exceeded: false,
@@ -244,23 +249,41 @@ impl Retries {
         self.timed_out
     }
 
-    /// Remembers where a try went.
-    pub fn note_host(&mut self, host: Option<&HostKey>) {
-        if let Some(h) = host
-            && self.policy.as_ref().is_some_and(|p| !p.host_predicates.is_empty())
-            && self.possible()
-            && self.hosts.len() < TRIED_HOSTS_MAX
-        {
-            self.hosts.push(h.clone());
+    /// Remembers where a try went: the host and its priority.
+    pub fn note_host(&mut self, host: Option<(&HostKey, u32)>) {
+        let Some(policy) = &self.policy else { return };
+        let Some((host, priority)) = host.filter(|_| self.possible()) else { return };
+        if !policy.host_predicates.is_empty() && self.hosts.len() < TRIED_HOSTS_MAX {
+            self.hosts.push(host.clone());
+        }
+        if let Some(frequency) = policy.previous_priorities {
+            self.priorities.push(priority);
+            if self.priorities.len() >= frequency.max(1) as usize {
+                self.excluded.append(&mut self.priorities);
+            }
         }
     }
 
     /// Hosts that another try should avoid, when the policy says so.
     pub fn tried_hosts(&self) -> &[HostKey] {
         match &self.policy {
-            Some(p) if !p.host_predicates.is_empty() => &self.hosts,
+            Some(p) if p.host_predicates.contains(&HostPredicate::PreviousHosts) => &self.hosts,
             _ => &[],
         }
+    }
+
+    /// Metadata of hosts that another try should avoid.
+    pub fn omitted(&self) -> Option<&[(proxy_config::Name, proxy_config::common::Value)]> {
+        let policy = self.policy.as_ref().filter(|_| !self.hosts.is_empty())?;
+        policy.host_predicates.iter().find_map(|p| match p {
+            HostPredicate::OmitMetadata(of) => Some(&**of),
+            _ => None,
+        })
+    }
+
+    /// Priorities that another try should avoid (`previous_priorities`).
+    pub fn excluded_priorities(&self) -> &[u32] {
+        &self.excluded
     }
 
     /// Decides after a response head; `Some` is the time to wait before another try.

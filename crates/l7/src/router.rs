@@ -14,6 +14,7 @@ use telemetry::stats::envoy::{hcm as stat, router as router_stat};
 
 use crate::connection::Conn;
 use crate::decide;
+use crate::destination;
 use crate::down::{Down, ResponseBody};
 use crate::exchange::Exchange;
 use crate::filters;
@@ -290,6 +291,23 @@ pub fn set_host(conn: &Conn, ex: &mut Exchange, host: &[u8], append_forwarded: b
     }
 }
 
+/// How the route terminates a CONNECT, if it does.
+fn terminates(found: &Found, ex: &Exchange) -> Option<proxy_config::route::ConnectConfig> {
+    let RouteAction::Forward(f) = &found.route().action else { return None };
+    let of = f.upgrades.iter().find(|u| u.enabled && &*u.upgrade_type == "connect")?;
+    of.connect.filter(|_| ex.request.method() == b"CONNECT" && !ex.request.has(HeaderId::PROTOCOL))
+}
+
+/// Metadata that the route wants of the host.
+pub fn subset(found: &Found) -> &[(proxy_config::Name, proxy_config::common::Value)] {
+    let own = found.weighted().and_then(|w| w.metadata_match.as_deref());
+    let route = match &found.route().action {
+        RouteAction::Forward(f) => f.metadata_match.as_deref(),
+        _ => None,
+    };
+    own.or(route).unwrap_or(&[])
+}
+
 /// One try.
 struct Attempt<'a> {
     conn: &'a Rc<Conn>,
@@ -313,7 +331,7 @@ impl Attempt<'_> {
             Err(tried) => return tried,
         };
         lease.note(ex);
-        self.retries.note_host(Some(&lease.host().text));
+        self.retries.note_host(Some((&lease.host().text, lease.host().priority)));
         self.auto_host(ex, &lease);
         if let Err(lost) = self.send_head(ex, &mut lease) {
             let reused = lease.reused;
@@ -340,7 +358,7 @@ impl Attempt<'_> {
             true => None,
             false => self.retries.after_head(self.conn, ex, head.status),
         };
-        lease.answered(ex, head.status, again.is_some());
+        lease.answered(ex, head.status, again.is_some(), self.cluster);
         if let Some(wait) = again {
             lease.abandon(ex, head.ends);
             return Tried::Again(Some(wait));
@@ -358,7 +376,16 @@ impl Attempt<'_> {
             hash: self.hash,
             attempt: ex.attempts,
             avoid: self.retries.tried_hosts(),
+            omit: self.retries.omitted(),
+            excluded_priorities: self.retries.excluded_priorities(),
             found: Some(self.found),
+            connect: ex.upgrade.then(|| terminates(self.found, ex)).flatten(),
+            host: if self.cluster.is_dynamic() {
+                Box::pin(destination::dynamic_host(self.cluster, ex)).await
+            } else {
+                None
+            },
+            wanted: subset(self.found),
         };
         let ticket = match pool::try_checkout(self.conn, self.cluster, ex, &ask) {
             Ok(Ok(lease)) => return Ok(lease),
@@ -370,7 +397,7 @@ impl Attempt<'_> {
             let _ = std::future::poll_fn(|cx| self.down.side.poll_flush(cx, &worker)).await;
             self.down.continue_pending = false;
         }
-        let mut connect = Box::pin(pool::connect(self.conn, self.cluster, ticket));
+        let mut connect = Box::pin(pool::connect(self.conn, ticket));
         let limit = self.deadlines.next();
         let watch = self.down.side.received_all();
         let (down, timer) = (&mut *self.down, self.timer);

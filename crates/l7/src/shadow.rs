@@ -12,10 +12,12 @@ use proxy_config::route::{ClusterSpecifier, Forward, Mirror};
 
 use crate::connection::Conn;
 use crate::decide;
+use crate::destination;
 use crate::exchange::Exchange;
 use crate::pool;
 use crate::request::split_port;
 use crate::retry::Failure;
+use crate::router;
 use crate::side::{Lost, Piece};
 use crate::stream::Found;
 use crate::up::RequestBody;
@@ -146,10 +148,20 @@ async fn exchange(
     found: &Found,
     body: &[u8],
 ) -> Option<()> {
-    let ask = pool::Ask { hash: None, attempt: 1, avoid: &[], found: Some(found) };
+    let ask = pool::Ask {
+        hash: None,
+        attempt: 1,
+        avoid: &[],
+        omit: None,
+        excluded_priorities: &[],
+        found: Some(found),
+        connect: None,
+        host: if cluster.is_dynamic() { destination::dynamic_host(cluster, copy).await } else { None },
+        wanted: router::subset(found),
+    };
     let mut lease = match pool::try_checkout(conn, cluster, copy, &ask).ok()? {
         Ok(lease) => lease,
-        Err(ticket) => pool::connect(conn, cluster, ticket).await.ok()?,
+        Err(ticket) => pool::connect(conn, ticket).await.ok()?,
     };
     lease.note(copy);
     let worker = &conn.worker;
@@ -179,7 +191,7 @@ async fn exchange(
             return None;
         }
     };
-    lease.answered(copy, head.status, false);
+    lease.answered(copy, head.status, false, cluster);
     if !head.ends {
         let done = std::future::poll_fn(|cx| {
             loop {

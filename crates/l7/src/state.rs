@@ -35,20 +35,38 @@ impl DynamicMetadata {
 
 /// Filter state objects, by key; their serialised form is what matchers and logs see.
 #[derive(Default, Clone)]
-pub struct StateObjects(Option<Box<BTreeMap<Name, Arc<str>>>>);
+pub struct StateObjects(Option<Box<BTreeMap<Name, Object>>>);
+
+#[derive(Clone)]
+struct Object {
+    value: Arc<str>,
+    /// Shared with upstream connections (internal listeners see it).
+    shared: bool,
+}
 
 impl StateObjects {
     /// The object of that name.
     pub fn get(&self, key: &str) -> Option<&Arc<str>> {
-        self.0.as_ref()?.get(key)
+        Some(&self.0.as_ref()?.get(key)?.value)
     }
 
     /// Writes an object.
     pub fn set(&mut self, key: Name, value: Arc<str>) {
+        self.set_shared(key, value, false);
+    }
+
+    /// Writes an object and says whether upstream connections share it.
+    pub fn set_shared(&mut self, key: Name, value: Arc<str>, shared: bool) {
         let map = self.0.get_or_insert_default();
         if map.len() < ENTRIES_MAX || map.contains_key(&key) {
-            map.insert(key, value);
+            map.insert(key, Object { value, shared });
         }
+    }
+
+    /// Objects that upstream connections share, after those of the downstream connection.
+    pub fn shared_with_upstream(&self, of_connection: &[(Name, Arc<str>)]) -> Vec<(Name, Arc<str>)> {
+        let own = self.0.iter().flat_map(|m| m.iter()).filter(|(_, o)| o.shared);
+        of_connection.iter().cloned().chain(own.map(|(k, o)| (k.clone(), o.value.clone()))).collect()
     }
 
     /// Whether there is none.
@@ -58,6 +76,6 @@ impl StateObjects {
 
     /// All objects.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, &Arc<str>)> {
-        self.0.iter().flat_map(|m| m.iter())
+        self.0.iter().flat_map(|m| m.iter()).map(|(k, o)| (k, &o.value))
     }
 }

@@ -24,6 +24,8 @@ pub struct Up {
     pub keep_alive: bool,
     /// Some byte of the response arrived.
     pub answered: bool,
+    /// No HTTP is spoken upstream: a CONNECT ends here, its payload goes on as bytes.
+    raw: bool,
 }
 
 /// A response head just received; its fields are in the block that was passed.
@@ -41,7 +43,20 @@ impl Up {
     /// A request over an HTTP/1.1 connection.
     pub fn h1(side: Side, limits: Limits, preserve_case: bool) -> Self {
         let options = ResponseOptions { limits, preserve_case, ..Default::default() };
-        Up { side, session: None, scanner: HeadScanner::default(), options, keep_alive: true, answered: false }
+        Up {
+            side,
+            session: None,
+            scanner: HeadScanner::default(),
+            options,
+            keep_alive: true,
+            answered: false,
+            raw: false,
+        }
+    }
+
+    /// The payload of a CONNECT that is terminated here, over a bare connection.
+    pub fn raw(side: Side) -> Self {
+        Up { raw: true, keep_alive: false, ..Up::h1(side, Limits::default(), false) }
     }
 
     /// A request over an HTTP/2 connection.
@@ -53,6 +68,7 @@ impl Up {
             options: ResponseOptions::default(),
             keep_alive: false,
             answered: false,
+            raw: false,
         }
     }
 
@@ -77,6 +93,12 @@ impl Up {
 
     /// Queues the request head. `body` says what follows it; an upgrade or CONNECT counts as a tunnel.
     pub fn send_head(&mut self, block: &HeaderBlock, body: RequestBody, worker: &Worker) -> Result<(), Lost> {
+        if self.raw {
+            if let Side::H1(s) = &mut self.side {
+                s.mode = SendMode::Plain;
+            }
+            return Ok(());
+        }
         let method = block.method();
         self.options.head_request = method == b"HEAD";
         self.options.connect_request = method == b"CONNECT";
@@ -118,6 +140,16 @@ impl Up {
         block: &mut HeaderBlock,
         worker: &Worker,
     ) -> Poll<Result<UpHead, Lost>> {
+        if std::mem::take(&mut self.raw) {
+            // The connection is all the answer there is.
+            self.answered = true;
+            block.clear();
+            block.set_status(200);
+            if let Side::H1(s) = &mut self.side {
+                s.reader = http1::BodyReader::new(BodyKind::Tunnel);
+            }
+            return Poll::Ready(Ok(UpHead { status: 200, ends: false, tunnel: true }));
+        }
         match &mut self.side {
             Side::H1(s) => loop {
                 if !s.wire.buffered().is_empty() {

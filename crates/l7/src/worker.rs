@@ -33,8 +33,18 @@ pub struct Worker {
     date: RefCell<DateCache>,
     stream_ids: Cell<u64>,
     shadows: Cell<usize>,
-    draining: Cell<bool>,
+    draining: Cell<Draining>,
     pub(crate) upstream: Rc<upstream::Worker<Pooled>>,
+}
+
+#[derive(Clone, Copy)]
+enum Draining {
+    No,
+    /// Since when, by the worker's clock, and over which time.
+    Since {
+        begun: u64,
+        over_ms: u64,
+    },
 }
 
 #[derive(Default)]
@@ -57,7 +67,7 @@ impl Worker {
             date: RefCell::default(),
             stream_ids: Cell::new(0),
             shadows: Cell::new(0),
-            draining: Cell::new(false),
+            draining: Cell::new(Draining::No),
             upstream: upstream::Worker::new(registry, seed),
         })
     }
@@ -74,15 +84,28 @@ impl Worker {
         tokio::join!(self.timers.clone().run(), sweep);
     }
 
-    /// Starts draining: HTTP/1.1 responses carry `connection: close`, HTTP/2 connections get GOAWAY.
-    pub fn set_draining(&self, on: bool) {
-        self.draining.set(on);
+    /// Starts or ends draining: HTTP/1.1 responses carry `connection: close`, HTTP/2 connections get GOAWAY.
+    /// `Some(time)`: a share of them that grows to all over this time; zero is all at once.
+    pub fn set_draining(&self, over: Option<Duration>) {
+        self.draining.set(match over {
+            None => Draining::No,
+            Some(over) => Draining::Since { begun: self.timers.now(), over_ms: over.as_millis() as u64 },
+        });
     }
 
-    /// Whether this worker drains.
+    /// Whether the connection that asks is to be closed because this worker drains.
     #[inline]
     pub fn draining(&self) -> bool {
-        self.draining.get()
+        match self.draining.get() {
+            Draining::No => false,
+            Draining::Since { begun, over_ms } => self.drains_now(begun, over_ms),
+        }
+    }
+
+    #[cold]
+    fn drains_now(&self, begun: u64, over_ms: u64) -> bool {
+        let elapsed = self.timers.now().saturating_sub(begun);
+        elapsed >= over_ms || elapsed > self.random() % over_ms
     }
 
     /// Mirrored requests in flight.

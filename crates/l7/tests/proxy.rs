@@ -104,6 +104,8 @@ fn run(case: Case) -> (String, String) {
             filter_chain: None,
             listener: None,
             state: Vec::new(),
+            shared: Vec::new(),
+            restored: false,
         };
         let serving =
             tokio::task::spawn_local(l7::serve_connection(Stream::Plain(Socket::Pipe(server)), facts, manager, worker));

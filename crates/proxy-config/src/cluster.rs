@@ -182,6 +182,8 @@ pub struct LbConfig {
     pub update_merge_window: Duration,
     /// Hash with the host name instead of its address (consistent hashing).
     pub use_hostname_for_hashing: bool,
+    /// `hash_balance_factor`: a host takes at most this percentage of the average load (consistent hashing).
+    pub hash_balance_factor: Option<u32>,
     /// `override_host_status` bits accepted for a session's host; default healthy and degraded.
     pub override_host_status: HealthBits,
     /// Prefers the host that a request header or metadata names (`override_host` policy).
@@ -236,6 +238,8 @@ pub enum LbPolicy {
         active_request_bias: f64,
         /// Slow start.
         slow_start: Option<SlowStart>,
+        /// Looks at all hosts instead of drawing some (FULL_SCAN).
+        full_scan: bool,
     },
     /// RANDOM
     Random,
@@ -325,6 +329,8 @@ pub enum SubsetFallback {
     AnyEndpoint,
     /// The default subset.
     DefaultSubset,
+    /// The subset that fewer keys select (selectors only).
+    KeysSubset,
 }
 
 /// `LbSubsetSelector`.
@@ -334,6 +340,8 @@ pub struct SubsetSelector {
     pub keys: Box<[Name]>,
     /// Overrides the general fallback.
     pub fallback: Option<SubsetFallback>,
+    /// Keys kept by `KEYS_SUBSET`.
+    pub fallback_keys: Box<[Name]>,
     /// One host per subset.
     pub single_host_per_subset: bool,
 }
@@ -583,12 +591,16 @@ pub struct HealthCheck {
     pub initial_jitter: Duration,
     /// Random addition to the interval.
     pub interval_jitter: Duration,
+    /// The same as a share of the interval.
+    pub interval_jitter_percent: u32,
     /// Failures until unhealthy.
     pub unhealthy_threshold: u32,
     /// Successes until healthy.
     pub healthy_threshold: u32,
     /// Interval while no traffic was sent. Default 60 s.
     pub no_traffic_interval: Duration,
+    /// The same for a healthy host; `no_traffic_interval` when absent.
+    pub no_traffic_healthy_interval: Option<Duration>,
     /// Interval while unhealthy.
     pub unhealthy_interval: Option<Duration>,
     /// Interval just after turning unhealthy.
@@ -600,7 +612,17 @@ pub struct HealthCheck {
     /// Probe.
     pub probe: HealthProbe,
     /// Probe's TLS ALPN.
-    pub alpn: Box<[Name]>,
+    pub alpn: Box<[Box<[u8]>]>,
+    /// `alt_port`: probes go here instead of the endpoint's port.
+    pub alt_port: Option<u16>,
+    /// `transport_socket_match_criteria`: the probe's transport is matched with these instead of the host's metadata.
+    pub transport_match: Option<Metadata>,
+    /// Files that events are written to.
+    pub event_logs: Box<[Name]>,
+    /// `always_log_health_check_failures`
+    pub log_failures: bool,
+    /// `always_log_health_check_success`
+    pub log_successes: bool,
 }
 
 /// Health check kinds.
@@ -616,6 +638,14 @@ pub enum HealthProbe {
         method: Name,
         /// Statuses that count as healthy, `[start, end)`; default 200.
         expected: Box<[(u16, u16)]>,
+        /// Statuses that count against the threshold instead of failing at once, `[start, end)`.
+        retriable: Box<[(u16, u16)]>,
+        /// Looked for in the body, in order.
+        receive: Box<[Arc<[u8]>]>,
+        /// Bytes of the body that are looked at; 0: all that come.
+        response_buffer_bytes: u64,
+        /// Sent as the body.
+        send: Arc<[u8]>,
         /// Expected `x-envoy-upstream-healthchecked-cluster`.
         service_name: Option<StringMatcher>,
         /// Speaks HTTP/2.
@@ -636,6 +666,8 @@ pub enum HealthProbe {
         service: Name,
         /// Authority; the cluster's name when absent.
         authority: Option<Name>,
+        /// `initial_metadata`
+        metadata: Arc<crate::headers::HeaderOps>,
     },
 }
 
@@ -726,8 +758,21 @@ pub struct Endpoint {
     pub health: HealthStatus,
     /// Metadata.
     pub metadata: Metadata,
+    /// `health_check_config`, when it says anything.
+    pub health_check: Option<Box<EndpointHealthCheck>>,
+}
+
+/// `Endpoint.HealthCheckConfig`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EndpointHealthCheck {
     /// Port of health checks.
-    pub health_check_port: Option<u16>,
+    pub port: Option<u16>,
+    /// Where health checks go instead of the endpoint's address.
+    pub address: Option<Address>,
+    /// Authority of health checks; empty when absent.
+    pub hostname: Name,
+    /// The host is not checked and counts as healthy.
+    pub disabled: bool,
 }
 
 /// `core.v3.HealthStatus`.

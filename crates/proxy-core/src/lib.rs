@@ -12,6 +12,7 @@ pub mod format;
 pub mod hash;
 pub mod header_view;
 pub mod headers;
+pub mod health;
 pub mod ingress;
 pub mod lb;
 pub mod matcher;

@@ -13,6 +13,7 @@ use telemetry::stats::envoy::{
 use telemetry::stats::{Block, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use xds_client::Event;
 
@@ -23,10 +24,11 @@ use crate::config::routes::Routes;
 use crate::config::secrets::Secrets;
 use crate::config::{Config, url};
 use crate::handle::{Shared, Tell};
-use crate::options::Options;
+use crate::hot_restart::Parent;
+use crate::options::{DrainStrategy, Options};
 use crate::subscriptions::{EVENTS_MAX, Subscriptions};
 use crate::workers::Workers;
-use crate::{StartError, admin, memory, settings};
+use crate::{StartError, admin, hot_restart, memory, settings};
 
 /// `envoy.admin.v3.ServerInfo.State`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +83,10 @@ pub struct Server {
     pub runtime: RefCell<std::collections::BTreeMap<String, String>>,
     /// What other threads see.
     pub shared: Arc<Shared>,
+    /// Takes connections of the admin interface.
+    admin: RefCell<Option<AbortHandle>>,
+    /// The process that this one replaces.
+    parent: Option<Arc<Parent>>,
     state: Cell<State>,
     failing: Cell<bool>,
     kept: Kept,
@@ -125,6 +131,7 @@ impl Server {
     /// Brings gauges up to date that are read, not counted.
     pub fn refresh(&self) {
         self.kept.inflated.gauge_set(thread_local_cluster_manager::CLUSTERS_INFLATED, self.registry.all().len() as u64);
+        self.registry.all().iter().for_each(|c| c.refresh_breakers());
         let figures = memory::figures();
         self.stats.gauge_set(stat::MEMORY_ALLOCATED, figures.allocated);
         self.stats.gauge_set(stat::MEMORY_HEAP_SIZE, figures.heap_size);
@@ -146,6 +153,40 @@ impl Server {
         tokio::task::spawn_local(async move {
             tokio::time::sleep(server.options.drain_time).await;
             server.config.borrow_mut().listeners.stop(inbound_only);
+        });
+    }
+
+    /// The task that serves the admin address.
+    pub fn set_admin(&self, task: AbortHandle) {
+        self.admin.replace(Some(task));
+    }
+
+    /// Gives up the admin address, for a successor process.
+    pub fn close_admin(&self) {
+        if let Some(task) = self.admin.take() {
+            task.abort();
+        }
+    }
+
+    /// A successor serves: stop accepting, let connections drain.
+    pub fn hand_over(&self) {
+        telemetry::info!(main, "hot restart: a successor serves; draining");
+        let mut config = self.config.borrow_mut();
+        config.listeners.stop(false);
+        config.listeners.drain(false);
+        drop(config);
+        self.set_state(State::Draining);
+    }
+
+    /// This process serves: the parent drains, and ends after its time.
+    fn take_over(&self) {
+        let Some(parent) = self.parent.clone() else { return };
+        parent.drain();
+        let patience = self.options.parent_shutdown_time;
+        tokio::task::spawn_local(async move {
+            tokio::time::sleep(patience).await;
+            telemetry::info!(main, "terminating parent process");
+            parent.end();
         });
     }
 
@@ -187,6 +228,7 @@ pub(crate) async fn run(
         let deadline = [server.config.borrow().deadline(), phase.deadline()].into_iter().flatten().min();
         tokio::select! {
             Some((id, event)) = received.recv() => on_event(&server, &mut subscriptions, &mut phase, id, event),
+            () = server.registry.woken() => {}
             () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {}
             _ = flush.tick() => {
                 server.refresh();
@@ -228,6 +270,15 @@ async fn start(
     let (registry, secret_store) = (shared.registry.clone(), shared.secrets.clone());
     let workers =
         Workers::start(options.concurrency, &registry, &store, options.drain_time).map_err(StartError::Thread)?;
+    registry.set_workers(options.concurrency);
+    let outlier_log = bootstrap.config.outlier_event_log_path.as_deref();
+    registry
+        .set_event_logs(sinks.clone(), outlier_log)
+        .map_err(|e| StartError::Static(format!("unable to open file '{}': {e}", outlier_log.unwrap_or_default())))?;
+    let parent = Parent::find(&options).map(Arc::new);
+    if let Some(parent) = &parent {
+        parent.close_admin();
+    }
     let routes = Routes::default();
     let deps = Deps {
         store: store.clone(),
@@ -236,6 +287,12 @@ async fn start(
         secrets: secret_store.clone(),
         slots: routes.slots.clone(),
         node: Arc::new(settings::node(&bootstrap)),
+        parent: parent.clone(),
+        keep_sockets: options.handle_signals && !options.disable_hot_restart,
+        drain_over: match options.drain_strategy {
+            DrainStrategy::Gradual => options.drain_time,
+            DrainStrategy::Immediate => Duration::ZERO,
+        },
     };
     let dynamic = &bootstrap.config.dynamic;
     let config = Config::new(
@@ -257,6 +314,8 @@ async fn start(
         secrets: secret_store,
         stats: server_stats,
         runtime: RefCell::default(),
+        admin: RefCell::default(),
+        parent,
         state: Cell::new(State::PreInitializing),
         failing: Cell::new(false),
         kept: Kept {
@@ -287,6 +346,11 @@ async fn start(
     server.kept.runtime.gauge_set(runtime::NUM_KEYS, server.bootstrap.config.runtime.len() as u64);
     server.publish();
     server.refresh();
+    if let Err(e) = hot_restart::serve(&server) {
+        // Envoy does not start then; two processes that never replace each other need not care.
+        let (base, epoch) = (server.options.base_id, server.options.restart_epoch);
+        telemetry::warn!(main, "hot restart is off: cannot bind socket of base_id={base}, epoch {epoch}: {e}");
+    }
     admin::serve(&server)?;
     load_static(&server, resources)?;
     let node = server.bootstrap.message.node.clone().unwrap_or_default();
@@ -362,6 +426,7 @@ struct Phase {
     seen_clusters: bool,
     seen_listeners: bool,
     wants_listeners: bool,
+    opened: bool,
     live: bool,
 }
 
@@ -379,6 +444,7 @@ impl Phase {
             seen_clusters: dynamic.cds.is_none(),
             seen_listeners: dynamic.lds.is_none(),
             wants_listeners: dynamic.lds.is_some(),
+            opened: false,
             live: false,
         }
     }
@@ -407,6 +473,13 @@ impl Phase {
         }
         self.clusters = None;
         self.seen_clusters = true;
+        if !std::mem::replace(&mut self.opened, true) {
+            let mut config = server.config.borrow_mut();
+            config.listeners.open();
+            let wanted = config.advance();
+            drop(config);
+            subscriptions.want(wanted);
+        }
         if self.wants_listeners && self.listeners.is_none() {
             telemetry::info!(upstream, "cm init: all clusters initialized");
             subscriptions.want_listeners();
@@ -420,6 +493,7 @@ impl Phase {
             telemetry::info!(config, "all dependencies initialized. starting workers");
             server.stats.record(stat::INITIALIZATION_TIME_MS, server.started.elapsed().as_millis() as u64);
             server.set_state(State::Live);
+            server.take_over();
             memory::forget_startup();
             telemetry::info!(main, "starting main dispatch loop");
         }
@@ -428,23 +502,26 @@ impl Phase {
 
 /// Runs the periodic part of outlier detection.
 async fn detect_outliers(registry: Arc<upstream::Registry>) {
+    /// How soon a new cluster is noticed.
+    const LOOK: Duration = Duration::from_secs(1);
     /// Finest interval honoured.
-    const TICK: Duration = Duration::from_secs(1);
+    const INTERVAL_MIN: Duration = Duration::from_millis(10);
     let mut due: std::collections::HashMap<Arc<str>, Instant> = Default::default();
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut next = Instant::now();
     loop {
-        tick.tick().await;
+        sleep_until(next).await;
         let now = Instant::now();
-        let clusters = registry.all();
+        next = now + LOOK;
         due.retain(|name, _| registry.get(name).is_some());
-        for cluster in clusters {
+        for cluster in registry.all() {
             let Some(rules) = &cluster.config.outlier_detection else { continue };
-            let at = due.entry(cluster.config.name.clone()).or_insert(now + rules.interval);
+            let interval = rules.interval.max(INTERVAL_MIN);
+            let at = due.entry(cluster.config.name.clone()).or_insert(now + interval);
             if *at <= now {
-                *at = now + rules.interval;
+                *at = now + interval;
                 upstream::outlier::tick(&cluster);
             }
+            next = next.min(*at);
         }
     }
 }

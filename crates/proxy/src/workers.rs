@@ -26,8 +26,8 @@ pub enum Command {
     Drain(String),
     /// Close a listener's sockets; its connections live on.
     Stop(String),
-    /// Ask all connections to close as they become idle (`/drain_listeners?graceful`, hot restart).
-    Draining(bool),
+    /// Ask all connections to close as they become idle, over this time (`/drain_listeners?graceful`, hot restart).
+    Draining(Duration),
     /// End; connections are cut.
     Exit,
 }
@@ -127,7 +127,7 @@ fn run(
                 }
                 Command::Drain(name) => worker.drain(&name),
                 Command::Stop(name) => worker.stop(&name),
-                Command::Draining(on) => http.set_draining(on),
+                Command::Draining(over) => http.set_draining(Some(over)),
                 Command::Exit => return,
             }
         }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use proxy_config::Name;
 use proxy_config::cluster::UpstreamTransport;
-use proxy_config::common::Address;
+use proxy_config::common::{Address, Metadata};
 use proxy_config::route::Priority;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use telemetry::stats::envoy::cluster as stat;
@@ -15,7 +16,9 @@ use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::breakers::{Guard, Resource};
 use crate::cluster::Cluster;
+use crate::eyeballs;
 use crate::host::Host;
+use crate::internal;
 
 /// What a connection asks for besides its host.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,6 +33,8 @@ pub struct ConnectRequest<'a> {
     pub dns_san: Option<&'a str>,
     /// Downstream addresses for a PROXY protocol header: client, then destination.
     pub proxied: Option<(SocketAddr, SocketAddr)>,
+    /// Filter state shared with upstream connections, for internal listeners.
+    pub state: &'a [(Name, Arc<str>)],
 }
 
 /// An open connection and its accounting.
@@ -131,7 +136,12 @@ pub async fn connect(
     host.stats.cx_active.fetch_add(1, Relaxed);
     let began = Instant::now();
     let account = Account { cluster: cluster.clone(), host: host.clone(), began, _guard: guard };
-    let opened = match tokio::time::timeout(cluster.config.connect_timeout, open(cluster, host, request)).await {
+    let opened = match tokio::time::timeout(
+        cluster.config.connect_timeout,
+        open(cluster, &host.address, &host.more_addresses, &host.metadata, request),
+    )
+    .await
+    {
         Ok(r) => r,
         Err(_) => {
             stats.inc(stat::UPSTREAM_CX_CONNECT_TIMEOUT);
@@ -166,19 +176,38 @@ fn refused(e: std::io::Error) -> ConnectError {
     ConnectError { timeout: false, overflow: false, transport, reason: text.into() }
 }
 
-async fn open(cluster: &Arc<Cluster>, host: &Arc<Host>, request: &ConnectRequest<'_>) -> Result<Stream, ConnectError> {
-    let (transport, context) = cluster.transport(host);
-    let mut socket: tls::Socket = match &host.address {
-        Address::Socket(a) => tls::Socket::Tcp(tcp(cluster, *a).await.map_err(refused)?),
+/// Opens a connection that is not accounted for, to `address` (or one of `more`, whichever answers first) with the
+/// transport that `metadata` asks for.
+pub(crate) async fn open(
+    cluster: &Arc<Cluster>,
+    address: &Address,
+    more: &[Address],
+    metadata: &Metadata,
+    request: &ConnectRequest<'_>,
+) -> Result<Stream, ConnectError> {
+    let (transport, context) = cluster.transport_for(metadata);
+    let mut socket: tls::Socket = match address {
+        Address::Socket(a) if more.is_empty() => tls::Socket::Tcp(tcp(cluster, *a).await.map_err(refused)?),
+        Address::Socket(a) => tls::Socket::Tcp(eyeballs::race(cluster, *a, more).await.map_err(refused)?),
         Address::Pipe { path, .. } => tls::Socket::Unix(UnixStream::connect(&**path).await.map_err(refused)?),
         Address::Dns { .. } => return Err(failed("host name is not resolved")),
-        Address::Internal { .. } => return Err(failed("internal address")),
+        Address::Internal { listener, endpoint_id } => {
+            let passed = internal::passed_through(transport, metadata, &cluster.config.metadata);
+            internal::connect(listener, endpoint_id, passed, request.state)
+                .ok_or_else(|| failed(format!("no internal listener {listener}")))?
+        }
     };
     let mut transport = transport;
-    while let UpstreamTransport::ProxyProtocol { version, inner } = transport {
-        let header = proxy_header(*version, request.proxied);
-        write_all(&mut socket, &header).await.map_err(failed)?;
-        transport = inner;
+    loop {
+        transport = match transport {
+            UpstreamTransport::ProxyProtocol { version, inner } => {
+                let header = proxy_header(*version, request.proxied);
+                write_all(&mut socket, &header).await.map_err(failed)?;
+                inner
+            }
+            UpstreamTransport::InternalUpstream { inner, .. } => inner,
+            UpstreamTransport::Raw | UpstreamTransport::Tls(_) => break,
+        };
     }
     let UpstreamTransport::Tls(_) = transport else {
         return Ok(Stream::from(socket));
@@ -197,7 +226,7 @@ async fn open(cluster: &Arc<Cluster>, host: &Arc<Host>, request: &ConnectRequest
     }
 }
 
-async fn tcp(cluster: &Cluster, address: SocketAddr) -> std::io::Result<TcpStream> {
+pub(crate) async fn tcp(cluster: &Cluster, address: SocketAddr) -> std::io::Result<TcpStream> {
     let source = cluster.config.bind.as_ref().and_then(|b| {
         let same = |s: &&SocketAddr| s.is_ipv4() == address.is_ipv4();
         b.sources.iter().find(same).map(|s| (*s, b.freebind))
@@ -246,7 +275,7 @@ async fn write_all(socket: &mut tls::Socket, mut bytes: &[u8]) -> std::io::Resul
 }
 
 /// A PROXY protocol header; without known addresses the "unknown" / LOCAL form.
-fn proxy_header(version: u8, proxied: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
+pub fn proxy_header(version: u8, proxied: Option<(SocketAddr, SocketAddr)>) -> Vec<u8> {
     const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
     match (version, proxied) {
         (1, Some((from, to))) if from.is_ipv4() == to.is_ipv4() => {

@@ -16,40 +16,56 @@ use crate::cluster::Cluster;
 
 /// Addresses taken of one name.
 const ADDRESSES_PER_NAME_MAX: usize = 1024;
+/// How long a resolution may take; after that it counts as failed.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shortest time between two resolutions.
 const REFRESH_MIN: Duration = Duration::from_millis(100);
 
-/// Resolves a cluster once. Returns when to do it again, or `None` when it is not a DNS cluster.
-pub async fn resolve_once(cluster: &Cluster) -> Option<Duration> {
+/// Keeps a DNS cluster resolved until the future is dropped.
+///
+/// Waits for the refresh rate, and after a failure for the failure refresh rate, which backs off. The system's resolver
+/// does not tell TTLs, so `respect_dns_ttl` changes nothing.
+pub async fn run(cluster: Arc<Cluster>) {
     let (load, dns, logical) = match &cluster.config.discovery {
         Discovery::StrictDns(l, d) => (l, d, false),
         Discovery::LogicalDns(l, d) => (l, d, true),
-        _ => return None,
+        _ => return,
     };
-    cluster.stats.inc(stat::UPDATE_ATTEMPT);
-    match addresses(load, dns, logical).await {
-        Ok(found) => {
-            cluster.stats.inc(stat::UPDATE_SUCCESS);
-            if changed(cluster, load, &found) {
-                cluster.assign(load, |a| expand(a, &found));
-            } else {
-                cluster.stats.inc(stat::UPDATE_NO_REBUILD);
+    let mut failures = 0u32;
+    loop {
+        cluster.stats.inc(stat::UPDATE_ATTEMPT);
+        let answer = tokio::time::timeout(QUERY_TIMEOUT, addresses(load, dns, logical)).await.unwrap_or(Err(()));
+        let wait = match &answer {
+            Ok(found) => {
+                failures = 0;
+                cluster.stats.inc(stat::UPDATE_SUCCESS);
+                if !found.is_empty() && found.values().all(Vec::is_empty) {
+                    cluster.stats.inc(stat::UPDATE_EMPTY);
+                }
+                if changed(&cluster, load, found) {
+                    cluster.assign(load, |a| expand(a, found));
+                } else {
+                    cluster.stats.inc(stat::UPDATE_NO_REBUILD);
+                }
+                dns.refresh_rate
             }
-        }
-        Err(()) => cluster.stats.inc(stat::UPDATE_FAILURE),
+            Err(()) => {
+                failures = failures.saturating_add(1);
+                cluster.stats.inc(stat::UPDATE_FAILURE);
+                match &dns.failure_refresh {
+                    None => dns.refresh_rate,
+                    Some(b) => jittered(b.base.saturating_mul(1 << (failures - 1).min(20)).min(b.max)),
+                }
+            }
+        };
+        cluster.set_resolved();
+        let jitter = if dns.jitter.is_zero() { Duration::ZERO } else { jittered(dns.jitter) };
+        tokio::time::sleep(wait.max(REFRESH_MIN) + jitter).await;
     }
-    Some(dns.refresh_rate.max(REFRESH_MIN))
 }
 
-/// Keeps a DNS cluster resolved until it is dropped from the registry.
-pub async fn run(cluster: Arc<Cluster>) {
-    while let Some(wait) = resolve_once(&cluster).await {
-        tokio::time::sleep(wait).await;
-        // Only this task holds the cluster: it was removed.
-        if Arc::strong_count(&cluster) == 1 {
-            return;
-        }
-    }
+fn jittered(most: Duration) -> Duration {
+    most.mul_f64(rand::random::<f64>())
 }
 
 type Found = HashMap<(proxy_config::Name, u16), Vec<SocketAddr>>;
@@ -63,26 +79,31 @@ async fn addresses(load: &LoadAssignment, dns: &DnsConfig, logical: bool) -> Res
         if found.contains_key(&(host.clone(), *port)) {
             continue;
         }
-        let all: Vec<SocketAddr> =
-            tokio::net::lookup_host((&**host, *port)).await.map_err(|_| ())?.take(ADDRESSES_PER_NAME_MAX).collect();
-        let (v4, v6): (Vec<_>, Vec<_>) = all.into_iter().partition(SocketAddr::is_ipv4);
-        let mut list = match dns.family {
-            DnsFamily::V4Only => v4,
-            DnsFamily::V6Only => v6,
-            DnsFamily::Auto if !v6.is_empty() => v6,
-            DnsFamily::Auto => v4,
-            DnsFamily::V4Preferred if !v4.is_empty() => v4,
-            DnsFamily::V4Preferred => v6,
-            DnsFamily::All => v4.into_iter().chain(v6).collect(),
-        };
-        list.sort();
-        list.dedup();
+        let all: Vec<SocketAddr> = tokio::net::lookup_host((&**host, *port)).await.map_err(|_| ())?.collect();
+        let mut list = of_family(dns.family, all);
         if logical {
             list.truncate(1);
         }
         found.insert((host.clone(), *port), list);
     }
     Ok(found)
+}
+
+/// The addresses of the wanted family, sorted.
+pub(crate) fn of_family(family: DnsFamily, all: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let (v4, v6): (Vec<_>, Vec<_>) = all.into_iter().take(ADDRESSES_PER_NAME_MAX).partition(SocketAddr::is_ipv4);
+    let mut list = match family {
+        DnsFamily::V4Only => v4,
+        DnsFamily::V6Only => v6,
+        DnsFamily::Auto if !v6.is_empty() => v6,
+        DnsFamily::Auto => v4,
+        DnsFamily::V4Preferred if !v4.is_empty() => v4,
+        DnsFamily::V4Preferred => v6,
+        DnsFamily::All => v4.into_iter().chain(v6).collect(),
+    };
+    list.sort();
+    list.dedup();
+    list
 }
 
 fn expand(a: &Address, found: &Found) -> Vec<Address> {

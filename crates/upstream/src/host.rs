@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use proxy_config::Name;
-use proxy_config::cluster::{Endpoint, HealthStatus, Locality};
+use proxy_config::cluster::{Endpoint, EndpointHealthCheck, HealthStatus, Locality};
 use proxy_config::common::{Address, Metadata};
+use proxy_core::health::flag;
 use proxy_core::lb::Health;
 
 /// A host as one host set knows it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Host {
     /// Where it is.
     pub address: Address,
@@ -33,6 +34,10 @@ pub struct Host {
     pub metadata: Metadata,
     /// Health told by discovery.
     pub told: HealthStatus,
+    /// How its health checks differ from the cluster's.
+    pub health_check: Option<Box<EndpointHealthCheck>>,
+    /// Further addresses, tried when the first does not answer soon.
+    pub more_addresses: Box<[Address]>,
     /// State that outlives updates.
     pub stats: Arc<HostStats>,
 }
@@ -58,8 +63,8 @@ pub struct HostStats {
     pub rq_timeout: AtomicU64,
     /// Outlier detection.
     pub ejection: Ejection,
-    /// Failed its active health check.
-    pub failed_health_check: AtomicBool,
+    /// Active health checks: bits of [`proxy_core::health::flag`].
+    pub flags: AtomicU32,
     /// When the host appeared.
     pub born: Instant,
 }
@@ -76,7 +81,7 @@ impl Default for HostStats {
             rq_error: Default::default(),
             rq_timeout: Default::default(),
             ejection: Ejection::default(),
-            failed_health_check: AtomicBool::new(false),
+            flags: AtomicU32::new(0),
             born: Instant::now(),
         }
     }
@@ -93,14 +98,59 @@ pub struct Ejection {
     pub consecutive_gateway: AtomicU32,
     /// Consecutive failures to reach the host at all.
     pub consecutive_local: AtomicU32,
-    /// How often it was ejected lately.
-    pub times: AtomicU32,
-    /// When it was last ejected, ms of the detector's clock.
+    /// Multiplies the ejection time: grows with ejections, shrinks with intervals without.
+    pub backoff: AtomicU32,
+    /// How often it was ejected.
+    pub count: AtomicU32,
+    /// When it was last ejected, ms of the detector's clock; 0: never.
     pub since_ms: AtomicU64,
-    /// Requests of this interval.
-    pub interval_total: AtomicU32,
-    /// Of which succeeded.
-    pub interval_success: AtomicU32,
+    /// When it last returned; 0: never.
+    pub until_ms: AtomicU64,
+    /// Added to this ejection's time.
+    pub jitter_ms: AtomicU64,
+    /// What the host answered.
+    pub external: Window,
+    /// Whether the host could be reached.
+    pub local: Window,
+}
+
+/// Outcomes of one interval, and the rate of the one before.
+#[derive(Debug, Default)]
+pub struct Window {
+    total: AtomicU32,
+    success: AtomicU32,
+    /// Bits of the success rate plus one; 0: not known.
+    rate: AtomicU64,
+}
+
+impl Window {
+    /// Counts one outcome.
+    pub fn count(&self, success: bool) {
+        self.total.fetch_add(1, Ordering::Relaxed);
+        if success {
+            self.success.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends the interval: outcomes and success rate, percent.
+    pub fn take(&self) -> (u32, f64) {
+        let total = self.total.swap(0, Ordering::Relaxed);
+        let success = self.success.swap(0, Ordering::Relaxed);
+        (total, 100.0 * f64::from(success) / f64::from(total.max(1)))
+    }
+
+    /// Publishes the rate of the interval.
+    pub fn set_rate(&self, rate: Option<f64>) {
+        self.rate.store(rate.map_or(0, |r| (r + 1.0).to_bits()), Ordering::Relaxed);
+    }
+
+    /// The rate of the last interval, -1 when not known.
+    pub fn rate(&self) -> f64 {
+        match self.rate.load(Ordering::Relaxed) {
+            0 => -1.0,
+            bits => f64::from_bits(bits) - 1.0,
+        }
+    }
 }
 
 /// What came of a request, for outlier detection.
@@ -108,6 +158,8 @@ pub struct Ejection {
 pub enum Outcome {
     /// A response with this status.
     Status(u16),
+    /// A connection that serves no requests (TCP).
+    Connected,
     /// No connection.
     ConnectFailed,
     /// The connection broke or timed out under the request.
@@ -136,7 +188,27 @@ impl Host {
             locality,
             metadata: e.metadata.clone(),
             told: e.health,
+            health_check: e.health_check.clone(),
+            more_addresses: e.additional_addresses.clone(),
             stats,
+        }
+    }
+
+    /// A host of which nothing is known but its address.
+    pub fn bare(address: SocketAddr) -> Self {
+        Host {
+            address: Address::Socket(address),
+            text: address.to_string().into(),
+            hostname: "".into(),
+            weight: 1,
+            priority: 0,
+            locality_index: 0,
+            locality: Arc::new(Locality { region: "".into(), zone: "".into(), sub_zone: "".into() }),
+            metadata: Default::default(),
+            told: HealthStatus::Healthy,
+            health_check: None,
+            more_addresses: Box::default(),
+            stats: Default::default(),
         }
     }
 
@@ -145,17 +217,33 @@ impl Host {
         self.address.socket()
     }
 
+    /// It is never checked actively.
+    pub fn is_check_disabled(&self) -> bool {
+        self.health_check.as_ref().is_some_and(|h| h.disabled)
+    }
+
+    /// A flag of active checking is set.
+    pub fn has_flag(&self, flag: u32) -> bool {
+        self.stats.flags.load(Ordering::Relaxed) & flag != 0
+    }
+
     /// Health as balancing sees it.
     pub fn health(&self) -> Health {
         let s = &self.stats;
-        if s.ejection.ejected.load(Ordering::Relaxed) || s.failed_health_check.load(Ordering::Relaxed) {
+        let flags = s.flags.load(Ordering::Relaxed);
+        if flags & (flag::PENDING_ACTIVE_HC | flag::EXCLUDED_VIA_IMMEDIATE_HC_FAIL) != 0
+            || self.told == HealthStatus::Draining
+        {
+            return Health::Excluded;
+        }
+        if s.ejection.ejected.load(Ordering::Relaxed) || flags & flag::FAILED_ACTIVE_HC != 0 {
             return Health::Unhealthy;
         }
         match self.told {
-            HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
+            HealthStatus::Unhealthy | HealthStatus::Timeout | HealthStatus::Draining => Health::Unhealthy,
             HealthStatus::Degraded => Health::Degraded,
-            HealthStatus::Draining => Health::Excluded,
-            HealthStatus::Unhealthy | HealthStatus::Timeout => Health::Unhealthy,
+            HealthStatus::Unknown | HealthStatus::Healthy if flags & flag::DEGRADED_ACTIVE_HC != 0 => Health::Degraded,
+            HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
         }
     }
 }

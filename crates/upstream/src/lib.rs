@@ -4,18 +4,27 @@
 //! look them up. Each worker keeps a [`Worker`] with its cursors and its idle connections, which are
 //! of whatever type the protocol above needs. Deliberately absent: HTTP, listeners, xDS streams.
 
+pub mod address;
+mod aggregate;
 mod breakers;
 mod cluster;
 mod connect;
 pub mod dns;
+mod dynamic;
+mod event_json;
+mod eyeballs;
+pub mod health;
 mod host;
+pub mod internal;
 pub mod outlier;
+mod outlier_events;
 mod registry;
+mod tables;
 mod worker;
 
 pub use breakers::{Breakers, Guard, Resource};
 pub use cluster::{Cluster, HostSet};
-pub use connect::{Account, ConnectError, ConnectRequest, Connection, connect};
-pub use host::{Ejection, Host, HostStats, Outcome};
-pub use registry::Registry;
+pub use connect::{Account, ConnectError, ConnectRequest, Connection, connect, proxy_header};
+pub use host::{Ejection, Host, HostStats, Outcome, Window};
+pub use registry::{Ground, Registry};
 pub use worker::{PickRequest, PoolKey, Worker, WorkerCluster};

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use proxy_config::Name;
 use proxy_config::cluster::{self as config, Discovery, LoadAssignment};
+use telemetry::access_log::{Sink, Sinks};
 use telemetry::stats::Store;
 use tls::SecretStore;
+use tokio::sync::Notify;
 
 use crate::cluster::Cluster;
 
@@ -16,14 +18,50 @@ pub struct Registry {
     clusters: RwLock<HashMap<Name, Arc<Cluster>>>,
     /// EDS answers by service name, kept for clusters that come later.
     version: AtomicU64,
-    store: Arc<Store>,
-    secrets: Arc<SecretStore>,
+    ground: Arc<Ground>,
+}
+
+/// What clusters take from the process.
+pub struct Ground {
+    pub(crate) store: Arc<Store>,
+    pub(crate) secrets: Arc<SecretStore>,
+    /// Where event logs are opened.
+    pub(crate) sinks: OnceLock<Arc<Sinks>>,
+    /// The log of outlier detection.
+    pub(crate) outlier_events: OnceLock<Arc<Sink>>,
+    /// Tells the config thread that a cluster became ready.
+    pub(crate) woken: Arc<Notify>,
+    /// Threads that balance, the config thread included: Envoy counts subsets once for each.
+    pub(crate) threads: AtomicU64,
 }
 
 impl Registry {
     /// No clusters yet.
     pub fn new(store: Arc<Store>, secrets: Arc<SecretStore>) -> Arc<Self> {
-        Arc::new(Registry { clusters: RwLock::default(), version: AtomicU64::new(1), store, secrets })
+        let (sinks, outlier_events) = Default::default();
+        let ground =
+            Ground { store, secrets, sinks, outlier_events, woken: Arc::default(), threads: AtomicU64::new(1) };
+        Arc::new(Registry { clusters: RwLock::default(), version: AtomicU64::new(1), ground: Arc::new(ground) })
+    }
+
+    /// Gives clusters that come from now on somewhere to write events: files, and the log of outlier detection.
+    pub fn set_event_logs(&self, sinks: Arc<Sinks>, outlier_path: Option<&str>) -> std::io::Result<()> {
+        if let Some(path) = outlier_path {
+            // Set once, at the start.
+            let _ = self.ground.outlier_events.set(sinks.open(path)?);
+        }
+        let _ = self.ground.sinks.set(sinks);
+        Ok(())
+    }
+
+    /// Says how many workers there are.
+    pub fn set_workers(&self, workers: usize) {
+        self.ground.threads.store(workers as u64 + 1, Ordering::Relaxed);
+    }
+
+    /// Resolves when a cluster may have become ready.
+    pub async fn woken(&self) {
+        self.ground.woken.notified().await;
     }
 
     /// The cluster of that name.
@@ -37,18 +75,29 @@ impl Registry {
         self.version.load(Ordering::Acquire)
     }
 
-    /// Adds or replaces a cluster. A replaced one hands its hosts over when both take them from the
-    /// same discovery, so that a change of other settings interrupts nothing.
-    pub fn set(&self, config: Arc<config::Cluster>) -> Arc<Cluster> {
-        let cluster = Cluster::new(config, &self.store, &self.secrets);
-        let mut all = self.clusters.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(old) = all.get(&cluster.config.name)
+    /// Makes a cluster that serves nobody yet. It takes over the hosts of the one that it will replace when both
+    /// find them the same way, so that a change of other settings interrupts nothing.
+    pub fn build(&self, config: Arc<config::Cluster>) -> Arc<Cluster> {
+        let cluster = Cluster::new(config, &self.ground);
+        if let Some(old) = self.get(&cluster.config.name)
             && same_discovery(&old.config.discovery, &cluster.config.discovery)
         {
-            cluster.inherit(old);
+            cluster.inherit(&old);
         }
+        cluster
+    }
+
+    /// Puts a cluster into service, in place of the one of that name.
+    pub fn publish(&self, cluster: &Arc<Cluster>) {
+        let mut all = self.clusters.write().unwrap_or_else(PoisonError::into_inner);
         all.insert(cluster.config.name.clone(), cluster.clone());
         self.version.fetch_add(1, Ordering::Release);
+    }
+
+    /// Adds or replaces a cluster at once.
+    pub fn set(&self, config: Arc<config::Cluster>) -> Arc<Cluster> {
+        let cluster = self.build(config);
+        self.publish(&cluster);
         cluster
     }
 

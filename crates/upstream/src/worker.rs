@@ -11,10 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use proxy_config::Name;
-use proxy_config::cluster::{Discovery, LbPolicy, SlowStart};
-use proxy_core::lb::{LbState, PickInput, slow_start_factor};
+use proxy_config::cluster::{Discovery, HealthStatus, LbPolicy, SlowStart};
+use proxy_config::common::Value;
+use proxy_core::lb::subset::{self, How, Place, Subsets};
+use proxy_core::lb::{Balancer, Health, LbState, PickInput, slow_start_factor};
 use telemetry::stats::envoy::cluster as stat;
 
+use crate::aggregate;
 use crate::cluster::{Cluster, HostSet};
 use crate::host::Host;
 use crate::registry::Registry;
@@ -67,7 +70,8 @@ type Idle<T> = HashMap<(usize, PoolKey), (Arc<Host>, Vec<T>), BuildHasherDefault
 pub struct WorkerCluster<T> {
     /// The cluster.
     pub cluster: Arc<Cluster>,
-    balancing: RefCell<(Arc<HostSet>, LbState)>,
+    balancing: RefCell<Balancing>,
+    aggregate: RefCell<Option<aggregate::Flat<T>>>,
     idle: RefCell<Idle<T>>,
     freed: tokio::sync::Notify,
     /// How many wait for `freed`, or are about to.
@@ -75,19 +79,36 @@ pub struct WorkerCluster<T> {
     seed: u64,
 }
 
+/// The host set that this worker picks from, and its cursors.
+struct Balancing {
+    set: Arc<HostSet>,
+    whole: LbState,
+    subsets: HashMap<u32, LbState>,
+}
+
 /// What a pick depends on.
-#[derive(Default)]
+#[derive(Default, Clone, Copy)]
 pub struct PickRequest<'a> {
     /// Hash of the request.
     pub hash: Option<u64>,
     /// Hosts (by address text) that this try avoids.
     pub avoid: &'a [Arc<str>],
+    /// Hosts with these `envoy.lb` metadata are avoided by this try.
+    pub omit: Option<&'a [(Name, Value)]>,
     /// How often to look for one that need not be avoided; 0 counts as 1.
     pub attempts: u32,
     /// Where the connection was going, for ORIGINAL_DST.
     pub original_dst: Option<SocketAddr>,
     /// Priorities tried before.
     pub excluded_priorities: &'a [u32],
+    /// `envoy.lb` metadata that the host should have, sorted by key (subsets).
+    pub wanted: &'a [(Name, Value)],
+    /// The host (by address text) that an earlier answer bound the client to.
+    pub preferred: Option<&'a str>,
+    /// No other host will do than the preferred one.
+    pub strict: bool,
+    /// Only this priority, its degraded hosts if so said (aggregate clusters).
+    pub only: Option<(u32, bool)>,
 }
 
 impl<T> Worker<T> {
@@ -130,6 +151,30 @@ impl<T> Worker<T> {
         Some(entry)
     }
 
+    /// Where a request to an aggregate cluster goes: one of its clusters and a host there.
+    ///
+    /// `None`: none of them has a usable host.
+    pub fn pick_aggregate(
+        &self,
+        cluster: &WorkerCluster<T>,
+        request: &PickRequest<'_>,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<(Rc<WorkerCluster<T>>, Arc<Host>)> {
+        let Discovery::Aggregate(names) = &cluster.cluster.config.discovery else { return None };
+        let mut flat = cluster.aggregate.borrow_mut();
+        let parts: Vec<_> = names.iter().filter_map(|n| self.cluster(n)).collect();
+        let current = flat.take().filter(|f| f.is_current(&parts));
+        let flat = flat.insert(match current {
+            Some(f) => f,
+            None => aggregate::Flat::new(parts, &cluster.cluster.config.lb),
+        });
+        let (part, priority, degraded) = flat.choose(random(), request.excluded_priorities)?;
+        // Priorities are numbered within the part from here on.
+        let request = PickRequest { only: Some((priority, degraded)), excluded_priorities: &[], ..*request };
+        let host = part.pick(&request, random)?;
+        Some((part.clone(), host))
+    }
+
     /// Forgets clusters that were replaced or removed, and with them their idle connections.
     fn refresh(&self) {
         self.version.set(self.registry.version());
@@ -157,7 +202,8 @@ impl<T> WorkerCluster<T> {
         let state = set.balancer.state(seed);
         WorkerCluster {
             cluster,
-            balancing: RefCell::new((set, state)),
+            balancing: RefCell::new(Balancing { set, whole: state, subsets: HashMap::new() }),
+            aggregate: RefCell::default(),
             idle: RefCell::default(),
             freed: tokio::sync::Notify::new(),
             waiting: Cell::new(0),
@@ -173,39 +219,124 @@ impl<T> WorkerCluster<T> {
         let mut balancing = self.balancing.borrow_mut();
         {
             let now = self.cluster.hosts_ref();
-            if !Arc::ptr_eq(&now, &balancing.0) {
+            if !Arc::ptr_eq(&now, &balancing.set) {
                 let set = Arc::clone(&now);
-                *balancing = (set.clone(), set.balancer.state(self.seed));
+                let whole = set.balancer.state(self.seed);
+                *balancing = Balancing { set, whole, subsets: HashMap::new() };
             }
         }
-        let (set, state) = &mut *balancing;
-        if set.hosts.len() == 1 && request.avoid.is_empty() && set.balancer.load().panic.first() == Some(&false) {
+        let Balancing { set, whole, subsets } = &mut *balancing;
+        let plain = request.attempts <= 1 && request.only.is_none();
+        let plain = plain && request.preferred.is_none() && set.subsets.is_none();
+        if plain && set.hosts.len() == 1 && set.balancer.load().healthy.first() == Some(&100) {
             return Some(set.hosts[0].clone());
         }
+        if let Some(preferred) = request.preferred {
+            if let Some(host) = self.preferred(set, preferred) {
+                return Some(host);
+            }
+            if request.strict {
+                return None;
+            }
+        }
+        let picked = match &set.subsets {
+            None => self.pick_in(set, &set.balancer, whole, None, request, random),
+            Some(all) => self.pick_subset(set, all, whole, subsets, request, random),
+        };
+        if picked.is_none() && set.balancer.load().panic.first() == Some(&true) {
+            self.cluster.stats.inc(stat::LB_HEALTHY_PANIC);
+        }
+        Some(set.hosts[picked? as usize].clone())
+    }
+
+    /// The preferred host, if it is in a state that such a host may have (`override_host_status`).
+    fn preferred(&self, set: &HostSet, address: &str) -> Option<Arc<Host>> {
+        let host = set.hosts.iter().find(|h| *h.text == *address)?;
+        let status = match host.health() {
+            Health::Healthy => HealthStatus::Healthy,
+            Health::Degraded => HealthStatus::Degraded,
+            Health::Excluded if host.told == HealthStatus::Draining => HealthStatus::Draining,
+            Health::Unhealthy | Health::Excluded => HealthStatus::Unhealthy,
+        };
+        self.cluster.config.lb.override_host_status.has(status).then(|| host.clone())
+    }
+
+    fn pick_subset(
+        &self,
+        set: &HostSet,
+        all: &Subsets,
+        whole: &mut LbState,
+        states: &mut HashMap<u32, LbState>,
+        request: &PickRequest<'_>,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<u32> {
+        let stats = &self.cluster.stats;
+        let (place, how) = all.find(request.wanted)?;
+        if how == How::Selected {
+            stats.inc(stat::LB_SUBSETS_SELECTED);
+        }
+        let mut within = |place, random: &mut dyn FnMut() -> u64| match place {
+            Place::Whole => self.pick_in(set, &set.balancer, whole, None, request, random),
+            Place::Subset(id) => {
+                let subset = all.get(id);
+                let state = states.entry(id).or_insert_with(|| subset.balancer.state(self.seed));
+                self.pick_in(set, &subset.balancer, state, Some(&subset.members), request, random)
+            }
+        };
+        let picked = within(place, random);
+        match (how, picked) {
+            (How::Fallback, Some(_)) => stats.inc(stat::LB_SUBSETS_FALLBACK),
+            (How::Fallback, None) if all.panics_to_any() => {
+                let picked = within(Place::Whole, random);
+                if picked.is_some() {
+                    stats.inc(stat::LB_SUBSETS_FALLBACK_PANIC);
+                }
+                return picked;
+            }
+            _ => {}
+        }
+        picked
+    }
+
+    /// Picks with one balancer, whose numbers are positions in `members` or, without, in the set.
+    fn pick_in(
+        &self,
+        set: &HostSet,
+        balancer: &Balancer,
+        state: &mut LbState,
+        members: Option<&[u32]>,
+        request: &PickRequest<'_>,
+        random: &mut dyn FnMut() -> u64,
+    ) -> Option<u32> {
         let hosts = &set.hosts;
+        let number = |i: u32| members.map_or(i, |m| m[i as usize]);
+        let host = |i: u32| &hosts[number(i) as usize];
         let slow_start = slow_start(&self.cluster.config.lb.policy);
         let weight = |i: u32| {
-            let h = &hosts[i as usize];
+            let h = host(i);
             let factor = slow_start.map_or(1.0, |s| slow_start_factor(s, h.stats.born.elapsed()));
             f64::from(h.weight) * factor
         };
+        let bounded = self.cluster.config.lb.hash_balance_factor.is_some();
         let mut input = PickInput {
             hash: request.hash,
             random,
-            active: &|i| hosts[i as usize].stats.rq_active.load(Ordering::Relaxed),
-            avoid: &|i| request.avoid.iter().any(|a| **a == *hosts[i as usize].text),
+            active: &|i| host(i).stats.rq_active.load(Ordering::Relaxed),
+            all_active: if bounded { self.cluster.stats.gauge(stat::UPSTREAM_RQ_ACTIVE) } else { 0 },
+            avoid: &|i| {
+                let omitted = |o: &[_]| !o.is_empty() && subset::contains(o, &host(i).metadata, false);
+                request.avoid.iter().any(|a| **a == *host(i).text) || request.omit.is_some_and(omitted)
+            },
             attempts: request.attempts.max(1),
             weight: slow_start.is_some().then_some(&weight as &dyn Fn(u32) -> f64),
             excluded_priorities: request.excluded_priorities,
+            only: request.only,
         };
-        let Some(picked) = set.balancer.pick(state, &mut input) else {
-            self.cluster.stats.inc(stat::LB_HEALTHY_PANIC);
-            return None;
-        };
-        if set.balancer.load().panic.get(hosts[picked as usize].priority as usize) == Some(&true) {
+        let picked = number(balancer.pick(state, &mut input)?);
+        if balancer.load().panic.get(hosts[picked as usize].priority as usize) == Some(&true) {
             self.cluster.stats.inc(stat::LB_HEALTHY_PANIC);
         }
-        Some(hosts[picked as usize].clone())
+        Some(picked)
     }
 
     /// Waits until a request of this worker on this cluster is over (for callers that met an open
@@ -256,9 +387,15 @@ impl<T> WorkerCluster<T> {
 
     fn sweep(&self, stale: &mut impl FnMut(&Cluster, &mut T) -> bool) {
         let set = self.cluster.hosts();
-        let original = matches!(self.cluster.config.discovery, Discovery::OriginalDst(_));
+        let original =
+            matches!(self.cluster.config.discovery, Discovery::OriginalDst(_) | Discovery::DynamicForwardProxy(_));
         self.idle.borrow_mut().retain(|(pool, _), (_, connections)| {
-            if !original && !set.hosts.iter().any(|h| pool_of(h) == *pool) {
+            let of = set.hosts.iter().find(|h| pool_of(h) == *pool);
+            if !original && of.is_none() {
+                return false;
+            }
+            let failing = || of.is_some_and(|h| h.health() == Health::Unhealthy);
+            if self.cluster.config.close_connections_on_host_health_failure && failing() {
                 return false;
             }
             connections.retain_mut(|c| !stale(&self.cluster, c));

@@ -27,6 +27,14 @@ pub fn cluster(c: &p::Cluster) -> Result<Cluster> {
     let discovery = discovery(c)?;
     let lb = lb::config(c)?;
     check_policy(&discovery, &lb.policy)?;
+    if lb.use_hostname_for_hashing
+        && c.common_lb_config.as_ref().is_some_and(|l| l.consistent_hashing_lb_config.is_some())
+        && !matches!(discovery, Discovery::StrictDns(..) | Discovery::LogicalDns(..))
+    {
+        return Err(invalid("Cannot use hostname for consistent hashing loadbalancing for this type of cluster")
+            .at("consistent_hashing_lb_config")
+            .at("common_lb_config"));
+    }
     let connection = c.upstream_connection_options.unwrap_or_default();
     let track = c.track_cluster_stats.unwrap_or_default();
     Ok(Cluster {
@@ -47,7 +55,7 @@ pub fn cluster(c: &p::Cluster) -> Result<Cluster> {
             })
         })?,
         http: Arc::new(http(c)?),
-        health_checks: each("health_checks", &c.health_checks, health_check)?,
+        health_checks: health_checks(c)?,
         bind: c.upstream_bind_config.as_ref().map(bind).transpose().at("upstream_bind_config")?.map(Arc::new),
         tcp_keepalive: connection.tcp_keepalive.map(|k| TcpKeepalive {
             probes: k.keepalive_probes,
@@ -495,9 +503,16 @@ fn http(c: &p::Cluster) -> Result<UpstreamHttp> {
     Ok(out)
 }
 
+fn health_checks(c: &p::Cluster) -> Result<Box<[HealthCheck]>> {
+    if c.health_checks.len() > 1 {
+        return Err(invalid("Multiple health checks not supported").at("health_checks"));
+    }
+    each("health_checks", &c.health_checks, health_check)
+}
+
 fn health_check(h: &core::HealthCheck) -> Result<HealthCheck> {
     use core::health_check::HealthChecker as H;
-    reject!(h; alt_port, transport_socket_match_criteria, event_service);
+    reject!(h; event_service);
     let payload = |p: &core::health_check::Payload| -> Result<Arc<[u8]>> {
         use core::health_check::payload::Payload as P;
         match p.payload.as_ref().ok_or_else(|| missing("payload"))? {
@@ -515,7 +530,6 @@ fn health_check(h: &core::HealthCheck) -> Result<HealthCheck> {
     };
     let probe = match h.health_checker.as_ref().ok_or_else(|| missing("health_checker"))? {
         H::HttpHealthCheck(x) => {
-            reject!(x; send, receive, response_buffer_size, retriable_statuses);
             let methods = ["GET", "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
             let method = usize::try_from(x.method)
                 .ok()
@@ -524,16 +538,17 @@ fn health_check(h: &core::HealthCheck) -> Result<HealthCheck> {
             let expected: Box<[(u16, u16)]> = if x.expected_statuses.is_empty() {
                 Box::new([(200, 201)])
             } else {
-                each("expected_statuses", &x.expected_statuses, |r| {
-                    let bound = |n: i64| u16::try_from(n).map_err(|_| invalid("status is out of range"));
-                    Ok((bound(r.start)?, bound(r.end)?))
-                })?
+                each("expected_statuses", &x.expected_statuses, statuses).at("http_health_check")?
             };
             HealthProbe::Http {
                 host: opt_name(&x.host),
                 path: required("path", &x.path).at("http_health_check")?,
                 method: (*method).into(),
                 expected,
+                retriable: each("retriable_statuses", &x.retriable_statuses, statuses).at("http_health_check")?,
+                receive: each("receive", &x.receive, payload).at("http_health_check")?,
+                response_buffer_bytes: x.response_buffer_size.unwrap_or(1024),
+                send: x.send.as_ref().map(payload).transpose().at("send").at("http_health_check")?.unwrap_or_default(),
                 service_name: x
                     .service_name_matcher
                     .as_ref()
@@ -561,10 +576,11 @@ fn health_check(h: &core::HealthCheck) -> Result<HealthCheck> {
                 receive: each("receive", &x.receive, payload).at("tcp_health_check")?,
             }
         }
-        H::GrpcHealthCheck(x) => {
-            reject!(x; initial_metadata);
-            HealthProbe::Grpc { service: x.service_name.as_str().into(), authority: opt_name(&x.authority) }
-        }
+        H::GrpcHealthCheck(x) => HealthProbe::Grpc {
+            service: x.service_name.as_str().into(),
+            authority: opt_name(&x.authority),
+            metadata: Arc::new(super::headers::ops("initial_metadata", &x.initial_metadata, &[])?),
+        },
         H::CustomHealthCheck(x) => return Err(no_config(&x.name).at("custom_health_check")),
     };
     let d = |field: &str, v: &Option<protos::prost_types::Duration>| opt_duration(field, v);
@@ -573,19 +589,68 @@ fn health_check(h: &core::HealthCheck) -> Result<HealthCheck> {
         timeout: common::required_duration("timeout", &h.timeout)?,
         interval,
         initial_jitter: d("initial_jitter", &h.initial_jitter)?.unwrap_or_default(),
-        interval_jitter: d("interval_jitter", &h.interval_jitter)?
-            .unwrap_or_default()
-            .max(interval * h.interval_jitter_percent.min(100) / 100),
+        interval_jitter: d("interval_jitter", &h.interval_jitter)?.unwrap_or_default(),
+        interval_jitter_percent: h.interval_jitter_percent,
         unhealthy_threshold: h.unhealthy_threshold.ok_or_else(|| missing("unhealthy_threshold"))?,
         healthy_threshold: h.healthy_threshold.ok_or_else(|| missing("healthy_threshold"))?,
         no_traffic_interval: d("no_traffic_interval", &h.no_traffic_interval)?.unwrap_or(Duration::from_secs(60)),
+        no_traffic_healthy_interval: d("no_traffic_healthy_interval", &h.no_traffic_healthy_interval)?,
         unhealthy_interval: d("unhealthy_interval", &h.unhealthy_interval)?,
         unhealthy_edge_interval: d("unhealthy_edge_interval", &h.unhealthy_edge_interval)?,
         healthy_edge_interval: d("healthy_edge_interval", &h.healthy_edge_interval)?,
         reuse_connection: h.reuse_connection.unwrap_or(true),
         probe,
-        alpn: h.tls_options.iter().flat_map(|t| &t.alpn_protocols).map(|s| s.as_str().into()).collect(),
+        alpn: h.tls_options.iter().flat_map(|t| &t.alpn_protocols).map(|s| s.as_bytes().into()).collect(),
+        alt_port: h.alt_port.filter(|p| *p != 0).map(common::port).transpose().at("alt_port")?,
+        transport_match: h.transport_socket_match_criteria.as_ref().map(|s| {
+            let fields = protos::envoy::config::core::v3::Metadata {
+                filter_metadata: [("envoy.transport_socket_match".to_owned(), s.clone())].into(),
+                ..Default::default()
+            };
+            metadata(&Some(fields))
+        }),
+        event_logs: event_logs(h)?,
+        log_failures: h.always_log_health_check_failures,
+        log_successes: h.always_log_health_check_success,
     })
+}
+
+/// `[start, end)`
+fn statuses(r: &protos::envoy::r#type::v3::Int64Range) -> Result<(u16, u16)> {
+    let bound = |n: i64| match n {
+        100..=600 => Ok(n as u16),
+        _ => Err(invalid(format!(
+            "Invalid http status range: expecting start >= 100 and end <= 600, but found [{}, {})",
+            r.start, r.end
+        ))),
+    };
+    let (start, end) = (bound(r.start)?, bound(r.end)?);
+    if start >= end {
+        return Err(invalid(format!(
+            "Invalid http status range: expecting start < end, but found start={start} and end={end}"
+        )));
+    }
+    Ok((start, end))
+}
+
+/// `event_log_path` and the file sinks of `event_logger`.
+fn event_logs(h: &core::HealthCheck) -> Result<Box<[crate::Name]>> {
+    let mut paths: Vec<crate::Name> = opt_name(&h.event_log_path).into_iter().collect();
+    for (i, sink) in h.event_logger.iter().enumerate() {
+        let path = (|| {
+            let any = sink.typed_config.as_ref().ok_or_else(|| no_config(&sink.name))?;
+            let typed = Typed::open(&sink.name, any)?;
+            match typed.message.as_str() {
+                "envoy.extensions.health_check.event_sinks.file.v3.HealthCheckEventFileSink" => {
+                    let f: ext::health_check::event_sinks::file::v3::HealthCheckEventFileSink = typed.decode()?;
+                    required("event_log_path", &f.event_log_path)
+                }
+                _ => Err(typed.unknown()),
+            }
+        })();
+        paths.push(path.at("typed_config").at_index("event_logger", i)?);
+    }
+    Ok(paths.into())
 }
 
 fn bind(b: &core::BindConfig) -> Result<UpstreamBind> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use protos::envoy::config::endpoint::v3 as p;
 
 use super::common::{self, address, metadata, opt_duration};
-use super::{each, reject};
+use super::each;
 use crate::cluster::*;
 use crate::error::{At, Result, invalid, missing, unsupported};
 
@@ -88,12 +88,7 @@ fn endpoint(e: &p::LbEndpoint, named: &std::collections::BTreeMap<String, p::End
             named.get(n).ok_or_else(|| invalid(format!("unknown endpoint {n}")).at("endpoint_name"))?
         }
     };
-    let mut health_check_port = None;
-    if let Some(h) = &host.health_check_config {
-        reject!(h; address, disable_active_health_check, hostname);
-        health_check_port =
-            (h.port_value != 0).then(|| common::port(h.port_value)).transpose().at("health_check_config")?;
-    }
+    let health_check = host.health_check_config.as_ref().map(health_check).transpose().at("health_check_config")?;
     let weight = e.load_balancing_weight.unwrap_or(1);
     if weight == 0 {
         return Err(invalid("value must be greater than or equal to 1").at("load_balancing_weight"));
@@ -118,6 +113,15 @@ fn endpoint(e: &p::LbEndpoint, named: &std::collections::BTreeMap<String, p::End
         weight,
         health,
         metadata: metadata(&e.metadata),
-        health_check_port,
+        health_check: health_check.filter(|h| *h != EndpointHealthCheck::default()).map(Box::new),
+    })
+}
+
+fn health_check(h: &p::endpoint::HealthCheckConfig) -> Result<EndpointHealthCheck> {
+    Ok(EndpointHealthCheck {
+        port: (h.port_value != 0).then(|| common::port(h.port_value)).transpose()?,
+        address: h.address.as_ref().map(address).transpose().at("address")?,
+        hostname: h.hostname.as_str().into(),
+        disabled: h.disable_active_health_check,
     })
 }

@@ -37,6 +37,7 @@ pub(super) fn config(x: &c::Cluster) -> Result<LbConfig> {
         update_merge_window: opt_duration("update_merge_window", &common.update_merge_window)?
             .unwrap_or(Duration::from_secs(1)),
         use_hostname_for_hashing: false,
+        hash_balance_factor: None,
         override_host_status: HealthBits::DEFAULT,
         override_host: None,
     };
@@ -67,9 +68,10 @@ pub(super) fn config(x: &c::Cluster) -> Result<LbConfig> {
 }
 
 fn hashing(lb: &mut LbConfig, by_name: bool, factor: Option<u32>) -> Result<()> {
-    if factor.is_some() {
-        return Err(unsupported("this field").at("hash_balance_factor"));
+    if factor.is_some_and(|f| f < 100) {
+        return Err(invalid("value must be greater than or equal to 100").at("hash_balance_factor"));
     }
+    lb.hash_balance_factor = factor.or(lb.hash_balance_factor);
     lb.use_hostname_for_hashing |= by_name;
     Ok(())
 }
@@ -93,8 +95,11 @@ fn old_policy(x: &c::Cluster) -> Result<LbPolicy> {
                 choice_count: l.choice_count.unwrap_or(2),
                 active_request_bias: l.active_request_bias.as_ref().map_or(1.0, |b| b.default_value),
                 slow_start: slow(&l.slow_start_config).at("least_request_lb_config")?,
+                full_scan: false,
             },
-            _ => LbPolicy::LeastRequest { choice_count: 2, active_request_bias: 1.0, slow_start: None },
+            _ => {
+                LbPolicy::LeastRequest { choice_count: 2, active_request_bias: 1.0, slow_start: None, full_scan: false }
+            }
         },
         P::Random => LbPolicy::Random,
         P::RingHash => match &x.lb_config {
@@ -161,18 +166,26 @@ fn subset(s: &p::LbSubsetConfig) -> Result<Option<SubsetConfig>> {
         n => return Err(invalid(format!("unknown value {n}")).at("fallback_policy")),
     };
     let selectors = each("subset_selectors", &s.subset_selectors, |x| {
-        reject!(x; fallback_keys_subset);
+        let sorted = |keys: &[String]| {
+            let mut keys: Vec<crate::Name> = keys.iter().map(|k| k.as_str().into()).collect();
+            keys.sort();
+            keys.dedup();
+            Box::<[crate::Name]>::from(keys)
+        };
+        let (keys, fallback_keys) = (sorted(&x.keys), sorted(&x.fallback_keys_subset));
         let fallback = match x.fallback_policy {
             0 => None,
             1 => Some(SubsetFallback::NoFallback),
             2 => Some(SubsetFallback::AnyEndpoint),
             3 => Some(SubsetFallback::DefaultSubset),
-            _ => return Err(unsupported("KEYS_SUBSET").at("fallback_policy")),
+            4 if fallback_keys.is_empty() => return Err(missing("fallback_keys_subset")),
+            4 if !fallback_keys.iter().all(|k| keys.contains(k)) || fallback_keys.len() == keys.len() => {
+                return Err(invalid("must be a proper subset of keys").at("fallback_keys_subset"));
+            }
+            4 => Some(SubsetFallback::KeysSubset),
+            n => return Err(invalid(format!("unknown value {n}")).at("fallback_policy")),
         };
-        let mut keys: Vec<crate::Name> = x.keys.iter().map(|k| k.as_str().into()).collect();
-        keys.sort();
-        keys.dedup();
-        Ok(SubsetSelector { keys: keys.into(), fallback, single_host_per_subset: x.single_host_per_subset })
+        Ok(SubsetSelector { keys, fallback, fallback_keys, single_host_per_subset: x.single_host_per_subset })
     })?;
     Ok(Some(SubsetConfig {
         fallback,
@@ -242,14 +255,12 @@ fn one(lb: &mut LbConfig, typed: &Typed<'_>) -> Result<()> {
         }
         "least_request.v3.LeastRequest" => {
             let r: ext::least_request::v3::LeastRequest = typed.decode()?;
-            if r.selection_method != 0 || r.enable_full_scan == Some(true) {
-                return Err(unsupported("FULL_SCAN").at("selection_method"));
-            }
             locality(lb, &r.locality_lb_config)?;
             lb.policy = LbPolicy::LeastRequest {
                 choice_count: r.choice_count.unwrap_or(2),
                 active_request_bias: r.active_request_bias.map_or(1.0, |b| b.default_value),
                 slow_start: slow(&r.slow_start_config)?,
+                full_scan: r.selection_method == 1 || r.enable_full_scan == Some(true),
             };
         }
         "random.v3.Random" => {

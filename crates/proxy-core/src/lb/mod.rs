@@ -3,6 +3,7 @@
 //! `upstream` builds a [`Balancer`] whenever hosts or their health change (shared by all workers) and keeps one
 //! [`LbState`] per worker for cursors. Picking reads no clock: load, weights under slow start and randomness are arguments.
 
+mod bounded;
 mod edf;
 mod maglev;
 mod priority;
@@ -92,9 +93,27 @@ impl Lists {
 }
 
 #[derive(Debug)]
-enum Table {
+enum Slots {
     Ring(Ring),
     Maglev(Maglev),
+}
+
+#[derive(Debug)]
+struct Table {
+    slots: Slots,
+    /// Hosts and their shares, kept under bounded loads only.
+    shares: Box<[(u32, f64)]>,
+}
+
+/// How well a table is filled.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TableFigures {
+    /// Entries.
+    pub size: u64,
+    /// Entries of the host that has fewest.
+    pub least: u64,
+    /// Entries of the host that has most.
+    pub most: u64,
 }
 
 #[derive(Debug, Default)]
@@ -117,6 +136,8 @@ pub struct Balancer {
     locality_weighted: bool,
     fail_traffic_on_panic: bool,
     overprovisioning: u32,
+    hash_balance_factor: Option<u32>,
+    figures: TableFigures,
 }
 
 /// Cursors of one worker. Make a new one when the [`Balancer`] is replaced.
@@ -141,6 +162,8 @@ pub struct PickInput<'a> {
     pub random: &'a mut dyn FnMut() -> u64,
     /// Active requests of a host, for least request.
     pub active: &'a dyn Fn(u32) -> u32,
+    /// Active requests of the whole cluster, for bounded loads.
+    pub all_active: u64,
     /// True for hosts that this try must avoid (retry host predicates).
     pub avoid: &'a dyn Fn(u32) -> bool,
     /// How often to look for a host that need not be avoided; the last one found is used then
@@ -150,6 +173,8 @@ pub struct PickInput<'a> {
     pub weight: Option<&'a dyn Fn(u32) -> f64>,
     /// Priorities that were tried already (`previous_priorities`); their load goes to the others.
     pub excluded_priorities: &'a [u32],
+    /// Only this priority, its degraded hosts if so said (aggregate clusters choose it).
+    pub only: Option<(u32, bool)>,
 }
 
 impl Balancer {
@@ -188,13 +213,15 @@ impl Balancer {
             locality_weighted,
             fail_traffic_on_panic: config.fail_traffic_on_panic,
             overprovisioning,
+            hash_balance_factor: config.hash_balance_factor,
+            figures: TableFigures::default(),
         };
         balancer.build_tables(hosts);
         balancer
     }
 
     fn build_tables(&mut self, hosts: &[HostInfo<'_>]) {
-        if !matches!(self.policy, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. }) {
+        if !self.is_consistent() {
             return;
         }
         for p in 0..self.priorities.len() {
@@ -234,22 +261,44 @@ impl Balancer {
         out
     }
 
-    fn table(&self, p: usize, source: Source, hosts: &[HostInfo<'_>]) -> Option<Table> {
+    fn table(&mut self, p: usize, source: Source, hosts: &[HostInfo<'_>]) -> Option<Table> {
         let weights = self.normalized(p, source);
         if weights.is_empty() {
             return None;
         }
         let keyed: Vec<(u32, &str, f64)> = weights.iter().map(|(h, w)| (*h, hosts[*h as usize].hash_key, *w)).collect();
-        Some(match self.policy {
-            LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash } => Table::Ring(Ring::build(
+        let slots = match self.policy {
+            LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash } => Slots::Ring(Ring::build(
                 &keyed,
                 minimum_ring_size,
                 maximum_ring_size,
                 hash == RingHashFunction::MurmurHash2,
             )),
-            LbPolicy::Maglev { table_size } => Table::Maglev(Maglev::build(&keyed, table_size)),
+            LbPolicy::Maglev { table_size } => Slots::Maglev(Maglev::build(&keyed, table_size)),
             _ => return None,
-        })
+        };
+        let mut counts: HashMap<u32, u64> = keyed.iter().map(|k| (k.0, 0)).collect();
+        match &slots {
+            Slots::Ring(r) => r.owners().for_each(|h| *counts.entry(h).or_default() += 1),
+            Slots::Maglev(m) => m.slots().iter().for_each(|h| *counts.entry(*h).or_default() += 1),
+        }
+        self.figures = TableFigures {
+            size: counts.values().sum(),
+            least: counts.values().copied().min().unwrap_or(0),
+            most: counts.values().copied().max().unwrap_or(0),
+        };
+        let shares = if self.hash_balance_factor.is_some() { weights.into() } else { Box::default() };
+        Some(Table { slots, shares })
+    }
+
+    /// Keys are placed by hash.
+    pub fn is_consistent(&self) -> bool {
+        matches!(self.policy, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. })
+    }
+
+    /// Figures of the table built last.
+    pub fn table_figures(&self) -> TableFigures {
+        self.figures
     }
 
     /// A fresh set of cursors. `seed` staggers workers, as Envoy does.
@@ -284,11 +333,14 @@ impl Balancer {
 
     fn pick_once(&self, state: &mut LbState, input: &mut PickInput<'_>, attempt: u32) -> Option<u32> {
         let hash = match input.hash {
-            Some(h) if self.hashes() => h,
+            Some(h) if self.is_consistent() => h,
             _ => (input.random)(),
         };
-        let (p, degraded) = self.load.choose(hash, input.excluded_priorities)?;
-        let priority = &self.priorities[p as usize];
+        let (p, degraded) = match input.only {
+            Some(only) => only,
+            None => self.load.choose(hash, input.excluded_priorities)?,
+        };
+        let priority = self.priorities.get(p as usize)?;
         let source = if self.load.panic[p as usize] {
             if self.fail_traffic_on_panic {
                 return None;
@@ -305,17 +357,17 @@ impl Balancer {
             Source::All => 2,
         };
         if let Some(table) = &priority.tables[slot] {
-            return Some(match table {
-                Table::Ring(r) => r.pick(hash, attempt),
-                Table::Maglev(m) => m.pick(hash, attempt),
+            let host = match &table.slots {
+                Slots::Ring(r) => r.pick(hash, attempt),
+                Slots::Maglev(m) => m.pick(hash, attempt),
+            };
+            return Some(match self.hash_balance_factor {
+                Some(f) => bounded::pick(host, &table.shares, hash, f, input.all_active, input.active),
+                None => host,
             });
         }
         let (locality, list) = self.list(state, p, priority, source);
         self.algorithm(state, (p, source, locality), list, input)
-    }
-
-    fn hashes(&self) -> bool {
-        matches!(self.policy, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. })
     }
 
     /// The list to pick from: the whole priority, or a locality by weight.
@@ -360,6 +412,9 @@ impl Balancer {
         let warming = input.weight.is_some();
         match &self.policy {
             LbPolicy::Random => Some(any((input.random)())),
+            LbPolicy::LeastRequest { full_scan: true, .. } if self.equal_weights && !warming => {
+                self.full_scan(list, input)
+            }
             LbPolicy::LeastRequest { choice_count, .. } if self.equal_weights && !warming => {
                 let mut best = any((input.random)());
                 let mut least = (input.active)(best);
@@ -397,6 +452,26 @@ impl Balancer {
                 self.edf(state, key, list, &weigh)
             }
         }
+    }
+
+    /// The host with the fewest active requests; among equals, one at random.
+    fn full_scan(&self, list: &[u32], input: &mut PickInput<'_>) -> Option<u32> {
+        let mut best: Option<(u32, u32)> = None;
+        let mut equals = 0u64;
+        for host in list {
+            let load = (input.active)(*host);
+            match best {
+                Some((_, least)) if load > least => {}
+                Some((_, least)) if load == least => {
+                    equals += 1;
+                    if (input.random)() % equals == 0 {
+                        best = Some((*host, load));
+                    }
+                }
+                _ => (best, equals) = (Some((*host, load)), 1),
+            }
+        }
+        best.map(|b| b.0)
     }
 
     fn weight(&self, host: u32, warm: Option<&dyn Fn(u32) -> f64>) -> f64 {

@@ -42,6 +42,11 @@ impl Ring {
         self.points[(at + attempt as usize) % self.points.len()].1
     }
 
+    /// The host of each point.
+    pub fn owners(&self) -> impl Iterator<Item = u32> {
+        self.points.iter().map(|p| p.1)
+    }
+
     /// Number of points.
     pub fn len(&self) -> usize {
         self.points.len()

@@ -18,6 +18,7 @@ fn config(policy: LbPolicy) -> LbConfig {
         use_hostname_for_hashing: false,
         override_host_status: HealthBits::DEFAULT,
         override_host: None,
+        hash_balance_factor: None,
     }
 }
 
@@ -43,8 +44,10 @@ fn picks(b: &Balancer, n: usize, hash: Option<u64>) -> Vec<u32> {
                     active: &|_| 0,
                     avoid: &|_| false,
                     attempts: 1,
+                    all_active: 0,
                     weight: None,
                     excluded_priorities: &[],
+                    only: None,
                 },
             )
         })
@@ -65,7 +68,8 @@ fn round_robin_is_fair_and_weighted() {
 #[test]
 fn least_request_prefers_the_idle_host() {
     let hosts = [host(0, 1, Health::Healthy, "a"), host(0, 1, Health::Healthy, "b")];
-    let policy = LbPolicy::LeastRequest { choice_count: 2, active_request_bias: 1.0, slow_start: None };
+    let policy =
+        LbPolicy::LeastRequest { choice_count: 2, active_request_bias: 1.0, slow_start: None, full_scan: false };
     let b = Balancer::build(&config(policy), &hosts, &[], 140, false);
     let mut state = b.state(0);
     let mut flip = 0;
@@ -81,8 +85,10 @@ fn least_request_prefers_the_idle_host() {
             active: &|h| if h == 0 { 5 } else { 1 },
             avoid: &|_| false,
             attempts: 1,
+            all_active: 0,
             weight: None,
             excluded_priorities: &[],
+            only: None,
         },
     );
     assert_eq!(host, Some(1));
@@ -149,8 +155,10 @@ fn avoided_hosts_are_skipped_while_attempts_last() {
                 active: &|_| 0,
                 avoid,
                 attempts,
+                all_active: 0,
                 weight: None,
                 excluded_priorities: &[],
+                only: None,
             },
         )
     };
@@ -183,7 +191,7 @@ proptest! {
         let policy = match kind {
             0 => LbPolicy::RoundRobin(None),
             1 => LbPolicy::Random,
-            2 => LbPolicy::LeastRequest { choice_count: 2, active_request_bias: 1.0, slow_start: None },
+            2 => LbPolicy::LeastRequest { choice_count: 2, active_request_bias: 1.0, slow_start: None, full_scan: false },
             3 => LbPolicy::RingHash { minimum_ring_size: 64, maximum_ring_size: 4096, hash: RingHashFunction::XxHash },
             _ => LbPolicy::Maglev { table_size: 251 },
         };
@@ -193,4 +201,106 @@ proptest! {
         }
         prop_assert_eq!(picks(&b, 20, Some(hash)).len(), 20);
     }
+}
+
+/// Keys `key-0` to `key-99` on hosts 127.0.0.1:21901 to 21904, as stock Envoy 1.40 placed them (`x-k` header policy).
+#[test]
+fn keys_lie_where_envoy_puts_them() {
+    let check = |policy: LbPolicy, weights: [u32; 4], expected: &str, figures: (u64, u64, u64)| {
+        let names: Vec<String> = (21901..21905).map(|p| format!("127.0.0.1:{p}")).collect();
+        let hosts: Vec<HostInfo<'_>> = names.iter().zip(weights).map(|(n, w)| host(0, w, Health::Healthy, n)).collect();
+        let b = Balancer::build(&config(policy), &hosts, &[], 140, false);
+        let placed: String = (0..100)
+            .map(|i| {
+                let hash = crate::hash::xx(format!("key-{i}").as_bytes());
+                picks(&b, 1, Some(hash))[0].to_string()
+            })
+            .collect();
+        assert_eq!(placed, expected);
+        let TableFigures { size, least, most } = b.table_figures();
+        assert_eq!((size, least, most), figures);
+    };
+    let ring =
+        |minimum_ring_size, maximum_ring_size, hash| LbPolicy::RingHash { minimum_ring_size, maximum_ring_size, hash };
+    check(
+        ring(1024, 8 << 20, RingHashFunction::XxHash),
+        [1, 3, 2, 1],
+        "1012110111112222111211111123110012111121131210132220112121101111222211120322121120021122013211131233",
+        (1029, 147, 441),
+    );
+    check(
+        ring(100, 1000, RingHashFunction::MurmurHash2),
+        [1, 3, 2, 1],
+        "0120021311131031120010220211211331312012132201031110020222102222111111012210110110322123112011211131",
+        (105, 15, 45),
+    );
+    check(
+        LbPolicy::Maglev { table_size: 65_537 },
+        [1, 3, 2, 1],
+        "1221122002322022211320111112111121111221120211131121222121032101112311112121221121132021111101232311",
+        (65_537, 9_362, 28_087),
+    );
+    check(
+        LbPolicy::Maglev { table_size: 251 },
+        [1; 4],
+        "1210002021232332022203010032200002210322121031001010033123323212130122332113101312202131113010132331",
+        (251, 62, 63),
+    );
+}
+
+#[test]
+fn subsets_by_metadata() {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use proxy_config::Name;
+    use proxy_config::cluster::{SubsetConfig, SubsetFallback, SubsetSelector};
+    use proxy_config::common::{Metadata, Value};
+    use subset::{How, Place, Subsets};
+
+    let pairs = |all: &[(&str, &str)]| -> Vec<(Name, Value)> {
+        all.iter().map(|(k, v)| ((*k).into(), Value::String((*v).into()))).collect()
+    };
+    let metadata: Vec<Metadata> =
+        [&[("stage", "prod"), ("v", "1")][..], &[("stage", "dev"), ("v", "2")], &[("v", "2")]]
+            .iter()
+            .map(|m| {
+                let fields: BTreeMap<Name, Value> = pairs(m).into_iter().collect();
+                Metadata::from_fields(BTreeMap::from([("envoy.lb".into(), Value::Struct(Arc::new(fields)))]))
+            })
+            .collect();
+    let hosts: Vec<HostInfo<'_>> = (0..3).map(|_| host(0, 1, Health::Healthy, "")).collect();
+    let selector = |keys: &[&str], fallback, fewer: &[&str]| SubsetSelector {
+        keys: keys.iter().map(|k| (*k).into()).collect(),
+        fallback,
+        fallback_keys: fewer.iter().map(|k| (*k).into()).collect(),
+        single_host_per_subset: false,
+    };
+    let options = SubsetConfig {
+        fallback: SubsetFallback::NoFallback,
+        default_subset: [].into(),
+        selectors: Box::new([
+            selector(&["v"], None, &[]),
+            selector(&["stage", "v"], Some(SubsetFallback::KeysSubset), &["v"]),
+            selector(&["stage"], Some(SubsetFallback::AnyEndpoint), &[]),
+        ]),
+        locality_weight_aware: false,
+        scale_locality_weight: false,
+        panic_mode_any: false,
+        list_as_any: false,
+    };
+    let lb = config(LbPolicy::RoundRobin(None));
+    let of = |h: u32| &metadata[h as usize];
+    let s = Subsets::build(&options, &lb, &hosts, &of, &[], 140, false);
+    let members = |wanted: &[(&str, &str)]| match s.find(&pairs(wanted)) {
+        Some((Place::Subset(id), How::Selected)) => s.get(id).members.to_vec(),
+        Some((Place::Whole, How::SelectorFallback)) => vec![99],
+        _ => vec![],
+    };
+    assert_eq!(s.len(), 6);
+    assert_eq!(members(&[("v", "2")]), [1, 2]);
+    assert_eq!(members(&[("stage", "dev"), ("v", "2")]), [1]);
+    assert_eq!(members(&[("stage", "none"), ("v", "2")]), [1, 2]);
+    assert_eq!(members(&[("stage", "none")]), [99]);
+    assert!(members(&[("v", "9")]).is_empty() && members(&[("x", "1")]).is_empty() && members(&[]).is_empty());
 }

@@ -9,9 +9,11 @@ use protos::envoy::admin::v3 as admin;
 use protos::envoy::config::cluster::v3::CircuitBreakers;
 use protos::envoy::config::cluster::v3::circuit_breakers::Thresholds;
 use protos::envoy::config::core::v3 as core;
+use protos::envoy::r#type::v3::Percent;
 use proxy_config::cluster::{Discovery, HealthStatus};
-use proxy_config::common::Address;
 use proxy_config::route::Priority;
+use proxy_core::health::flag;
+use upstream::outlier::Rates;
 use upstream::{Cluster, Host, Resource};
 
 use super::json;
@@ -56,17 +58,22 @@ fn numbers(host: &Host) -> [(&'static str, u64, bool); 9] {
 }
 
 fn flags(host: &Host) -> String {
-    let mut flags = Vec::new();
-    if host.stats.ejection.ejected.load(Relaxed) {
-        flags.push("/failed_outlier_check");
-    }
-    match host.told {
-        HealthStatus::Unhealthy | HealthStatus::Timeout => flags.push("/failed_eds_health"),
-        HealthStatus::Degraded => flags.push("/degraded_eds_health"),
-        HealthStatus::Draining => flags.push("/eds_status_draining"),
-        HealthStatus::Unknown | HealthStatus::Healthy => {}
-    }
-    if flags.is_empty() { "healthy".into() } else { flags.concat() }
+    let told = |s: &[HealthStatus]| s.contains(&host.told);
+    // In the order of Envoy's flag bits.
+    let all: [(&str, bool); 10] = [
+        ("/failed_active_hc", host.has_flag(flag::FAILED_ACTIVE_HC)),
+        ("/failed_outlier_check", host.stats.ejection.ejected.load(Relaxed)),
+        ("/failed_eds_health", told(&[HealthStatus::Unhealthy, HealthStatus::Timeout])),
+        ("/degraded_active_hc", host.has_flag(flag::DEGRADED_ACTIVE_HC)),
+        ("/degraded_eds_health", told(&[HealthStatus::Degraded])),
+        ("/pending_dynamic_removal", host.has_flag(flag::PENDING_DYNAMIC_REMOVAL)),
+        ("/pending_active_hc", host.has_flag(flag::PENDING_ACTIVE_HC)),
+        ("/excluded_via_immediate_hc_fail", host.has_flag(flag::EXCLUDED_VIA_IMMEDIATE_HC_FAIL)),
+        ("/active_hc_timeout", host.has_flag(flag::ACTIVE_HC_TIMEOUT)),
+        ("/eds_status_draining", told(&[HealthStatus::Draining])),
+    ];
+    let set: String = all.iter().filter(|(_, is)| *is).map(|(word, _)| *word).collect();
+    if set.is_empty() { "healthy".into() } else { set }
 }
 
 fn text(server: &Server, clusters: &[Arc<Cluster>]) -> String {
@@ -76,6 +83,18 @@ fn text(server: &Server, clusters: &[Arc<Cluster>]) -> String {
         let name = &cluster.config.name;
         let observed = cluster.config.alt_stat_name.as_ref().unwrap_or(name);
         let _ = writeln!(out, "{name}::observability_name::{observed}");
+        if let Some((external, local)) = rates(cluster) {
+            let _ = write!(
+                out,
+                "{name}::outlier::success_rate_average::{}\n{name}::outlier::success_rate_ejection_threshold::{}\n\
+                 {name}::outlier::local_origin_success_rate_average::{}\n\
+                 {name}::outlier::local_origin_success_rate_ejection_threshold::{}\n",
+                short(external.average),
+                short(external.threshold),
+                short(local.average),
+                short(local.threshold)
+            );
+        }
         for (word, _, values) in limits(cluster) {
             for (key, value) in values {
                 let _ = writeln!(out, "{name}::{word}_priority::{key}::{value}");
@@ -96,50 +115,37 @@ fn text(server: &Server, clusters: &[Arc<Cluster>]) -> String {
                 "{name}::{at}::hostname::{}\n{name}::{at}::health_flags::{}\n{name}::{at}::weight::{}\n\
                  {name}::{at}::region::{}\n{name}::{at}::zone::{}\n{name}::{at}::sub_zone::{}\n\
                  {name}::{at}::canary::false\n{name}::{at}::priority::{}\n\
-                 {name}::{at}::success_rate::-1\n{name}::{at}::local_origin_success_rate::-1\n",
+                 {name}::{at}::success_rate::{}\n{name}::{at}::local_origin_success_rate::{}\n",
                 host.hostname,
                 flags(&host),
                 host.weight,
                 l.region,
                 l.zone,
                 l.sub_zone,
-                host.priority
+                host.priority,
+                short(host.stats.ejection.external.rate()),
+                short(host.stats.ejection.local.rate())
             );
         }
     }
     out
 }
 
+/// What outlier detection found last, if the cluster has it.
+fn rates(cluster: &Cluster) -> Option<(Rates, Rates)> {
+    cluster.config.outlier_detection.as_ref()?;
+    let judgement = cluster.judgement();
+    Some((judgement.external, judgement.local))
+}
+
 fn hosts(cluster: &Cluster) -> Vec<Arc<Host>> {
     let mut all: Vec<_> = cluster.hosts().hosts.to_vec();
     all.extend(cluster.original_hosts());
+    all.extend(cluster.dynamic_hosts());
     all
 }
 
-/// An address in protobuf's form.
-pub fn address(address: &Address) -> core::Address {
-    use core::address::Address as Proto;
-    use core::socket_address::PortSpecifier;
-    let socket = |address: String, port: u16| {
-        Proto::SocketAddress(core::SocketAddress {
-            address,
-            port_specifier: Some(PortSpecifier::PortValue(port.into())),
-            ..Default::default()
-        })
-    };
-    let inner = match address {
-        Address::Socket(a) => socket(a.ip().to_string(), a.port()),
-        Address::Dns { host, port } => socket(host.to_string(), *port),
-        Address::Pipe { path, mode } => Proto::Pipe(core::Pipe { path: path.to_string(), mode: *mode }),
-        Address::Internal { listener, endpoint_id } => Proto::EnvoyInternalAddress(core::EnvoyInternalAddress {
-            address_name_specifier: Some(core::envoy_internal_address::AddressNameSpecifier::ServerListenerName(
-                listener.to_string(),
-            )),
-            endpoint_id: endpoint_id.to_string(),
-        }),
-    };
-    core::Address { address: Some(inner) }
-}
+pub use upstream::address::proto as address;
 
 fn status(server: &Server, cluster: &Cluster) -> admin::ClusterStatus {
     let name = cluster.config.name.to_string();
@@ -159,10 +165,26 @@ fn status(server: &Server, cluster: &Cluster) -> admin::ClusterStatus {
             _ => String::new(),
         },
         circuit_breakers: Some(CircuitBreakers { thresholds: thresholds.into(), ..Default::default() }),
+        success_rate_ejection_threshold: rates(cluster).and_then(|r| percent(r.0.threshold)),
+        local_origin_success_rate_ejection_threshold: rates(cluster).and_then(|r| percent(r.1.threshold)),
         host_statuses: hosts(cluster).iter().map(|h| host_status(h)).collect(),
         name,
         ..Default::default()
     }
+}
+
+/// A number as `%g` prints it: six significant digits, no idle zeros.
+fn short(value: f64) -> String {
+    let digits = if value.abs() >= 1.0 { value.abs().log10().floor() as i32 + 1 } else { 1 };
+    let text = format!("{:.*}", (6 - digits).clamp(0, 6) as usize, value);
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
+    }
+}
+
+fn percent(value: f64) -> Option<Percent> {
+    (value >= 0.0).then_some(Percent { value })
 }
 
 fn host_status(host: &Host) -> admin::HostStatus {
@@ -178,24 +200,27 @@ fn host_status(host: &Host) -> admin::HostStatus {
         HealthStatus::Unknown => core::HealthStatus::Healthy,
         other => core::HealthStatus::try_from(other as i32).unwrap_or(core::HealthStatus::Unknown),
     };
-    let l = &host.locality;
+    let (external, local) = (host.stats.ejection.external.rate(), host.stats.ejection.local.rate());
     admin::HostStatus {
         address: Some(address(&host.address)),
         stats: counters.chain(values.iter().filter(|v| v.2)).map(metric).collect(),
         health_status: Some(admin::HostHealthStatus {
+            failed_active_health_check: host.has_flag(flag::FAILED_ACTIVE_HC),
             failed_outlier_check: host.stats.ejection.ejected.load(Relaxed),
+            failed_active_degraded_check: host.has_flag(flag::DEGRADED_ACTIVE_HC),
+            pending_dynamic_removal: host.has_flag(flag::PENDING_DYNAMIC_REMOVAL),
+            pending_active_hc: host.has_flag(flag::PENDING_ACTIVE_HC),
+            excluded_via_immediate_hc_fail: host.has_flag(flag::EXCLUDED_VIA_IMMEDIATE_HC_FAIL),
+            active_hc_timeout: host.has_flag(flag::ACTIVE_HC_TIMEOUT),
+            failed_degraded_outlier_detection: false,
             eds_health_status: told as i32,
-            ..Default::default()
         }),
         weight: host.weight,
         hostname: host.hostname.to_string(),
         priority: host.priority,
-        locality: Some(core::Locality {
-            region: l.region.to_string(),
-            zone: l.zone.to_string(),
-            sub_zone: l.sub_zone.to_string(),
-        }),
-        ..Default::default()
+        locality: Some(upstream::address::locality(&host.locality)),
+        success_rate: percent(external),
+        local_origin_success_rate: percent(local),
     }
 }
 

@@ -240,7 +240,7 @@ pub fn serve(server: &Rc<Server>) -> Result<(), StartError> {
             socket.set_nonblocking(true).map_err(failed)?;
             let listener = TcpListener::from_std(socket).map_err(failed)?;
             let shown = listener.local_addr().map_err(failed)?.to_string();
-            tokio::task::spawn_local(accept_tcp(server.clone(), listener));
+            server.set_admin(tokio::task::spawn_local(accept_tcp(server.clone(), listener)).abort_handle());
             shown
         }
         Address::Pipe { path, mode } => {
@@ -252,7 +252,7 @@ pub fn serve(server: &Rc<Server>) -> Result<(), StartError> {
             if *mode != 0 {
                 std::fs::set_permissions(&**path, std::fs::Permissions::from_mode(*mode)).map_err(failed)?;
             }
-            tokio::task::spawn_local(accept_unix(server.clone(), listener));
+            server.set_admin(tokio::task::spawn_local(accept_unix(server.clone(), listener)).abort_handle());
             path.to_string()
         }
         _ => return Err(failed(std::io::Error::other("the admin address must be an IP address or a path"))),

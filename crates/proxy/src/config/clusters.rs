@@ -29,15 +29,29 @@ struct Active {
     record: Record,
     secrets: Vec<SecretRef>,
     eds: Option<String>,
-    /// Resolves names until it is replaced.
-    dns: Option<AbortHandle>,
+    _tasks: Tasks,
 }
 
-impl Drop for Active {
-    fn drop(&mut self) {
-        if let Some(task) = &self.dns {
-            task.abort();
+/// Resolves names and checks hosts until it is dropped.
+struct Tasks(Vec<AbortHandle>);
+
+impl Tasks {
+    /// Starts what the cluster needs.
+    fn start(cluster: &Arc<upstream::Cluster>) -> Self {
+        let mut tasks = Vec::new();
+        if matches!(cluster.config.discovery, Discovery::StrictDns(..) | Discovery::LogicalDns(..)) {
+            tasks.push(tokio::task::spawn_local(upstream::dns::run(cluster.clone())).abort_handle());
         }
+        if !cluster.config.health_checks.is_empty() {
+            tasks.push(tokio::task::spawn_local(upstream::health::run(cluster.clone())).abort_handle());
+        }
+        Tasks(tasks)
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -47,6 +61,8 @@ struct Warming {
     secrets: Vec<SecretRef>,
     eds: Option<String>,
     deadline: Option<Instant>,
+    /// It has its endpoints and secrets; its names are being resolved and its hosts checked for the first time.
+    built: Option<(Arc<upstream::Cluster>, Tasks)>,
 }
 
 /// One name's clusters.
@@ -120,9 +136,10 @@ impl Clusters {
             secrets: sds::of_cluster(proto),
             config,
             deadline: None,
+            built: None,
         }));
         self.stats.inc(cluster_manager::CLUSTER_ADDED);
-        self.promote(&name);
+        self.advance(&name);
         self.count();
     }
 
@@ -153,7 +170,7 @@ impl Clusters {
         let (eds, timeout) = eds_of(&config);
         let known = entry.active.is_some() || entry.warming.is_some();
         let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
-        entry.warming = Some(Box::new(Warming { record, config, secrets, eds, deadline }));
+        entry.warming = Some(Box::new(Warming { record, config, secrets, eds, deadline, built: None }));
         entry.failed = None;
         self.stats.inc(if known { cluster_manager::CLUSTER_MODIFIED } else { cluster_manager::CLUSTER_ADDED });
         Ok(true)
@@ -188,6 +205,12 @@ impl Clusters {
                     cluster.stats.inc(cluster_stats::UPDATE_SUCCESS);
                 }
                 self.registry.assign(name, &load);
+                for (cluster, _) in self.entries.values().filter_map(|e| e.warming.as_ref()?.built.as_ref()) {
+                    if matches!(&cluster.config.discovery, Discovery::Eds { service_name, .. } if **service_name == *name)
+                    {
+                        cluster.assign(&load, |a| vec![a.clone()]);
+                    }
+                }
                 self.failed_assignments.remove(name);
                 self.assignments.insert(name.into(), Assignment { record, load: Arc::new(load) });
                 Ok(())
@@ -237,29 +260,47 @@ impl Clusters {
             .filter(|(_, e)| {
                 e.warming.as_ref().is_some_and(|w| {
                     let late = w.deadline.is_some_and(|d| d <= now);
-                    late || (w.eds.as_ref().is_none_or(|n| self.assignments.contains_key(n))
-                        && w.secrets.iter().all(|s| secrets.is_ready(s)))
+                    let fed = w.eds.as_ref().is_none_or(|n| self.assignments.contains_key(n))
+                        && w.secrets.iter().all(|s| secrets.is_ready(s));
+                    match &w.built {
+                        Some((cluster, _)) => cluster.is_initialized(),
+                        None => late || fed,
+                    }
                 })
             })
             .map(|(name, _)| name.clone())
             .collect();
-        ready.iter().for_each(|name| self.promote(name));
+        let moved = ready.iter().filter(|name| self.advance(name)).count();
         self.count();
-        !ready.is_empty()
+        moved > 0
     }
 
-    fn promote(&mut self, name: &str) {
-        let Some(entry) = self.entries.get_mut(name) else { return };
-        let Some(warming) = entry.warming.take().map(|w| *w) else { return };
-        let load = warming.eds.as_ref().and_then(|n| self.assignments.get(n)).map(|a| a.load.clone());
-        let cluster = self.registry.set(warming.config.clone());
-        if let Some(load) = load {
-            cluster.assign(&load, |a| vec![a.clone()]);
+    /// Takes a warming cluster a step further: built, then in service. True if it serves now.
+    fn advance(&mut self, name: &str) -> bool {
+        let Some(entry) = self.entries.get_mut(name) else { return false };
+        let Some(warming) = &mut entry.warming else { return false };
+        if warming.built.is_none() {
+            let load = warming.eds.as_ref().and_then(|n| self.assignments.get(n)).map(|a| a.load.clone());
+            let cluster = self.registry.build(warming.config.clone());
+            if let Some(load) = load {
+                cluster.assign(&load, |a| vec![a.clone()]);
+            }
+            let tasks = Tasks::start(&cluster);
+            warming.built = Some((cluster, tasks));
+            warming.deadline = None;
         }
-        let dns = matches!(warming.config.discovery, Discovery::StrictDns(..) | Discovery::LogicalDns(..));
-        let dns = dns.then(|| tokio::task::spawn_local(upstream::dns::run(cluster)).abort_handle());
-        entry.active = Some(Active { record: warming.record, secrets: warming.secrets, eds: warming.eds, dns });
+        if !warming.built.as_ref().is_some_and(|(c, _)| c.is_initialized()) {
+            return false;
+        }
+        let Some(Warming { record, secrets, eds, built: Some((cluster, tasks)), .. }) =
+            entry.warming.take().map(|w| *w)
+        else {
+            return false;
+        };
+        self.registry.publish(&cluster);
+        entry.active = Some(Active { record, secrets, eds, _tasks: tasks });
         telemetry::debug!(upstream, "warming cluster {name} complete");
+        true
     }
 
     /// When the next warming cluster gives up waiting.

@@ -3,6 +3,7 @@
 //! A listener that awaits routes or secrets is warming: its predecessor goes on serving. Removal drains first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use super::record::{Failure, Record};
 use super::routes::{Routes, Slots};
 use super::sds::{self, SecretRef};
 use super::secrets::Secrets;
+use crate::hot_restart::Parent;
 use crate::workers::{Command, Workers};
 
 /// A compiled listener and what it needs.
@@ -52,6 +54,8 @@ struct Entry {
     active: Option<Compiled>,
     warming: Option<Warming>,
     failed: Option<Failure>,
+    /// Duplicates of the sockets in service, for a successor process.
+    held: Vec<l4::Sockets>,
 }
 
 /// What compiling a listener takes from the process.
@@ -68,6 +72,12 @@ pub struct Deps {
     pub slots: Arc<Slots>,
     /// Facts of this node.
     pub node: Arc<l7::Node>,
+    /// The process that this one replaces.
+    pub parent: Option<Arc<Parent>>,
+    /// Sockets are kept for a successor process.
+    pub keep_sockets: bool,
+    /// How fast connections are asked to close when the process drains; zero is at once.
+    pub drain_over: Duration,
 }
 
 /// All listeners.
@@ -78,6 +88,8 @@ pub struct Listeners {
     entries: BTreeMap<String, Entry>,
     draining: Vec<Draining>,
     drain_time: Duration,
+    /// Clusters are ready, so listeners may serve.
+    open: bool,
     /// Version of the last LDS response.
     pub version: String,
 }
@@ -112,6 +124,7 @@ impl Listeners {
             entries: BTreeMap::new(),
             draining: Vec::new(),
             drain_time,
+            open: false,
             version: String::new(),
         }
     }
@@ -119,6 +132,16 @@ impl Listeners {
     /// The workers.
     pub fn workers(&mut self) -> &mut Workers {
         &mut self.workers
+    }
+
+    /// Lets listeners serve from now on: before, clusters may not be ready.
+    pub fn open(&mut self) {
+        self.open = true;
+    }
+
+    /// Duplicates of the sockets that listen on an address, for a successor process.
+    pub fn hand_over(&self, address: &str) -> Vec<OwnedFd> {
+        self.entries.values().flat_map(|e| &e.held).flat_map(|s| s.of(address)).collect()
     }
 
     fn count(&self) {
@@ -192,8 +215,7 @@ impl Listeners {
                 && p.config.bind_to_port == config.bind_to_port
                 && p.config.transparent == config.transparent
         });
-        let sockets =
-            if keeps_sockets { None } else { Some(listener.bind(self.workers.count()).map_err(|e| e.to_string())?) };
+        let sockets = if keeps_sockets { None } else { Some(self.bind(&listener)?) };
         let (route_scopes, timeout) = rds_of(&config);
         let routes = route_scopes.iter().map(|s| s.1.clone()).collect();
         let known = self.entries.get(name).is_some_and(|e| e.active.is_some() || e.warming.is_some());
@@ -206,6 +228,11 @@ impl Listeners {
         });
         self.stats.inc(if known { stat::LISTENER_MODIFIED } else { stat::LISTENER_ADDED });
         Ok(())
+    }
+
+    fn bind(&self, listener: &l4::Listener) -> Result<Vec<l4::Sockets>, String> {
+        let inherit = |address: &str| self.deps.parent.as_ref().map_or_else(Vec::new, |p| p.sockets(address));
+        listener.bind_or_inherit(self.workers.count(), &inherit).map_err(|e| e.to_string())
     }
 
     /// Removes a listener of LDS: it stops accepting, its connections are asked to close and given the drain time.
@@ -233,6 +260,9 @@ impl Listeners {
 
     /// Serves what has all it needs, or has waited long enough. True if something moved.
     pub fn warm(&mut self, routes: &Routes, secrets: &Secrets, now: Instant) -> bool {
+        if !self.open {
+            return false;
+        }
         let ready: Vec<String> = self
             .entries
             .iter()
@@ -262,6 +292,10 @@ impl Listeners {
                     self.workers.tell(|_| Command::Stop(name.to_owned()));
                     self.workers.tell(|_| Command::Drain(name.to_owned()));
                 }
+                if self.deps.keep_sockets {
+                    // Without a duplicate there is nothing to hand over, which costs only that.
+                    entry.held = sockets.iter().filter_map(|s| s.try_clone().ok()).collect();
+                }
                 let mut sockets = sockets.into_iter();
                 self.workers.tell(|_| Command::Add(listener.clone(), sockets.next().unwrap_or_default()));
             }
@@ -276,23 +310,24 @@ impl Listeners {
 
     /// Stops all listeners, or the inbound ones.
     pub fn stop(&mut self, inbound_only: bool) {
-        for (name, entry) in &self.entries {
+        for (name, entry) in &mut self.entries {
             let Some(active) = &entry.active else { continue };
             if !inbound_only || active.listener.config.traffic_direction == TrafficDirection::Inbound {
                 self.stats.inc(stat::LISTENER_STOPPED);
+                entry.held.clear();
                 self.workers.tell(|_| Command::Stop(name.clone()));
             }
         }
     }
 
-    /// Asks connections to close as they become idle.
+    /// Asks connections to close as they become idle: all over the drain time, or those of inbound listeners at once.
     pub fn drain(&mut self, inbound_only: bool) {
         if !inbound_only {
-            self.workers.tell(|_| Command::Draining(true));
+            return self.workers.tell(|_| Command::Draining(self.deps.drain_over));
         }
         for (name, entry) in &self.entries {
             let Some(active) = &entry.active else { continue };
-            if !inbound_only || active.listener.config.traffic_direction == TrafficDirection::Inbound {
+            if active.listener.config.traffic_direction == TrafficDirection::Inbound {
                 self.workers.tell(|_| Command::Drain(name.clone()));
             }
         }
