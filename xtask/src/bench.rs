@@ -18,7 +18,8 @@ use std::process::Command;
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Scenarios to run (proxybench's, `connections`, `handshakes`, `latency`); without names: all.
+    /// Scenarios to run (proxybench's, `connections`, `handshakes`, `latency`); without names: all of the proxy's.
+    /// `control-plane` measures pushes instead.
     scenarios: Vec<String>,
     /// Rounds per scenario; what counts is the median of the rounds' ratios.
     #[arg(long, default_value_t = 5)]
@@ -38,6 +39,9 @@ const CLUSTERS: [&str; 2] = ["1000", "10000"];
 const WITH_HAPROXY: &[&str] = &["h1", "tcp"];
 
 pub fn run(args: &Args) -> Result<()> {
+    if args.scenarios == ["control-plane"] {
+        return crate::push::run();
+    }
     let program = args.proxybench.clone().unwrap_or_else(|| root().join("../shared/tools/proxybench/proxybench"));
     tools::install(tools::BENCH_PACKAGES)?;
     let envoy = tools::envoy()?;

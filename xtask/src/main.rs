@@ -1,4 +1,4 @@
-//! Which chore is it? `cargo xtask test|tidy|conformance|bench|differential|protos`: everything CI and people run.
+//! Which chore is it? `cargo xtask test|tidy|bench|simulate|differential|protos`: everything CI and people run.
 //!
 //! Absent: any knowledge of how the mesh works. xtask starts other programs and reads what they print.
 
@@ -7,7 +7,9 @@ mod conformance;
 mod deny;
 mod differential;
 mod protos;
+mod push;
 mod sidecar_bench;
+mod simulate;
 mod suites;
 mod tidy;
 mod tools;
@@ -39,6 +41,8 @@ enum Chore {
     Differential(differential::Args),
     /// Measure the proxy beside its peers with proxybench, and print the tables of docs/performance.md.
     Bench(bench::Args),
+    /// Run the seeded worlds of the test suites with many seeds.
+    Simulate(simulate::Args),
     /// Refresh crates/protos/descriptor.bin from the registries' Envoy, xDS and OTLP definitions and our own.
     Protos,
 }
@@ -59,6 +63,7 @@ fn chore() -> anyhow::Result<()> {
         Chore::Tidy => tidy::run(),
         Chore::Differential(args) => differential::run(&args),
         Chore::Bench(args) => bench::run(&args),
+        Chore::Simulate(args) => simulate::run(&args),
         Chore::Protos => protos::run(),
     }
 }

@@ -11,9 +11,9 @@ mod env;
 mod http;
 mod metrics;
 mod run;
-mod source;
+pub mod source;
 mod tls;
-mod world;
+pub mod world;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,16 +1,17 @@
-//! What should one connected proxy have? Its view of the snapshot, translated type by type when asked for.
+//! What should one connected proxy have? The resources of its view, which it shares with all proxies that see the same.
 //!
-//! A proxy's view is rebuilt only when a change can concern it, its endpoints only for the services that moved.
-//! Equal resources of different proxies are one allocation.
+//! Proxies of one class with the same ports share one [`Translation`] per snapshot; the next snapshot's starts from the
+//! last one's. A proxy's view is exchanged only when a change can concern it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, Weak};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
-use model::{Delta, Proxy, ProxyView};
-use names::{ClusterName, Hostname, Identity};
+use model::{Delta, LooksAt, Proxy, ProxyView, ServiceTarget, Snapshot};
+use names::Identity;
 use protos::envoy::config::core::v3::Node;
 use tonic::Status;
-use translate::{Inputs, NamedResource};
+use translate::Inputs;
+use translate::incremental::{Memo, Translation, encoded};
 use xds::server::{Kind, Resource, ResourceSet, Want};
 use xds_server::{Change, Source};
 
@@ -18,11 +19,11 @@ use crate::world::World;
 
 /// A change of the world, as the hub hands it on.
 #[derive(Debug, Clone)]
-pub struct Moved(pub Delta);
+pub struct Moved(pub Arc<Delta>);
 
 impl Change for Moved {
     fn merge(&mut self, later: &Self) {
-        self.0.merge(later.0.clone());
+        Arc::make_mut(&mut self.0).merge((*later.0).clone());
     }
 }
 
@@ -30,43 +31,147 @@ impl Change for Moved {
 #[derive(Debug)]
 pub struct ModelSource {
     world: Arc<World>,
-    interned: Mutex<Interner>,
+    memo: Arc<Memo>,
+    views: Mutex<Views>,
+}
+
+/// Views of the current snapshot, and the classes of connected proxies.
+#[derive(Debug, Default)]
+struct Views {
+    /// Version of the snapshot that `current` and `looks_at` are of.
+    version: u64,
+    looks_at: LooksAt,
+    /// By the address of the class, which is compared and never followed.
+    current: HashMap<usize, Vec<Weak<Translation>>>,
+    /// By everything that is in them.
+    classes: HashMap<String, Weak<Proxy>>,
+    sweep_at: usize,
 }
 
 /// One connected proxy.
 #[derive(Debug)]
 pub struct Connected {
     proxy: Arc<Proxy>,
-    inputs: Inputs,
-    endpoints: BTreeMap<Arc<str>, Arc<Resource>>,
+    class: (LooksAt, Arc<Proxy>),
+    view: Arc<Translation>,
+    endpoints: Further,
+    routes: Further,
+}
+
+/// Names that a proxy asks for beside those that its view refers to: listeners that drain still ask for their routes,
+/// patched clusters for endpoints of services. Compared again only when either side changed.
+#[derive(Debug, Default)]
+struct Further {
+    asked: u64,
+    known: Vec<Arc<str>>,
+    of: Option<Arc<[Arc<str>]>>,
 }
 
 impl ModelSource {
     /// Over this world.
     pub fn new(world: Arc<World>) -> Self {
-        ModelSource { world, interned: Mutex::default() }
+        ModelSource { world, memo: Arc::default(), views: Mutex::default() }
     }
 
-    fn view(&self, proxy: &Arc<Proxy>) -> Inputs {
+    fn views(&self, snapshot: &Snapshot) -> MutexGuard<'_, Views> {
+        // A panic elsewhere leaves finished views behind, which stay right.
+        let mut views = self.views.lock().unwrap_or_else(|e| e.into_inner());
+        if views.version != snapshot.version {
+            views.version = snapshot.version;
+            views.looks_at = LooksAt::anyone(snapshot);
+            views.current.clear();
+        }
+        views
+    }
+
+    /// The view of a proxy in the current snapshot. `last`: the class and view it had.
+    fn view(
+        &self,
+        proxy: &Proxy,
+        last: Option<(&(LooksAt, Arc<Proxy>), &Arc<Translation>)>,
+    ) -> ((LooksAt, Arc<Proxy>), Arc<Translation>) {
         let snapshot = self.world.snapshot();
-        let mut scopes = self.world.scopes.lock().unwrap_or_else(|e| e.into_inner());
-        Inputs::new(Arc::new(ProxyView::with_cache(&snapshot, proxy, &mut scopes)))
+        let targets = model::view::targets(&snapshot, proxy);
+        let mut views = self.views(&snapshot);
+        let looks_at = views.looks_at.of(&snapshot, proxy, &targets);
+        let class = match last {
+            Some(((at, class), _)) if *at == looks_at => Arc::clone(class),
+            _ => views.class(proxy.class(looks_at)),
+        };
+        let translation = views.translation(&snapshot, &class, targets, |targets| {
+            let mut scopes = self.world.scopes.lock().unwrap_or_else(|e| e.into_inner());
+            let view = ProxyView::of_class(&snapshot, &class, targets, &mut scopes);
+            let last = last.map(|(_, view)| &**view);
+            Translation::new(Inputs::new(Arc::new(view)), Arc::clone(&self.memo), last)
+        });
+        ((looks_at, class), translation)
     }
 
-    fn intern(&self, kind: Kind, list: Vec<NamedResource>) -> impl Iterator<Item = Arc<Resource>> {
-        let made = list.into_iter().map(|r| Resource::new(r.name, r.resource.value));
-        let mut interned = self.interned.lock().unwrap_or_else(|e| e.into_inner());
-        made.map(|r| interned.intern(kind, r)).collect::<Vec<_>>().into_iter()
+    /// The memo, for debug and metrics.
+    pub fn memo(&self) -> &Memo {
+        &self.memo
+    }
+}
+
+impl Views {
+    fn class(&mut self, proxy: Proxy) -> Arc<Proxy> {
+        let key = format!("{proxy:?}");
+        if let Some(known) = self.classes.get(&key).and_then(Weak::upgrade) {
+            return known;
+        }
+        if self.classes.len() >= self.sweep_at {
+            self.classes.retain(|_, c| c.strong_count() > 0);
+            self.sweep_at = (self.classes.len() * 2).max(64);
+        }
+        let class = Arc::new(proxy);
+        self.classes.insert(key, Arc::downgrade(&class));
+        class
     }
 
-    fn endpoints(&self, connected: &mut Connected, names: &BTreeSet<Arc<str>>) -> ResourceSet {
-        connected.endpoints.retain(|n, _| names.contains(n));
-        let missing = names.iter().filter(|n| !connected.endpoints.contains_key(*n));
-        let missing: Vec<String> = missing.map(|n| n.to_string()).collect();
-        let made = self.intern(Kind::Endpoint, translate::endpoints(&connected.inputs, &missing));
-        connected.endpoints.extend(made.map(|r| (Arc::clone(&r.name), r)));
-        connected.endpoints.values().cloned().collect()
+    fn translation(
+        &mut self,
+        snapshot: &Arc<Snapshot>,
+        class: &Arc<Proxy>,
+        targets: Vec<ServiceTarget>,
+        make: impl FnOnce(Vec<ServiceTarget>) -> Translation,
+    ) -> Arc<Translation> {
+        // Another thread may have moved on to a newer snapshot.
+        let current = self.version == snapshot.version;
+        let list = self.current.entry(Arc::as_ptr(class) as usize).or_default();
+        let same = |t: &Arc<Translation>| {
+            Arc::ptr_eq(&t.inputs().view.snapshot, snapshot) && t.inputs().view.targets == targets
+        };
+        if let Some(known) = list.iter().filter_map(Weak::upgrade).find(same) {
+            return known;
+        }
+        let made = Arc::new(make(targets));
+        if current {
+            list.retain(|t| t.strong_count() > 0);
+            list.push(Arc::downgrade(&made));
+        }
+        made
     }
+}
+
+impl Further {
+    /// The wanted names that are not among `names`.
+    fn of(&mut self, want: &Want<'_>, names: &Arc<[Arc<str>]>) -> &[Arc<str>] {
+        let same = self.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, names));
+        if self.asked != want.asked || !same {
+            let known = |n: &&Arc<str>| names.binary_search(*n).is_err();
+            self.known = want.names.iter().filter(known).cloned().collect();
+            self.asked = want.asked;
+            self.of = Some(Arc::clone(names));
+        }
+        &self.known
+    }
+}
+
+fn with(set: Arc<ResourceSet>, further: Vec<Arc<Resource>>) -> Arc<ResourceSet> {
+    if further.is_empty() {
+        return set;
+    }
+    Arc::new(set.patched(std::iter::empty(), further.iter()))
 }
 
 impl Source for ModelSource {
@@ -81,42 +186,42 @@ impl Source for ModelSource {
         let proxy =
             Proxy::from_node(&node.id, &metadata, locality).map_err(|e| Status::invalid_argument(e.to_string()))?;
         authorize(&proxy, identities)?;
-        let proxy = Arc::new(proxy);
-        Ok(Connected { inputs: self.view(&proxy), proxy, endpoints: BTreeMap::new() })
+        let (class, view) = self.view(&proxy, None);
+        Ok(Connected { proxy: Arc::new(proxy), class, view, endpoints: Further::default(), routes: Further::default() })
     }
 
     fn update(&self, connected: &mut Connected, Moved(delta): &Moved) -> Vec<Kind> {
         // Old and new scope both decide: what was seen may have gone, what was not may have come.
-        let affected = connected.inputs.view.is_affected_by(delta);
-        let inputs = self.view(&connected.proxy);
-        if !affected && !inputs.view.is_affected_by(delta) {
-            return Vec::new();
-        }
-        connected.inputs = inputs;
         let own = connected.proxy.ips.iter().any(|ip| delta.workloads.contains(ip.as_str()));
-        let kinds = concerned(delta, own);
-        if delta.only_endpoints() && !own {
-            let moved: BTreeSet<&Hostname> = delta.endpoints.iter().map(|k| &k.hostname).collect();
-            connected.endpoints.retain(|name, _| host(name).is_some_and(|h| !moved.contains(&h)));
-        } else if kinds.contains(&Kind::Endpoint) {
-            connected.endpoints.clear();
-        }
-        kinds
+        let affected = own || connected.view.inputs().view.is_affected_by(delta);
+        let (class, view) = self.view(&connected.proxy, Some((&connected.class, &connected.view)));
+        let affected = affected || view.inputs().view.is_affected_by(delta);
+        (connected.class, connected.view) = (class, view);
+        if affected { concerned(delta, own) } else { Vec::new() }
     }
 
     fn generate(&self, connected: &mut Connected, want: &Want<'_>) -> Arc<ResourceSet> {
-        let inputs = &connected.inputs;
+        let view = &connected.view;
         let names = || want.names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
         let list = match want.kind {
-            Kind::Endpoint => return Arc::new(self.endpoints(connected, want.names)),
-            Kind::Cluster => translate::clusters(inputs),
-            Kind::Listener => translate::listeners(inputs),
-            Kind::Route => translate::routes(inputs, &names()),
-            Kind::Secret => translate::secrets(inputs, &names()),
-            Kind::NameTable => vec![translate::name_table(inputs)],
+            Kind::Cluster => return view.clusters(),
+            Kind::Listener => return view.listeners(),
+            Kind::NameTable => return view.name_table(),
+            Kind::Endpoint => {
+                let (names, set) = view.endpoint_names_and_set();
+                let further = connected.endpoints.of(want, &names);
+                return with(set, further.iter().filter_map(|n| view.endpoint(n)).collect());
+            }
+            Kind::Route => {
+                let (names, set) = view.route_names_and_set();
+                let further = connected.routes.of(want, &names);
+                return with(set, further.iter().map(|n| view.route(n)).collect());
+            }
+            Kind::Secret => translate::secrets(view.inputs(), &names()),
+            Kind::Extension => translate::extension_configs(view.inputs(), &names()),
             _ => Vec::new(),
         };
-        Arc::new(self.intern(want.kind, list).collect())
+        Arc::new(encoded(list).map(|r| self.memo.intern(r)).collect())
     }
 }
 
@@ -141,7 +246,15 @@ fn authorize(proxy: &Proxy, identities: &[String]) -> Result<(), Status> {
 /// Which types a change can concern. `own`: the proxy's own workload moved.
 fn concerned(delta: &Delta, own: bool) -> Vec<Kind> {
     use names::Kind as Config;
-    let all = vec![Kind::Cluster, Kind::Endpoint, Kind::Listener, Kind::Route, Kind::Secret, Kind::NameTable];
+    let all = vec![
+        Kind::Cluster,
+        Kind::Endpoint,
+        Kind::Listener,
+        Kind::Route,
+        Kind::Secret,
+        Kind::Extension,
+        Kind::NameTable,
+    ];
     if delta.everything || !delta.services.is_empty() || own {
         return all;
     }
@@ -165,50 +278,4 @@ fn concerned(delta: &Delta, own: bool) -> Vec<Kind> {
         kinds.extend([Kind::Endpoint, Kind::NameTable]);
     }
     kinds.into_iter().collect()
-}
-
-fn host(cluster: &str) -> Option<Hostname> {
-    Some(cluster.parse::<ClusterName>().ok()?.host)
-}
-
-/// Finds equal resources. Dead entries are swept when the table has doubled.
-#[derive(Debug, Default)]
-struct Interner {
-    table: HashMap<(Kind, u64), Weak<Resource>>,
-    sweep_at: usize,
-}
-
-impl Interner {
-    fn intern(&mut self, kind: Kind, resource: Arc<Resource>) -> Arc<Resource> {
-        let key = (kind, resource.version);
-        if let Some(known) = self.table.get(&key).and_then(Weak::upgrade)
-            && *known == *resource
-        {
-            return known;
-        }
-        if self.table.len() >= self.sweep_at {
-            self.table.retain(|_, r| r.strong_count() > 0);
-            self.sweep_at = (self.table.len() * 2).max(1024);
-        }
-        self.table.insert(key, Arc::downgrade(&resource));
-        resource
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn equal_resources_are_one_and_dead_ones_are_forgotten() {
-        let mut interner = Interner::default();
-        let make = |text: &str| Resource::new("n", text.as_bytes().to_vec());
-        let first = interner.intern(Kind::Cluster, make("a"));
-        assert!(Arc::ptr_eq(&first, &interner.intern(Kind::Cluster, make("a"))));
-        assert!(!Arc::ptr_eq(&first, &interner.intern(Kind::Listener, make("a"))));
-        for i in 0..10_000 {
-            interner.intern(Kind::Route, make(&i.to_string()));
-        }
-        assert!(interner.table.len() < 2_000, "{}", interner.table.len());
-    }
 }

@@ -159,5 +159,5 @@ fn push(world: &World, hub: &Hub<ModelSource>, delta: Delta, started: Instant, w
         "Push debounce stable for configs {names:?}: {waited:?} since first change, {events} changes, full={full}, {} clients",
         hub.len(),
     );
-    hub.push(&Moved(delta), started);
+    hub.push(&Moved(Arc::new(delta)), started);
 }

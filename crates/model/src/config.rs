@@ -84,6 +84,20 @@ impl<T> HostIndex<T> {
         self.wildcard.iter().find(|(h, _)| host.subset_of(h)).map(|(_, t)| t)
     }
 
+    /// The entry of exactly this host.
+    pub fn exact(&self, host: &Hostname) -> Option<&T> {
+        if !host.is_wildcard() {
+            return self.exact.get(host);
+        }
+        let at = self.wildcard.binary_search_by(|(h, _)| h.specificity(host)).ok()?;
+        Some(&self.wildcard[at].1)
+    }
+
+    /// All entries, for changing.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Hostname, &mut T)> {
+        self.exact.iter_mut().chain(self.wildcard.iter_mut().map(|(h, t)| (&*h, t)))
+    }
+
     /// Whether nothing is registered.
     pub fn is_empty(&self) -> bool {
         self.exact.is_empty() && self.wildcard.is_empty()

@@ -23,37 +23,85 @@ pub struct MergedRule {
 
 type Merged = Vec<Arc<MergedRule>>;
 
+/// Rules of one host in one namespace, as written and merged.
+#[derive(Clone, Debug, Default)]
+struct Group {
+    written: Vec<Arc<Config<DestinationRule>>>,
+    merged: Merged,
+}
+
 /// All destination rules, by namespace and host.
 #[derive(Debug, Default)]
 pub struct DestinationRules {
-    by_namespace: BTreeMap<Arc<str>, HostIndex<Merged>>,
+    by_namespace: BTreeMap<Arc<str>, HostIndex<Group>>,
     root_namespace: String,
+    failover_priority: bool,
+}
+
+/// Whether the rule orders endpoints by labels, anywhere in it.
+fn orders_by_labels(rule: &DestinationRule) -> bool {
+    use api::destination_rule::LoadBalancerSettings;
+    let ordered = |lb: Option<&LoadBalancerSettings>| {
+        let setting = lb.and_then(|l| l.locality_lb_setting.as_ref());
+        setting.is_some_and(|s| !s.failover_priority.is_empty())
+    };
+    let policies = rule.traffic_policy.iter().chain(rule.subsets.iter().filter_map(|s| s.traffic_policy.as_ref()));
+    policies.into_iter().any(|p| {
+        ordered(p.load_balancer.as_ref()) || p.port_level_settings.iter().any(|l| ordered(l.load_balancer.as_ref()))
+    })
 }
 
 impl DestinationRules {
-    /// Resolves hosts, merges and indexes.
-    pub fn new<'a>(
-        configs: impl Iterator<Item = &'a Config<DestinationRule>>,
-        domain: &str,
+    /// No rules.
+    pub(crate) fn empty(root_namespace: &str) -> Self {
+        DestinationRules { root_namespace: root_namespace.to_owned(), ..Default::default() }
+    }
+
+    /// Merges and indexes rules whose hosts are complete. Groups that hold the same rules as in `old` are not merged
+    /// again.
+    pub(crate) fn of_resolved<'a>(
+        rules: impl Iterator<Item = &'a Arc<Config<DestinationRule>>>,
         default_export_to: &[String],
         root_namespace: &str,
+        old: Option<&DestinationRules>,
     ) -> Self {
-        let mut sorted: Vec<&Config<DestinationRule>> = configs.collect();
+        let mut sorted: Vec<&Arc<Config<DestinationRule>>> = rules.collect();
         sorted.sort_by(|a, b| a.age_order(b));
-        let mut out = DestinationRules { root_namespace: root_namespace.to_owned(), ..Default::default() };
-        for config in sorted {
-            let host = Hostname::resolve(&config.spec.host, &config.namespace, domain);
-            let mut config = config.clone();
-            config.spec.host = host.to_string();
-            let visibility = match &config.spec.workload_selector {
-                // A rule for chosen workloads stays in its namespace.
-                Some(_) => Visibility::Namespaces([config.namespace.clone()].into()),
-                None => Visibility::parse(&config.spec.export_to, default_export_to, &config.namespace),
-            };
-            let index = out.by_namespace.entry(config.namespace.clone()).or_default();
-            merge_into(index.entry(&host), config, visibility);
+        let mut out = DestinationRules::empty(root_namespace);
+        for rule in sorted {
+            let host = Hostname::from(rule.spec.host.as_str());
+            out.failover_priority |= orders_by_labels(&rule.spec);
+            let index = out.by_namespace.entry(rule.namespace.clone()).or_default();
+            index.entry(&host).written.push(rule.clone());
+        }
+        for (namespace, index) in &mut out.by_namespace {
+            let known = old.and_then(|o| o.by_namespace.get(namespace));
+            for (host, group) in index.iter_mut() {
+                let same = known.and_then(|k| k.exact(host)).filter(|k| {
+                    k.written.len() == group.written.len()
+                        && k.written.iter().zip(&group.written).all(|(a, b)| Arc::ptr_eq(a, b))
+                });
+                match same {
+                    Some(same) => group.merged.clone_from(&same.merged),
+                    None => {
+                        for rule in &group.written {
+                            let visibility = match &rule.spec.workload_selector {
+                                // A rule for chosen workloads stays in its namespace.
+                                Some(_) => Visibility::Namespaces([rule.namespace.clone()].into()),
+                                None => Visibility::parse(&rule.spec.export_to, default_export_to, &rule.namespace),
+                            };
+                            merge_into(&mut group.merged, (**rule).clone(), visibility);
+                        }
+                    }
+                }
+            }
         }
         out
+    }
+
+    /// Whether any rule orders endpoints by labels of client and endpoint.
+    pub fn has_failover_priority(&self) -> bool {
+        self.failover_priority
     }
 
     /// Rules that govern `service` (declared in `service_namespace`) for clients of `client_namespace`.
@@ -64,7 +112,7 @@ impl DestinationRules {
             (!seen.is_empty()).then_some(seen)
         };
         let in_namespace = |namespace: &str, local_only: bool| -> Option<Merged> {
-            let rules = self.by_namespace.get(namespace)?.most_specific(service)?;
+            let rules = &self.by_namespace.get(namespace)?.most_specific(service)?.merged;
             if local_only {
                 let own: Merged = rules.iter().filter(|r| r.visibility != Visibility::Public).cloned().collect();
                 return (!own.is_empty()).then_some(own);

@@ -4,26 +4,32 @@
 //! that says what moved. A [`ProxyView`] is what one [`Proxy`] may see of a snapshot, and the input of `translate`.
 //! Pure and synchronous: no I/O, no clock, no tasks. Everything is ordered, so equal inputs give equal outputs.
 
+pub mod class;
 pub mod config;
+mod derive;
 pub mod destination_rule;
 pub mod endpoint;
 pub mod gateway;
+pub mod index;
 pub mod mesh;
 pub mod proxy;
 pub mod registry;
 pub mod security;
 pub mod service;
+pub mod shared_map;
 pub mod sidecar;
 pub mod snapshot;
 pub mod view;
 pub mod virtual_service;
 
+pub use class::LooksAt;
 pub use config::Config;
 pub use endpoint::{Endpoint, Health, ServiceEndpoints, Workload};
 pub use gateway::{GatewayServer, MergedGateway};
 pub use mesh::{MeshConfig, OutboundMode};
 pub use proxy::{Capabilities, Interception, Proxy};
 pub use security::{MergedPeerAuthentication, MtlsMode};
+pub use shared_map::SharedMap;
 pub use service::{Port, Registry, Resolution, Service, ServiceKey, TargetPort, Visibility};
 pub use sidecar::{EgressListener, SidecarScope};
 pub use snapshot::{Change, Delta, Snapshot, Store};

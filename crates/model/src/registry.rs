@@ -12,6 +12,7 @@ use names::{Hostname, Kind, Labels, LabelsExt, PortProtocol, ResourceKey};
 use crate::endpoint::{
     Endpoint, Health, ServiceEndpoints, TLS_MODE_ISTIO, TLS_MODE_LABEL, Workload, labels_speak_mtls,
 };
+use crate::index::Index;
 use crate::mesh::MeshConfig;
 use crate::service::{Port, Registry, Resolution, Service, ServiceKey, TargetPort, TrafficDistribution, Visibility};
 
@@ -22,8 +23,6 @@ pub type Resources = BTreeMap<ResourceKey, Resource>;
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
 /// Annotation with the traffic distribution of a service.
 const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
-/// Label that ties a slice to its service.
-const SLICE_SERVICE: &str = "kubernetes.io/service-name";
 
 /// Resources of a kind, optionally of one namespace.
 pub fn of_kind<'a>(
@@ -194,6 +193,15 @@ fn assigned_addresses(resource: &Resource, host: &str) -> Vec<String> {
     list.iter().filter(of_host).filter_map(|a| a.get("value")?.as_str().map(str::to_owned)).collect()
 }
 
+/// Whether an address is allocated for a service: a service entry without one, unless its connections keep their
+/// destination anyway.
+pub fn wants_address(s: &Service) -> bool {
+    s.registry == Registry::External
+        && s.addresses.is_empty()
+        && s.resolution != Resolution::Passthrough
+        && (!s.hostname.is_wildcard() || s.resolution == Resolution::DynamicDns)
+}
+
 /// Gives every service entry without an address one of 240.240.0.0/16, by the hash of its identity; collisions
 /// move to the next free one, older entries first.
 pub fn allocate_addresses(services: &mut [Service]) {
@@ -208,12 +216,7 @@ pub fn allocate_addresses(services: &mut [Service]) {
     };
     taken.extend(services.iter().flat_map(|s| s.auto_addresses.iter().filter_map(offset)));
     for s in services.iter_mut() {
-        let eligible = s.registry == Registry::External
-            && s.addresses.is_empty()
-            && s.auto_addresses.is_empty()
-            && s.resolution != Resolution::Passthrough
-            && (!s.hostname.is_wildcard() || s.resolution == Resolution::DynamicDns);
-        if !eligible {
+        if !wants_address(s) || !s.auto_addresses.is_empty() {
             continue;
         }
         let hash = xxhash_rust::xxh64::xxh64(format!("{}/{}", s.namespace, s.hostname).as_bytes(), 0);
@@ -231,23 +234,22 @@ pub fn allocate_addresses(services: &mut [Service]) {
 }
 
 /// Endpoints of a service.
-pub fn endpoints_of(service: &Service, resources: &Resources, mesh: &MeshConfig) -> ServiceEndpoints {
+pub fn endpoints_of(service: &Service, resources: &Resources, index: &Index) -> ServiceEndpoints {
     let mut out = match service.registry {
-        Registry::Kubernetes => kube_endpoints(service, resources),
-        Registry::External => entry_endpoints(service, resources, mesh),
+        Registry::Kubernetes => kube_endpoints(service, resources, index),
+        Registry::External => entry_endpoints(service, resources, index),
     };
     out.sort_by(|a, b| (&a.service_port, &a.address, a.port).cmp(&(&b.service_port, &b.address, b.port)));
     out.dedup_by(|a, b| (&a.service_port, &a.address, a.port) == (&b.service_port, &b.address, b.port));
     out
 }
 
-fn kube_endpoints(service: &Service, resources: &Resources) -> ServiceEndpoints {
+fn kube_endpoints(service: &Service, resources: &Resources, index: &Index) -> ServiceEndpoints {
     if service.resolution == Resolution::Alias {
         return Vec::new();
     }
     let mut out = Vec::new();
-    let slices = of_kind(resources, &Kind::EndpointSlice, Some(&service.namespace))
-        .filter(|r| r.meta.labels.get(SLICE_SERVICE).is_some_and(|s| **s == *service.name));
+    let slices = index.slices(&service.namespace, &service.name).filter_map(|k| resources.get(k));
     let mut from_slices = false;
     for slice in slices {
         from_slices = true;
@@ -259,13 +261,13 @@ fn kube_endpoints(service: &Service, resources: &Resources) -> ServiceEndpoints 
         return out;
     };
     if !from_slices {
-        for pod in of_kind(resources, &Kind::Pod, Some(&service.namespace)) {
+        for pod in index.candidates(&service.namespace, selector, &Kind::Pod, resources) {
             if selector.subset_of(&pod.meta.labels) {
                 pod_endpoints(service, pod, resources, &mut out);
             }
         }
     }
-    selected_entries(service, selector, resources, &mut out);
+    selected_entries(service, selector, resources, index, &mut out);
     out
 }
 
@@ -414,8 +416,14 @@ fn locality(labels: &Labels, node: Option<&Resource>) -> String {
 }
 
 /// Workload entries that a service selects.
-fn selected_entries(service: &Service, selector: &Labels, resources: &Resources, out: &mut ServiceEndpoints) {
-    for resource in of_kind(resources, &Kind::WorkloadEntry, Some(&service.namespace)) {
+fn selected_entries(
+    service: &Service,
+    selector: &Labels,
+    resources: &Resources,
+    index: &Index,
+    out: &mut ServiceEndpoints,
+) {
+    for resource in index.candidates(&service.namespace, selector, &Kind::WorkloadEntry, resources) {
         let Body::WorkloadEntry(entry) = &resource.body else {
             continue;
         };
@@ -473,23 +481,25 @@ fn entry_endpoint(service: &Service, entry: &WorkloadEntry, labels: &Labels, nam
     ports.collect()
 }
 
-fn entry_endpoints(service: &Service, resources: &Resources, _mesh: &MeshConfig) -> ServiceEndpoints {
+fn entry_endpoints(service: &Service, resources: &Resources, index: &Index) -> ServiceEndpoints {
     let mut out = Vec::new();
     // The service entry of this service: several may declare the host, the oldest of the namespace is meant.
-    let entry = of_kind(resources, &Kind::ServiceEntry, Some(&service.namespace))
+    let entry = index
+        .owners(&service.key())
+        .filter_map(|k| resources.get(k))
         .filter_map(|r| match &r.body {
-            Body::ServiceEntry(e) if e.hosts.iter().any(|h| **h == *service.hostname) => Some((r, e)),
+            Body::ServiceEntry(e) => Some((r, e)),
             _ => None,
         })
         .find(|(r, _)| created_us(r) == service.created_us);
     let Some((_, entry)) = entry else { return out };
     if let Some(selector) = &service.selector {
-        for pod in of_kind(resources, &Kind::Pod, Some(&service.namespace)) {
+        for pod in index.candidates(&service.namespace, selector, &Kind::Pod, resources) {
             if selector.subset_of(&pod.meta.labels) {
                 pod_endpoints(service, pod, resources, &mut out);
             }
         }
-        selected_entries(service, selector, resources, &mut out);
+        selected_entries(service, selector, resources, index, &mut out);
         return out;
     }
     for endpoint in &entry.endpoints {

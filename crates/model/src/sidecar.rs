@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::destination_rule::{MergedRule, select};
 use crate::mesh::OutboundMode;
 use crate::service::{Registry, Service};
+use crate::shared_map::SharedMap;
 use crate::snapshot::Snapshot;
 use crate::virtual_service::ResolvedVirtualService;
 
@@ -55,9 +56,9 @@ pub struct SidecarScope {
     /// All services imported.
     pub services: Vec<Arc<Service>>,
     /// The service that a host means in this scope.
-    pub by_host: BTreeMap<Hostname, Arc<Service>>,
+    pub by_host: SharedMap<Hostname, Arc<Service>>,
     /// Destination rules of those services.
-    pub rules: BTreeMap<Hostname, Vec<Arc<MergedRule>>>,
+    pub rules: SharedMap<Hostname, Vec<Arc<MergedRule>>>,
     /// Unknown destinations.
     pub outbound_mode: OutboundMode,
     /// Where unknown traffic goes when it is allowed.
@@ -88,8 +89,8 @@ impl SidecarScope {
             outbound_mode: snapshot.mesh.outbound_traffic_policy,
             egress_proxy: None,
             services: Vec::new(),
-            by_host: BTreeMap::new(),
-            rules: BTreeMap::new(),
+            by_host: SharedMap::default(),
+            rules: SharedMap::default(),
             egress,
             config: sidecar.clone(),
         };
@@ -106,11 +107,93 @@ impl SidecarScope {
         scope.collect_services(snapshot, sidecar.is_some());
         for service in &scope.services {
             let found = snapshot.destination_rules.lookup(namespace, &service.hostname, &service.namespace);
-            if !found.is_empty() {
-                scope.rules.entry(service.hostname.clone()).or_insert(found);
+            if !found.is_empty() && !scope.rules.contains_key(&service.hostname) {
+                scope.rules.insert(service.hostname.clone(), found);
             }
         }
         scope
+    }
+
+    /// This scope, made from `old`, as it is in `new`. `None`: a `Sidecar` or another mesh decides, it must be made
+    /// from scratch. The result is what [`SidecarScope::new`] gives; only hosts that moved are looked up.
+    pub(crate) fn advance(&self, old: &Snapshot, new: &Snapshot) -> Option<SidecarScope> {
+        if self.config.is_some() || !Arc::ptr_eq(&old.mesh, &new.mesh) {
+            return None;
+        }
+        let [egress] = self.egress.as_slice() else {
+            return None;
+        };
+        let (same_services, same_rules) = (
+            Arc::ptr_eq(&old.services, &new.services),
+            Arc::ptr_eq(&old.destination_rules, &new.destination_rules),
+        );
+        let mut scope = SidecarScope {
+            config: None,
+            name: self.name.clone(),
+            namespace: self.namespace.clone(),
+            egress: Vec::new(),
+            services: Vec::new(),
+            by_host: self.by_host.clone(),
+            rules: self.rules.clone(),
+            outbound_mode: self.outbound_mode,
+            egress_proxy: self.egress_proxy.clone(),
+        };
+        let look_up = |rules: &mut SharedMap<Hostname, Vec<Arc<MergedRule>>>, service: &Service| {
+            let found = new.destination_rules.lookup(&self.namespace, &service.hostname, &service.namespace);
+            let same = |known: &Vec<Arc<MergedRule>>| {
+                known.len() == found.len() && known.iter().zip(&found).all(|(a, b)| Arc::ptr_eq(a, b))
+            };
+            match rules.get(&service.hostname) {
+                Some(known) if same(known) => {}
+                None if found.is_empty() => {}
+                _ if found.is_empty() => drop(rules.remove(&service.hostname)),
+                _ => drop(rules.insert(service.hostname.clone(), found)),
+            }
+        };
+        if !same_services {
+            let same = |a: &BTreeMap<Arc<str>, Arc<Service>>, b: &BTreeMap<Arc<str>, Arc<Service>>| {
+                a.len() == b.len() && a.values().zip(b.values()).all(|(a, b)| Arc::ptr_eq(a, b))
+            };
+            for host in new.by_host.changed_keys(&old.by_host, same) {
+                match winner(new, &host, &self.namespace) {
+                    Some(service) => {
+                        look_up(&mut scope.rules, &service);
+                        scope.by_host.insert(host, service);
+                    }
+                    None => {
+                        scope.by_host.remove(&host);
+                        scope.rules.remove(&host);
+                    }
+                }
+            }
+        }
+        let visible = if same_services { egress.services.clone() } else { new.services_visible_to(&self.namespace) };
+        scope.services = if same_services {
+            self.services.clone()
+        } else if new.services.len() == new.by_host.len() {
+            visible.clone()
+        } else {
+            let wins = |s: &&Arc<Service>| scope.by_host.get(&s.hostname).is_some_and(|w| Arc::ptr_eq(w, s));
+            visible.iter().filter(wins).cloned().collect()
+        };
+        if !same_rules {
+            for service in &scope.services {
+                look_up(&mut scope.rules, service);
+            }
+        }
+        let virtual_services = if Arc::ptr_eq(&old.virtual_services, &new.virtual_services) {
+            egress.virtual_services.clone()
+        } else {
+            new.virtual_services.for_gateway(&self.namespace, MESH_GATEWAY)
+        };
+        scope.egress = vec![EgressListener {
+            port: None,
+            bind: String::new(),
+            capture_mode: CaptureMode::Default,
+            services: visible,
+            virtual_services,
+        }];
+        Some(scope)
     }
 
     fn collect_services(&mut self, snapshot: &Snapshot, explicit: bool) {
@@ -188,6 +271,12 @@ impl SidecarScope {
             Some(p) => p.number == port && (port != 0 || l.bind == bind),
         })
     }
+}
+
+/// The service that a host means in a scope without `Sidecar`: the oldest visible one, but Kubernetes's before others.
+fn winner(snapshot: &Snapshot, host: &Hostname, namespace: &str) -> Option<Arc<Service>> {
+    let visible = snapshot.by_host.get(host)?.values().filter(|s| s.visibility.allows(namespace));
+    visible.min_by(|a, b| (a.registry != Registry::Kubernetes).cmp(&(b.registry != Registry::Kubernetes)).then_with(|| a.age_order(b))).cloned()
 }
 
 /// The port that services must have to be imported; HTTP proxy listeners import all.

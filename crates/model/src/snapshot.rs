@@ -4,19 +4,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use api::Resource;
 use api::envoy_filter::EnvoyFilter;
 use api::networking::{Gateway, Sidecar};
 use api::security::{AuthorizationPolicy, PeerAuthentication, RequestAuthentication, Telemetry};
-use api::{Body, Resource};
-use names::{Hostname, Kind, Labels, ResourceKey};
+use names::{Hostname, Labels, ResourceKey};
 
 use crate::config::Config;
+use crate::derive::{Derivation, Touched};
 use crate::destination_rule::DestinationRules;
 use crate::endpoint::ServiceEndpoints;
 use crate::mesh::MeshConfig;
-use crate::registry::{self, Resources, of_kind};
-use crate::service::{Registry, Resolution, Service, ServiceKey};
+use crate::registry::Resources;
+use crate::service::{Registry, Service, ServiceKey};
+use crate::shared_map::SharedMap;
 use crate::virtual_service::VirtualServices;
+
+pub use crate::derive::config;
 
 /// A change to the resources or the mesh.
 #[derive(Clone, Debug)]
@@ -66,7 +70,7 @@ impl Delta {
 }
 
 /// Services by host, then namespace.
-pub type ServicesByHost = BTreeMap<Hostname, BTreeMap<Arc<str>, Arc<Service>>>;
+pub type ServicesByHost = SharedMap<Hostname, BTreeMap<Arc<str>, Arc<Service>>>;
 
 /// The mesh at one moment. Tables are shared between snapshots that did not change them.
 #[derive(Clone, Debug)]
@@ -79,12 +83,14 @@ pub struct Snapshot {
     pub config_domain: Arc<str>,
     /// Services, by precedence.
     pub services: Arc<Vec<Arc<Service>>>,
+    /// Whether any service is an alias of another.
+    pub has_aliases: bool,
     /// Services by host and namespace.
-    pub by_host: Arc<ServicesByHost>,
+    pub by_host: ServicesByHost,
     /// Endpoints by service.
-    pub endpoints: Arc<BTreeMap<ServiceKey, Arc<ServiceEndpoints>>>,
+    pub endpoints: SharedMap<ServiceKey, Arc<ServiceEndpoints>>,
     /// Services that have an endpoint at an address.
-    pub by_address: Arc<BTreeMap<Arc<str>, BTreeSet<ServiceKey>>>,
+    pub by_address: SharedMap<Arc<str>, BTreeSet<ServiceKey>>,
     /// Virtual services.
     pub virtual_services: Arc<VirtualServices>,
     /// Destination rules.
@@ -114,16 +120,12 @@ impl Snapshot {
         Snapshot {
             version: 0,
             services: Arc::default(),
-            by_host: Arc::default(),
-            endpoints: Arc::default(),
-            by_address: Arc::default(),
+            has_aliases: false,
+            by_host: SharedMap::default(),
+            endpoints: SharedMap::default(),
+            by_address: SharedMap::default(),
             virtual_services: Arc::default(),
-            destination_rules: Arc::new(DestinationRules::new(
-                std::iter::empty(),
-                &config_domain,
-                &[],
-                &mesh.root_namespace,
-            )),
+            destination_rules: Arc::new(DestinationRules::empty(&mesh.root_namespace)),
             gateways: Arc::default(),
             sidecars: Arc::default(),
             peer_authentications: Arc::default(),
@@ -171,6 +173,7 @@ impl Snapshot {
 #[derive(Debug)]
 pub struct Store {
     resources: Resources,
+    derivation: Derivation,
     snapshot: Arc<Snapshot>,
 }
 
@@ -178,12 +181,16 @@ impl Store {
     /// An empty mesh.
     pub fn new(mesh: MeshConfig) -> Self {
         let domain = mesh.domain.as_str().into();
-        Store { resources: Resources::new(), snapshot: Arc::new(Snapshot::empty(Arc::new(mesh), domain)) }
+        Self::over(Snapshot::empty(Arc::new(mesh), domain))
     }
 
     /// An empty mesh whose configuration completes short names with another domain (empty: only the namespace).
     pub fn with_config_domain(mesh: MeshConfig, domain: &str) -> Self {
-        Store { resources: Resources::new(), snapshot: Arc::new(Snapshot::empty(Arc::new(mesh), domain.into())) }
+        Self::over(Snapshot::empty(Arc::new(mesh), domain.into()))
+    }
+
+    fn over(snapshot: Snapshot) -> Self {
+        Store { resources: Resources::new(), derivation: Derivation::default(), snapshot: Arc::new(snapshot) }
     }
 
     /// The current snapshot.
@@ -214,11 +221,13 @@ impl Store {
                         continue;
                     }
                     touched.note(old.as_ref(), Some(&resource), &key);
+                    self.derivation.index.note(old.as_ref(), Some(&resource));
                     self.resources.insert(key, resource);
                 }
                 Change::Delete(key) => {
                     if let Some(old) = self.resources.remove(&key) {
                         touched.note(Some(&old), None, &key);
+                        self.derivation.index.note(Some(&old), None);
                     }
                 }
             }
@@ -236,276 +245,8 @@ impl Store {
             next.mesh = Arc::new(*mesh);
             delta.everything = true;
         }
-        self.derive(&mut next, &touched, &mut delta);
+        self.derivation.advance(&self.resources, &mut next, &touched, &mut delta);
         self.snapshot = Arc::new(next);
         delta
-    }
-
-    fn derive(&self, next: &mut Snapshot, touched: &Touched, delta: &mut Delta) {
-        let all = delta.everything;
-        let kind = |k: &Kind| all || touched.kinds.contains(k);
-        delta.everything |= kind(&Kind::Namespace);
-        let old_services = next.services.clone();
-        if kind(&Kind::Service) || kind(&Kind::ServiceEntry) {
-            self.derive_services(next, delta);
-        }
-        let mut stale: BTreeSet<ServiceKey> = delta.services.clone();
-        if all || touched.kinds.contains(&Kind::Node) {
-            stale.extend(next.services.iter().map(|s| s.key()));
-        }
-        for (namespace, labels) in &touched.workload_labels {
-            stale.extend(registry::affected_services(next.services.iter(), namespace, labels));
-        }
-        for (namespace, name) in &touched.slices {
-            let host = Hostname::service(name, namespace, &next.mesh.domain);
-            stale.insert(ServiceKey { namespace: namespace.clone(), hostname: host });
-        }
-        if !stale.is_empty() {
-            self.derive_endpoints(next, &old_services, stale, delta);
-        }
-        delta.workloads.extend(touched.addresses.iter().cloned());
-
-        macro_rules! table {
-            ($field:ident, $variant:ident) => {
-                if kind(&Kind::$variant) {
-                    let mut list: Vec<_> = of_kind(&self.resources, &Kind::$variant, None)
-                        .filter_map(|r| match &r.body {
-                            Body::$variant(spec) => Some(Arc::new(config(r, (**spec).clone()))),
-                            _ => None,
-                        })
-                        .collect();
-                    list.sort_by(|a, b| a.age_order(b));
-                    next.$field = Arc::new(list);
-                }
-            };
-        }
-        table!(gateways, Gateway);
-        table!(sidecars, Sidecar);
-        table!(peer_authentications, PeerAuthentication);
-        table!(request_authentications, RequestAuthentication);
-        table!(authorization_policies, AuthorizationPolicy);
-        table!(telemetries, Telemetry);
-        table!(envoy_filters, EnvoyFilter);
-        if kind(&Kind::VirtualService) {
-            let configs: Vec<_> = of_kind(&self.resources, &Kind::VirtualService, None)
-                .filter_map(|r| match &r.body {
-                    Body::VirtualService(spec) => Some(config(r, (**spec).clone())),
-                    _ => None,
-                })
-                .collect();
-            let export = &next.mesh.default_virtual_service_export_to;
-            next.virtual_services = Arc::new(VirtualServices::new(configs.iter(), &next.config_domain, export));
-        }
-        if kind(&Kind::DestinationRule) {
-            let configs: Vec<_> = of_kind(&self.resources, &Kind::DestinationRule, None)
-                .filter_map(|r| match &r.body {
-                    Body::DestinationRule(spec) => Some(config(r, (**spec).clone())),
-                    _ => None,
-                })
-                .collect();
-            let mesh = &next.mesh;
-            next.destination_rules = Arc::new(DestinationRules::new(
-                configs.iter(),
-                &next.config_domain,
-                &mesh.default_destination_rule_export_to,
-                &mesh.root_namespace,
-            ));
-        }
-        if kind(&Kind::Secret) || kind(&Kind::ConfigMap) {
-            let of = |k| of_kind(&self.resources, &k, None).map(|r| (r.key().clone(), r.clone()));
-            next.credentials = Arc::new(of(Kind::Secret).chain(of(Kind::ConfigMap)).collect());
-        }
-        if kind(&Kind::Namespace) {
-            let list = of_kind(&self.resources, &Kind::Namespace, None);
-            next.namespaces = Arc::new(list.map(|r| (r.meta.key.name.clone(), r.meta.labels.clone())).collect());
-        }
-        let workload_kinds = [
-            Kind::Pod,
-            Kind::EndpointSlice,
-            Kind::Endpoints,
-            Kind::WorkloadEntry,
-            Kind::Service,
-            Kind::Node,
-            Kind::Deployment,
-            Kind::ReplicaSet,
-            Kind::StatefulSet,
-            Kind::DaemonSet,
-            Kind::Job,
-            Kind::CronJob,
-            Kind::ServiceAccount,
-            Kind::ReplicationController,
-            Kind::Namespace,
-        ];
-        delta.configs.extend(touched.keys.iter().filter(|k| !workload_kinds.contains(&k.kind)).cloned());
-        // A ConfigMap or Secret of an application is not configuration of the mesh.
-        delta.configs.retain(|k| !matches!(k.kind, Kind::ConfigMap | Kind::Other(_)));
-    }
-
-    fn derive_services(&self, next: &mut Snapshot, delta: &mut Delta) {
-        let mesh = next.mesh.clone();
-        let declared =
-            of_kind(&self.resources, &Kind::Service, None).chain(of_kind(&self.resources, &Kind::ServiceEntry, None));
-        let mut services: Vec<Service> = declared.flat_map(|r| registry::services_of(r, &mesh)).collect();
-        services.sort_by(|a, b| a.age_order(b));
-        registry::allocate_addresses(&mut services);
-        add_aliases(&mut services);
-        let old: BTreeMap<ServiceKey, &Arc<Service>> = next.services.iter().map(|s| (s.key(), s)).collect();
-        let mut seen: BTreeSet<ServiceKey> = BTreeSet::new();
-        let mut by_host: BTreeMap<Hostname, BTreeMap<Arc<str>, Arc<Service>>> = BTreeMap::new();
-        let mut list: Vec<Arc<Service>> = Vec::with_capacity(services.len());
-        for service in services {
-            let key = service.key();
-            // The oldest declaration of a host within a namespace counts, but Kubernetes's before any other.
-            if let Some(taken) = by_host.get(&key.hostname).and_then(|m| m.get(&key.namespace)) {
-                if taken.registry == Registry::Kubernetes || service.registry == Registry::External {
-                    continue;
-                }
-                list.retain(|s| s.key() != key);
-            }
-            let shared = match old.get(&key) {
-                Some(same) if ***same == service => (*same).clone(),
-                _ => {
-                    delta.services.insert(key.clone());
-                    Arc::new(service)
-                }
-            };
-            seen.insert(key.clone());
-            by_host.entry(key.hostname).or_default().insert(key.namespace, shared.clone());
-            list.push(shared);
-        }
-        delta.services.extend(old.keys().filter(|k| !seen.contains(*k)).cloned());
-        next.services = Arc::new(list);
-        next.by_host = Arc::new(by_host);
-    }
-
-    fn derive_endpoints(
-        &self,
-        next: &mut Snapshot,
-        old_services: &[Arc<Service>],
-        stale: BTreeSet<ServiceKey>,
-        delta: &mut Delta,
-    ) {
-        let _ = old_services;
-        let mut endpoints = (*next.endpoints).clone();
-        let mut by_address = (*next.by_address).clone();
-        for key in stale {
-            let service = next.by_host.get(&key.hostname).and_then(|m| m.get(&key.namespace)).cloned();
-            let new = service.as_ref().map(|s| registry::endpoints_of(s, &self.resources, &next.mesh));
-            let old = endpoints.get(&key).cloned();
-            if old.as_deref() == new.as_ref() {
-                continue;
-            }
-            let identities = |list: &ServiceEndpoints| -> BTreeSet<(Arc<str>, Arc<str>)> {
-                list.iter().map(|e| (e.workload.namespace.clone(), e.workload.service_account.clone())).collect()
-            };
-            let empty = ServiceEndpoints::new();
-            let (before, after) = (old.as_deref().unwrap_or(&empty), new.as_ref().unwrap_or(&empty));
-            let in_cluster = service.as_ref().is_some_and(|s| s.resolution != Resolution::ClientSideLb);
-            if in_cluster || identities(before) != identities(after) {
-                delta.services.insert(key.clone());
-            }
-            for e in before {
-                if let Some(set) = by_address.get_mut(&e.address) {
-                    set.remove(&key);
-                    if set.is_empty() {
-                        by_address.remove(&e.address);
-                    }
-                }
-            }
-            for e in after {
-                by_address.entry(e.address.clone()).or_default().insert(key.clone());
-            }
-            let addresses = |l: &ServiceEndpoints| l.iter().map(|e| e.address.clone()).collect::<BTreeSet<_>>();
-            delta.workloads.extend(addresses(before).symmetric_difference(&addresses(after)).cloned());
-            delta.endpoints.insert(key.clone());
-            match new {
-                Some(list) => endpoints.insert(key, Arc::new(list)),
-                None => endpoints.remove(&key),
-            };
-        }
-        next.endpoints = Arc::new(endpoints);
-        next.by_address = Arc::new(by_address);
-    }
-}
-
-/// Tells services which `ExternalName` services point to them.
-fn add_aliases(services: &mut [Service]) {
-    let targets: BTreeMap<Hostname, Hostname> =
-        services.iter().filter_map(|s| Some((s.hostname.clone(), s.external_name.clone()?))).collect();
-    if targets.is_empty() {
-        return;
-    }
-    let mut aliases: BTreeMap<Hostname, Vec<Hostname>> = BTreeMap::new();
-    for alias in targets.keys() {
-        let mut at = alias;
-        // A chain longer than the number of aliases is a loop.
-        for _ in 0..targets.len() {
-            match targets.get(at) {
-                Some(next) => at = next,
-                None => break,
-            }
-        }
-        if !targets.contains_key(at) {
-            aliases.entry(at.clone()).or_default().push(alias.clone());
-        }
-    }
-    for s in services {
-        if let Some(list) = aliases.get(&s.hostname) {
-            s.aliases = list.clone();
-        }
-    }
-}
-
-/// The configuration in a resource.
-pub fn config<T>(resource: &Resource, spec: T) -> Config<T> {
-    Config {
-        kind: resource.key().kind.clone(),
-        name: resource.meta.key.name.clone(),
-        namespace: resource.meta.key.namespace.clone(),
-        labels: resource.meta.labels.clone(),
-        annotations: resource.meta.annotations.clone(),
-        created_us: registry::created_us(resource),
-        spec,
-    }
-}
-
-#[derive(Default)]
-struct Touched {
-    keys: BTreeSet<ResourceKey>,
-    kinds: BTreeSet<Kind>,
-    /// Labels, before and after, of changed pods and workload entries.
-    workload_labels: BTreeMap<Arc<str>, Vec<Labels>>,
-    /// Services of changed slices.
-    slices: BTreeSet<(Arc<str>, Arc<str>)>,
-    addresses: BTreeSet<Arc<str>>,
-}
-
-impl Touched {
-    fn note(&mut self, old: Option<&Resource>, new: Option<&Resource>, key: &ResourceKey) {
-        self.keys.insert(key.clone());
-        self.kinds.insert(key.kind.clone());
-        for r in [old, new].into_iter().flatten() {
-            let labels = r.meta.labels.clone();
-            match &r.body {
-                Body::Pod(p) => {
-                    self.workload_labels.entry(key.namespace.clone()).or_default().push(labels);
-                    let relabelled = old.is_none_or(|o| new.is_none_or(|n| o.meta.labels != n.meta.labels));
-                    if relabelled && !p.status.pod_ip.is_empty() {
-                        self.addresses.insert(p.status.pod_ip.as_str().into());
-                    }
-                }
-                Body::WorkloadEntry(e) => {
-                    let mut all = e.labels.clone();
-                    all.extend(labels);
-                    self.workload_labels.entry(key.namespace.clone()).or_default().push(all);
-                }
-                Body::EndpointSlice(_) => {
-                    if let Some(name) = labels.get("kubernetes.io/service-name") {
-                        self.slices.insert((key.namespace.clone(), name.as_str().into()));
-                    }
-                }
-                _ => {}
-            }
-        }
     }
 }

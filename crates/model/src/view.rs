@@ -1,10 +1,12 @@
 //! What does one proxy see? Its scope, gateways, own ports and policies, chosen once per snapshot and proxy. This is
 //! the input of translation; everything in it is shared and immutable.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api::networking::{Gateway, Sidecar};
 use api::security::{AuthorizationPolicy, RequestAuthentication};
-use names::{Hostname, Kind, LabelsExt, NodeType, ResourceKey};
+use names::{Hostname, Kind, Labels, LabelsExt, NodeType, ResourceKey};
 
 use crate::config::Config;
 use crate::gateway::{self, MergedGateway};
@@ -46,26 +48,91 @@ pub struct ProxyView {
     pub request_authentication: Vec<Arc<Config<RequestAuthentication>>>,
 }
 
-/// Remembers scopes, which are the expensive part and shared by all proxies of a namespace with the same `Sidecar`.
+/// Remembers scopes and merged gateways, which are the expensive part and shared by all proxies of a namespace with the
+/// same `Sidecar` or gateway. What nobody holds any more is forgotten with the next snapshot.
 #[derive(Debug, Default)]
 pub struct ScopeCache {
     version: u64,
-    scopes: std::collections::BTreeMap<(Arc<str>, Option<ResourceKey>), Arc<SidecarScope>>,
+    scopes: BTreeMap<(Arc<str>, Option<ResourceKey>), (Arc<Snapshot>, Arc<SidecarScope>)>,
+    gateways: Vec<MergedFor>,
+}
+
+/// A merged gateway with all it was made from.
+#[derive(Debug)]
+struct MergedFor {
+    gateways: Arc<Vec<Arc<Config<Gateway>>>>,
+    namespace: Arc<str>,
+    labels: Labels,
+    targets: Vec<ServiceTarget>,
+    merged: Arc<MergedGateway>,
 }
 
 impl ScopeCache {
-    fn get(&mut self, snapshot: &Snapshot, proxy: &Proxy) -> Arc<SidecarScope> {
+    fn renew(&mut self, snapshot: &Snapshot) {
         if self.version != snapshot.version {
-            self.scopes.clear();
+            self.scopes.retain(|_, (_, scope)| Arc::strong_count(scope) > 1);
+            self.gateways.retain(|g| Arc::strong_count(&g.merged) > 1);
             self.version = snapshot.version;
         }
+    }
+
+    fn get(&mut self, snapshot: &Arc<Snapshot>, proxy: &Proxy) -> Arc<SidecarScope> {
+        self.renew(snapshot);
         // Gateways are not bounded by sidecars.
         let sidecar = (proxy.node_type == NodeType::Sidecar)
             .then(|| select_sidecar(&snapshot.sidecars, &proxy.namespace, &proxy.labels, &snapshot.mesh.root_namespace))
             .flatten();
         let key = sidecar.as_ref().map(|s| ResourceKey::new(Kind::Sidecar, &s.namespace, &s.name));
-        let scope = self.scopes.entry((proxy.namespace.clone(), key));
-        scope.or_insert_with(|| Arc::new(SidecarScope::new(snapshot, &proxy.namespace, sidecar))).clone()
+        let key = (proxy.namespace.clone(), key);
+        let known = self.scopes.get(&key);
+        let made = match known {
+            Some((at, scope)) if Arc::ptr_eq(at, snapshot) => return scope.clone(),
+            Some((at, scope)) if same_world(at, snapshot) && same_sidecar(scope, sidecar.as_ref()) => scope.clone(),
+            Some((at, scope)) if sidecar.is_none() => match scope.advance(at, snapshot) {
+                Some(advanced) => Arc::new(advanced),
+                None => Arc::new(SidecarScope::new(snapshot, &proxy.namespace, None)),
+            },
+            _ => Arc::new(SidecarScope::new(snapshot, &proxy.namespace, sidecar)),
+        };
+        self.scopes.insert(key, (snapshot.clone(), made.clone()));
+        made
+    }
+
+    fn gateway(&mut self, snapshot: &Snapshot, proxy: &Proxy, targets: &[ServiceTarget]) -> Arc<MergedGateway> {
+        self.renew(snapshot);
+        let known = self.gateways.iter().find(|g| {
+            Arc::ptr_eq(&g.gateways, &snapshot.gateways)
+                && g.namespace == proxy.namespace
+                && g.labels == proxy.labels
+                && g.targets == targets
+        });
+        if let Some(known) = known {
+            return known.merged.clone();
+        }
+        let merged = Arc::new(gateway::merge(&snapshot.gateways, proxy, targets));
+        self.gateways.push(MergedFor {
+            gateways: snapshot.gateways.clone(),
+            namespace: proxy.namespace.clone(),
+            labels: proxy.labels.clone(),
+            targets: targets.to_vec(),
+            merged: merged.clone(),
+        });
+        merged
+    }
+}
+
+/// Whether nothing that scopes are made from moved between two snapshots.
+fn same_world(a: &Snapshot, b: &Snapshot) -> bool {
+    Arc::ptr_eq(&a.mesh, &b.mesh)
+        && Arc::ptr_eq(&a.services, &b.services)
+        && Arc::ptr_eq(&a.virtual_services, &b.virtual_services)
+        && Arc::ptr_eq(&a.destination_rules, &b.destination_rules)
+}
+
+fn same_sidecar(scope: &SidecarScope, sidecar: Option<&Arc<Config<Sidecar>>>) -> bool {
+    match (&scope.config, sidecar) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (a, b) => a.is_none() && b.is_none(),
     }
 }
 
@@ -77,12 +144,21 @@ impl ProxyView {
 
     /// The view of `proxy`, sharing scopes with others of the same snapshot.
     pub fn with_cache(snapshot: &Arc<Snapshot>, proxy: &Arc<Proxy>, cache: &mut ScopeCache) -> Self {
+        Self::of_class(snapshot, proxy, targets(snapshot, proxy), cache)
+    }
+
+    /// The view of a proxy, or of all that differ from it in nothing that matters, whose workload serves `targets`.
+    pub fn of_class(
+        snapshot: &Arc<Snapshot>,
+        proxy: &Arc<Proxy>,
+        targets: Vec<ServiceTarget>,
+        cache: &mut ScopeCache,
+    ) -> Self {
         let root = snapshot.mesh.root_namespace.as_str();
-        let targets = targets(snapshot, proxy);
         let router = proxy.node_type == NodeType::Router;
         ProxyView {
             scope: cache.get(snapshot, proxy),
-            gateway: router.then(|| Arc::new(gateway::merge(&snapshot.gateways, proxy, &targets))),
+            gateway: router.then(|| cache.gateway(snapshot, proxy, &targets)),
             peer_authentication: security::peer_authentication(
                 &snapshot.peer_authentications,
                 &proxy.namespace,
@@ -142,25 +218,26 @@ impl ProxyView {
 
 /// Ports that the proxy's workload serves: by the addresses of endpoints, else (the workload is not known yet) by
 /// its labels.
-fn targets(snapshot: &Snapshot, proxy: &Proxy) -> Vec<ServiceTarget> {
+pub fn targets(snapshot: &Snapshot, proxy: &Proxy) -> Vec<ServiceTarget> {
     let mut keys = std::collections::BTreeSet::new();
     for ip in &proxy.ips {
-        keys.extend(snapshot.by_address.get(ip.as_str()).into_iter().flatten().cloned());
+        keys.extend(snapshot.by_address.get(ip.as_str()).into_iter().flatten());
     }
     let mut out = Vec::new();
-    for service in snapshot.services.iter() {
-        let key = service.key();
-        if keys.contains(&key) {
-            for e in snapshot.endpoints_of(service).iter().filter(|e| proxy.ips.iter().any(|ip| **ip == *e.address)) {
-                let Some(port) = service.port_named(&e.service_port) else {
-                    continue;
-                };
-                let target = ServiceTarget { service: service.clone(), port: port.clone(), target_port: e.port };
-                if !out.contains(&target) {
-                    out.push(target);
-                }
+    let found = keys.iter().filter_map(|k| snapshot.by_host.get(&k.hostname)?.get(&k.namespace));
+    for service in found {
+        for e in snapshot.endpoints_of(service).iter().filter(|e| proxy.ips.iter().any(|ip| **ip == *e.address)) {
+            let Some(port) = service.port_named(&e.service_port) else {
+                continue;
+            };
+            let target = ServiceTarget { service: service.clone(), port: port.clone(), target_port: e.port };
+            if !out.contains(&target) {
+                out.push(target);
             }
-        } else if keys.is_empty() && *service.namespace == *proxy.namespace {
+        }
+    }
+    if keys.is_empty() {
+        for service in snapshot.services.iter().filter(|s| *s.namespace == *proxy.namespace) {
             let selected = service.selector.as_ref().is_some_and(|s| s.subset_of(&proxy.labels));
             for port in service.ports.iter().filter(|_| selected) {
                 if let TargetPort::Number(n) = port.target {
@@ -169,10 +246,14 @@ fn targets(snapshot: &Snapshot, proxy: &Proxy) -> Vec<ServiceTarget> {
             }
         }
     }
-    // Ports in the order the service lists them.
-    out.sort_by_key(|t| {
-        let at = |list: &[Port]| list.iter().position(|p| *p == t.port);
-        (snapshot.services.iter().position(|s| Arc::ptr_eq(s, &t.service)), at(&t.service.ports))
-    });
+    if out.len() > 1 {
+        // By precedence of the services, ports in the order the service lists them.
+        let place = |t: &ServiceTarget| {
+            let start = snapshot.services.partition_point(|s| s.age_order(&t.service).is_lt());
+            let within = snapshot.services[start..].iter().position(|s| Arc::ptr_eq(s, &t.service));
+            within.map(|n| start + n)
+        };
+        out.sort_by_cached_key(|t| (place(t), t.service.ports.iter().position(|p| *p == t.port)));
+    }
     out
 }

@@ -23,6 +23,30 @@ pub struct ResolvedVirtualService {
     pub visibility: Visibility,
     /// `NAMESPACE/NAME` of the delegates merged in.
     pub delegates: Vec<String>,
+    /// Hosts that HTTP rules send to, each once.
+    pub http_destinations: Vec<Hostname>,
+    /// Whether a rule asks for labels or a namespace of the client.
+    pub asks_for_source: bool,
+}
+
+impl ResolvedVirtualService {
+    /// Notes what rules depend on, for those who keep their translation.
+    fn note_dependencies(&mut self) {
+        let http = &self.config.spec.http;
+        let hosts: std::collections::BTreeSet<&str> = http
+            .iter()
+            .flat_map(|h| {
+                let routes = h.route.iter().filter_map(|r| r.destination.as_ref());
+                routes.chain(h.mirror.as_ref()).chain(h.mirrors.iter().filter_map(|m| m.destination.as_ref()))
+            })
+            .map(|d| d.host.as_str())
+            .collect();
+        self.http_destinations = hosts.into_iter().map(Hostname::from).collect();
+        self.asks_for_source = http
+            .iter()
+            .flat_map(|h| &h.matches)
+            .any(|m| !m.source_labels.is_empty() || !m.source_namespace.is_empty());
+    }
 }
 
 /// All virtual services, in the order they take precedence.
@@ -34,25 +58,30 @@ pub struct VirtualServices {
 }
 
 impl VirtualServices {
-    /// Resolves and indexes. `domain` completes short names; it is empty where names are not Kubernetes's.
-    pub fn new<'a>(
-        configs: impl Iterator<Item = &'a Config<VirtualService>>,
-        domain: &str,
-        default_export_to: &[String],
+    /// Merges delegates and indexes. What came out equal in `old` stays the same allocation.
+    pub(crate) fn of_resolved(
+        resolved: impl Iterator<Item = Arc<ResolvedVirtualService>>,
+        old: &VirtualServices,
     ) -> Self {
-        let mut resolved: Vec<ResolvedVirtualService> =
-            configs.map(|c| resolve(c, domain, default_export_to)).collect();
+        let mut resolved: Vec<_> = resolved.collect();
         resolved.sort_by(|a, b| a.config.age_order(&b.config));
         let (roots, leaves): (Vec<_>, Vec<_>) = resolved.into_iter().partition(|v| !v.hosts.is_empty());
-        let leaves: BTreeMap<String, ResolvedVirtualService> =
+        let leaves: BTreeMap<String, Arc<ResolvedVirtualService>> =
             leaves.into_iter().map(|v| (v.config.qualified(), v)).collect();
         let mut out = VirtualServices::default();
         for root in roots {
-            let merged = Arc::new(merge_delegates(root, &leaves));
+            let merged = if root.config.spec.http.iter().all(|r| r.delegate.is_none()) {
+                root
+            } else {
+                let merged = merge_delegates((*root).clone(), &leaves);
+                let known = old.all.iter().find(|v| ***v == merged);
+                known.cloned().unwrap_or_else(|| Arc::new(merged))
+            };
             for gateway in &merged.config.spec.gateways {
-                let list = out.by_gateway.entry(gateway.clone()).or_default();
-                if list.last() != Some(&out.all.len()) {
-                    list.push(out.all.len());
+                match out.by_gateway.get_mut(gateway) {
+                    Some(list) if list.last() == Some(&out.all.len()) => {}
+                    Some(list) => list.push(out.all.len()),
+                    None => drop(out.by_gateway.insert(gateway.clone(), vec![out.all.len()])),
                 }
             }
             out.all.push(merged);
@@ -100,7 +129,7 @@ pub fn gateway_name(name: &str, namespace: &str) -> String {
     }
 }
 
-fn resolve(config: &Config<VirtualService>, domain: &str, default_export_to: &[String]) -> ResolvedVirtualService {
+pub(crate) fn resolve(config: &Config<VirtualService>, domain: &str, default_export_to: &[String]) -> ResolvedVirtualService {
     let namespace = &*config.namespace;
     let mut spec = config.spec.clone();
     let full = |host: &str| Hostname::resolve(host, namespace, domain);
@@ -130,21 +159,22 @@ fn resolve(config: &Config<VirtualService>, domain: &str, default_export_to: &[S
         tls.matches.iter_mut().for_each(|m| gateways(&mut m.gateways));
         tls.route.iter_mut().for_each(|r| destination(&mut r.destination));
     }
-    ResolvedVirtualService {
+    let mut out = ResolvedVirtualService {
         visibility: Visibility::parse(&spec.export_to, default_export_to, namespace),
         hosts,
         config: config.with(spec),
         delegates: Vec::new(),
-    }
+        http_destinations: Vec::new(),
+        asks_for_source: false,
+    };
+    out.note_dependencies();
+    out
 }
 
 fn merge_delegates(
     mut root: ResolvedVirtualService,
-    leaves: &BTreeMap<String, ResolvedVirtualService>,
+    leaves: &BTreeMap<String, Arc<ResolvedVirtualService>>,
 ) -> ResolvedVirtualService {
-    if root.config.spec.http.iter().all(|r| r.delegate.is_none()) {
-        return root;
-    }
     let mut routes = Vec::with_capacity(root.config.spec.http.len());
     for route in std::mem::take(&mut root.config.spec.http) {
         let Some(reference) = &route.delegate else {
@@ -161,6 +191,7 @@ fn merge_delegates(
         root.delegates.push(key);
     }
     root.config.spec.http = routes;
+    root.note_dependencies();
     root
 }
 

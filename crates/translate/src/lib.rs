@@ -8,6 +8,7 @@ pub mod access_log;
 pub mod authz;
 pub mod cluster;
 pub mod endpoint;
+pub mod incremental;
 pub mod jwt;
 pub mod listener;
 pub mod locality;
@@ -98,7 +99,12 @@ pub fn listeners(inputs: &Inputs) -> Vec<NamedResource> {
 /// Route configurations (RDS) of these names. Names that no longer exist give empty ones, as draining listeners
 /// still ask.
 pub fn routes(inputs: &Inputs, names: &[String]) -> Vec<NamedResource> {
-    names.iter().map(|n| NamedResource::new(n, &route::build(inputs, n))).collect()
+    let type_url = <protos::envoy::config::route::v3::RouteConfiguration as protos::prost::Name>::type_url();
+    let any = |n: &String| Any {
+        type_url: type_url.clone(),
+        value: route::encoded(inputs, &incremental::Memo::default(), n),
+    };
+    names.iter().map(|n| NamedResource { name: n.clone(), resource: any(n) }).collect()
 }
 
 /// Gateway and origination credentials (SDS) of these names (`kubernetes://…`); those the proxy may not have or that

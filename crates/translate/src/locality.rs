@@ -16,6 +16,15 @@ pub fn setting<'a>(
     (stated.enabled != Some(false)).then_some(stated)
 }
 
+/// Whether [`group`] looks at the place of the client at all. What it denies makes endpoints equal for all proxies.
+pub fn depends_on_client(
+    service: &Service,
+    setting: Option<&LocalityLoadBalancerSetting>,
+    failover_enabled: bool,
+) -> bool {
+    service.traffic_distribution != TrafficDistribution::Any || setting.is_some() || failover_enabled
+}
+
 /// Endpoints of one locality at one priority.
 pub struct Group<'a> {
     /// `region/zone/subzone`.

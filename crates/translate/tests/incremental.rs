@@ -8,28 +8,16 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use common::random::{self, Random};
 use common::{gateway, labels, resources, sidecar};
-use model::{Change, MeshConfig, Proxy, ProxyView, Store};
+use model::{Change, MeshConfig, Proxy, ProxyView, ScopeCache, Store};
+use translate::incremental::{Memo, Translation};
 use translate::{Inputs, NamedResource};
+use xds::server::ResourceSet;
 
-/// More with `PROA_SEEDS`.
+/// More with `PROA_SEEDS`, one alone with `PROA_SEED`.
 const SEEDS: u64 = 6;
 const STEPS: usize = 25;
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-}
 
 fn proxies() -> Vec<Proxy> {
     vec![
@@ -58,6 +46,48 @@ fn answer(store: &Store, proxy: &Proxy) -> (ProxyView, Answer) {
     (view, (all, endpoints))
 }
 
+/// What proxies are really sent: views that share scopes, and translations that follow each other and share a memo.
+struct Following {
+    scopes: ScopeCache,
+    memo: Arc<Memo>,
+    proxies: Vec<Arc<Proxy>>,
+    last: Vec<Option<Translation>>,
+}
+
+impl Following {
+    fn new(proxies: &[Proxy]) -> Self {
+        let last = proxies.iter().map(|_| None).collect();
+        let proxies = proxies.iter().cloned().map(Arc::new).collect();
+        Following { scopes: ScopeCache::default(), memo: Arc::default(), proxies, last }
+    }
+
+    /// Names of resources that differ from those made from scratch.
+    fn follow(&mut self, store: &Store, n: usize, (all, endpoints): &Answer) -> Vec<String> {
+        let view = ProxyView::with_cache(&store.snapshot(), &self.proxies[n], &mut self.scopes);
+        let inputs = Inputs::new(Arc::new(view));
+        let next = Translation::new(inputs, self.memo.clone(), self.last[n].as_ref());
+        let scratch = |kind: &str, list: &[NamedResource]| -> BTreeMap<String, Vec<u8>> {
+            let of_kind = list.iter().filter(|r| r.resource.type_url.ends_with(kind));
+            // The first of a name counts, as in every set.
+            let mut out = BTreeMap::new();
+            of_kind.for_each(|r| drop(out.entry(r.name.clone()).or_insert_with(|| r.resource.value.clone())));
+            out
+        };
+        let compare = |kind: &str, set: &ResourceSet, list: &[NamedResource]| -> Vec<String> {
+            let got: BTreeMap<String, Vec<u8>> = set.iter().map(|r| (r.name.to_string(), r.value.clone())).collect();
+            let want = scratch(kind, list);
+            let keys: std::collections::BTreeSet<&String> = got.keys().chain(want.keys()).collect();
+            keys.into_iter().filter(|k| got.get(*k) != want.get(*k)).map(|k| format!("{kind} {k}")).collect()
+        };
+        let mut wrong = compare(".Cluster", &next.clusters(), all);
+        wrong.extend(compare(".ClusterLoadAssignment", &next.endpoints(), endpoints));
+        wrong.extend(compare(".Listener", &next.listeners(), all));
+        wrong.extend(compare(".RouteConfiguration", &next.routes(), all));
+        self.last[n] = Some(next);
+        wrong
+    }
+}
+
 fn differing(a: &[NamedResource], b: &[NamedResource]) -> Vec<String> {
     let of = |list: &[NamedResource]| -> BTreeMap<(String, String), Vec<u8>> {
         list.iter().map(|r| ((r.resource.type_url.clone(), r.name.clone()), r.resource.value.clone())).collect()
@@ -72,12 +102,13 @@ fn step_by_step_equals_from_scratch() {
     pool.extend(resources(include_str!("mesh/httpbin.yaml"), "samples"));
     pool.extend(resources(include_str!("mesh/filters.yaml"), "samples"));
     let proxies = proxies();
-    let seeds = std::env::var("PROA_SEEDS").ok().and_then(|s| s.parse().ok()).unwrap_or(SEEDS);
-    for seed in 0..seeds {
+    // Each seed is long: a hundredth of what the random meshes get.
+    for seed in seeds(SEEDS, 100) {
         let mut random = Random(seed);
         let mut present: BTreeMap<usize, &api::Resource> = BTreeMap::new();
         let mut store = Store::new(MeshConfig::default());
         let mut before: Vec<(ProxyView, Answer)> = proxies.iter().map(|p| answer(&store, p)).collect();
+        let mut following = Following::new(&proxies);
         for step in 0..STEPS {
             let mut changes = Vec::new();
             // Few at a time, except the first, which is half of the pool.
@@ -102,6 +133,8 @@ fn step_by_step_equals_from_scratch() {
                 assert!(wrong.is_empty(), "{}: differs from scratch: {wrong:?}", place());
                 let wrong = differing(&got.1, &want.1);
                 assert!(wrong.is_empty(), "{}: endpoints differ from scratch: {wrong:?}", place());
+                let wrong = following.follow(&store, n, &want);
+                assert!(wrong.is_empty(), "{}: what is sent differs from scratch: {wrong:?}", place());
                 if !view.is_affected_by(&delta) && !before[n].0.is_affected_by(&delta) {
                     let wrong = differing(&got.0, &before[n].1.0);
                     assert!(wrong.is_empty(), "{}: changed though unaffected by {delta:?}: {wrong:?}", place());
@@ -122,4 +155,58 @@ fn step_by_step_equals_from_scratch() {
             }
         }
     }
+}
+
+fn seeds(few: u64, share: u64) -> std::ops::Range<u64> {
+    let var = |name| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
+    match var("PROA_SEED") {
+        Some(one) => one..one + 1,
+        None => 0..var("PROA_SEEDS").map_or(few, |n| n.div_ceil(share)),
+    }
+}
+
+/// Random meshes in the test run.
+const MESHES: u64 = 60;
+
+#[test]
+fn random_meshes_follow_as_from_scratch() {
+    let proxies =
+        vec![sidecar("10.0.0.3", "a", &[("app", "client")]), sidecar("10.0.0.2", "b", &[("app", "web")]), gateway("10.0.0.9")];
+    let meshes = seeds(MESHES, 1);
+    let count = meshes.end - meshes.start;
+    for seed in meshes {
+        let world = std::panic::AssertUnwindSafe(|| {
+            let mut random = Random(seed);
+            let mut present: BTreeMap<names::ResourceKey, api::Resource> = BTreeMap::new();
+            let mut store = Store::new(MeshConfig::default());
+            let mut following = Following::new(&proxies);
+            for step in 0..5 {
+                let count = if step == 0 { 20 } else { 1 + random.below(2) };
+                let mut changes = Vec::new();
+                for _ in 0..count {
+                    if random.chance(25) && !present.is_empty() {
+                        let key = present.keys().nth(random.below(present.len())).expect("within").clone();
+                        present.remove(&key);
+                        changes.push(Change::Delete(key));
+                    } else if let Some(resource) = random::resource(&mut random) {
+                        present.insert(random::key(&resource), resource.clone());
+                        changes.push(Change::Apply(resource));
+                    }
+                }
+                store.apply(changes);
+                let mut fresh = Store::new(MeshConfig::default());
+                fresh.apply(present.values().cloned().map(Change::Apply));
+                for (n, proxy) in proxies.iter().enumerate() {
+                    let (_, want) = answer(&fresh, proxy);
+                    let wrong = following.follow(&store, n, &want);
+                    assert!(wrong.is_empty(), "step {step}, proxy {n}: what is sent differs from scratch: {wrong:?}");
+                }
+            }
+        });
+        if let Err(panic) = std::panic::catch_unwind(world) {
+            eprintln!("failing seed: PROA_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+    println!("{count} random meshes");
 }

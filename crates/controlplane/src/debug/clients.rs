@@ -118,7 +118,7 @@ pub fn resourcesz(shared: &Shared, proxy: &str) -> Result<Value, Refused> {
 /// Pushes the current state to everybody, as if everything had changed.
 pub fn push_all(shared: &Shared) {
     let everything = Delta { everything: true, ..Delta::default() };
-    shared.hub.push(&Moved(everything), Instant::now());
+    shared.hub.push(&Moved(std::sync::Arc::new(everything)), Instant::now());
 }
 
 /// `pod.namespace`.

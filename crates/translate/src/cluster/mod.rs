@@ -100,25 +100,40 @@ pub(crate) fn use_downstream() -> upstreams::http_protocol_options::UpstreamProt
 pub fn build(inputs: &Inputs) -> Vec<cluster::Cluster> {
     let mut out = Vec::new();
     for service in &inputs.scope().services {
-        outbound(inputs, service, ClusterMode::Default, &mut out);
+        of_service(inputs, service, &mut out);
     }
+    own(inputs, &mut out);
+    crate::patch::cluster::apply(inputs, &mut out);
+    out
+}
+
+/// Outbound clusters of one service. Beside the mesh, peer authentications and what the proxy can do, they depend on
+/// this service, its endpoints and its rule only: `incremental::clusters` keeps them by these.
+pub(crate) fn of_service(inputs: &Inputs, service: &Arc<Service>, out: &mut Vec<cluster::Cluster>) {
+    outbound(inputs, service, ClusterMode::Default, out);
+}
+
+/// Clusters that belong to no single service: fixed and inbound ones, and those of east-west gateways.
+pub(crate) fn own(inputs: &Inputs, out: &mut Vec<cluster::Cluster>) {
     out.push(fixed::black_hole(inputs));
     match inputs.proxy().node_type {
         NodeType::Sidecar => {
             out.push(fixed::passthrough(inputs));
             out.push(fixed::inbound_passthrough(inputs));
-            inbound::build(inputs, &mut out);
+            inbound::build(inputs, out);
         }
         _ => {
-            let auto = inputs.view.gateway.as_ref().is_some_and(|g| !g.auto_passthrough_hosts.is_empty());
-            if auto {
+            if is_east_west(inputs) {
                 let internal = inputs.scope().services.iter().filter(|s| !s.mesh_external);
-                internal.for_each(|s| outbound(inputs, s, ClusterMode::SniDnat, &mut out));
+                internal.for_each(|s| outbound(inputs, s, ClusterMode::SniDnat, out));
             }
         }
     }
-    crate::patch::cluster::apply(inputs, &mut out);
-    out
+}
+
+/// Whether the proxy passes connections on by server name.
+pub(crate) fn is_east_west(inputs: &Inputs) -> bool {
+    inputs.view.gateway.as_ref().is_some_and(|g| !g.auto_passthrough_hosts.is_empty())
 }
 
 /// The discovery type of a service's clusters. Gateways have no original destination to go to: they get endpoints.

@@ -7,7 +7,7 @@ mod inbound;
 pub(crate) mod network;
 mod outbound;
 
-pub(crate) use outbound::fallback_cluster;
+pub(crate) use outbound::{Group, fallback_cluster, groups};
 
 use names::NodeType;
 use protos::envoy::config::core::v3 as core;
@@ -51,10 +51,30 @@ pub fn build(inputs: &Inputs) -> Vec<listener::Listener> {
         _ => gateway::build(inputs),
     };
     for l in &mut out {
-        l.access_log = crate::access_log::listener(inputs, l.traffic_direction());
+        logged(inputs, l);
     }
     crate::patch::listener::apply(inputs, &mut out);
     out
+}
+
+fn logged(inputs: &Inputs, l: &mut listener::Listener) {
+    l.access_log = crate::access_log::listener(inputs, l.traffic_direction());
+}
+
+/// Listeners of a sidecar that belong to no service it calls, without patches: the captures and the HTTP proxy.
+pub(crate) fn own(inputs: &Inputs) -> Vec<listener::Listener> {
+    let mut out: Vec<_> = outbound::virtual_outbound(inputs).into_iter().collect();
+    out.extend(inbound::build(inputs));
+    out.extend(outbound::http_proxy(inputs));
+    out.iter_mut().for_each(|l| logged(inputs, l));
+    out
+}
+
+/// The listener that some services share, without patches.
+pub(crate) fn shared(inputs: &Inputs, group: &Group<'_>) -> Option<listener::Listener> {
+    let mut out = outbound::shared(inputs, group)?;
+    logged(inputs, &mut out);
+    Some(out)
 }
 
 /// What a filter chain matches on and holds, before it becomes one.

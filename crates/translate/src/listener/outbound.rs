@@ -29,25 +29,43 @@ struct Entry {
     bind: String,
     port: u16,
     bind_to_port: bool,
-    /// Stated by the `Sidecar`: services found later do not join.
-    locked: bool,
     chains: Vec<Chain>,
     protocol: PortProtocol,
     /// What HTTP chains are made from; they are made last, as their stat prefix is the listener's name.
     rds: Option<(String, PortProtocol)>,
 }
 
-type Entries = BTreeMap<(String, u16), Entry>;
-
 /// One service port to be given a listener.
+#[derive(Clone)]
 struct Wanted<'a> {
     service: &'a Arc<Service>,
     port: Port,
     /// Address to bind to; empty for the service's own.
     bind: String,
     bind_to_port: bool,
-    virtual_services: &'a [Arc<ResolvedVirtualService>],
+    /// Virtual services with TLS or TCP rules.
+    rules: Arc<[Arc<ResolvedVirtualService>]>,
 }
+
+/// What a service port asks of the listener it shares.
+struct Call<'a> {
+    wanted: Wanted<'a>,
+    /// A chain for HTTP; else one for bytes to these ranges.
+    http: bool,
+    cidrs: Vec<String>,
+    /// The egress listener it comes from.
+    egress: usize,
+}
+
+/// A listener that is to be: everybody who shares it, older services first. Nothing else decides what it holds beside
+/// the facts of the proxy, so it is what `incremental::listeners` keeps it by.
+pub(crate) struct Group<'a> {
+    bind: String,
+    port: u16,
+    calls: Vec<Call<'a>>,
+}
+
+type Groups<'a> = BTreeMap<(String, u16), Group<'a>>;
 
 /// The cluster for destinations nobody knows.
 pub(crate) fn fallback_cluster(inputs: &Inputs) -> String {
@@ -91,16 +109,54 @@ pub(super) fn virtual_outbound(inputs: &Inputs) -> Option<listener::Listener> {
 
 /// Listeners for everything in scope.
 pub(super) fn build(inputs: &Inputs) -> Vec<listener::Listener> {
-    let mut entries = Entries::new();
-    for egress in &inputs.scope().egress {
-        from_egress(inputs, egress, &mut entries);
-    }
-    let mut out: Vec<listener::Listener> = entries.into_values().map(|e| finish(inputs, e)).collect();
+    let mut out: Vec<listener::Listener> = groups(inputs).iter().filter_map(|g| shared(inputs, g)).collect();
     out.extend(http_proxy(inputs));
     out
 }
 
-fn from_egress(inputs: &Inputs, egress: &EgressListener, entries: &mut Entries) {
+/// Who wants which listener.
+pub(crate) fn groups(inputs: &Inputs) -> Vec<Group<'_>> {
+    let mut groups = Groups::new();
+    for (n, egress) in inputs.scope().egress.iter().enumerate() {
+        from_egress(inputs, egress, n, &mut groups);
+    }
+    groups.into_values().collect()
+}
+
+/// The listener that a group shares.
+pub(crate) fn shared(inputs: &Inputs, group: &Group<'_>) -> Option<listener::Listener> {
+    let mut entry = None;
+    for call in &group.calls {
+        if call.http { http(inputs, group, call, &mut entry) } else { bytes(inputs, group, call, &mut entry) }
+    }
+    Some(finish(inputs, entry?))
+}
+
+impl<'a> Group<'a> {
+    /// Services that share it.
+    pub(crate) fn services(&self) -> impl Iterator<Item = &'a Arc<Service>> {
+        self.calls.iter().map(|c| c.wanted.service)
+    }
+
+    /// What they ask for, as text. `None`: rules of virtual services have a say, which depends on more.
+    pub(crate) fn text(&self) -> Option<String> {
+        use std::fmt::Write as _;
+        let mut out = format!("{}:{}", self.bind, self.port);
+        for c in &self.calls {
+            if !c.http && applicable(&c.wanted).next().is_some() {
+                return None;
+            }
+            let (port, http) = (&c.wanted.port, u8::from(c.http));
+            let _ = write!(out, "|{}{}{:?}", http, u8::from(c.wanted.bind_to_port), port.protocol);
+            for cidr in &c.cidrs {
+                let _ = write!(out, ",{cidr}");
+            }
+        }
+        Some(out)
+    }
+}
+
+fn from_egress<'a>(inputs: &'a Inputs, egress: &'a EgressListener, number: usize, groups: &mut Groups<'a>) {
     let proxy = inputs.proxy();
     let bind_to_port = proxy.interception == Interception::None
         || egress.capture_mode == CaptureMode::None
@@ -109,12 +165,15 @@ fn from_egress(inputs: &Inputs, egress: &EgressListener, entries: &mut Entries) 
         ("", true) => proxy.localhost().to_owned(),
         (bind, _) => bind.to_owned(),
     };
+    let has_rules = |v: &&Arc<ResolvedVirtualService>| !v.config.spec.tls.is_empty() || !v.config.spec.tcp.is_empty();
+    let rules: Arc<[Arc<ResolvedVirtualService>]> =
+        egress.virtual_services.iter().filter(has_rules).cloned().collect();
     let wanted = |service, port: Port, bind: &str| Wanted {
         service,
         port,
         bind: bind.to_owned(),
         bind_to_port,
-        virtual_services: &egress.virtual_services,
+        rules: rules.clone(),
     };
     if let Some(stated) = &egress.port {
         if bind_to_port && proxy.unprivileged && stated.number < 1024 && stated.number > 0 {
@@ -127,11 +186,10 @@ fn from_egress(inputs: &Inputs, egress: &EgressListener, entries: &mut Entries) 
                 protocol: stated.protocol,
                 target: model::TargetPort::Number(stated.number),
             };
-            add(inputs, wanted(service, port, &bind), entries);
+            add(inputs, wanted(service, port, &bind), number, groups);
         }
         return;
     }
-    entries.values_mut().for_each(|e| e.locked = true);
     for service in &egress.services {
         for port in &service.ports {
             let reserved = super::is_reserved(port.number);
@@ -144,15 +202,15 @@ fn from_egress(inputs: &Inputs, egress: &EgressListener, entries: &mut Entries) 
                 let addresses: BTreeSet<&str> = of_port.map(|e| &*e.address).collect();
                 // Nothing to bind to: a plain service entry still deserves its port on the wildcard.
                 if addresses.is_empty() && service.registry == Registry::External && service.selector.is_none() {
-                    add(inputs, wanted(service, port.clone(), ""), entries);
+                    add(inputs, wanted(service, port.clone(), ""), number, groups);
                 }
                 // The workload's calls to itself do not pass here.
                 for a in addresses.into_iter().filter(|a| !proxy.ips.iter().any(|ip| ip == a)) {
-                    add(inputs, wanted(service, port.clone(), a), entries);
+                    add(inputs, wanted(service, port.clone(), a), number, groups);
                 }
                 continue;
             }
-            add(inputs, wanted(service, port.clone(), &bind), entries);
+            add(inputs, wanted(service, port.clone(), &bind), number, groups);
         }
     }
 }
@@ -165,7 +223,7 @@ fn per_endpoint(inputs: &Inputs, service: &Service, port: &Port) -> bool {
         && (p.is_tcp() || p == PortProtocol::Unsupported)
 }
 
-fn add(inputs: &Inputs, wanted: Wanted<'_>, entries: &mut Entries) {
+fn add<'a>(inputs: &Inputs, wanted: Wanted<'a>, egress: usize, groups: &mut Groups<'a>) {
     let protocol = wanted.port.protocol;
     if wanted.service.resolution == Resolution::Alias
         || protocol == PortProtocol::Udp
@@ -174,22 +232,40 @@ fn add(inputs: &Inputs, wanted: Wanted<'_>, entries: &mut Entries) {
         return;
     }
     let wildcard = inputs.proxy().wildcard();
+    let mut call = |bind: String, http: bool, cidrs: Vec<String>| {
+        if conflicts_with_own_ports(inputs, &bind, wanted.port.number) {
+            return;
+        }
+        let call = Call { wanted: wanted.clone(), http, cidrs, egress };
+        let port = wanted.port.number;
+        match groups.entry((bind.clone(), port)) {
+            std::collections::btree_map::Entry::Vacant(free) => {
+                free.insert(Group { bind, port, calls: vec![call] });
+            }
+            // What the `Sidecar` states is not joined by services found later.
+            std::collections::btree_map::Entry::Occupied(mut taken) => {
+                let catch_all = inputs.scope().egress.get(egress).is_some_and(|e| e.port.is_none());
+                if !(catch_all && taken.get().calls.iter().any(|c| c.egress != egress)) {
+                    taken.get_mut().calls.push(call);
+                }
+            }
+        }
+    };
     if protocol.is_http() {
         let bind = if wanted.bind.is_empty() { wildcard.to_owned() } else { wanted.bind.clone() };
-        return http(inputs, &wanted, bind, entries);
+        return call(bind, true, Vec::new());
     }
     if !wanted.bind.is_empty() {
-        let bind = wanted.bind.clone();
-        return bytes(inputs, &wanted, bind, Vec::new(), entries);
+        return call(wanted.bind.clone(), false, Vec::new());
     }
     let addresses = wanted.service.addresses_for(inputs.proxy().dns_capture);
     let (ranges, plain): (Vec<&String>, Vec<&String>) = addresses.iter().partition(|a| a.contains('/'));
     for ip in &plain {
-        bytes(inputs, &wanted, (*ip).clone(), Vec::new(), entries);
+        call((*ip).clone(), false, Vec::new());
     }
     if !ranges.is_empty() || plain.is_empty() {
         let cidrs = ranges.into_iter().cloned().collect();
-        bytes(inputs, &wanted, wildcard.to_owned(), cidrs, entries);
+        call(wildcard.to_owned(), false, cidrs);
     }
 }
 
@@ -206,11 +282,8 @@ fn compatible(a: PortProtocol, b: PortProtocol) -> bool {
     a == b || (!server_first(a) && !server_first(b))
 }
 
-fn http(inputs: &Inputs, wanted: &Wanted<'_>, bind: String, entries: &mut Entries) {
-    let key = (bind.clone(), wanted.port.number);
-    if conflicts_with_own_ports(inputs, &bind, wanted.port.number) {
-        return;
-    }
+fn http(inputs: &Inputs, group: &Group<'_>, call: &Call<'_>, entry: &mut Option<Entry>) {
+    let (bind, wanted) = (&group.bind, &call.wanted);
     let inspected = bind == inputs.proxy().wildcard() && wanted.port.protocol != PortProtocol::HttpProxy;
     let chain = Chain {
         http: true,
@@ -219,24 +292,20 @@ fn http(inputs: &Inputs, wanted: &Wanted<'_>, bind: String, entries: &mut Entrie
         ..Default::default()
     };
     let rds = if wanted.port.number == 0 { bind.clone() } else { wanted.port.number.to_string() };
-    match entries.get_mut(&key) {
+    match entry {
         None => {
             let protocol = if inspected { PortProtocol::Unsupported } else { wanted.port.protocol };
-            entries.insert(
-                key,
-                Entry {
-                    bind,
-                    port: wanted.port.number,
-                    bind_to_port: wanted.bind_to_port,
-                    locked: false,
-                    chains: vec![chain],
-                    protocol,
-                    rds: Some((rds, wanted.port.protocol)),
-                },
-            );
+            *entry = Some(Entry {
+                bind: bind.clone(),
+                port: wanted.port.number,
+                bind_to_port: wanted.bind_to_port,
+                chains: vec![chain],
+                protocol,
+                rds: Some((rds, wanted.port.protocol)),
+            });
         }
         // Routes tell HTTP services of a port apart.
-        Some(e) if e.locked || !e.protocol.is_tcp() || !compatible(wanted.port.protocol, e.protocol) => {}
+        Some(e) if !e.protocol.is_tcp() || !compatible(wanted.port.protocol, e.protocol) => {}
         Some(e) => {
             merge(e, vec![chain]);
             e.rds.get_or_insert((rds, wanted.port.protocol));
@@ -245,14 +314,11 @@ fn http(inputs: &Inputs, wanted: &Wanted<'_>, bind: String, entries: &mut Entrie
     }
 }
 
-fn bytes(inputs: &Inputs, wanted: &Wanted<'_>, bind: String, cidrs: Vec<String>, entries: &mut Entries) {
+fn bytes(inputs: &Inputs, group: &Group<'_>, call: &Call<'_>, entry: &mut Option<Entry>) {
+    let (bind, wanted, cidrs) = (&group.bind, &call.wanted, &call.cidrs);
     let port = &wanted.port;
-    let key = (bind.clone(), port.number);
-    if conflicts_with_own_ports(inputs, &bind, port.number) || entries.get(&key).is_some_and(|e| e.locked) {
-        return;
-    }
     let sniffed = port.protocol == PortProtocol::Unsupported;
-    let mut chains = byte_chains(inputs, wanted, &bind, &cidrs);
+    let mut chains = byte_chains(inputs, wanted, bind, cidrs);
     let mut rds = None;
     if sniffed {
         let own = bind != inputs.proxy().wildcard();
@@ -265,22 +331,17 @@ fn bytes(inputs: &Inputs, wanted: &Wanted<'_>, bind: String, cidrs: Vec<String>,
         });
     }
     let new = |chains, rds| Entry {
-        bind,
+        bind: bind.clone(),
         port: port.number,
         bind_to_port: wanted.bind_to_port,
-        locked: false,
         chains,
         protocol: port.protocol,
         rds,
     };
-    match entries.get_mut(&key) {
-        None => {
-            entries.insert(key, new(chains, rds));
-        }
+    match entry {
+        None => *entry = Some(new(chains, rds)),
         Some(e) if !compatible(port.protocol, e.protocol) => {}
-        Some(e) if sniffed && e.protocol.is_http() => {
-            entries.insert(key, new(chains, rds));
-        }
+        Some(e) if sniffed && e.protocol.is_http() => *entry = Some(new(chains, rds)),
         Some(e) if sniffed && !e.protocol.is_tcp() => {}
         Some(e) => {
             let upgrade = sniffed != (e.protocol == PortProtocol::Unsupported) || e.protocol.is_http();
@@ -306,7 +367,7 @@ fn merge(entry: &mut Entry, chains: Vec<Chain>) {
 
 /// Virtual services with TLS or TCP rules for a host.
 fn applicable<'a>(wanted: &'a Wanted<'_>) -> impl Iterator<Item = &'a Arc<ResolvedVirtualService>> {
-    wanted.virtual_services.iter().filter(|v| v.hosts.iter().any(|h| h.matches(&wanted.service.hostname)))
+    wanted.rules.iter().filter(|v| v.hosts.iter().any(|h| h.matches(&wanted.service.hostname)))
 }
 
 /// The static conditions of a TLS or TCP rule: gateway, source labels and namespace, port.
@@ -510,7 +571,7 @@ fn finish(inputs: &Inputs, mut entry: Entry) -> listener::Listener {
 }
 
 /// The listener of `proxyHttpPort`, for applications that use an HTTP proxy.
-fn http_proxy(inputs: &Inputs) -> Option<listener::Listener> {
+pub(super) fn http_proxy(inputs: &Inputs) -> Option<listener::Listener> {
     let port = inputs.mesh().proxy_http_port;
     if port == 0 {
         return None;
@@ -519,7 +580,6 @@ fn http_proxy(inputs: &Inputs) -> Option<listener::Listener> {
         bind: inputs.proxy().localhost().to_owned(),
         port,
         bind_to_port: true,
-        locked: false,
         chains: vec![Chain { http: true, ..Default::default() }],
         protocol: PortProtocol::HttpProxy,
         rds: Some((crate::route::HTTP_PROXY.to_owned(), PortProtocol::HttpProxy)),

@@ -51,6 +51,11 @@ pub(crate) fn apply(inputs: &Inputs, listeners: &mut Vec<listener::Listener>) {
     }
 }
 
+/// Whether any patch may concern the listeners of this proxy.
+pub(crate) fn are_patched(inputs: &Inputs) -> bool {
+    !Patches::of(inputs, &APPLY_TO).is_empty()
+}
+
 /// Returns whether the listener stays.
 fn one(patches: &Patches, context: PatchContext, l: &mut listener::Listener) -> bool {
     for patch in patches.to(ApplyTo::Listener) {

@@ -116,13 +116,6 @@ pub(crate) fn is_catch_all(r: &route::Route) -> bool {
     path && m.headers.is_empty() && m.query_parameters.is_empty() && m.dynamic_metadata.is_empty()
 }
 
-/// Catch-all routes to the end, everything else in its order.
-pub(crate) fn catch_all_last(routes: Vec<route::Route>) -> Vec<route::Route> {
-    let (last, mut first): (Vec<_>, Vec<_>) = routes.into_iter().partition(is_catch_all);
-    first.extend(last);
-    first
-}
-
 /// Conditions that do not depend on the request: port, gateway, source labels and namespace.
 fn applies(context: &Context<'_>, m: &HttpMatchRequest) -> bool {
     if m.port != 0 && m.port != u32::from(context.port) {

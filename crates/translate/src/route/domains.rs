@@ -1,19 +1,69 @@
 //! By which names do applications call a service? The domains of a virtual host: full name, the short forms that the
 //! proxy's own domain allows, addresses. Follows `httproute.go`.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use model::service::UNSPECIFIED;
 use model::{Registry, Resolution, Service};
-use names::Hostname;
 
+use crate::incremental::{Key, Memo, Unit};
 use crate::wire::{bracketed, host_port};
 
-/// Domains of a service, and those among them that are shortened forms. `port` is added to each unless 0.
+/// The names of one virtual host.
+#[derive(Debug, Default)]
+pub(crate) struct Domains {
+    /// The virtual host's own name.
+    pub(crate) name: String,
+    /// The full host, for shortened forms to give way to.
+    host: String,
+    /// Domains wanted, in order.
+    all: Vec<String>,
+    /// Those in lower case that are not so already, by position.
+    lower: Vec<Option<String>>,
+    /// Positions of shortened forms.
+    short: Vec<bool>,
+}
+
+impl Domains {
+    fn new(host: &str, port: u16, all: Vec<String>, short: &[String]) -> Self {
+        let lower = |d: &String| d.bytes().any(|b| b.is_ascii_uppercase()).then(|| d.to_ascii_lowercase());
+        Domains {
+            name: host_port(host, port.into()),
+            host: host.to_owned(),
+            lower: all.iter().map(lower).collect(),
+            short: all.iter().map(|d| short.contains(d)).collect(),
+            all,
+        }
+    }
+
+    /// Of a host that is no service. `spelled`: the port to add to domains, unless 0.
+    pub(crate) fn plain(host: &str, port: u16, spelled: u16) -> Self {
+        let mut all = Vec::new();
+        push(&mut all, host, spelled);
+        Domains::new(host, port, all, &[])
+    }
+}
+
+/// Domains of a service on `port`. `spelled` is added to each unless 0. They are kept: a service is spelled with every
+/// change of its neighbours.
 pub(crate) fn of_service(
-    service: &Service,
+    memo: &Memo,
+    service: &Arc<Service>,
     port: u16,
+    spelled: u16,
     proxy_domain: &str,
     dns_capture: bool,
-) -> (Vec<String>, Vec<String>) {
+) -> Arc<Domains> {
+    let bits = u64::from(port) | u64::from(spelled) << 16 | u64::from(dns_capture) << 32;
+    memo.get(&Key::new(Unit::Domains, proxy_domain).bits(bits).part(service), || {
+        let (all, short) = names_of(service, spelled, proxy_domain, dns_capture);
+        Domains::new(&service.hostname, port, all, &short)
+    })
+}
+
+/// Domains of a service, and those among them that are shortened forms. `port` is added to each unless 0.
+fn names_of(service: &Service, port: u16, proxy_domain: &str, dns_capture: bool) -> (Vec<String>, Vec<String>) {
     let mut out = Vec::new();
     let mut short = Vec::new();
     for host in std::iter::once(&service.hostname).chain(&service.aliases) {
@@ -75,31 +125,34 @@ pub(crate) fn alternatives(host: &str, proxy_domain: &str) -> Vec<String> {
 
 /// Keeps each domain for the first virtual host that wants it; a shortened form gives way to a host of that very name.
 #[derive(Default)]
-pub(crate) struct Taken {
-    domains: std::collections::BTreeSet<String>,
-    names: std::collections::BTreeSet<String>,
-    known: std::collections::BTreeSet<String>,
+pub(crate) struct Taken<'a> {
+    domains: HashSet<&'a str>,
+    names: HashSet<&'a str>,
+    known: HashSet<&'a str>,
 }
 
-impl Taken {
+impl<'a> Taken<'a> {
     /// Declares a full host name, with and without port.
-    pub(crate) fn know(&mut self, host: &Hostname, port: u16) {
-        self.known.insert(host.to_string());
-        self.known.insert(host_port(host, port.into()));
+    pub(crate) fn know(&mut self, domains: &'a Domains) {
+        self.known.insert(&domains.host);
+        self.known.insert(&domains.name);
     }
 
     /// Takes a virtual host's name; `false` when it exists.
-    pub(crate) fn take_name(&mut self, name: &str) -> bool {
-        self.names.insert(name.to_owned())
+    pub(crate) fn take_name(&mut self, name: &'a str) -> bool {
+        self.names.insert(name)
     }
 
     /// The domains that are still free.
-    pub(crate) fn take(&mut self, domains: Vec<String>, short: &[String]) -> Vec<String> {
-        domains
-            .into_iter()
-            .filter(|d| !(short.contains(d) && self.known.contains(d)))
-            .filter(|d| self.domains.insert(d.to_ascii_lowercase()))
-            .collect()
+    pub(crate) fn take(&mut self, wanted: &'a Domains) -> Vec<String> {
+        let mut out = Vec::with_capacity(wanted.all.len());
+        for (n, d) in wanted.all.iter().enumerate() {
+            let yields = wanted.short[n] && self.known.contains(d.as_str());
+            if !yields && self.domains.insert(wanted.lower[n].as_deref().unwrap_or(d)) {
+                out.push(d.clone());
+            }
+        }
+        out
     }
 }
 

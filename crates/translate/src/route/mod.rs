@@ -5,6 +5,7 @@ pub(crate) mod action;
 mod conditions;
 pub(crate) mod domains;
 mod gateway;
+mod list;
 pub(crate) mod retry;
 mod sidecar;
 
@@ -14,12 +15,15 @@ use model::{OutboundMode, Service};
 use names::well_known::{ALLOW_ANY, BLACK_HOLE_CLUSTER, BLOCK_ALL};
 use names::{ClusterName, Hostname, NodeType};
 use protos::envoy::config::route::v3 as route;
+use protos::prost::Message as _;
 
 use crate::Inputs;
+use crate::incremental::Memo;
 use crate::listener::Class;
 use crate::listener::hcm::ProxyHeaders;
 use crate::patch::Patches;
 use crate::wire::no_timeout;
+use list::{RouteList, Spelled};
 
 /// Route name of the HTTP proxy listener.
 pub(crate) const HTTP_PROXY: &str = "http_proxy";
@@ -28,32 +32,51 @@ const DIRECT_RESPONSE_BODY_MAX: u32 = 1024 * 1024;
 
 /// The route configuration of this name; empty when the proxy has no listener that asks for it.
 pub fn build(inputs: &Inputs, name: &str) -> route::RouteConfiguration {
-    let virtual_hosts = match inputs.proxy().node_type {
-        NodeType::Router => gateway::virtual_hosts(inputs, name),
-        _ => sidecar::virtual_hosts(inputs, name),
-    };
-    let Some(virtual_hosts) = virtual_hosts else {
-        return route::RouteConfiguration {
-            name: name.to_owned(),
-            validate_clusters: Some(false),
-            ..Default::default()
-        };
-    };
-    let mut out = route::RouteConfiguration {
-        name: name.to_owned(),
-        virtual_hosts,
-        validate_clusters: Some(false),
-        ignore_port_in_host_matching: true,
-        max_direct_response_body_size_bytes: Some(DIRECT_RESPONSE_BODY_MAX),
-        ..Default::default()
-    };
+    let bytes = unpatched(inputs, &Memo::default(), name);
+    let mut out = route::RouteConfiguration::decode(&*bytes).expect("encoded above");
     let patches = Patches::of(inputs, &crate::patch::route::APPLY_TO);
-    if !patches.is_empty() {
+    if !patches.is_empty() && !out.virtual_hosts.is_empty() {
         let context = match inputs.proxy().node_type {
             NodeType::Sidecar => PatchContext::SidecarOutbound,
             _ => PatchContext::Gateway,
         };
         crate::patch::route::apply(&patches, context, &mut out);
+    }
+    out
+}
+
+pub(crate) use gateway::dependencies as gateway_rules;
+
+/// The same, encoded, from pieces that were translated before.
+pub(crate) fn encoded(inputs: &Inputs, memo: &Memo, name: &str) -> Vec<u8> {
+    if Patches::of(inputs, &crate::patch::route::APPLY_TO).is_empty() {
+        unpatched(inputs, memo, name)
+    } else {
+        build(inputs, name).encode_to_vec()
+    }
+}
+
+/// A route configuration as its virtual hosts' bytes one after the other: a large one is mostly copied.
+fn unpatched(inputs: &Inputs, memo: &Memo, name: &str) -> Vec<u8> {
+    let virtual_hosts = match inputs.proxy().node_type {
+        NodeType::Router => gateway::virtual_hosts(inputs, memo, name),
+        _ => sidecar::virtual_hosts(inputs, memo, name),
+    };
+    let head = |known: bool| route::RouteConfiguration {
+        name: name.to_owned(),
+        validate_clusters: Some(false),
+        ignore_port_in_host_matching: known,
+        max_direct_response_body_size_bytes: known.then_some(DIRECT_RESPONSE_BODY_MAX),
+        ..Default::default()
+    };
+    let Some(virtual_hosts) = virtual_hosts else {
+        return head(false).encode_to_vec();
+    };
+    let mut out = head(true).encode_to_vec();
+    out.reserve(virtual_hosts.iter().map(|v| v.len() + list::PREFIX_MAX).sum());
+    for v in &virtual_hosts {
+        list::field(&mut out, list::VIRTUAL_HOSTS, v.len());
+        v.encode(&mut out);
     }
     out
 }
@@ -104,22 +127,22 @@ pub(crate) fn destination_cluster(destination: &Destination, service: Option<&Se
 }
 
 /// The virtual host for unknown authorities: pass through or refuse, as the mesh or `Sidecar` says.
-fn catch_all(inputs: &Inputs) -> route::VirtualHost {
+fn catch_all(inputs: &Inputs) -> Spelled {
     let include_request_attempt_count = ProxyHeaders::new(inputs, Class::SidecarOutbound).attempt_count;
     let domains = vec!["*".to_owned()];
     if inputs.scope().outbound_mode == OutboundMode::RegistryOnly {
         let response = route::DirectResponseAction { status: 502, ..Default::default() };
-        return route::VirtualHost {
+        return Spelled {
             name: BLOCK_ALL.to_owned(),
             domains,
-            routes: vec![route::Route {
+            routes: RouteList::of(vec![route::Route {
                 name: BLOCK_ALL.to_owned(),
                 r#match: Some(action::any_path()),
                 action: Some(route::route::Action::DirectResponse(response)),
                 ..Default::default()
-            }],
-            include_request_attempt_count,
-            ..Default::default()
+            }]),
+            attempts: include_request_attempt_count,
+            require_tls: false,
         };
     }
     let cluster = crate::listener::fallback_cluster(inputs);
@@ -131,16 +154,16 @@ fn catch_all(inputs: &Inputs) -> route::VirtualHost {
         max_grpc_timeout: Some(no_timeout()),
         ..Default::default()
     };
-    route::VirtualHost {
+    Spelled {
         name: ALLOW_ANY.to_owned(),
         domains,
-        routes: vec![route::Route {
+        routes: RouteList::of(vec![route::Route {
             name: ALLOW_ANY.to_owned(),
             r#match: Some(action::any_path()),
             action: Some(route::route::Action::Route(action)),
             ..Default::default()
-        }],
-        include_request_attempt_count,
-        ..Default::default()
+        }]),
+        attempts: include_request_attempt_count,
+        require_tls: false,
     }
 }

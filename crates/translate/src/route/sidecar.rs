@@ -1,45 +1,45 @@
 //! Which virtual hosts does a sidecar's route configuration hold? One per service of the port, shaped by virtual
 //! services. Follows `httproute.go` and `BuildSidecarVirtualHostWrapper`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use model::{Resolution, ResolvedVirtualService, Service};
 use names::well_known::MESH_GATEWAY;
 use names::{Hostname, PortProtocol};
-use protos::envoy::config::route::v3 as route;
 
-use super::action::{self, Context};
-use super::domains::{self, Taken};
+use super::action::Context;
+use super::domains::{self, Domains, Taken};
+use super::list::{self, Hosts, RouteList, Spelled};
 use crate::Inputs;
+use crate::incremental::Memo;
 use crate::listener::Class;
 use crate::listener::hcm::ProxyHeaders;
-use crate::wire::{bracketed, host_port};
 
 /// Virtual hosts that share routes.
 struct Wrapper {
     port: u16,
     services: Vec<Arc<Service>>,
     hosts: Vec<Hostname>,
-    routes: Vec<route::Route>,
+    routes: Arc<RouteList>,
 }
 
 /// Virtual hosts of a route name: `80`, `host:80` (sniffed), `http_proxy` or a socket path. `None`: not such a name.
-pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::VirtualHost>> {
+pub(super) fn virtual_hosts(inputs: &Inputs, memo: &Memo, name: &str) -> Option<Vec<Spelled>> {
     let unix = name.starts_with("unix://");
     let (sniffed_host, port) = match name.rsplit_once(':') {
         Some((host, port)) if !unix => (Some(host), port.parse().ok()?),
         _ if unix || name == super::HTTP_PROXY => (None, 0),
         _ => (None, name.parse().ok()?),
     };
-    let mut out = for_port(inputs, port, name, sniffed_host);
+    let mut out = for_port(inputs, memo, port, name, sniffed_host);
     if let Some(host) = sniffed_host {
         out.retain(|v| v.domains.iter().any(|d| d == name || d == host));
         if let [only] = out.as_mut_slice() {
             only.domains = vec!["*".to_owned()];
         }
     }
-    out.sort_by(|a, b| a.name.cmp(&b.name));
+    out.sort_by(list::by_name);
     if sniffed_host.is_none() {
         out.push(super::catch_all(inputs));
     }
@@ -47,7 +47,7 @@ pub(super) fn virtual_hosts(inputs: &Inputs, name: &str) -> Option<Vec<route::Vi
 }
 
 /// `only`: the one host that is wanted; other services without rules are left out.
-fn for_port(inputs: &Inputs, port: u16, name: &str, only: Option<&str>) -> Vec<route::VirtualHost> {
+fn for_port(inputs: &Inputs, memo: &Memo, port: u16, name: &str, only: Option<&str>) -> Vec<Spelled> {
     let Some(egress) = inputs.scope().egress_for_route(port, name) else {
         return Vec::new();
     };
@@ -57,31 +57,27 @@ fn for_port(inputs: &Inputs, port: u16, name: &str, only: Option<&str>) -> Vec<r
     let mut registry: BTreeMap<Hostname, Arc<Service>> = BTreeMap::new();
     for s in &egress.services {
         let reduced = match (port, s.port(port)) {
-            (0, _) => Some(s.clone()),
-            (_, Some(p)) if s.ports.len() > 1 => {
-                let mut reduced = (**s).clone();
-                reduced.ports = vec![p.clone()];
-                Some(Arc::new(reduced))
-            }
-            (_, Some(_)) => Some(s.clone()),
-            (_, None) => None,
+            (0, _) => s.clone(),
+            (_, Some(p)) if s.ports.len() > 1 => list::reduced(memo, s, p),
+            (_, Some(_)) => s.clone(),
+            (_, None) => continue,
         };
-        if let Some(s) = reduced {
-            registry.entry(s.hostname.clone()).or_insert(s);
-        }
+        registry.entry(s.hostname.clone()).or_insert(reduced);
     }
     let most_specific = most_specific(&egress.virtual_services, &registry);
+    let hosts = Hosts::new(&registry);
     let relevant = egress.virtual_services.iter().filter(|v| {
         // Port 80 also carries hosts that are no services.
-        port == 80 || v.hosts.iter().any(|h| registry.keys().any(|s| h.matches(s)))
+        port == 80 || v.hosts.iter().any(|h| hosts.matched_by(h))
     });
     let lookup = |host: &Hostname| registry.get(host).cloned();
     let context = Context { inputs, port, gateway: MESH_GATEWAY, tls: false, lookup: &lookup };
     let mut wrappers = Vec::new();
     for v in relevant {
-        wrappers.extend(of_virtual_service(&context, v, &registry, &most_specific));
+        wrappers.extend(of_virtual_service(&context, memo, v, &registry, &most_specific));
     }
-    let shaped: Vec<Hostname> = wrappers.iter().flat_map(|w| w.services.iter().map(|s| s.hostname.clone())).collect();
+    let shaped: HashSet<Hostname> =
+        wrappers.iter().flat_map(|w| w.services.iter().map(|s| s.hostname.clone())).collect();
     for (host, s) in &registry {
         let wanted = only.is_none_or(|o| host.as_str() == o);
         if !wanted || s.resolution == Resolution::Alias || shaped.contains(host) {
@@ -92,11 +88,11 @@ fn for_port(inputs: &Inputs, port: u16, name: &str, only: Option<&str>) -> Vec<r
                 port: p.number,
                 services: vec![s.clone()],
                 hosts: Vec::new(),
-                routes: vec![action::default_outbound(inputs, s, p.number)],
+                routes: list::default(inputs, memo, s, p.number),
             });
         }
     }
-    spell(inputs, port, wrappers)
+    spell(inputs, memo, port, wrappers)
 }
 
 /// For each service the virtual service whose host is closest to it; the older one of equal hosts.
@@ -115,11 +111,12 @@ fn most_specific<'a>(
 
 fn of_virtual_service(
     context: &Context<'_>,
+    memo: &Memo,
     v: &Arc<ResolvedVirtualService>,
     registry: &BTreeMap<Hostname, Arc<Service>>,
     most_specific: &BTreeMap<Hostname, &Arc<ResolvedVirtualService>>,
 ) -> Vec<Wrapper> {
-    let routes = action::routes(context, v);
+    let routes = list::rules(memo, context, v);
     if routes.is_empty() {
         return Vec::new();
     }
@@ -155,47 +152,38 @@ fn of_virtual_service(
 }
 
 /// Names and domains; the first virtual host that wants a name or domain keeps it.
-fn spell(inputs: &Inputs, port: u16, wrappers: Vec<Wrapper>) -> Vec<route::VirtualHost> {
+fn spell(inputs: &Inputs, memo: &Memo, port: u16, wrappers: Vec<Wrapper>) -> Vec<Spelled> {
     let attempts = ProxyHeaders::new(inputs, Class::SidecarOutbound).attempt_count;
     let proxy = inputs.proxy();
-    let mut taken = Taken::default();
-    for w in &wrappers {
-        w.services.iter().for_each(|s| taken.know(&s.hostname, w.port));
-    }
-    let mut out: Vec<route::VirtualHost> = Vec::new();
-    for w in wrappers.into_iter().filter(|w| !w.routes.is_empty()) {
-        // With a listener port, ports in authorities are ignored and need not be spelled.
-        let spelled = if port == 0 { w.port } else { 0 };
-        let plain = w.hosts.iter().map(|h| {
-            let mut d = vec![bracketed(h)];
-            if spelled != 0 {
-                d.push(host_port(h, spelled.into()));
-            }
-            (h.clone(), d, Vec::new())
-        });
+    // With a listener port, ports in authorities are ignored and need not be spelled.
+    let spelled = |w: &Wrapper| if port == 0 { w.port } else { 0 };
+    let of = |w: &Wrapper| -> (Vec<Arc<Domains>>, Vec<Arc<Domains>>) {
+        let plain = w.hosts.iter().map(|h| Arc::new(Domains::plain(h, w.port, spelled(w))));
         let known = w.services.iter().map(|s| {
-            let (d, short) = domains::of_service(s, spelled, &proxy.dns_domain, proxy.dns_capture);
-            (s.hostname.clone(), d, short)
+            domains::of_service(memo, s, w.port, spelled(w), &proxy.dns_domain, proxy.dns_capture)
         });
-        for (host, wanted, short) in plain.chain(known).collect::<Vec<_>>() {
-            let name = host_port(&host, w.port.into());
-            if !taken.take_name(&name) {
+        (plain.collect(), known.collect())
+    };
+    let wanted: Vec<_> = wrappers.iter().map(of).collect();
+    let mut taken = Taken::default();
+    for known in wanted.iter().flat_map(|(_, known)| known) {
+        taken.know(known);
+    }
+    let mut out: Vec<Spelled> = Vec::with_capacity(wrappers.len());
+    for (w, (plain, known)) in wrappers.iter().zip(&wanted).filter(|(w, _)| !w.routes.is_empty()) {
+        for wanted in plain.iter().chain(known) {
+            if !taken.take_name(&wanted.name) {
                 continue;
             }
-            let mut domains = taken.take(wanted, &short);
+            let mut domains = taken.take(wanted);
             if port == 0 && w.port != 80 {
                 domains.retain(|d| d.contains(':'));
             }
             if domains.is_empty() || (port != 0 && w.port != port) {
                 continue;
             }
-            out.push(route::VirtualHost {
-                name,
-                domains,
-                routes: w.routes.clone(),
-                include_request_attempt_count: attempts,
-                ..Default::default()
-            });
+            let (name, routes) = (wanted.name.clone(), w.routes.clone());
+            out.push(Spelled { name, domains, routes, attempts, require_tls: false });
         }
     }
     out

@@ -1,6 +1,8 @@
 //! A mesh from YAML and a proxy in it, for tests.
 #![allow(dead_code, missing_docs)]
 
+pub mod random;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

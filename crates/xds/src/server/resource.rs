@@ -1,6 +1,7 @@
 //! What is one resource, and what differs between two sets of them? Immutable and shared between streams.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 
 use xxhash_rust::xxh64::{Xxh64, xxh64};
 
@@ -28,11 +29,23 @@ pub fn version_string(version: u64) -> String {
     format!("{version:016x}")
 }
 
-/// All resources of one type that one proxy may have, sorted by name. Proxies with the same view share it.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// All resources of one type that one proxy may have, sorted by name. Proxies with the same view share it, and with it
+/// what was computed about it once: its version, and what separates it from the set before.
+#[derive(Debug, Default)]
 pub struct ResourceSet {
     list: Vec<Arc<Resource>>,
+    version: OnceLock<u64>,
+    since: Mutex<Option<(Weak<ResourceSet>, Arc<Changes>)>>,
 }
+
+impl PartialEq for ResourceSet {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |a: &Arc<Resource>, b: &Arc<Resource>| Arc::ptr_eq(a, b) || a == b;
+        self.list.len() == other.list.len() && self.list.iter().zip(&other.list).all(|(a, b)| same(a, b))
+    }
+}
+
+impl Eq for ResourceSet {}
 
 /// What must be sent so that a holder of one set has another. Both lists are in name order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -48,7 +61,50 @@ impl ResourceSet {
     pub fn new(mut list: Vec<Arc<Resource>>) -> Self {
         list.sort_by(|a, b| a.name.cmp(&b.name));
         list.dedup_by(|later, first| later.name == first.name);
-        ResourceSet { list }
+        ResourceSet { list, ..Default::default() }
+    }
+
+    /// This set without some resources and with others, which replace those of their name. Costs little more than the
+    /// difference.
+    pub fn patched<'a>(
+        &self,
+        removed: impl Iterator<Item = &'a Arc<Resource>>,
+        added: impl Iterator<Item = &'a Arc<Resource>>,
+    ) -> ResourceSet {
+        let mut list = self.list.clone();
+        let place = |list: &[Arc<Resource>], name: &str| list.binary_search_by(|r| (*r.name).cmp(name));
+        let mut gone: BTreeMap<&str, ()> = removed.map(|r| (&*r.name, ())).collect();
+        for resource in added {
+            gone.remove(&*resource.name);
+            match place(&list, &resource.name) {
+                Ok(at) if list[at].version == resource.version => {}
+                Ok(at) => list[at] = Arc::clone(resource),
+                Err(at) => list.insert(at, Arc::clone(resource)),
+            }
+        }
+        for name in gone.keys() {
+            if let Ok(at) = place(&list, name) {
+                list.remove(at);
+            }
+        }
+        ResourceSet { list, ..Default::default() }
+    }
+
+    /// This set, with resources of `old` in place of equal ones.
+    pub fn sharing(mut self, old: &ResourceSet) -> ResourceSet {
+        for resource in &mut self.list {
+            if let Some(known) = old.get(&resource.name)
+                && known.version == resource.version
+            {
+                *resource = Arc::clone(known);
+            }
+        }
+        self
+    }
+
+    /// Hash over all names and versions, computed once.
+    pub fn version(&self) -> u64 {
+        *self.version.get_or_init(|| self.version_of(|_| true))
     }
 
     /// The resource of this name.
@@ -85,6 +141,20 @@ impl ResourceSet {
             hash.update(&r.version.to_le_bytes());
         }
         hash.digest()
+    }
+
+    /// What separates `old` from `self`. The last answer is remembered: proxies that share a set usually come from the
+    /// same one.
+    pub fn shared_changes_since(&self, old: &Arc<ResourceSet>) -> Arc<Changes> {
+        let mut since = self.since.lock().unwrap_or_else(|e| e.into_inner());
+        if let Some((known, changes)) = &*since
+            && std::ptr::eq(known.as_ptr(), Arc::as_ptr(old))
+        {
+            return Arc::clone(changes);
+        }
+        let changes = Arc::new(self.changes_since(old));
+        *since = Some((Arc::downgrade(old), Arc::clone(&changes)));
+        changes
     }
 
     /// What separates `old` from `self`; one merge walk, and nothing at all when both are the same set.

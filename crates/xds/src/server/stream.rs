@@ -63,6 +63,8 @@ pub struct Want<'a> {
     pub wildcard: bool,
     /// These names.
     pub names: &'a BTreeSet<Arc<str>>,
+    /// Counts the changes of what is wanted, so that who compares names need not do so again.
+    pub asked: u64,
 }
 
 /// A response that may leave.
@@ -160,6 +162,7 @@ impl Stream {
     pub fn on_delta(&mut self, request: &discovery::DeltaDiscoveryRequest) -> Result<Event, Refused> {
         let kind = parse_kind(&request.type_url)?;
         let first = !self.subs.contains_key(&kind);
+        let known = self.names_of(kind);
         let sub = self.subs.entry(kind).or_insert_with(|| Subscription::new(kind));
         let names = &request.resource_names_subscribe;
         if first {
@@ -168,7 +171,7 @@ impl Stream {
             sub.wildcard = names.is_empty() && kind.is_wildcard_by_default();
         }
         for name in names {
-            sub.subscribe(name)?;
+            sub.subscribe(name, known.as_deref())?;
             if first && sub.base.get(name).is_some() {
                 sub.forced.remove(name.as_str());
             }
@@ -193,6 +196,7 @@ impl Stream {
     pub fn on_sotw(&mut self, request: &discovery::DiscoveryRequest) -> Result<Event, Refused> {
         let kind = parse_kind(&request.type_url)?;
         let first = !self.subs.contains_key(&kind);
+        let known = self.names_of(kind);
         let sub = self.subs.entry(kind).or_insert_with(|| Subscription::new(kind));
         let nonce = request.response_nonce.as_str();
         let mut event = Event { kind, answer: None, subscribed: false, expired_nonce: false };
@@ -222,7 +226,7 @@ impl Stream {
             }
         }
         for name in new {
-            sub.subscribe(name)?;
+            sub.subscribe(name, known.as_deref())?;
         }
         if again {
             sub.base = Arc::default();
@@ -233,6 +237,11 @@ impl Stream {
             self.answer(&mut event, nonce, error);
         }
         Ok(event)
+    }
+
+    /// A set whose names are those that clients ask for in this type.
+    fn names_of(&self, kind: Kind) -> Option<Arc<ResourceSet>> {
+        (kind == Kind::Endpoint).then(|| self.subs.get(&Kind::Cluster).map(|s| Arc::clone(&s.base))).flatten()
     }
 
     fn answer(&mut self, event: &mut Event, nonce: &str, error: Option<&str>) {
@@ -265,7 +274,7 @@ impl Stream {
     /// The next type that needs a new target, in push order.
     pub fn wants(&self) -> Option<Want<'_>> {
         let sub = self.subs.values().find(|s| s.stale)?;
-        Some(Want { kind: sub.kind, wildcard: sub.wildcard, names: &sub.names })
+        Some(Want { kind: sub.kind, wildcard: sub.wildcard, names: &sub.names, asked: sub.asked })
     }
 
     /// Gives the set the client should have of `kind`. It may hold more than was asked for.
@@ -303,7 +312,7 @@ impl Stream {
             return None;
         }
         let base = if kept.is_empty() { target } else { Arc::new(target.with_kept(&sub.base, |n| kept.contains(n))) };
-        let version = version_string(base.version_of(|n| sub.wants(n)));
+        let version = version_string(sub.version_of(&base, self.protocol));
         let nonce = format!("{:x}", self.next_nonce);
         self.next_nonce += 1;
         let names = changes.changed.iter().map(|r| &r.name).chain(&changes.removed).cloned().collect();

@@ -30,6 +30,8 @@ pub(super) struct Subscription {
     pub kind: Kind,
     pub wildcard: bool,
     pub names: BTreeSet<Arc<str>>,
+    /// Counts changes of `names` and `wildcard`.
+    pub asked: u64,
     pub target: Option<Arc<ResourceSet>>,
     /// The target is out of date: the world or the subscription changed.
     pub stale: bool,
@@ -59,6 +61,7 @@ impl Subscription {
             kind,
             wildcard: false,
             names: BTreeSet::new(),
+            asked: 0,
             target: None,
             stale: true,
             base: Arc::default(),
@@ -94,6 +97,12 @@ impl Subscription {
         Ok(())
     }
 
+    /// The version of what the client has: exact where it is compared (state of the world), and of the shared set where
+    /// it only informs.
+    pub fn version_of(&self, set: &ResourceSet, protocol: Protocol) -> u64 {
+        if self.wildcard || protocol == Protocol::Delta { set.version() } else { set.version_of(|n| self.wants(n)) }
+    }
+
     pub fn wants(&self, name: &str) -> bool {
         self.wildcard || self.names.contains(name)
     }
@@ -103,9 +112,11 @@ impl Subscription {
         self.base.get(name).is_none() || self.forced.contains(name)
     }
 
-    /// Adds a name; a name asked for again is sent again.
-    pub fn subscribe(&mut self, name: &str) -> Result<(), Refused> {
+    /// Adds a name; a name asked for again is sent again. `known`: a set that may hold the name already, to share it:
+    /// a thousand proxies ask for the same thousand clusters.
+    pub fn subscribe(&mut self, name: &str, known: Option<&ResourceSet>) -> Result<(), Refused> {
         self.stale = true;
+        self.asked += 1;
         if name == WILDCARD {
             self.wildcard = true;
             return Ok(());
@@ -113,7 +124,8 @@ impl Subscription {
         if self.names.len() >= NAMES_MAX && !self.names.contains(name) {
             return Err(Refused::TooManyNames { kind: self.kind });
         }
-        let name: Arc<str> = match self.base.get(name) {
+        let shared = known.and_then(|k| k.get(name)).or_else(|| self.base.get(name));
+        let name: Arc<str> = match shared {
             Some(resource) => Arc::clone(&resource.name),
             None => name.into(),
         };
@@ -124,6 +136,7 @@ impl Subscription {
 
     pub fn unsubscribe(&mut self, name: &str) {
         self.stale = true;
+        self.asked += 1;
         if name == WILDCARD {
             self.wildcard = false;
         }
@@ -183,12 +196,15 @@ impl Subscription {
         if Arc::ptr_eq(target, &self.base) && self.forced.is_empty() && !self.fresh {
             return None;
         }
-        if self.resume.as_ref().is_some_and(|v| *v == version_string(target.version_of(|n| self.wants(n)))) {
+        if self.resume.as_ref().is_some_and(|v| *v == version_string(self.version_of(target, protocol))) {
             return None;
         }
-        let mut changes = target.changes_since(&self.base);
-        changes.changed.retain(|r| self.wants(&r.name) && !self.forced.contains(&r.name));
-        changes.removed.retain(|n| self.wants(n) && !self.forced.contains(n));
+        let all = target.shared_changes_since(&self.base);
+        let wanted = |n: &str| self.wants(n) && !self.forced.contains(n);
+        let mut changes = Changes {
+            changed: all.changed.iter().filter(|r| wanted(&r.name)).cloned().collect(),
+            removed: all.removed.iter().filter(|n| wanted(n)).cloned().collect(),
+        };
         for name in &self.forced {
             match target.get(name) {
                 Some(resource) => changes.changed.push(Arc::clone(resource)),

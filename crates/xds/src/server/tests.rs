@@ -1,6 +1,6 @@
 //! Does every client converge, and does none ever hold a reference to something it lacks? A seeded world of
 //! one server stream and one model client, with a changing configuration, delayed and lost messages,
-//! refusals and reconnects. `PROA_XDS_SEEDS` sets how many seeds run, `PROA_XDS_SEED` runs one.
+//! refusals and reconnects. `PROA_SEEDS` sets how many seeds run, `PROA_SEED` runs one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -272,7 +272,7 @@ impl Sim {
     }
 
     fn trace(&self, what: impl FnOnce() -> String) {
-        if std::env::var_os("PROA_XDS_SEED").is_some() {
+        if std::env::var_os("PROA_SEED").is_some() {
             eprintln!("{:?} {}", self.now, what());
         }
     }
@@ -433,9 +433,9 @@ impl Sim {
 
 fn seeds() -> impl Iterator<Item = u64> {
     let var = |name| std::env::var(name).ok().and_then(|s| s.parse::<u64>().ok());
-    match var("PROA_XDS_SEED") {
+    match var("PROA_SEED") {
         Some(one) => one..one + 1,
-        None => 0..var("PROA_XDS_SEEDS").unwrap_or(2_000),
+        None => 0..var("PROA_SEEDS").unwrap_or(2_000),
     }
 }
 
@@ -459,7 +459,7 @@ fn run(protocol: Protocol) {
             }
         });
         if let Err(panic) = std::panic::catch_unwind(world) {
-            eprintln!("failing seed: PROA_XDS_SEED={seed} ({protocol:?})");
+            eprintln!("failing seed: PROA_SEED={seed} ({protocol:?})");
             std::panic::resume_unwind(panic);
         }
     }

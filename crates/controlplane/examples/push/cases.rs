@@ -1,0 +1,175 @@
+//! Each mesh of the original's benchmarks, through the whole translation for one proxy. The best of some rounds counts.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use model::{Change, MeshConfig, Proxy, ProxyView, ScopeCache, Store};
+use names::NodeType;
+use translate::Inputs;
+use translate::incremental::{Memo, Translation};
+
+use crate::allocated;
+
+const ROUNDS: usize = 7;
+
+/// Time and allocated bytes.
+#[derive(Clone, Copy)]
+struct Cost(Duration, u64);
+
+impl Cost {
+    fn of<T>(f: impl FnOnce() -> T) -> (Cost, T) {
+        let (bytes, start) = (allocated(), Instant::now());
+        let value = f();
+        (Cost(start.elapsed(), allocated() - bytes), value)
+    }
+
+    fn least(self, other: Cost) -> Cost {
+        Cost(self.0.min(other.0), self.1.min(other.1))
+    }
+}
+
+impl std::fmt::Display for Cost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(&format!("{:.3} ms {} kB", self.0.as_secs_f64() * 1e3, self.1 / 1000))
+    }
+}
+
+const NONE: Cost = Cost(Duration::MAX, u64::MAX);
+
+struct World {
+    store: Store,
+    scopes: ScopeCache,
+    memo: Arc<Memo>,
+    proxy: Arc<Proxy>,
+}
+
+impl World {
+    fn new(resources: &[api::Resource], gateway: bool) -> World {
+        let mesh = serde_json::json!({"extensionProviders": [{"name": "envoy-json", "envoyFileAccessLog":
+            {"path": "/dev/stdout", "logFormat": {"labels": {}}}}]});
+        let mut store = Store::new(MeshConfig::from_json(&mesh));
+        store.apply(resources.iter().cloned().map(Change::Apply));
+        let (node_type, namespace) = if gateway { (NodeType::Router, "gateway") } else { (NodeType::Sidecar, "default") };
+        let labels = ["istio.io/benchmark", "istio"].map(|k| (k.to_owned(), "true".to_owned()));
+        let proxy = Proxy::new(node_type, "1.1.1.1", namespace, labels.into_iter().collect());
+        World { store, scopes: ScopeCache::default(), memo: Arc::default(), proxy: Arc::new(proxy) }
+    }
+
+    fn translation(&mut self, before: Option<&Translation>) -> Translation {
+        let view = ProxyView::with_cache(&self.store.snapshot(), &self.proxy, &mut self.scopes);
+        Translation::new(Inputs::new(Arc::new(view)), Arc::clone(&self.memo), before)
+    }
+
+    /// Applies a change and makes every type again.
+    fn follow(&mut self, change: &api::Resource, before: &Translation) -> (Cost, Translation) {
+        let change = change.clone();
+        Cost::of(|| {
+            self.store.apply([Change::Apply(change)]);
+            let next = self.translation(Some(before));
+            drop((next.clusters(), next.endpoints(), next.listeners(), next.routes()));
+            next
+        })
+    }
+}
+
+pub fn run(files: &[String]) -> anyhow::Result<()> {
+    println!("| case | resources | kB sent | snapshot | view | CDS | EDS | LDS | RDS | cold, all | one service | share | one rule | one endpoint |");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    for file in files {
+        case(Path::new(file))?;
+    }
+    Ok(())
+}
+
+fn case(file: &Path) -> anyhow::Result<()> {
+    let name = file.file_stem().map_or(String::new(), |n| n.to_string_lossy().into_owned());
+    let resources = read(file)?;
+    let gateway = name.contains("gateway");
+    let mut cost = [NONE; 6];
+    let mut changes = [NONE; 3];
+    let (mut count, mut bytes) = (0, 0);
+    for _ in 0..ROUNDS {
+        let (snapshot, mut world) = Cost::of(|| World::new(&resources, gateway));
+        let (view, cold) = Cost::of(|| world.translation(None));
+        let (cds, clusters) = Cost::of(|| cold.clusters());
+        let (eds, endpoints) = Cost::of(|| cold.endpoints());
+        let (lds, listeners) = Cost::of(|| cold.listeners());
+        let (rds, routes) = Cost::of(|| cold.routes());
+        for (best, now) in cost.iter_mut().zip([snapshot, view, cds, eds, lds, rds]) {
+            *best = best.least(now);
+        }
+        let sets = [&clusters, &endpoints, &listeners, &routes];
+        count = sets.iter().map(|s| s.len()).sum();
+        bytes = sets.iter().map(|s| s.bytes()).sum::<usize>();
+        let mut last = cold;
+        for (best, change) in changes.iter_mut().zip(of_each_kind(&resources)) {
+            let Some(change) = change else { continue };
+            let (now, next) = world.follow(&change, &last);
+            *best = best.least(now);
+            last = next;
+        }
+    }
+    let [snapshot, view, cds, eds, lds, rds] = cost;
+    let all = Cost(
+        [view, cds, eds, lds, rds].iter().map(|c| c.0).sum(),
+        [view, cds, eds, lds, rds].iter().map(|c| c.1).sum(),
+    );
+    let shown = |c: Cost| if c.0 == Duration::MAX { "-".to_owned() } else { c.to_string() };
+    let [service, rule, endpoint] = changes;
+    let share = if service.0 == Duration::MAX {
+        "-".to_owned()
+    } else {
+        format!("{:.1} %", service.0.as_secs_f64() / all.0.as_secs_f64() * 100.0)
+    };
+    println!(
+        "| {name} | {count} | {} | {snapshot} | {view} | {cds} | {eds} | {lds} | {rds} | {all} | {} | {share} | {} | {} |",
+        bytes / 1000,
+        shown(service),
+        shown(rule),
+        shown(endpoint)
+    );
+    Ok(())
+}
+
+fn read(file: &Path) -> anyhow::Result<Vec<api::Resource>> {
+    use serde::Deserialize as _;
+    let text = std::fs::read_to_string(file)?;
+    let mut out = Vec::new();
+    for document in serde_norway::Deserializer::from_str(&text) {
+        let value = serde_json::Value::deserialize(document)?;
+        if !value.is_null() {
+            out.push(api::Resource::from_value(value, None, "default").map_err(|e| anyhow::anyhow!("{e}"))?);
+        }
+    }
+    Ok(out)
+}
+
+/// A change of a service (another port beside its own), of a rule (another timeout), of an endpoint (another address),
+/// each to one resource in the middle of those there are.
+fn of_each_kind(resources: &[api::Resource]) -> [Option<api::Resource>; 3] {
+    let middle = |kind: &str, fits: &dyn Fn(&serde_json::Value) -> bool| -> Option<serde_json::Value> {
+        let all: Vec<_> = resources
+            .iter()
+            .filter(|r| r.key().kind.name() == kind && fits(&r.raw) && r.meta.name() != "proxy-service-instance")
+            .collect();
+        all.get(all.len() / 2).map(|r| (*r.raw).clone())
+    };
+    let any = |_: &serde_json::Value| true;
+    let made = |value: serde_json::Value| api::Resource::from_value(value, None, "default").ok();
+    let service = middle("ServiceEntry", &any).or_else(|| middle("Service", &any)).and_then(|mut v| {
+        let port = serde_json::json!({"number": 9999, "port": 9999, "name": "tcp-more", "protocol": "TCP"});
+        v.pointer_mut("/spec/ports")?.as_array_mut()?.push(port);
+        made(v)
+    });
+    let rule = middle("VirtualService", &any).and_then(|mut v| {
+        *v.pointer_mut("/spec/http/0")?.as_object_mut()?.entry("timeout").or_insert_default() = "7s".into();
+        made(v)
+    });
+    let inline = |v: &serde_json::Value| v.pointer("/spec/endpoints/0/address").is_some();
+    let endpoint = middle("ServiceEntry", &inline).and_then(|mut v| {
+        *v.pointer_mut("/spec/endpoints/0/address")? = "9.9.9.9".into();
+        made(v)
+    });
+    [service, rule, endpoint]
+}

@@ -1,0 +1,73 @@
+//! How does a set of resources follow when some of its pieces are exchanged? The sorted set of the last time is patched
+//! with the difference, so that one service among a thousand costs one service. Used for every type of a view.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use xds::server::{Resource, ResourceSet};
+
+/// Resources that were made together.
+#[derive(Debug, Default)]
+pub(crate) struct Piece {
+    /// The resources, names unique among all pieces of an assembly; where they are not, the first piece wins.
+    pub(crate) resources: Vec<Arc<Resource>>,
+    /// Names of further resources that these refer to: endpoints of clusters, routes of listeners.
+    pub(crate) refers: Vec<Arc<str>>,
+}
+
+/// A set and the pieces it consists of.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Assembly {
+    pub(crate) pieces: Vec<Arc<Piece>>,
+    pub(crate) set: Arc<ResourceSet>,
+}
+
+/// Larger differences are sorted anew.
+const PATCH_SHARE: usize = 4;
+
+impl Assembly {
+    /// The set of these pieces, made from `old` where that is less work.
+    pub(crate) fn of(pieces: Vec<Arc<Piece>>, old: Option<&Assembly>) -> Assembly {
+        let Some(old) = old else {
+            let set = pieces.iter().flat_map(|p| p.resources.iter().cloned()).collect();
+            return Assembly { pieces, set: Arc::new(set) };
+        };
+        let shared = |a: &mut dyn Iterator<Item = (&Arc<Piece>, &Arc<Piece>)>| {
+            a.take_while(|(a, b)| Arc::ptr_eq(a, b)).count()
+        };
+        let front = shared(&mut old.pieces.iter().zip(&pieces));
+        if front == old.pieces.len() && front == pieces.len() {
+            return old.clone();
+        }
+        // Between what both begin and end with.
+        let back = shared(&mut old.pieces[front..].iter().rev().zip(pieces[front..].iter().rev()));
+        let (was, is) = (&old.pieces[front..old.pieces.len() - back], &pieces[front..pieces.len() - back]);
+        let pointers = |list: &[Arc<Piece>]| -> HashSet<*const Piece> { list.iter().map(Arc::as_ptr).collect() };
+        let (before, after) = (pointers(was), pointers(is));
+        let gone: Vec<&Arc<Piece>> = was.iter().filter(|p| !after.contains(&Arc::as_ptr(p))).collect();
+        let come: Vec<&Arc<Piece>> = is.iter().filter(|p| !before.contains(&Arc::as_ptr(p))).collect();
+        let size = |list: &[&Arc<Piece>]| list.iter().map(|p| p.resources.len()).sum::<usize>();
+        let count: usize = pieces.iter().map(|p| p.resources.len()).sum();
+        // Names that several pieces claim are rare and need the order of all pieces.
+        let unique = old.set.len() == old.pieces.iter().map(|p| p.resources.len()).sum::<usize>();
+        let removed = gone.iter().flat_map(|p| p.resources.iter());
+        let added = come.iter().flat_map(|p| p.resources.iter());
+        let patched = (unique && (size(&gone) + size(&come)) * PATCH_SHARE <= count.max(PATCH_SHARE * 4))
+            .then(|| old.set.patched(removed, added))
+            .filter(|set| set.len() == count);
+        let set = patched.unwrap_or_else(|| {
+            let all: ResourceSet = pieces.iter().flat_map(|p| p.resources.iter().cloned()).collect();
+            all.sharing(&old.set)
+        });
+        let set = if set == *old.set { Arc::clone(&old.set) } else { Arc::new(set) };
+        Assembly { pieces, set }
+    }
+
+    /// Names the pieces refer to, in order, each once.
+    pub(crate) fn refers(&self) -> Vec<Arc<str>> {
+        let mut out: Vec<Arc<str>> = self.pieces.iter().flat_map(|p| p.refers.iter().cloned()).collect();
+        out.sort();
+        out.dedup();
+        out
+    }
+}

@@ -1,0 +1,202 @@
+//! Clusters and their endpoints, service by service. A piece is everything of one service; what belongs to no single
+//! service (fixed and inbound clusters) is one more piece.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use api::envoy_filter::ApplyTo;
+use model::destination_rule::{DestinationRules, MergedRule};
+use model::{Service, ServiceEndpoints, ServiceKey, SharedMap, SidecarScope};
+use names::Hostname;
+use protos::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+
+use super::{Assembly, Context, Facts, Key, Piece, Unit, resource};
+use crate::patch::Patches;
+
+/// Finished clusters or endpoints of a view, with what they were made from.
+#[derive(Debug, Clone)]
+pub(super) struct Made {
+    pub(super) assembly: Assembly,
+    /// Names of clusters that take their endpoints over EDS, sorted.
+    pub(super) names: Arc<[Arc<str>]>,
+    scope: Arc<SidecarScope>,
+    endpoints: SharedMap<ServiceKey, Arc<ServiceEndpoints>>,
+    rules: Arc<DestinationRules>,
+    facts: Facts,
+    /// One piece per service, then `own`. Not so when patches made everything one piece.
+    by_service: bool,
+}
+
+impl Made {
+    fn new(context: &Context<'_>, assembly: Assembly, names: Arc<[Arc<str>]>, by_service: bool) -> Self {
+        let snapshot = context.inputs.snapshot();
+        Made {
+            assembly,
+            names,
+            scope: context.inputs.view.scope.clone(),
+            endpoints: snapshot.endpoints.clone(),
+            rules: snapshot.destination_rules.clone(),
+            facts: context.facts.clone(),
+            by_service,
+        }
+    }
+
+    /// Whether everything this was made from is as it was.
+    fn is_current(&self, context: &Context<'_>) -> bool {
+        let snapshot = context.inputs.snapshot();
+        Arc::ptr_eq(&self.scope, &context.inputs.view.scope)
+            && self.endpoints.is_same(&snapshot.endpoints)
+            && Arc::ptr_eq(&self.rules, &snapshot.destination_rules)
+            && self.facts.same_for_listeners(context.facts)
+    }
+
+    /// Hosts of which the rule or the endpoints moved.
+    fn moved(&self, context: &Context<'_>) -> BTreeSet<Hostname> {
+        let (scope, snapshot) = (&context.inputs.view.scope, context.inputs.snapshot());
+        let same_rules = |a: &Vec<Arc<MergedRule>>, b: &Vec<Arc<MergedRule>>| super::facts::all_same(a, b);
+        let rules = scope.rules.changed_keys(&self.scope.rules, same_rules);
+        let endpoints = snapshot.endpoints.changed_keys(&self.endpoints, Arc::ptr_eq);
+        rules.into_iter().chain(endpoints.into_iter().map(|k| k.hostname)).collect()
+    }
+
+    /// Goes along the services of the scope with the piece that each had.
+    fn reuse(&self, context: &Context<'_>, mut make: impl FnMut(&Arc<Service>, usize) -> Arc<Piece>) -> Vec<Arc<Piece>> {
+        let moved = self.moved(context);
+        let old = &self.scope.services;
+        let mut at = 0;
+        let services = &context.inputs.view.scope.services;
+        let mut out = Vec::with_capacity(services.len() + 1);
+        for (n, service) in services.iter().enumerate() {
+            while old.get(at).is_some_and(|o| !Arc::ptr_eq(o, service) && o.age_order(service).is_lt()) {
+                at += 1;
+            }
+            let same = old.get(at).is_some_and(|o| Arc::ptr_eq(o, service));
+            if same && (moved.is_empty() || !moved.contains(&service.hostname)) {
+                out.push(Arc::clone(&self.assembly.pieces[at]));
+            } else {
+                out.push(make(service, n));
+            }
+            at += usize::from(same);
+        }
+        out
+    }
+}
+
+/// The clusters of a view.
+pub(super) fn clusters(context: &Context<'_>, before: Option<&Made>) -> Made {
+    let inputs = context.inputs;
+    if let Some(same) = before.filter(|b| b.is_current(context)) {
+        return Made::new(context, same.assembly.clone(), same.names.clone(), same.by_service);
+    }
+    let old = before.map(|b| &b.assembly);
+    if !Patches::of(inputs, &[ApplyTo::Cluster]).is_empty() {
+        let pieces = vec![Arc::new(piece(crate::cluster::build(inputs)))];
+        return finish(context, Assembly::of(pieces, old), before, false);
+    }
+    let usable = before.filter(|b| b.by_service && b.facts.same_for_listeners(context.facts));
+    let mut pieces: Vec<Arc<Piece>> = match usable {
+        Some(before) => before.reuse(context, |s, _| of_service(context, s)),
+        None => inputs.scope().services.iter().map(|s| of_service(context, s)).collect(),
+    };
+    let own = usable
+        .filter(|b| Arc::ptr_eq(&b.rules, &inputs.snapshot().destination_rules) && !crate::cluster::is_east_west(inputs))
+        .and_then(|b| b.assembly.pieces.last().cloned());
+    pieces.push(own.unwrap_or_else(|| {
+        let mut out = Vec::new();
+        crate::cluster::own(inputs, &mut out);
+        Arc::new(piece(out))
+    }));
+    finish(context, Assembly::of(pieces, old), before, true)
+}
+
+fn finish(context: &Context<'_>, assembly: Assembly, before: Option<&Made>, by_service: bool) -> Made {
+    let same = before.filter(|b| Arc::ptr_eq(&b.assembly.set, &assembly.set)).map(|b| b.names.clone());
+    let names = same.unwrap_or_else(|| {
+        let names = assembly.refers();
+        match before {
+            Some(b) if *b.names == *names => b.names.clone(),
+            _ => names.into(),
+        }
+    });
+    Made::new(context, assembly, names, by_service)
+}
+
+fn of_service(context: &Context<'_>, service: &Arc<Service>) -> Arc<Piece> {
+    let (inputs, facts) = (context.inputs, context.facts);
+    let rule = inputs.scope().rule(&service.hostname, &inputs.proxy().labels, false);
+    let endpoints = inputs.snapshot().endpoints.get(&service.key());
+    // Clusters with inline endpoints order them for the client.
+    let inline = matches!(service.resolution, model::Resolution::DnsLb | model::Resolution::DnsRoundRobin);
+    let depends = inline && crate::endpoint::depends_on_client(inputs, service, rule.map(|r| &**r));
+    let key = Key::new(Unit::ServiceClusters, if depends { &facts.place } else { "" })
+        .bits(facts.cluster_bits())
+        .part(service)
+        .maybe(rule.map(|r| r as _))
+        .maybe(endpoints.map(|e| e as _))
+        .part(&facts.mesh)
+        .part(&facts.peer_authentications);
+    context.memo.get(&key, || {
+        let mut out = Vec::new();
+        crate::cluster::of_service(inputs, service, &mut out);
+        piece(out)
+    })
+}
+
+fn piece(clusters: Vec<protos::envoy::config::cluster::v3::Cluster>) -> Piece {
+    let mut out = Piece::default();
+    let mut seen = BTreeSet::new();
+    for c in &clusters {
+        if !seen.insert(&c.name) {
+            continue;
+        }
+        let made = resource(&c.name, c);
+        if c.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)) {
+            out.refers.push(Arc::clone(&made.name));
+        }
+        out.resources.push(made);
+    }
+    out
+}
+
+/// The endpoints of those clusters.
+pub(super) fn endpoints(context: &Context<'_>, clusters: &super::clusters::Made, before: Option<&Made>) -> Made {
+    let inputs = context.inputs;
+    let old = before.map(|b| &b.assembly);
+    if !clusters.by_service {
+        let names: Vec<String> = clusters.names.iter().map(ToString::to_string).collect();
+        let resources = super::encoded(crate::endpoints(inputs, &names)).collect();
+        let pieces = vec![Arc::new(Piece { resources, refers: Vec::new() })];
+        return Made::new(context, Assembly::of(pieces, old), clusters.names.clone(), false);
+    }
+    if let Some(same) = before.filter(|b| b.by_service && b.is_current(context)) {
+        return Made::new(context, same.assembly.clone(), clusters.names.clone(), true);
+    }
+    let of = |service: &Arc<Service>, n: usize| endpoints_of(context, service, &clusters.assembly.pieces[n]);
+    let usable = before.filter(|b| b.by_service && b.facts.same_for_listeners(context.facts));
+    let mut pieces: Vec<Arc<Piece>> = match usable {
+        Some(before) => before.reuse(context, of),
+        None => inputs.scope().services.iter().enumerate().map(|(n, s)| of(s, n)).collect(),
+    };
+    // Own clusters over EDS are those of east-west gateways.
+    let own = clusters.assembly.pieces.last().map(|p| p.refers.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let resources = super::encoded(crate::endpoints(inputs, &own.unwrap_or_default())).collect();
+    pieces.push(Arc::new(Piece { resources, refers: Vec::new() }));
+    Made::new(context, Assembly::of(pieces, old), clusters.names.clone(), true)
+}
+
+fn endpoints_of(context: &Context<'_>, service: &Arc<Service>, clusters: &Arc<Piece>) -> Arc<Piece> {
+    let (inputs, facts) = (context.inputs, context.facts);
+    let rule = inputs.scope().rule(&service.hostname, &inputs.proxy().labels, false);
+    let depends = crate::endpoint::depends_on_client(inputs, service, rule.map(|r| &**r));
+    let endpoints = inputs.snapshot().endpoints.get(&service.key());
+    let key = Key::new(Unit::ServiceEndpoints, if depends { &facts.place } else { "" })
+        .part(service)
+        .maybe(rule.map(|r| r as _))
+        .maybe(endpoints.map(|e| e as _))
+        .part(&facts.mesh)
+        .part(clusters);
+    context.memo.get(&key, || {
+        let of = |name: &Arc<str>| Some(resource(name, &crate::endpoint::load_assignment(inputs, name)?));
+        Piece { resources: clusters.refers.iter().filter_map(of).collect(), refers: Vec::new() }
+    })
+}

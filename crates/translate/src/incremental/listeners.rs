@@ -1,0 +1,138 @@
+//! Listeners, one piece each for those that services share, and one for all others. Gateways and patched proxies have
+//! their listeners made as a whole, and kept as long as nothing they read has moved.
+
+use std::sync::Arc;
+
+use model::gateway::is_https_terminated;
+use model::virtual_service::VirtualServices;
+use model::{ServiceEndpoints, ServiceKey, SharedMap, SidecarScope};
+use names::NodeType;
+use protos::envoy::config::listener::v3::{self as listener, filter::ConfigType};
+
+use super::{Assembly, Context, Facts, Key, Piece, Shared, Unit, resource};
+use crate::listener::hcm::HCM;
+
+/// Finished listeners, with what they were made from.
+#[derive(Debug, Clone)]
+pub(super) struct Made {
+    pub(super) assembly: Assembly,
+    scope: Arc<SidecarScope>,
+    endpoints: SharedMap<ServiceKey, Arc<ServiceEndpoints>>,
+    virtual_services: Arc<VirtualServices>,
+    facts: Facts,
+    /// One piece per shared listener, then the others. Not so for gateways and patched proxies.
+    by_listener: bool,
+}
+
+impl Made {
+    fn new(context: &Context<'_>, assembly: Assembly, by_listener: bool) -> Self {
+        let snapshot = context.inputs.snapshot();
+        Made {
+            assembly,
+            scope: context.inputs.view.scope.clone(),
+            endpoints: snapshot.endpoints.clone(),
+            virtual_services: snapshot.virtual_services.clone(),
+            facts: context.facts.clone(),
+            by_listener,
+        }
+    }
+}
+
+/// The listeners of a view.
+pub(super) fn listeners(context: &Context<'_>, before: Option<&Made>) -> Made {
+    let inputs = context.inputs;
+    let same_facts = before.filter(|b| b.facts.same_for_listeners(context.facts));
+    let same = same_facts.filter(|b| {
+        let snapshot = inputs.snapshot();
+        let services = || Arc::ptr_eq(&b.scope, &inputs.view.scope) && b.endpoints.is_same(&snapshot.endpoints);
+        let rules = || Arc::ptr_eq(&b.virtual_services, &snapshot.virtual_services);
+        !reads_services(context) || (services() && rules())
+    });
+    if let Some(same) = same {
+        return Made::new(context, same.assembly.clone(), same.by_listener);
+    }
+    let old = before.map(|b| &b.assembly);
+    if inputs.proxy().node_type != NodeType::Sidecar || crate::patch::listener::are_patched(inputs) {
+        let pieces = crate::listener::build(inputs).iter().map(|l| Arc::new(piece(context, l))).collect();
+        return Made::new(context, Assembly::of(pieces, old), false);
+    }
+    let mut pieces: Vec<Arc<Piece>> =
+        crate::listener::groups(inputs).iter().map(|group| of_group(context, group)).collect();
+    let own = same_facts.filter(|b| b.by_listener).and_then(|b| b.assembly.pieces.last().cloned());
+    pieces.push(own.unwrap_or_else(|| {
+        let mut out = Piece::default();
+        for l in crate::listener::own(inputs) {
+            let made = piece(context, &l);
+            out.resources.extend(made.resources);
+            out.refers.extend(made.refers);
+        }
+        Arc::new(out)
+    }));
+    Made::new(context, Assembly::of(pieces, old), true)
+}
+
+/// Whether listeners depend on services and their rules at all. Those of gateways with only HTTP servers do not.
+fn reads_services(context: &Context<'_>) -> bool {
+    match &context.facts.gateway {
+        None => true,
+        Some(gateway) => gateway.ports.iter().any(|p| {
+            !p.protocol.is_http() && p.servers.iter().any(|s| !is_https_terminated(&s.server))
+        }),
+    }
+}
+
+fn of_group(context: &Context<'_>, group: &crate::listener::Group<'_>) -> Arc<Piece> {
+    let (inputs, facts) = (context.inputs, context.facts);
+    let make = || crate::listener::shared(inputs, group).map(|l| piece(context, &l)).unwrap_or_default();
+    let Some(text) = group.text() else {
+        return Arc::new(make());
+    };
+    let mut key = Key::new(Unit::Listener, &text)
+        .bits(facts.listener_bits())
+        .part(&facts.proxy)
+        .part(&facts.mesh)
+        .part(&facts.telemetries)
+        .maybe(facts.sidecar.as_ref().map(|s| s as &dyn Shared));
+    for service in group.services() {
+        let rule = inputs.scope().rule(&service.hostname, &inputs.proxy().labels, false);
+        key = key.part(service).maybe(rule.map(|r| r as &dyn Shared));
+    }
+    context.memo.get(&key, make)
+}
+
+fn piece(context: &Context<'_>, l: &listener::Listener) -> Piece {
+    let filters = l.filter_chains.iter().chain(&l.default_filter_chain).flat_map(|c| &c.filters);
+    let managers = filters.filter(|f| f.name == HCM).filter_map(|f| match &f.config_type {
+        Some(ConfigType::TypedConfig(any)) => Some(&*any.value),
+        _ => None,
+    });
+    let refers = managers.filter_map(route_name).map(Arc::from).collect();
+    Piece { resources: vec![context.memo.intern(resource(&l.name, l))], refers }
+}
+
+/// `HttpConnectionManager.rds.route_config_name`, read off the wire: the rest of a connection manager is large.
+fn route_name(manager: &[u8]) -> Option<&str> {
+    const RDS: u32 = 3;
+    const ROUTE_CONFIG_NAME: u32 = 2;
+    std::str::from_utf8(field(field(manager, RDS)?, ROUTE_CONFIG_NAME)?).ok()
+}
+
+/// The last length-delimited field of this number.
+fn field(mut bytes: &[u8], number: u32) -> Option<&[u8]> {
+    use protos::prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+    let mut found = None;
+    while !bytes.is_empty() {
+        let (tag, wire) = decode_key(&mut bytes).ok()?;
+        if wire == WireType::LengthDelimited {
+            let len = usize::try_from(decode_varint(&mut bytes).ok()?).ok()?;
+            let (value, rest) = bytes.split_at_checked(len)?;
+            if tag == number {
+                found = Some(value);
+            }
+            bytes = rest;
+        } else {
+            skip_field(wire, tag, &mut bytes, DecodeContext::default()).ok()?;
+        }
+    }
+    found
+}

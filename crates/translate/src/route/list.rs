@@ -1,0 +1,190 @@
+//! How is a large route configuration put together from routes that were translated before? Routes and virtual hosts as
+//! the bytes they will be, so that assembling copies instead of building. Fields are written by number (protobuf allows
+//! any order); `RouteConfiguration`s are read back where patches want messages.
+
+use std::sync::Arc;
+
+use names::Hostname;
+use protos::envoy::config::route::v3 as route;
+use protos::envoy::config::route::v3::virtual_host::TlsRequirementType;
+use protos::prost::Message as _;
+use protos::prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+
+use super::action::{self, Context};
+use crate::Inputs;
+use crate::incremental::{Key, Memo, Shared, Unit};
+
+/// `RouteConfiguration.virtual_hosts`.
+pub(super) const VIRTUAL_HOSTS: u32 = 2;
+/// `VirtualHost.name`, `.domains`, `.routes`.
+const NAME: u32 = 1;
+const DOMAINS: u32 = 2;
+const ROUTES: u32 = 3;
+/// Most bytes of a field's key and length.
+pub(super) const PREFIX_MAX: usize = 12;
+
+/// Starts a length-delimited field.
+pub(super) fn field(out: &mut Vec<u8>, number: u32, len: usize) {
+    encode_key(number, WireType::LengthDelimited, out);
+    encode_varint(len as u64, out);
+}
+
+fn field_len(number: u32, len: usize) -> usize {
+    key_len(number) + encoded_len_varint(len as u64) + len
+}
+
+/// Routes as `VirtualHost.routes`, those that take everything at the end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RouteList {
+    bytes: Vec<u8>,
+    /// Where the first route begins that takes everything.
+    catch_all: usize,
+}
+
+impl RouteList {
+    /// Encodes routes in their order, except that those that take everything come last.
+    pub(super) fn of(routes: Vec<route::Route>) -> Arc<Self> {
+        Arc::new(Self::encode(routes))
+    }
+
+    fn encode(routes: Vec<route::Route>) -> Self {
+        let mut out = RouteList::default();
+        let (last, first): (Vec<_>, Vec<_>) = routes.iter().partition(|r| action::is_catch_all(r));
+        for (n, r) in first.iter().chain(&last).enumerate() {
+            if n == first.len() {
+                out.catch_all = out.bytes.len();
+            }
+            field(&mut out.bytes, ROUTES, r.encoded_len());
+            r.encode(&mut out.bytes).expect("a vector grows");
+        }
+        if last.is_empty() {
+            out.catch_all = out.bytes.len();
+        }
+        out
+    }
+
+    /// Several lists as one: the conditional routes of all, then those that take everything.
+    pub(super) fn joined(lists: &[Arc<RouteList>]) -> Arc<RouteList> {
+        if let [only] = lists {
+            return only.clone();
+        }
+        let mut bytes = Vec::with_capacity(lists.iter().map(|l| l.bytes.len()).sum());
+        lists.iter().for_each(|l| bytes.extend_from_slice(&l.bytes[..l.catch_all]));
+        let catch_all = bytes.len();
+        lists.iter().for_each(|l| bytes.extend_from_slice(&l.bytes[l.catch_all..]));
+        Arc::new(RouteList { bytes, catch_all })
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The routes of a virtual service, kept by what they depend on: the rules, where they apply, and the services and rules
+/// of their destinations.
+pub(super) fn rules(memo: &Memo, context: &Context<'_>, v: &Arc<model::ResolvedVirtualService>) -> Arc<RouteList> {
+    let (inputs, proxy) = (context.inputs, context.inputs.proxy());
+    let text;
+    let text = if v.asks_for_source {
+        text = format!("{}|{}|{:?}", context.gateway, proxy.namespace, proxy.labels);
+        &text
+    } else {
+        context.gateway
+    };
+    let services: Vec<_> = v.http_destinations.iter().map(|h| (context.lookup)(h)).collect();
+    let mesh = &inputs.snapshot().mesh;
+    let mut key =
+        Key::new(Unit::Rules, text).bits(u64::from(context.port) << 1 | u64::from(context.tls)).part(v).part(mesh);
+    for (host, service) in v.http_destinations.iter().zip(&services) {
+        let rule = inputs.scope().rule(host, &proxy.labels, false);
+        key = key.maybe(service.as_ref().map(|s| s as &dyn Shared)).maybe(rule.map(|r| r as &dyn Shared));
+    }
+    memo.get(&key, || RouteList::encode(action::routes(context, v)))
+}
+
+/// The route of a service that no virtual service shapes.
+pub(super) fn default(inputs: &Inputs, memo: &Memo, service: &Arc<model::Service>, port: u16) -> Arc<RouteList> {
+    let rule = inputs.scope().rule(&service.hostname, &inputs.proxy().labels, false);
+    let key = Key::new(Unit::DefaultRoute, "")
+        .bits(port.into())
+        .part(service)
+        .maybe(rule.map(|r| r as &dyn Shared))
+        .part(&inputs.snapshot().mesh);
+    memo.get(&key, || RouteList::encode(vec![action::default_outbound(inputs, service, port)]))
+}
+
+/// A virtual host with its final name and domains.
+#[derive(Clone, Debug)]
+pub(super) struct Spelled {
+    pub(super) name: String,
+    pub(super) domains: Vec<String>,
+    pub(super) routes: Arc<RouteList>,
+    pub(super) attempts: bool,
+    pub(super) require_tls: bool,
+}
+
+impl Spelled {
+    fn rest(&self) -> route::VirtualHost {
+        let require_tls = if self.require_tls { TlsRequirementType::All } else { TlsRequirementType::None };
+        route::VirtualHost {
+            require_tls: require_tls as i32,
+            include_request_attempt_count: self.attempts,
+            ..Default::default()
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        let domains: usize = self.domains.iter().map(|d| field_len(DOMAINS, d.len())).sum();
+        field_len(NAME, self.name.len()) + domains + self.routes.bytes.len() + self.rest().encoded_len()
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        field(out, NAME, self.name.len());
+        out.extend_from_slice(self.name.as_bytes());
+        for d in &self.domains {
+            field(out, DOMAINS, d.len());
+            out.extend_from_slice(d.as_bytes());
+        }
+        out.extend_from_slice(&self.routes.bytes);
+        self.rest().encode(out).expect("a vector grows");
+    }
+}
+
+/// The part of a host that names its order among virtual hosts.
+pub(super) fn by_name(a: &Spelled, b: &Spelled) -> std::cmp::Ordering {
+    a.name.cmp(&b.name)
+}
+
+/// A service reduced to one of its ports; the same allocation each time.
+pub(super) fn reduced(memo: &Memo, service: &Arc<model::Service>, port: &model::Port) -> Arc<model::Service> {
+    let key = Key::new(Unit::Reduced, "").bits(port.number.into()).part(service);
+    memo.get(&key, || {
+        let mut reduced = (**service).clone();
+        reduced.ports = vec![port.clone()];
+        reduced
+    })
+}
+
+/// Exact and wildcard hosts of a table, to ask whether a host matches any of them without asking each.
+pub(super) struct Hosts<'a> {
+    all: &'a std::collections::BTreeMap<Hostname, Arc<model::Service>>,
+    wildcards: Vec<&'a Hostname>,
+}
+
+impl<'a> Hosts<'a> {
+    pub(super) fn new(all: &'a std::collections::BTreeMap<Hostname, Arc<model::Service>>) -> Self {
+        Hosts { all, wildcards: all.keys().filter(|h| h.is_wildcard()).collect() }
+    }
+
+    /// Whether `host` and one of the table cover each other.
+    pub(super) fn matched_by(&self, host: &Hostname) -> bool {
+        if host.is_wildcard() {
+            return self.all.keys().any(|s| host.matches(s));
+        }
+        self.all.contains_key(host) || self.wildcards.iter().any(|w| host.matches(w))
+    }
+}
