@@ -3,6 +3,7 @@
 mod clients;
 mod config;
 mod dump;
+mod policies;
 
 use std::collections::HashMap;
 
@@ -25,6 +26,9 @@ pub enum Refused {
 const PAGES: &[(&str, &str)] = &[
     ("adsz", "Status and debug interface for ADS; ?push=true initiates a push to all clients"),
     ("config_dump", "ConfigDump in the form of the Envoy admin config dump API for passed in proxyID"),
+    ("authorizationz", "Internal authorization policies"),
+    ("cachez", "Info about the internal XDS caches"),
+    ("clusterz", "List remote clusters where istiod reads endpoints"),
     ("configz", "Debug support for config"),
     ("connections", "Info about the connected XDS clients"),
     ("ecdsz", "Status and debug interface for ECDS"),
@@ -88,9 +92,12 @@ pub fn page(shared: &Shared, name: &str, query: &HashMap<String, String>) -> Res
         "instancesz" => config::instancesz(shared),
         "sidecarz" => config::sidecarz(shared, proxy()?)?,
         "mesh" => shared.world.snapshot().mesh.raw.clone(),
-        "push_status" => json!({}),
+        "push_status" => policies::push_status(shared),
+        "authorizationz" => policies::authorizationz(shared),
+        "cachez" => policies::cachez(shared),
+        "clusterz" => policies::clusterz(shared),
         "pushcontext" => config::pushcontext(shared),
-        "telemetryz" => config::of_kinds(shared, &[names::Kind::Telemetry]),
+        "telemetryz" => policies::telemetryz(shared),
         "list" => list(),
         _ => return Err(Refused::NoSuchPage),
     })

@@ -63,6 +63,20 @@ pub fn render(shared: &Shared) -> String {
         "Total number of updates received by pilot.",
         [("type=\"config\"".into(), updates)],
     );
+    let events = shared.world.events.lock().unwrap_or_else(|e| e.into_inner()).clone();
+    let series = |istio: bool| {
+        let of = events.iter().filter(move |((kind, _), _)| kind.is_istio() == istio);
+        of.map(|((kind, event), n)| (format!("type=\"{}\",event=\"{event}\"", kind.name()), *n))
+    };
+    let help = "Events from k8s config.";
+    family(&mut out, "pilot_k8s_cfg_events", "counter", help, series(true));
+    family(&mut out, "pilot_k8s_reg_events", "counter", "Events from k8s registry.", series(false));
+    let cache = shared.hub.source().memo();
+    let (found, made) = cache.counts();
+    let reads = [("type=\"hit\"".to_owned(), found), ("type=\"miss\"".to_owned(), made)];
+    family(&mut out, "xds_cache_reads", "counter", "Total number of xds cache xdsCacheReads.", reads);
+    let help = "Current size of xds cache";
+    family(&mut out, "xds_cache_size", "gauge", help, [(String::new(), cache.len())]);
     let rejected = shared.world.rejected.load(Ordering::Relaxed);
     let help = "Total number of configs that Pilot had to reject or ignore.";
     family(&mut out, "pilot_total_rejected_configs", "counter", help, [(String::new(), rejected)]);

@@ -40,6 +40,7 @@ pub struct Shared {
     pub authority: Arc<Authority>,
     pub ready: AtomicBool,
     pub started: Instant,
+    pub cluster_id: String,
 }
 
 /// Runs the control plane until a signal stops it.
@@ -91,6 +92,7 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
         authority: Arc::clone(&authority),
         ready: AtomicBool::new(false),
         started,
+        cluster_id: args.cluster_id.clone(),
     });
 
     // HTTP first, so that /ready can say "not yet".

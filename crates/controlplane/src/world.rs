@@ -1,12 +1,14 @@
 //! What is the world, and when do proxies hear of it? One loop takes what sources say, applies it to the store,
 //! waits for quiet, publishes the snapshot and tells the hub. The only writer of all of these.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use model::{Change, Delta, MeshConfig, ScopeCache, Snapshot, Store};
+use names::Kind;
 use source_file::{Batch, Event, Severity};
 use tokio::sync::mpsc;
 use xds_server::{Debounce, DebounceOptions, Hub};
@@ -38,6 +40,8 @@ pub struct World {
     pub rejected: AtomicU64,
     /// `pilot_push_triggers`, by what moved: configuration, services, endpoints.
     pub triggers: [AtomicU64; 3],
+    /// `pilot_k8s_cfg_events` and `pilot_k8s_reg_events`: what sources said, by kind and whether it was new.
+    pub events: Mutex<BTreeMap<(Kind, &'static str), u64>>,
 }
 
 impl World {
@@ -51,6 +55,7 @@ impl World {
             updates: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
             triggers: Default::default(),
+            events: Mutex::default(),
         })
     }
 
@@ -87,8 +92,23 @@ impl World {
                     }
                 });
                 let changes: Vec<_> = changes.collect();
-                self.store().apply(changes)
+                let mut store = self.store();
+                self.count(&changes, &store);
+                store.apply(changes)
             }
+        }
+    }
+
+    fn count(&self, changes: &[Change], store: &Store) {
+        let mut events = self.events.lock().unwrap_or_else(|e| e.into_inner());
+        for change in changes {
+            let (key, event) = match change {
+                Change::Apply(r) if store.resources().contains_key(r.key()) => (r.key(), "update"),
+                Change::Apply(r) => (r.key(), "add"),
+                Change::Delete(key) => (key, "delete"),
+                Change::Mesh(_) => continue,
+            };
+            *events.entry((key.kind.clone(), event)).or_default() += 1;
         }
     }
 

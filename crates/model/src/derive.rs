@@ -236,13 +236,15 @@ impl Derivation {
                 }
             }
         }
+        changed.retain(|_, (old, new)| match (old, new) {
+            (Some(old), Some(new)) => **old != **new,
+            (old, new) => old.is_some() || new.is_some(),
+        });
+        if changed.is_empty() {
+            return true;
+        }
         let mut list = (*next.services).clone();
         for (key, (old, new)) in changed {
-            if let (Some(old), Some(new)) = (&old, &new)
-                && **old == **new
-            {
-                continue;
-            }
             if let Some(old) = &old {
                 let start = list.partition_point(|s| s.age_order(old).is_lt());
                 let Some(at) = list[start..].iter().position(|s| Arc::ptr_eq(s, old)) else {
@@ -316,7 +318,9 @@ impl Derivation {
                 table.insert(host, inner);
             }
         }
-        next.services = Arc::new(list);
+        if list.len() != next.services.len() || !list.iter().zip(&*next.services).all(|(a, b)| Arc::ptr_eq(a, b)) {
+            next.services = Arc::new(list);
+        }
         next.by_host = table;
     }
 

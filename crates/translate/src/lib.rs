@@ -13,6 +13,7 @@ pub mod jwt;
 pub mod listener;
 pub mod locality;
 pub mod name_table;
+mod once;
 mod patch;
 pub mod route;
 pub mod secret;
@@ -32,12 +33,13 @@ pub struct Inputs {
     pub view: Arc<ProxyView>,
     /// Keys of token issuers outside of the mesh, by the URI they were fetched from (or the issuer).
     pub jwks: Arc<std::collections::BTreeMap<String, String>>,
+    once: Arc<once::Once>,
 }
 
 impl Inputs {
     /// Inputs for a view.
     pub fn new(view: Arc<ProxyView>) -> Self {
-        Inputs { view, jwks: Arc::default() }
+        Inputs { view, jwks: Arc::default(), once: Arc::default() }
     }
 
     /// The mesh.

@@ -70,7 +70,9 @@ impl Following {
             let of_kind = list.iter().filter(|r| r.resource.type_url.ends_with(kind));
             // The first of a name counts, as in every set.
             let mut out = BTreeMap::new();
-            of_kind.for_each(|r| drop(out.entry(r.name.clone()).or_insert_with(|| r.resource.value.clone())));
+            for r in of_kind {
+                out.entry(r.name.clone()).or_insert_with(|| r.resource.value.clone());
+            }
             out
         };
         let compare = |kind: &str, set: &ResourceSet, list: &[NamedResource]| -> Vec<String> {

@@ -59,6 +59,11 @@ impl<S: Source> Hub<S> {
         })
     }
 
+    /// Where resources come from.
+    pub fn source(&self) -> &S {
+        &self.source
+    }
+
     /// The counters.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics

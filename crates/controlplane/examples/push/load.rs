@@ -30,11 +30,15 @@ impl Server {
             .arg("serve")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::null())
             .spawn()?;
         let input = child.stdin.take().expect("piped");
         let output = BufReader::new(child.stdout.take().expect("piped"));
         let mut server = Server { child, input, output };
-        let port = server.line()?.trim().parse()?;
+        let first = server.line()?;
+        let (port, snapshot_ms) = first.trim().split_once(' ').unwrap_or((first.trim(), ""));
+        println!("snapshot of the whole mesh: {snapshot_ms} ms");
+        let port = port.parse()?;
         Ok((server, port))
     }
 
@@ -63,11 +67,11 @@ pub fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let received = Arc::new(AtomicU64::new(0));
     for n in 0..mesh::NAMESPACES {
-        for s in 0..mesh::SERVICES {
-            runtime.spawn(client(port, n, s, Arc::clone(&received)));
+        for p in 0..mesh::PODS {
+            runtime.spawn(client(port, n, p, Arc::clone(&received)));
         }
     }
-    let wanted = mesh::NAMESPACES * mesh::SERVICES;
+    let wanted = mesh::NAMESPACES * mesh::PODS;
     let start = std::time::Instant::now();
     while server.ask("connected")?.trim().parse::<usize>()? < wanted {
         anyhow::ensure!(start.elapsed() < Duration::from_secs(120), "not all clients got what they asked for");
@@ -105,25 +109,26 @@ pub fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn node(n: usize, s: usize) -> Node {
+/// A replica of the first service of a namespace.
+fn node(n: usize, p: usize) -> Node {
     use prost_types::value::Kind as K;
     let text = |t: String| prost_types::Value { kind: Some(K::StringValue(t)) };
-    let labels = [("app".to_owned(), text(format!("s{s}"))), ("version".to_owned(), text("v1".to_owned()))];
+    let labels = [("app".to_owned(), text("s0".to_owned())), ("version".to_owned(), text("v1".to_owned()))];
     let labels = prost_types::Struct { fields: labels.into_iter().collect() };
     let fields = [
         ("NAMESPACE".to_owned(), text(format!("n{n}"))),
-        ("NAME".to_owned(), text(format!("s{s}-0"))),
-        ("INSTANCE_IPS".to_owned(), text(mesh::ip(n, s, 0))),
+        ("NAME".to_owned(), text(format!("s0-{p}"))),
+        ("INSTANCE_IPS".to_owned(), text(mesh::ip(n, 0, p))),
         ("LABELS".to_owned(), prost_types::Value { kind: Some(K::StructValue(labels)) }),
     ];
     Node {
-        id: format!("sidecar~{}~s{s}-0.n{n}~n{n}.svc.cluster.local", mesh::ip(n, s, 0)),
+        id: format!("sidecar~{}~s0-{p}.n{n}~n{n}.svc.cluster.local", mesh::ip(n, 0, p)),
         metadata: Some(prost_types::Struct { fields: fields.into_iter().collect() }),
         ..Default::default()
     }
 }
 
-async fn client(port: u16, n: usize, s: usize, received: Arc<AtomicU64>) -> anyhow::Result<()> {
+async fn client(port: u16, n: usize, p: usize, received: Arc<AtomicU64>) -> anyhow::Result<()> {
     let channel = Endpoint::from_shared(format!("http://127.0.0.1:{port}"))?
         .initial_stream_window_size(4 << 20)
         .initial_connection_window_size(4 << 20)
@@ -132,7 +137,7 @@ async fn client(port: u16, n: usize, s: usize, received: Arc<AtomicU64>) -> anyh
     let (up, outbound) = tokio::sync::mpsc::channel::<DeltaDiscoveryRequest>(16);
     let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(1 << 30);
     let request = |kind: Kind| DeltaDiscoveryRequest { type_url: kind.type_url().into(), ..Default::default() };
-    up.send(DeltaDiscoveryRequest { node: Some(node(n, s)), ..request(Kind::Cluster) }).await?;
+    up.send(DeltaDiscoveryRequest { node: Some(node(n, p)), ..request(Kind::Cluster) }).await?;
     up.send(request(Kind::Listener)).await?;
     let outbound = tokio_stream::wrappers::ReceiverStream::new(outbound);
     let mut inbound = client.delta_aggregated_resources(outbound).await?.into_inner();

@@ -1,5 +1,6 @@
 //! The mesh that is served: 100 namespaces of 10 services with 10 pods each, 50 ports among them, and a virtual service
-//! and a destination rule for every tenth service. The first pod of each service has a sidecar that connects.
+//! and a destination rule for every tenth service. The pods of the first service
+//! of each namespace have sidecars that connect: 1,000 proxies, 100 views.
 
 use serde_json::{Value, json};
 

@@ -25,16 +25,22 @@ fn batch(values: impl Iterator<Item = serde_json::Value>) -> Input {
 }
 
 async fn serve() -> anyhow::Result<()> {
+    // Logging as in production; the other process sends the lines nowhere.
+    telemetry::log::istio::init(telemetry::log::istio::Options {
+        levels: telemetry::log::istio::Levels::parse("default:info")?,
+        json: false,
+        stdout: false,
+    });
     let world = World::new(MeshConfig::default());
     let start = Instant::now();
     world.apply(batch(mesh::all()));
     world.publish();
-    eprintln!("snapshot of the whole mesh: {:.0} ms", start.elapsed().as_secs_f64() * 1e3);
+    let snapshot_ms = start.elapsed().as_secs_f64() * 1e3;
     let hub = Hub::new(Arc::new(ModelSource::new(Arc::clone(&world))), Options::default());
     let (inputs, receiver) = tokio::sync::mpsc::channel(64);
     tokio::spawn(world_run(Arc::clone(&world), receiver, Arc::clone(&hub), DebounceOptions::default()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    println!("{}", listener.local_addr()?.port());
+    println!("{} {snapshot_ms:.0}", listener.local_addr()?.port());
     std::io::stdout().flush()?;
     let ads = AdsService::server(Arc::clone(&hub), |_: &_, _: &_| Ok(Vec::new()));
     let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
@@ -59,10 +65,11 @@ async fn serve() -> anyhow::Result<()> {
                 continue;
             }
             "connected" => {
-                let converged = hub.status().iter().filter(|c| c.types.len() >= 4).filter(|c| {
-                    c.types.iter().all(|t| t.state == xds::server::SyncState::Synced)
-                });
-                println!("{}", converged.count());
+                let status = hub.status();
+                let synced = |c: &&xds_server::ConnectionStatus| {
+                    c.types.len() >= 4 && c.types.iter().all(|t| t.state == xds::server::SyncState::Synced)
+                };
+                println!("{}", status.iter().filter(synced).count());
                 std::io::stdout().flush()?;
                 continue;
             }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::{Proxy, ProxyView, Service};
-use names::Kind;
 use serde_json::{Map, Value, json};
 
 use super::Refused;
@@ -15,13 +14,6 @@ use crate::run::Shared;
 pub fn configz(shared: &Shared) -> Value {
     let store = shared.world.store();
     Value::Array(store.resources().values().filter(|r| r.key().kind.is_istio()).map(|r| (*r.raw).clone()).collect())
-}
-
-/// The resources of some kinds.
-pub fn of_kinds(shared: &Shared, kinds: &[Kind]) -> Value {
-    let store = shared.world.store();
-    let list = store.resources().values().filter(|r| kinds.contains(&r.key().kind));
-    Value::Array(list.map(|r| (*r.raw).clone()).collect())
 }
 
 /// Every service, in the shape of Istio's `model.Service`.
@@ -96,7 +88,8 @@ pub fn sidecarz(shared: &Shared, proxy: &str) -> Result<Value, Refused> {
     Ok(json!({"name": proxy, "namespace": &*view.proxy.namespace, "services": services}))
 }
 
-fn view(shared: &Shared, node: &protos::envoy::config::core::v3::Node) -> Option<ProxyView> {
+/// What a node sees now.
+pub fn view(shared: &Shared, node: &protos::envoy::config::core::v3::Node) -> Option<ProxyView> {
     let proxy = Proxy::from_node(&node.id, &node.metadata.clone().unwrap_or_default(), "").ok()?;
     Some(ProxyView::new(&shared.world.snapshot(), &Arc::new(proxy)))
 }

@@ -94,7 +94,7 @@ impl Facts {
             && Arc::ptr_eq(&self.peer_authentications, peer_authentications)
             && same(self.gateway.as_ref(), gateway.as_ref())
             && same(self.sidecar.as_ref(), sidecar.as_ref())
-            && Arc::ptr_eq(&self.jwks, jwks)
+            && (Arc::ptr_eq(&self.jwks, jwks) || self.jwks == *jwks)
             && all_same(&self.authorization, authorization)
             && all_same(&self.request_authentication, request_authentication)
             && self.providers == *providers

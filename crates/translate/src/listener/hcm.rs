@@ -9,6 +9,8 @@ use protos::envoy::config::route::v3::RouteConfiguration;
 use protos::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use protos::envoy::extensions::filters::network::http_connection_manager::v3::http_connection_manager as h;
 
+use protos::prost::Message as _;
+
 use super::Class;
 use crate::Inputs;
 use crate::wire::{ads, any, duration, http_filter, network_filter, no_timeout};
@@ -87,17 +89,32 @@ fn forward_client_cert(text: &str, default: h::ForwardClientCertDetails) -> h::F
 
 /// The connection manager as a network filter.
 pub(crate) fn filter(inputs: &Inputs, options: Options) -> listener::Filter {
-    network_filter(HCM, any(&build(inputs, options)))
+    let Options { class, routes, stat_prefix, protocol } = options;
+    let shared = inputs.once.manager(class, protocol, || build(inputs, class, protocol).encode_to_vec());
+    let own = hcm::HttpConnectionManager {
+        stat_prefix,
+        route_specifier: Some(match routes {
+            Routes::Rds(name) => h_rds(name),
+            Routes::Inline(config) => h::RouteSpecifier::RouteConfig(*config),
+        }),
+        ..Default::default()
+    };
+    // Fields of a message may come in any order, and these are in one of the two only.
+    let mut value = Vec::with_capacity(own.encoded_len() + shared.len());
+    own.encode_raw(&mut value);
+    value.extend_from_slice(&shared);
+    let type_url = <hcm::HttpConnectionManager as protos::prost::Name>::type_url();
+    network_filter(HCM, prost_types::Any { type_url, value })
 }
 
-fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
+/// All but the name in statistics and the routes.
+fn build(inputs: &Inputs, class: Class, protocol: PortProtocol) -> hcm::HttpConnectionManager {
     use h::{ForwardClientCertDetails as F, PathWithEscapedSlashesAction as Slashes};
     let mesh = inputs.mesh();
-    let headers = ProxyHeaders::new(inputs, options.class);
+    let headers = ProxyHeaders::new(inputs, class);
     let mut out = hcm::HttpConnectionManager {
-        stat_prefix: options.stat_prefix.clone(),
         codec_type: h::CodecType::Auto as i32,
-        use_remote_address: Some(options.class == Class::Gateway),
+        use_remote_address: Some(class == Class::Gateway),
         server_name: headers.server_name.clone(),
         generate_request_id: headers.generate_request_id,
         proxy_100_continue: true,
@@ -121,7 +138,7 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
         out.common_http_protocol_options =
             Some(core::HttpProtocolOptions { idle_timeout: Some(duration(idle)), ..Default::default() });
     }
-    match options.class {
+    match class {
         Class::SidecarInbound => {
             let details = |what: &str, default: bool| {
                 flag(inputs, &format!("/proxyHeaders/setCurrentClientCertDetails/{what}")).unwrap_or(default)
@@ -136,7 +153,7 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
                 uri: details("uri", true),
                 ..Default::default()
             });
-            if options.protocol.is_http2() {
+            if protocol.is_http2() {
                 out.http2_protocol_options = Some(Default::default());
             }
         }
@@ -158,7 +175,7 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
             out.http_protocol_options = Some(Default::default());
         }
         Class::SidecarOutbound => {
-            if options.protocol == PortProtocol::HttpProxy {
+            if protocol == PortProtocol::HttpProxy {
                 let http1 = out.http_protocol_options.get_or_insert_default();
                 http1.allow_absolute_url = Some(true);
             }
@@ -167,14 +184,10 @@ fn build(inputs: &Inputs, options: Options) -> hcm::HttpConnectionManager {
     if inputs.proxy().http10 {
         out.http_protocol_options.get_or_insert_default().accept_http_10 = true;
     }
-    out.access_log = crate::access_log::http(inputs, options.class);
-    let sampling_by_request_id = crate::tracing::configure(inputs, &mut out, options.class);
+    out.access_log = crate::access_log::http(inputs, class);
+    let sampling_by_request_id = crate::tracing::configure(inputs, &mut out, class);
     out.request_id_extension = Some(request_id(sampling_by_request_id));
-    out.http_filters = filters(inputs, &options, &headers);
-    out.route_specifier = Some(match options.routes {
-        Routes::Rds(name) => h_rds(name),
-        Routes::Inline(config) => h::RouteSpecifier::RouteConfig(*config),
-    });
+    out.http_filters = filters(inputs, class, protocol, &headers);
     out
 }
 
@@ -194,19 +207,19 @@ fn request_id(use_for_sampling: bool) -> hcm::RequestIdExtension {
 
 /// HTTP filters in Istio's order: peer metadata, custom authorization, tokens, authorization, codecs, faults, CORS,
 /// stats, router. Sidecars do not authorize what their own application sends.
-fn filters(inputs: &Inputs, options: &Options, headers: &ProxyHeaders) -> Vec<hcm::HttpFilter> {
+fn filters(inputs: &Inputs, class: Class, protocol: PortProtocol, headers: &ProxyHeaders) -> Vec<hcm::HttpFilter> {
     use protos::envoy::extensions::filters::http as f;
     let capabilities = inputs.proxy().capabilities;
     let mut out = Vec::new();
     if capabilities.peer_metadata {
-        out.push(peer_metadata(options.class));
+        out.push(peer_metadata(class));
     }
-    if options.class != Class::SidecarOutbound {
+    if class != Class::SidecarOutbound {
         out.extend(crate::authz::custom_http(inputs));
         out.extend(crate::jwt::filter(inputs));
         out.extend(crate::authz::http(inputs));
     }
-    if options.protocol == PortProtocol::GrpcWeb {
+    if protocol == PortProtocol::GrpcWeb {
         out.push(http_filter("envoy.filters.http.grpc_web", any(&f::grpc_web::v3::GrpcWeb::default())));
     }
     let grpc_stats = f::grpc_stats::v3::FilterConfig {
@@ -217,16 +230,16 @@ fn filters(inputs: &Inputs, options: &Options, headers: &ProxyHeaders) -> Vec<hc
         ..Default::default()
     };
     out.push(http_filter("envoy.filters.http.grpc_stats", any(&grpc_stats)));
-    if capabilities.istio_alpn && options.class != Class::SidecarInbound {
+    if capabilities.istio_alpn && class != Class::SidecarInbound {
         out.push(alpn());
     }
     out.push(http_filter("envoy.filters.http.fault", any(&f::fault::v3::HttpFault::default())));
     out.push(http_filter("envoy.filters.http.cors", any(&f::cors::v3::Cors::default())));
     if capabilities.istio_stats {
-        out.push(http_filter("istio.stats", any(&stats(options.class))));
+        out.push(http_filter("istio.stats", any(&stats(class))));
     }
     let dynamic = inputs.scope().services.iter().any(|s| s.resolution == model::Resolution::DynamicDns);
-    if dynamic && options.class != Class::SidecarInbound {
+    if dynamic && class != Class::SidecarInbound {
         use f::dynamic_forward_proxy::v3::{FilterConfig, filter_config::ImplementationSpecifier};
         let cache = ImplementationSpecifier::DnsCacheConfig(crate::cluster::dns_cache(inputs));
         let config = FilterConfig { implementation_specifier: Some(cache), ..Default::default() };

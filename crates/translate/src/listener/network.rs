@@ -57,8 +57,7 @@ pub(crate) fn metadata_exchange(inputs: &Inputs) -> Vec<listener::Filter> {
 fn complete(inputs: &Inputs, class: Class, exchange: bool, mut proxy: tcp::TcpProxy) -> Vec<listener::Filter> {
     let mut out = if exchange { metadata_exchange(inputs) } else { Vec::new() };
     if class != Class::SidecarOutbound {
-        out.extend(crate::authz::custom_tcp(inputs));
-        out.extend(crate::authz::tcp(inputs));
+        out.extend(inputs.once.byte_policies(|| crate::authz::tcp_filters(inputs)));
     }
     out.extend(metrics(inputs, class));
     proxy.access_log = crate::access_log::tcp(inputs, class);

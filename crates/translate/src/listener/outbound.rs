@@ -133,21 +133,31 @@ pub(crate) fn shared(inputs: &Inputs, group: &Group<'_>) -> Option<listener::Lis
 }
 
 impl<'a> Group<'a> {
-    /// Services that share it.
+    /// Services whose bytes it carries. HTTP chains are the same for all services: routes tell them apart.
     pub(crate) fn services(&self) -> impl Iterator<Item = &'a Arc<Service>> {
-        self.calls.iter().map(|c| c.wanted.service)
+        self.calls.iter().filter(|c| !c.http).map(|c| c.wanted.service)
     }
 
     /// What they ask for, as text. `None`: rules of virtual services have a say, which depends on more.
     pub(crate) fn text(&self) -> Option<String> {
         use std::fmt::Write as _;
         let mut out = format!("{}:{}", self.bind, self.port);
+        let mut last = None;
         for c in &self.calls {
-            if !c.http && applicable(&c.wanted).next().is_some() {
+            let (port, to_port) = (&c.wanted.port, c.wanted.bind_to_port);
+            if c.http {
+                // Asking for the same again changes nothing.
+                let asked = (port.protocol, to_port);
+                if last.replace(asked) != Some(asked) {
+                    let _ = write!(out, "|http{}{:?}", u8::from(to_port), port.protocol);
+                }
+                continue;
+            }
+            last = None;
+            if applicable(&c.wanted).next().is_some() {
                 return None;
             }
-            let (port, http) = (&c.wanted.port, u8::from(c.http));
-            let _ = write!(out, "|{}{}{:?}", http, u8::from(c.wanted.bind_to_port), port.protocol);
+            let _ = write!(out, "|{}{:?}{}", u8::from(to_port), port.protocol, port.name);
             for cidr in &c.cidrs {
                 let _ = write!(out, ",{cidr}");
             }

@@ -14,6 +14,7 @@ use protos::envoy::config::core::v3 as core;
 use protos::envoy::config::route::v3 as route;
 use protos::envoy::extensions::filters::http::{cors::v3 as cors, fault::v3 as fault};
 use protos::envoy::r#type::matcher::v3 as matcher;
+use protos::prost::Message as _;
 
 use super::conditions::route_match;
 use super::destination_cluster;
@@ -82,26 +83,64 @@ pub(crate) fn default_outbound(inputs: &Inputs, service: &Service, port: u16) ->
     plain(DEFAULT_ROUTE, action, &format!("{}:{port}/*", service.hostname))
 }
 
+/// One route in two parts that together are its encoding: the matches of a rule differ in the first only.
+pub(crate) struct Parts {
+    /// Name, match, name in traces and statistics.
+    pub(crate) head: route::Route,
+    /// Everything else, encoded.
+    pub(crate) rest: std::rc::Rc<[u8]>,
+}
+
 /// Routes of a virtual service, in order, up to the first that takes everything.
-pub(crate) fn routes(context: &Context<'_>, v: &ResolvedVirtualService) -> Vec<route::Route> {
+pub(crate) fn routes(context: &Context<'_>, v: &ResolvedVirtualService) -> Vec<Parts> {
     let mut out = Vec::new();
     for rule in &v.config.spec.http {
-        if rule.matches.is_empty() {
-            out.extend(translate(context, v, rule, None));
-            return out;
-        }
-        for m in &rule.matches {
-            let Some(r) = translate(context, v, rule, Some(m)) else {
-                continue;
-            };
-            let last = is_catch_all(&r);
-            out.push(r);
+        let any = rule.matches.is_empty();
+        let mut made: Option<(std::rc::Rc<[u8]>, String)> = None;
+        let matches = rule.matches.iter().map(Some).chain(any.then_some(None));
+        for m in matches.filter(|m| m.is_none_or(|m| applies(context, m))) {
+            if made.is_none() {
+                made = translate(context, v, rule).map(|r| {
+                    let operation = operation(&r, &v.config.name, context.port);
+                    (r.encode_to_vec().into(), operation)
+                });
+            }
+            let Some((rest, operation)) = &made else { break };
+            let head = head(rule, m, operation);
+            let last = is_catch_all(&head);
+            out.push(Parts { head, rest: rest.clone() });
             if last {
                 return out;
             }
         }
+        if any {
+            return out;
+        }
     }
     out
+}
+
+/// What of a route depends on the match. `operation`: what traces call the route, without path.
+fn head(rule: &HttpRoute, m: Option<&HttpMatchRequest>, operation: &str) -> route::Route {
+    use route::route_match::PathSpecifier as P;
+    let name = match m.filter(|m| !m.name.is_empty()) {
+        Some(m) => format!("{}.{}", rule.name, m.name),
+        None => rule.name.clone(),
+    };
+    let found = m.map_or_else(any_path, route_match);
+    let operation = match &found.path_specifier {
+        Some(P::Prefix(p)) => format!("{operation}{p}*"),
+        Some(P::Path(p)) => format!("{operation}{p}"),
+        Some(P::SafeRegex(r)) => format!("{operation}{}", r.regex),
+        _ => format!("{operation}/*"),
+    };
+    route::Route {
+        name,
+        r#match: Some(found),
+        stat_prefix: m.map_or(String::new(), |m| m.stat_prefix.clone()),
+        decorator: Some(route::Decorator { operation, propagate: None }),
+        ..Default::default()
+    }
 }
 
 /// Whether nothing after this route can match.
@@ -129,24 +168,10 @@ fn applies(context: &Context<'_>, m: &HttpMatchRequest) -> bool {
         && (m.source_namespace.is_empty() || *m.source_namespace == *proxy.namespace)
 }
 
-fn translate(
-    context: &Context<'_>,
-    v: &ResolvedVirtualService,
-    rule: &HttpRoute,
-    m: Option<&HttpMatchRequest>,
-) -> Option<route::Route> {
-    if m.is_some_and(|m| !applies(context, m)) {
-        return None;
-    }
-    let mut name = rule.name.clone();
-    if let Some(m) = m.filter(|m| !m.name.is_empty()) {
-        name = format!("{name}.{}", m.name);
-    }
+/// What of a route does not depend on the match. `None`: the rule sends nowhere.
+fn translate(context: &Context<'_>, v: &ResolvedVirtualService, rule: &HttpRoute) -> Option<route::Route> {
     let mut out = route::Route {
-        name,
-        r#match: Some(m.map_or_else(any_path, route_match)),
         metadata: config_metadata(&v.config.kind, &v.config.namespace, &v.config.name),
-        stat_prefix: m.map_or(String::new(), |m| m.stat_prefix.clone()),
         ..Default::default()
     };
     let mut authority = String::new();
@@ -177,8 +202,6 @@ fn translate(
         let action = destination(context, rule, authority, &mut out)?;
         Some(route::route::Action::Route(action))
     };
-    out.decorator =
-        Some(route::Decorator { operation: operation(&out, &v.config.name, context.port), propagate: None });
     if let Some(f) = rule.fault.as_ref().and_then(fault) {
         out.typed_per_filter_config.insert(FAULT.to_owned(), any(&f));
     }
@@ -213,15 +236,8 @@ fn decode_base64(text: &str) -> Vec<u8> {
     out
 }
 
-/// What traces call the route: `host:port/path*`, or the virtual service when there are several destinations.
+/// What traces call the route, before its path: `host:port`, or the virtual service when there are several destinations.
 fn operation(r: &route::Route, name: &str, port: u16) -> String {
-    use route::route_match::PathSpecifier as P;
-    let path = match r.r#match.as_ref().and_then(|m| m.path_specifier.as_ref()) {
-        Some(P::Prefix(p)) => format!("{p}*"),
-        Some(P::Path(p)) => p.clone(),
-        Some(P::SafeRegex(r)) => r.regex.clone(),
-        _ => "/*".to_owned(),
-    };
     let cluster = match &r.action {
         Some(route::route::Action::Route(a)) => match &a.cluster_specifier {
             Some(route::route_action::ClusterSpecifier::Cluster(c)) => c.parse::<ClusterName>().ok(),
@@ -230,8 +246,8 @@ fn operation(r: &route::Route, name: &str, port: u16) -> String {
         _ => None,
     };
     match cluster {
-        Some(c) => format!("{}:{}{path}", c.host, c.port),
-        None => format!("{name}:{port}{path}"),
+        Some(c) => format!("{}:{}", c.host, c.port),
+        None => format!("{name}:{port}"),
     }
 }
 

@@ -10,7 +10,7 @@ use protos::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use protos::prost::Message as _;
 use protos::prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 
-use super::action::{self, Context};
+use super::action::{self, Context, Parts};
 use crate::Inputs;
 use crate::incremental::{Key, Memo, Shared, Unit};
 
@@ -44,22 +44,26 @@ pub(super) struct RouteList {
 impl RouteList {
     /// Encodes routes in their order, except that those that take everything come last.
     pub(super) fn of(routes: Vec<route::Route>) -> Arc<Self> {
-        Arc::new(Self::encode(routes))
+        Arc::new(Self::whole(routes))
     }
 
-    fn encode(routes: Vec<route::Route>) -> Self {
+    fn whole(routes: Vec<route::Route>) -> Self {
+        let rest: std::rc::Rc<[u8]> = Vec::new().into();
+        Self::encode(routes.into_iter().map(|head| Parts { head, rest: rest.clone() }).collect())
+    }
+
+    fn encode(routes: Vec<Parts>) -> Self {
         let mut out = RouteList::default();
-        let (last, first): (Vec<_>, Vec<_>) = routes.iter().partition(|r| action::is_catch_all(r));
-        for (n, r) in first.iter().chain(&last).enumerate() {
-            if n == first.len() {
-                out.catch_all = out.bytes.len();
-            }
-            field(&mut out.bytes, ROUTES, r.encoded_len());
-            r.encode(&mut out.bytes).expect("a vector grows");
-        }
-        if last.is_empty() {
-            out.catch_all = out.bytes.len();
-        }
+        let (last, first): (Vec<_>, Vec<_>) = routes.iter().partition(|r| action::is_catch_all(&r.head));
+        let put = |out: &mut Vec<u8>, r: &Parts| {
+            field(out, ROUTES, r.head.encoded_len() + r.rest.len());
+            r.head.encode_raw(out);
+            out.extend_from_slice(&r.rest);
+        };
+        first.iter().for_each(|r| put(&mut out.bytes, r));
+        out.catch_all = out.bytes.len();
+        last.iter().for_each(|r| put(&mut out.bytes, r));
+        out.bytes.shrink_to_fit();
         out
     }
 
@@ -114,7 +118,7 @@ pub(super) fn default(inputs: &Inputs, memo: &Memo, service: &Arc<model::Service
         .part(service)
         .maybe(rule.map(|r| r as &dyn Shared))
         .part(&inputs.snapshot().mesh);
-    memo.get(&key, || RouteList::encode(vec![action::default_outbound(inputs, service, port)]))
+    memo.get(&key, || RouteList::whole(vec![action::default_outbound(inputs, service, port)]))
 }
 
 /// A virtual host with its final name and domains.
