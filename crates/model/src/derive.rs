@@ -46,13 +46,7 @@ pub(crate) struct Derivation {
 
 impl Derivation {
     /// Brings `next`, a copy of the last snapshot, up to date.
-    pub(crate) fn advance(
-        &mut self,
-        resources: &Resources,
-        next: &mut Snapshot,
-        touched: &Touched,
-        delta: &mut Delta,
-    ) {
+    pub(crate) fn advance(&mut self, resources: &Resources, next: &mut Snapshot, touched: &Touched, delta: &mut Delta) {
         let all = delta.everything;
         let kind = |k: &Kind| all || touched.kinds.contains(k);
         delta.everything |= kind(&Kind::Namespace);
@@ -311,8 +305,7 @@ impl Derivation {
         }
         for (host, inner) in by_host {
             let same = |old: &BTreeMap<Arc<str>, Arc<Service>>| {
-                old.len() == inner.len()
-                    && old.iter().zip(&inner).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(x, y))
+                old.len() == inner.len() && old.iter().zip(&inner).all(|((a, x), (b, y))| a == b && Arc::ptr_eq(x, y))
             };
             if !table.get(&host).is_some_and(same) {
                 table.insert(host, inner);
@@ -324,13 +317,7 @@ impl Derivation {
         next.by_host = table;
     }
 
-    fn endpoints(
-        &self,
-        resources: &Resources,
-        next: &mut Snapshot,
-        stale: BTreeSet<ServiceKey>,
-        delta: &mut Delta,
-    ) {
+    fn endpoints(&self, resources: &Resources, next: &mut Snapshot, stale: BTreeSet<ServiceKey>, delta: &mut Delta) {
         let mut endpoints = next.endpoints.clone();
         let mut by_address = next.by_address.clone();
         for key in stale {

@@ -123,10 +123,8 @@ impl SidecarScope {
         let [egress] = self.egress.as_slice() else {
             return None;
         };
-        let (same_services, same_rules) = (
-            Arc::ptr_eq(&old.services, &new.services),
-            Arc::ptr_eq(&old.destination_rules, &new.destination_rules),
-        );
+        let (same_services, same_rules) =
+            (Arc::ptr_eq(&old.services, &new.services), Arc::ptr_eq(&old.destination_rules, &new.destination_rules));
         let mut scope = SidecarScope {
             config: None,
             name: self.name.clone(),
@@ -276,7 +274,11 @@ impl SidecarScope {
 /// The service that a host means in a scope without `Sidecar`: the oldest visible one, but Kubernetes's before others.
 fn winner(snapshot: &Snapshot, host: &Hostname, namespace: &str) -> Option<Arc<Service>> {
     let visible = snapshot.by_host.get(host)?.values().filter(|s| s.visibility.allows(namespace));
-    visible.min_by(|a, b| (a.registry != Registry::Kubernetes).cmp(&(b.registry != Registry::Kubernetes)).then_with(|| a.age_order(b))).cloned()
+    visible
+        .min_by(|a, b| {
+            (a.registry != Registry::Kubernetes).cmp(&(b.registry != Registry::Kubernetes)).then_with(|| a.age_order(b))
+        })
+        .cloned()
 }
 
 /// The port that services must have to be imported; HTTP proxy listeners import all.

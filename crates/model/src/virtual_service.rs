@@ -42,10 +42,8 @@ impl ResolvedVirtualService {
             .map(|d| d.host.as_str())
             .collect();
         self.http_destinations = hosts.into_iter().map(Hostname::from).collect();
-        self.asks_for_source = http
-            .iter()
-            .flat_map(|h| &h.matches)
-            .any(|m| !m.source_labels.is_empty() || !m.source_namespace.is_empty());
+        self.asks_for_source =
+            http.iter().flat_map(|h| &h.matches).any(|m| !m.source_labels.is_empty() || !m.source_namespace.is_empty());
     }
 }
 
@@ -129,7 +127,11 @@ pub fn gateway_name(name: &str, namespace: &str) -> String {
     }
 }
 
-pub(crate) fn resolve(config: &Config<VirtualService>, domain: &str, default_export_to: &[String]) -> ResolvedVirtualService {
+pub(crate) fn resolve(
+    config: &Config<VirtualService>,
+    domain: &str,
+    default_export_to: &[String],
+) -> ResolvedVirtualService {
     let namespace = &*config.namespace;
     let mut spec = config.spec.clone();
     let full = |host: &str| Hostname::resolve(host, namespace, domain);

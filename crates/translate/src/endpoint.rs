@@ -28,7 +28,11 @@ pub fn load_assignment(inputs: &Inputs, name: &str) -> Option<endpoint::ClusterL
 }
 
 /// Whether the endpoints of a service's clusters differ between clients that have the same rule for it.
-pub(crate) fn depends_on_client(inputs: &Inputs, service: &Service, rule: Option<&model::destination_rule::MergedRule>) -> bool {
+pub(crate) fn depends_on_client(
+    inputs: &Inputs,
+    service: &Service,
+    rule: Option<&model::destination_rule::MergedRule>,
+) -> bool {
     let spec = rule.map(|r| &r.config.spec);
     let top = spec.and_then(|s| s.traffic_policy.as_ref());
     let of_subsets = spec.into_iter().flat_map(|s| &s.subsets).filter_map(|s| s.traffic_policy.as_ref());
@@ -36,8 +40,8 @@ pub(crate) fn depends_on_client(inputs: &Inputs, service: &Service, rule: Option
     // Port levels too: any of them may say where to go first.
     let ports = policies.iter().flat_map(|p| &p.port_level_settings);
     let lbs = policies.iter().map(|p| p.load_balancer.as_ref()).chain(ports.clone().map(|p| p.load_balancer.as_ref()));
-    let failover = policies.iter().any(|p| p.outlier_detection.is_some())
-        || ports.clone().any(|p| p.outlier_detection.is_some());
+    let failover =
+        policies.iter().any(|p| p.outlier_detection.is_some()) || ports.clone().any(|p| p.outlier_detection.is_some());
     let depends = |lb| {
         let setting = crate::locality::setting(inputs.mesh(), lb);
         crate::locality::depends_on_client(service, setting, failover)

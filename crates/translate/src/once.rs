@@ -18,12 +18,7 @@ pub(crate) struct Once {
 
 impl Once {
     /// An HTTP connection manager without what distinguishes it from others of its class and protocol, encoded.
-    pub(crate) fn manager(
-        &self,
-        class: Class,
-        protocol: PortProtocol,
-        make: impl FnOnce() -> Vec<u8>,
-    ) -> Arc<[u8]> {
+    pub(crate) fn manager(&self, class: Class, protocol: PortProtocol, make: impl FnOnce() -> Vec<u8>) -> Arc<[u8]> {
         // A panic while making leaves the table as it was.
         let known = |s: &Self| s.managers.lock().unwrap_or_else(|e| e.into_inner()).get(&(class, protocol)).cloned();
         if let Some(known) = known(self) {

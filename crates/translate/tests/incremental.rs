@@ -172,8 +172,11 @@ const MESHES: u64 = 60;
 
 #[test]
 fn random_meshes_follow_as_from_scratch() {
-    let proxies =
-        vec![sidecar("10.0.0.3", "a", &[("app", "client")]), sidecar("10.0.0.2", "b", &[("app", "web")]), gateway("10.0.0.9")];
+    let proxies = vec![
+        sidecar("10.0.0.3", "a", &[("app", "client")]),
+        sidecar("10.0.0.2", "b", &[("app", "web")]),
+        gateway("10.0.0.9"),
+    ];
     let meshes = seeds(MESHES, 1);
     let count = meshes.end - meshes.start;
     for seed in meshes {

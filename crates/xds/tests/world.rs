@@ -251,7 +251,9 @@ impl Sim {
     fn interest(&self, kind: Kind) -> BTreeSet<String> {
         let words = |letter: char| {
             let listeners = self.has.get(&Kind::Listener).into_iter().flat_map(|m| m.values());
-            listeners.flat_map(move |t| t.split(' ').filter(move |w| w.starts_with(letter)).map(str::to_owned)).collect()
+            listeners
+                .flat_map(move |t| t.split(' ').filter(move |w| w.starts_with(letter)).map(str::to_owned))
+                .collect()
         };
         match kind {
             Kind::Endpoint => self.has.get(&Kind::Cluster).into_iter().flat_map(|m| m.keys().cloned()).collect(),

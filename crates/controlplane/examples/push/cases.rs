@@ -58,7 +58,8 @@ impl World {
             {"path": "/dev/stdout", "logFormat": {"labels": {}}}}]});
         let mut store = Store::new(MeshConfig::from_json(&mesh));
         store.apply(resources.iter().cloned().map(Change::Apply));
-        let (node_type, namespace) = if gateway { (NodeType::Router, "gateway") } else { (NodeType::Sidecar, "default") };
+        let (node_type, namespace) =
+            if gateway { (NodeType::Router, "gateway") } else { (NodeType::Sidecar, "default") };
         let labels = ["istio.io/benchmark", "istio"].map(|k| (k.to_owned(), "true".to_owned()));
         let proxy = Proxy::new(node_type, "1.1.1.1", namespace, labels.into_iter().collect());
         World { store, scopes: ScopeCache::default(), memo: Arc::default(), proxy: Arc::new(proxy) }
@@ -82,7 +83,9 @@ impl World {
 }
 
 pub fn run(files: &[String]) -> anyhow::Result<()> {
-    println!("| case | resources | kB sent | snapshot | view | CDS | EDS | LDS | RDS | cold, all | one service | share | one rule | one endpoint |");
+    println!(
+        "| case | resources | kB sent | snapshot | view | CDS | EDS | LDS | RDS | cold, all | one service | share | one rule | one endpoint |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
     for file in files {
         case(Path::new(file))?;

@@ -90,7 +90,8 @@ pub fn run() -> anyhow::Result<()> {
         }
         let per_round = (received.load(Ordering::Relaxed) - bytes) / ROUNDS as u64;
         let at = |share: f64| -> Vec<f64> {
-            let mut of: Vec<f64> = all.iter().filter_map(|t| t.get((t.len() as f64 * share) as usize)).copied().collect();
+            let mut of: Vec<f64> =
+                all.iter().filter_map(|t| t.get((t.len() as f64 * share) as usize)).copied().collect();
             of.sort_by(f64::total_cmp);
             of
         };
@@ -154,9 +155,10 @@ async fn client(port: u16, n: usize, p: usize, received: Arc<AtomicU64>) -> anyh
         };
         up.send(acknowledge).await?;
         let (wanted, names): (Kind, Vec<String>) = match kind {
-            Some(Kind::Cluster) if !asked[0] => {
-                (Kind::Endpoint, response.resources.iter().map(|r| r.name.clone()).filter(|n| n.starts_with("outbound|")).collect())
-            }
+            Some(Kind::Cluster) if !asked[0] => (
+                Kind::Endpoint,
+                response.resources.iter().map(|r| r.name.clone()).filter(|n| n.starts_with("outbound|")).collect(),
+            ),
             Some(Kind::Listener) if !asked[1] => {
                 (Kind::Route, (0..mesh::PORTS).map(|p| (8000 + p).to_string()).collect())
             }

@@ -32,9 +32,8 @@ impl Assembly {
             let set = pieces.iter().flat_map(|p| p.resources.iter().cloned()).collect();
             return Assembly { pieces, set: Arc::new(set) };
         };
-        let shared = |a: &mut dyn Iterator<Item = (&Arc<Piece>, &Arc<Piece>)>| {
-            a.take_while(|(a, b)| Arc::ptr_eq(a, b)).count()
-        };
+        let shared =
+            |a: &mut dyn Iterator<Item = (&Arc<Piece>, &Arc<Piece>)>| a.take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
         let front = shared(&mut old.pieces.iter().zip(&pieces));
         if front == old.pieces.len() && front == pieces.len() {
             return old.clone();

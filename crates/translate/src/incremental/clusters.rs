@@ -60,7 +60,11 @@ impl Made {
     }
 
     /// Goes along the services of the scope with the piece that each had.
-    fn reuse(&self, context: &Context<'_>, mut make: impl FnMut(&Arc<Service>, usize) -> Arc<Piece>) -> Vec<Arc<Piece>> {
+    fn reuse(
+        &self,
+        context: &Context<'_>,
+        mut make: impl FnMut(&Arc<Service>, usize) -> Arc<Piece>,
+    ) -> Vec<Arc<Piece>> {
         let moved = self.moved(context);
         let old = &self.scope.services;
         let mut at = 0;
@@ -99,7 +103,9 @@ pub(super) fn clusters(context: &Context<'_>, before: Option<&Made>) -> Made {
         None => inputs.scope().services.iter().map(|s| of_service(context, s)).collect(),
     };
     let own = usable
-        .filter(|b| Arc::ptr_eq(&b.rules, &inputs.snapshot().destination_rules) && !crate::cluster::is_east_west(inputs))
+        .filter(|b| {
+            Arc::ptr_eq(&b.rules, &inputs.snapshot().destination_rules) && !crate::cluster::is_east_west(inputs)
+        })
         .and_then(|b| b.assembly.pieces.last().cloned());
     pieces.push(own.unwrap_or_else(|| {
         let mut out = Vec::new();

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use api::security::{AuthorizationPolicy, RequestAuthentication};
-use model::{Config, MeshConfig, MergedGateway, ServiceTarget, Snapshot};
+use model::{Config, MergedGateway, MeshConfig, ServiceTarget, Snapshot};
 use names::NodeType;
 use xxhash_rust::xxh64::Xxh64;
 
@@ -126,7 +126,8 @@ fn providers(snapshot: &Snapshot) -> u64 {
                 for (key, value) in map {
                     match (key.as_str(), value.as_str()) {
                         ("service", Some(service)) => {
-                            let (namespace, host) = service.split_once('/').map_or((None, service), |(n, h)| (Some(n), h));
+                            let (namespace, host) =
+                                service.split_once('/').map_or((None, service), |(n, h)| (Some(n), h));
                             for (ns, s) in snapshot.by_host.get(host).into_iter().flatten() {
                                 if namespace.is_none_or(|n| *n == **ns) {
                                     hash.update(&(Arc::as_ptr(s) as usize).to_le_bytes());

@@ -75,9 +75,10 @@ pub(super) fn listeners(context: &Context<'_>, before: Option<&Made>) -> Made {
 fn reads_services(context: &Context<'_>) -> bool {
     match &context.facts.gateway {
         None => true,
-        Some(gateway) => gateway.ports.iter().any(|p| {
-            !p.protocol.is_http() && p.servers.iter().any(|s| !is_https_terminated(&s.server))
-        }),
+        Some(gateway) => gateway
+            .ports
+            .iter()
+            .any(|p| !p.protocol.is_http() && p.servers.iter().any(|s| !is_https_terminated(&s.server))),
     }
 }
 

@@ -176,8 +176,7 @@ fn from_egress<'a>(inputs: &'a Inputs, egress: &'a EgressListener, number: usize
         (bind, _) => bind.to_owned(),
     };
     let has_rules = |v: &&Arc<ResolvedVirtualService>| !v.config.spec.tls.is_empty() || !v.config.spec.tcp.is_empty();
-    let rules: Arc<[Arc<ResolvedVirtualService>]> =
-        egress.virtual_services.iter().filter(has_rules).cloned().collect();
+    let rules: Arc<[Arc<ResolvedVirtualService>]> = egress.virtual_services.iter().filter(has_rules).cloned().collect();
     let wanted = |service, port: Port, bind: &str| Wanted {
         service,
         port,

@@ -93,9 +93,8 @@ pub(crate) type Dependencies = Vec<(Arc<ResolvedVirtualService>, Vec<Option<Arc<
 pub(crate) fn dependencies(inputs: &Inputs, name: &str) -> Option<Dependencies> {
     let servers = inputs.view.gateway.as_ref()?.by_route.get(name)?;
     let gateways: BTreeSet<&str> = servers.iter().map(|s| s.gateway.as_str()).collect();
-    let rules = gateways.into_iter().flat_map(|g| {
-        inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, g)
-    });
+    let rules =
+        gateways.into_iter().flat_map(|g| inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, g));
     Some(rules.map(|v| (v.clone(), v.http_destinations.iter().map(|h| destination(inputs, &v, h)).collect())).collect())
 }
 

@@ -159,9 +159,10 @@ fn spell(inputs: &Inputs, memo: &Memo, port: u16, wrappers: Vec<Wrapper>) -> Vec
     let spelled = |w: &Wrapper| if port == 0 { w.port } else { 0 };
     let of = |w: &Wrapper| -> (Vec<Arc<Domains>>, Vec<Arc<Domains>>) {
         let plain = w.hosts.iter().map(|h| Arc::new(Domains::plain(h, w.port, spelled(w))));
-        let known = w.services.iter().map(|s| {
-            domains::of_service(memo, s, w.port, spelled(w), &proxy.dns_domain, proxy.dns_capture)
-        });
+        let known = w
+            .services
+            .iter()
+            .map(|s| domains::of_service(memo, s, w.port, spelled(w), &proxy.dns_domain, proxy.dns_capture));
         (plain.collect(), known.collect())
     };
     let wanted: Vec<_> = wrappers.iter().map(of).collect();

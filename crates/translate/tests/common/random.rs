@@ -56,7 +56,9 @@ fn ports(r: &mut Random, kind: &str) -> Value {
     let one = |r: &mut Random| {
         let number = if r.chance(90) { good_port(r) } else { port(r) };
         match kind {
-            "Service" => json!({"name": r.one(&PORT_NAMES), "port": number, "targetPort": if r.chance(70) { json!(good_port(r)) } else { json!("named") }}),
+            "Service" => {
+                json!({"name": r.one(&PORT_NAMES), "port": number, "targetPort": if r.chance(70) { json!(good_port(r)) } else { json!("named") }})
+            }
             _ => json!({"name": format!("p{number}"), "number": number, "protocol": r.one(&PROTOCOLS)}),
         }
     };
@@ -120,7 +122,8 @@ fn traffic_policy(r: &mut Random) -> Value {
         out["outlierDetection"] = json!({"consecutive5xxErrors": r.below(5)});
     }
     if r.chance(30) {
-        out["connectionPool"] = json!({"tcp": {"maxConnections": r.below(100)}, "http": {"http1MaxPendingRequests": 1}});
+        out["connectionPool"] =
+            json!({"tcp": {"maxConnections": r.below(100)}, "http": {"http1MaxPendingRequests": 1}});
     }
     if r.chance(20) {
         out["portLevelSettings"] = json!([{"port": {"number": good_port(r)}, "tls": {"mode": "DISABLE"}}]);
@@ -134,7 +137,9 @@ fn http(r: &mut Random) -> Value {
             0 => json!({"redirect": {"uri": "/x", "authority": "other"}}),
             1 => json!({"directResponse": {"status": 418}}),
             2 => json!({"route": []}),
-            3 => json!({"route": [{"destination": destination(r), "weight": 30}, {"destination": destination(r), "weight": 70}]}),
+            3 => {
+                json!({"route": [{"destination": destination(r), "weight": 30}, {"destination": destination(r), "weight": 70}]})
+            }
             _ => json!({"route": [{"destination": destination(r)}]}),
         };
         if r.chance(50) {
@@ -288,7 +293,10 @@ fn pod(r: &mut Random) -> (Value, Value) {
     let spec = json!({"nodeName": r.one(&["n1", "n2"]), "serviceAccountName": r.one(&["sa", "sb"]),
         "containers": [{"name": "app", "ports": [{"name": "named", "containerPort": 8080}]}]});
     let ready = if r.chance(80) { "True" } else { "False" };
-    (spec, json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": ready}]}))
+    (
+        spec,
+        json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [{"type": "Ready", "status": ready}]}),
+    )
 }
 
 /// A resource, or nothing when it was refused.
