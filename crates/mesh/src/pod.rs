@@ -242,7 +242,7 @@ impl Pod {
         let mut pause = BACK_OFF_MIN;
         loop {
             let code = match self.start(container) {
-                Ok((mut process, _)) => process.exited().await,
+                Ok((mut process, _)) => process.finished().await,
                 Err(error) => {
                     self.note(container, |state| state.reason = Some(error.to_string()));
                     -1
@@ -315,7 +315,7 @@ impl Pod {
                 Ok((mut process, running)) => {
                     let watcher =
                         tokio::task::spawn_local(Rc::clone(&self).watch(container.clone(), process.clone(), running));
-                    let code = process.exited().await;
+                    let code = process.finished().await;
                     watcher.abort();
                     code
                 }
@@ -552,23 +552,25 @@ impl Pod {
                 let states = running.iter().filter(|(name, _)| native(name) == sidecars);
                 states.filter_map(|(name, state)| Some((name.clone(), state.process.clone()?))).collect()
             };
-            for (name, process) in &processes {
-                let hook = self
-                    .spec
-                    .container(name)
-                    .and_then(|container| Some((container, container.lifecycle.as_ref()?.pre_stop.as_ref()?)));
-                if let Some((container, handler)) = hook {
-                    let _ = self.ask(container, handler, Duration::from_secs(grace)).await;
-                }
-                process.signal(Signal::SIGTERM);
-            }
-            for (_, mut process) in processes {
-                if tokio::time::timeout_at(deadline, process.exited()).await.is_err() {
-                    process.signal(Signal::SIGKILL);
-                }
-            }
+            let ends = processes.into_iter().map(|(name, process)| self.end(name, process, deadline));
+            futures::future::join_all(ends).await;
         }
         self.kill_rest();
+    }
+
+    /// Ends one container: its hook, the request to end, and at the deadline the end.
+    async fn end(&self, name: String, mut process: Process, deadline: tokio::time::Instant) {
+        let hook = self
+            .spec
+            .container(&name)
+            .and_then(|container| Some((container, container.lifecycle.as_ref()?.pre_stop.as_ref()?)));
+        if let Some((container, handler)) = hook {
+            let _ = self.ask(container, handler, deadline.saturating_duration_since(tokio::time::Instant::now())).await;
+        }
+        process.signal(Signal::SIGTERM);
+        if tokio::time::timeout_at(deadline, process.exited()).await.is_err() {
+            process.signal_all(Signal::SIGKILL);
+        }
     }
 
     /// Ends native sidecars after the last application container has finished for good.

@@ -82,12 +82,26 @@ impl Process {
         }
     }
 
+    /// Waits for the end, and ends what a container's first process leaves behind: the container is gone with it.
+    pub(crate) async fn finished(&mut self) -> ExitStatus {
+        let status = self.exited().await;
+        let _ = kill(Pid::from_raw(-self.pid), Signal::SIGKILL);
+        status
+    }
+
     pub(crate) fn is_running(&self) -> bool {
         self.exit.borrow().is_none()
     }
 
-    /// Signals the process and those it started (each container is a session of its own).
+    /// Signals the process alone: what a container's end means for those it started is its own matter, as under a kubelet.
     pub(crate) fn signal(&self, signal: Signal) {
+        if self.is_running() {
+            let _ = kill(Pid::from_raw(self.pid), signal);
+        }
+    }
+
+    /// Signals the process and those it started (each container is a session of its own).
+    pub(crate) fn signal_all(&self, signal: Signal) {
         if self.is_running() {
             let _ = kill(Pid::from_raw(self.pid), signal);
             let _ = kill(Pid::from_raw(-self.pid), signal);

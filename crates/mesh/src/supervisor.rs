@@ -523,8 +523,8 @@ struct Killed(crate::process::Process);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        self.0.signal(Signal::SIGHUP);
-        self.0.signal(Signal::SIGTERM);
+        self.0.signal_all(Signal::SIGHUP);
+        self.0.signal_all(Signal::SIGTERM);
     }
 }
 
