@@ -25,8 +25,10 @@ fn of_traffic_management(plane: DataPlane) {
         assert!(text.contains(part) || text.contains(&part.replace('"', "'")), "{part} in {text}");
     }
     mesh.typed(&format!("kubectl apply -f {injected}"));
-    let containers = "kubectl get pod -l app=notebook -o jsonpath={.items[0].status.containerStatuses[*].name}";
-    eventually("the injected deployment runs", || mesh.typed(containers), |t| t.contains("istio-proxy"));
+    let ready = "kubectl get pod -l app=notebook -o jsonpath={.items[0].status.initContainerStatuses[1].ready}";
+    let names = "kubectl get pod -l app=notebook -o jsonpath={.items[0].status.initContainerStatuses[*].name}";
+    eventually("the injected deployment runs", || mesh.typed(ready), |t| t == "true");
+    assert_eq!(mesh.typed(names), "istio-init istio-proxy");
     mesh.typed(&format!("kubectl delete -f {injected}"));
 
     let services = mesh.typed("kubectl get services");

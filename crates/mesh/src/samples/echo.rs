@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,8 +43,9 @@ fn grpc(messages: Bytes) -> Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
     trailers.insert("grpc-message", HeaderValue::from_static("echoed"));
-    let body = Full::new(messages).with_trailers(async move { Some(Ok(trailers)) });
-    let mut response = Response::new(body.boxed());
+    // A stream and not a whole, which would be announced by its length: some clients look no further than that.
+    let frames = [Ok(Frame::data(messages)), Ok(Frame::trailers(trailers))];
+    let mut response = Response::new(StreamBody::new(futures::stream::iter(frames)).boxed());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
