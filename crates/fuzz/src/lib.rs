@@ -5,6 +5,7 @@
 //! as long as asked and prints the input of a finding. Absent: coverage guidance; the targets are plain functions, so
 //! that any engine can call them.
 
+mod connection;
 pub mod mutate;
 pub mod targets;
 

@@ -22,6 +22,9 @@ pub const TARGETS: &[Target] = &[
     Target { name: "xds_resource", run: xds_resource },
     Target { name: "xds_wire", run: xds_wire },
     Target { name: "client_hello", run: client_hello },
+    Target { name: "proxy_protocol", run: proxy_protocol },
+    Target { name: "http_inspector", run: http_inspector },
+    Target { name: "connection", run: crate::connection::run },
 ];
 
 /// What an xDS server or a bootstrap may send.
@@ -139,4 +142,17 @@ fn compile(listener: &[u8], cluster: &[u8], routes: &[u8]) {
 
 fn client_hello(data: &[u8]) {
     tls::client_hello::peek(data);
+}
+
+/// A header in any number of pieces: a verdict once given stays.
+fn proxy_protocol(data: &[u8]) {
+    let whole = l4::fuzz::proxy_protocol(data);
+    let half = l4::fuzz::proxy_protocol(&data[..data.len() / 2]);
+    if !format!("{half:?}").starts_with("More") {
+        assert_eq!(half, whole);
+    }
+}
+
+fn http_inspector(data: &[u8]) {
+    let _ = l4::fuzz::http_inspector(data).protocol();
 }

@@ -47,18 +47,56 @@ impl Default for Index {
     }
 }
 
-/// Headers of which Envoy keeps one value: repeated ones are joined by a comma on receipt.
-const JOINED: &[HeaderId] = &[
-    HeaderId::ORIGIN,
-    HeaderId::ACCESS_CONTROL_REQUEST_METHOD,
-    HeaderId::ACCESS_CONTROL_REQUEST_HEADERS,
-    HeaderId::CONTENT_TYPE,
-    HeaderId::VIA,
-    HeaderId::X_FORWARDED_FOR,
-    HeaderId::X_FORWARDED_HOST,
-    HeaderId::X_FORWARDED_PROTO,
-    HeaderId::X_FORWARDED_CLIENT_CERT,
-];
+/// Headers of which Envoy keeps one value: repeated ones are joined by a comma on receipt. Recorded from Envoy 1.40 by
+/// sending each name twice, in requests and in responses.
+#[rustfmt::skip]
+const JOINED_IN_REQUESTS: [bool; HeaderId::COUNT] = flags(&[
+    HeaderId::EXPECT,
+    HeaderId::ACCEPT, HeaderId::ACCEPT_ENCODING, HeaderId::ACCESS_CONTROL_REQUEST_HEADERS,
+    HeaderId::ACCESS_CONTROL_REQUEST_METHOD, HeaderId::ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK,
+    HeaderId::AUTHORIZATION, HeaderId::CACHE_CONTROL, HeaderId::CONTENT_ENCODING, HeaderId::CONTENT_TYPE,
+    HeaderId::GRPC_ACCEPT_ENCODING, HeaderId::GRPC_TIMEOUT, HeaderId::IF_MATCH, HeaderId::IF_MODIFIED_SINCE,
+    HeaderId::IF_NONE_MATCH, HeaderId::IF_RANGE, HeaderId::ORIGIN, HeaderId::PRAGMA, HeaderId::PROXY_STATUS,
+    HeaderId::REFERER, HeaderId::TE, HeaderId::USER_AGENT, HeaderId::VIA, HeaderId::X_CLIENT_TRACE_ID,
+    HeaderId::X_ENVOY_ATTEMPT_COUNT, HeaderId::X_ENVOY_DECORATOR_OPERATION,
+    HeaderId::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER, HeaderId::X_ENVOY_DOWNSTREAM_SERVICE_NODE,
+    HeaderId::X_ENVOY_EXPECTED_RQ_TIMEOUT_MS, HeaderId::X_ENVOY_EXTERNAL_ADDRESS, HeaderId::X_ENVOY_FORCE_TRACE,
+    HeaderId::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT, HeaderId::X_ENVOY_INTERNAL, HeaderId::X_ENVOY_IP_TAGS,
+    HeaderId::X_ENVOY_IS_TIMEOUT_RETRY, HeaderId::X_ENVOY_MAX_RETRIES, HeaderId::X_ENVOY_ORIGINAL_HOST,
+    HeaderId::X_ENVOY_ORIGINAL_PATH, HeaderId::X_ENVOY_ORIGINAL_URL, HeaderId::X_ENVOY_RETRIABLE_HEADER_NAMES,
+    HeaderId::X_ENVOY_RETRIABLE_STATUS_CODES, HeaderId::X_ENVOY_RETRY_GRPC_ON, HeaderId::X_ENVOY_RETRY_ON,
+    HeaderId::X_ENVOY_UPSTREAM_ALT_STAT_NAME, HeaderId::X_ENVOY_UPSTREAM_RQ_PER_TRY_TIMEOUT_MS,
+    HeaderId::X_ENVOY_UPSTREAM_RQ_TIMEOUT_ALT_RESPONSE, HeaderId::X_ENVOY_UPSTREAM_RQ_TIMEOUT_MS,
+    HeaderId::X_FORWARDED_CLIENT_CERT, HeaderId::X_FORWARDED_FOR, HeaderId::X_FORWARDED_HOST,
+    HeaderId::X_FORWARDED_PORT, HeaderId::X_FORWARDED_PROTO, HeaderId::X_REQUEST_ID,
+]);
+/// The same for responses.
+#[rustfmt::skip]
+const JOINED_IN_RESPONSES: [bool; HeaderId::COUNT] = flags(&[
+    HeaderId::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderId::ACCESS_CONTROL_ALLOW_HEADERS,
+    HeaderId::ACCESS_CONTROL_ALLOW_METHODS, HeaderId::ACCESS_CONTROL_ALLOW_ORIGIN,
+    HeaderId::ACCESS_CONTROL_ALLOW_PRIVATE_NETWORK, HeaderId::ACCESS_CONTROL_EXPOSE_HEADERS,
+    HeaderId::ACCESS_CONTROL_MAX_AGE, HeaderId::AGE, HeaderId::CACHE_CONTROL, HeaderId::CONTENT_ENCODING,
+    HeaderId::CONTENT_TYPE, HeaderId::DATE, HeaderId::ETAG, HeaderId::EXPIRES, HeaderId::GRPC_MESSAGE,
+    HeaderId::GRPC_STATUS, HeaderId::LAST_MODIFIED, HeaderId::LOCATION, HeaderId::PROXY_STATUS, HeaderId::SERVER,
+    HeaderId::VARY, HeaderId::VIA, HeaderId::X_ENVOY_ATTEMPT_COUNT, HeaderId::X_ENVOY_DECORATOR_OPERATION,
+    HeaderId::X_ENVOY_DEGRADED, HeaderId::X_ENVOY_IMMEDIATE_HEALTH_CHECK_FAIL, HeaderId::X_ENVOY_RATELIMITED,
+    HeaderId::X_ENVOY_UPSTREAM_CANARY, HeaderId::X_ENVOY_UPSTREAM_HEALTHCHECKED_CLUSTER, HeaderId::X_REQUEST_ID,
+]);
+
+const fn flags(ids: &[HeaderId]) -> [bool; HeaderId::COUNT] {
+    let mut out = [false; HeaderId::COUNT];
+    let mut i = 0;
+    while i < ids.len() {
+        out[ids[i].0 as usize] = true;
+        i += 1;
+    }
+    out
+}
+
+fn joined(id: HeaderId, request: bool) -> bool {
+    (if request { &JOINED_IN_REQUESTS } else { &JOINED_IN_RESPONSES })[id.0 as usize]
+}
 
 impl HeaderBlock {
     /// An empty block.
@@ -200,6 +238,15 @@ impl HeaderBlock {
         let value_off = self.arena.len() as u32;
         self.arena.extend_from_slice(value);
         self.push_field(name_off, name.len(), value_off, value.len(), id, NO_RAW);
+    }
+
+    /// Adds a received field, as [`HeaderBlock::add_as`] does: names that have one value join a repeated one to it.
+    pub fn add_received(&mut self, id: HeaderId, name: &[u8], value: &[u8], request: bool) {
+        if joined(id, request) && self.has(id) {
+            self.append_id(id, b",", value);
+        } else {
+            self.add_as(id, name, value);
+        }
     }
 
     /// Adds a field with a known name.
@@ -408,7 +455,7 @@ impl HeaderBlock {
             len = pseudo.len();
             self.arena.extend_from_slice(pseudo);
         }
-        if JOINED.contains(&id) && self.has(id) {
+        if joined(id, request) && self.has(id) {
             let value = self.arena[value_off as usize..value_off as usize + value_len].to_vec();
             self.append_id(id, b",", &value);
             return id;

@@ -613,7 +613,7 @@ fn judge_request(block: &mut HeaderBlock, options: &RequestOptions, head: &mut R
         judge_connection(block, head)?;
     }
     if let Some(e) = block.get_id(HeaderId::EXPECT) {
-        head.expect_continue = head.version == Version::Http11 && e.eq_ignore_ascii_case(b"100-continue");
+        head.expect_continue = e.eq_ignore_ascii_case(b"100-continue");
     }
     Ok(())
 }

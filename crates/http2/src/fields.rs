@@ -121,7 +121,7 @@ impl<'a> Fields<'a> {
             }
             _ => {}
         }
-        self.block.add_as(id, name, value);
+        self.block.add_received(id, name, value, self.kind == Kind::Request);
         true
     }
 

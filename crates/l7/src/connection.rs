@@ -138,7 +138,11 @@ pub async fn serve_connection(stream: Stream, facts: ConnFacts, manager: Arc<Man
             stats.inc(stat::DOWNSTREAM_CX_HTTP2_TOTAL);
             stats.gauge_add(stat::DOWNSTREAM_CX_HTTP2_ACTIVE, 1);
             let _active = GaugeGuard(&conn, stat::DOWNSTREAM_CX_HTTP2_ACTIVE);
-            Box::pin(h2_server::serve(conn.clone(), wire)).await;
+            match begins_with_preface(&conn, &mut wire).await {
+                Some(true) => Box::pin(h2_server::serve(conn.clone(), wire)).await,
+                Some(false) => Box::pin(refuse_h2(&conn, wire)).await,
+                None => stats.inc(stat::DOWNSTREAM_CX_DESTROY_REMOTE),
+            }
         }
         Some(_) => {
             stats.inc(stat::DOWNSTREAM_CX_HTTP1_TOTAL);
@@ -187,22 +191,27 @@ async fn protocol(conn: &Conn, wire: &mut Wire) -> Option<CodecType> {
         Some(b"http/1.1" | b"http/1.0") => return Some(CodecType::Http1),
         _ => {}
     }
+    let h2 = begins_with_preface(conn, wire).await?;
+    Some(if h2 { CodecType::Http2 } else { CodecType::Http1 })
+}
+
+/// Whether the first bytes are HTTP/2's. `None`: closed, or idle for too long, before they said so.
+async fn begins_with_preface(conn: &Conn, wire: &mut Wire) -> Option<bool> {
     let timer = conn.worker.timers.timer();
     let deadline = idle_deadline(conn);
     std::future::poll_fn(|cx| {
         loop {
+            let seen = wire.buffered();
+            let n = seen.len().min(PREFACE.len());
+            if seen[..n] != PREFACE[..n] {
+                return Poll::Ready(Some(false));
+            }
+            if n == PREFACE.len() {
+                return Poll::Ready(Some(true));
+            }
             match wire.poll_fill(cx, &conn.worker) {
                 Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(None),
-                Poll::Ready(Ok(_)) => {
-                    let seen = wire.buffered();
-                    let n = seen.len().min(PREFACE.len());
-                    if seen[..n] != PREFACE[..n] {
-                        return Poll::Ready(Some(CodecType::Http1));
-                    }
-                    if n == PREFACE.len() {
-                        return Poll::Ready(Some(CodecType::Http2));
-                    }
-                }
+                Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
                     if conn.worker.timers.now() >= deadline {
                         return Poll::Ready(None);
@@ -214,6 +223,14 @@ async fn protocol(conn: &Conn, wire: &mut Wire) -> Option<CodecType> {
         }
     })
     .await
+}
+
+/// Closes gently a connection that should speak HTTP/2 and does not.
+async fn refuse_h2(conn: &Conn, wire: Wire) {
+    conn.manager.stats.inc(stat::DOWNSTREAM_CX_PROTOCOL_ERROR);
+    let timer = conn.worker.timers.timer();
+    let mut down = Down::h1(Side::H1(H1Side::new(wire, conn.manager.header_case)));
+    linger(conn, &mut down, &timer).await;
 }
 
 fn idle_deadline(conn: &Conn) -> u64 {
@@ -368,21 +385,27 @@ fn begin(conn: &Conn, down: &mut Down, ex: &mut Exchange, head: &RequestHead) {
     ex.upgrade = head.upgrade || head.body == BodyKind::Tunnel;
     ex.request_ends_with_head = head.body == BodyKind::None;
     down.start(head);
-    if head.expect_continue && !conn.manager.config.proxy_100_continue {
-        ex.request.remove_id(HeaderId::EXPECT);
-        if let Side::H1(s) = &mut down.side {
-            s.wire.out(&conn.worker).extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            down.continue_pending = true;
-            let (stats, listener) = (&conn.manager.stats, &conn.manager.listener_stats);
-            stats.inc(stat::DOWNSTREAM_RQ_COMPLETED);
-            class(stats, &HCM_CLASSES, 100);
-            listener.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
-            class(listener, &LISTENER_HTTP_CLASSES, 100);
-        }
-    }
+    answer_expect(conn, down, ex);
     if conn.worker.draining() || conn.manager.draining() {
         down.close = true;
     }
+}
+
+/// Tells a client that waits with its body to go on, unless the upstream shall do that.
+pub(crate) fn answer_expect(conn: &Conn, down: &mut Down, ex: &mut Exchange) {
+    let waits = ex.request.get_id(HeaderId::EXPECT).is_some_and(|e| e.eq_ignore_ascii_case(b"100-continue"));
+    if !waits || conn.manager.config.proxy_100_continue {
+        return;
+    }
+    ex.request.remove_id(HeaderId::EXPECT);
+    // The response code so far, as formats see it.
+    ex.status = 100;
+    down.send_continue(&conn.worker);
+    let (stats, listener) = (&conn.manager.stats, &conn.manager.listener_stats);
+    stats.inc(stat::DOWNSTREAM_RQ_COMPLETED);
+    class(stats, &HCM_CLASSES, 100);
+    listener.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
+    class(listener, &LISTENER_HTTP_CLASSES, 100);
 }
 
 fn count_bytes(conn: &Conn, down: &mut Down) {

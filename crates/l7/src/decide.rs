@@ -267,8 +267,10 @@ pub fn local_reply(
         }
     }
     if ex.grpc {
+        // The line end of a JSON format stays out of the message.
+        let body = body.strip_suffix(b"\n").unwrap_or(&body);
         if !body.is_empty() && !ex.head_request {
-            ex.response.set_id(HeaderId::GRPC_MESSAGE, &crate::reply::percent_encode(&body));
+            ex.response.set_id(HeaderId::GRPC_MESSAGE, &crate::reply::percent_encode(body));
         }
         return false;
     }

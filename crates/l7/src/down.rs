@@ -19,6 +19,8 @@ pub struct Down {
     pub continue_pending: bool,
     /// A response head was sent.
     pub responded: bool,
+    /// The request counts as incomplete, whatever has arrived: its head or body was refused half-way.
+    pub incomplete: bool,
 }
 
 /// What follows a response head.
@@ -46,6 +48,7 @@ impl Down {
             close: false,
             continue_pending: false,
             responded: false,
+            incomplete: false,
         }
     }
 
@@ -59,6 +62,7 @@ impl Down {
         self.version = head.version;
         self.close = !head.keep_alive;
         self.responded = false;
+        self.incomplete = false;
         self.continue_pending = false;
         if let Side::H1(s) = &mut self.side {
             // The body of an upgrade request is a tunnel once the upgrade is accepted.
@@ -139,6 +143,24 @@ impl Down {
                 s.stream.as_ref().ok_or(Lost::Closed)?.respond(block, end, false)?;
                 s.send = !end;
                 Ok(())
+            }
+        }
+    }
+
+    /// Queues `100 Continue`.
+    pub fn send_continue(&mut self, worker: &Worker) {
+        match &mut self.side {
+            Side::H1(s) => {
+                s.wire.out(worker).extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                self.continue_pending = true;
+            }
+            Side::H2(s) => {
+                let mut head = HeaderBlock::new();
+                head.set_status(100);
+                if let Some(stream) = &s.stream {
+                    // A stream that cannot take it is told so by its response.
+                    let _ = stream.respond(&head, false, true);
+                }
             }
         }
     }

@@ -7,7 +7,6 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use http2::frame::code;
 use telemetry::stats::envoy::hcm as stat;
 
 use crate::connection::Conn;
@@ -15,7 +14,6 @@ use crate::down::Down;
 use crate::exchange::Protocol;
 use crate::h2_session::{Session, Stream};
 use crate::io::Wire;
-use crate::side::Side;
 use crate::stream;
 
 /// Envoy's defaults since 1.36: streams, stream window, connection window.
@@ -120,15 +118,12 @@ async fn serve_stream(conn: Rc<Conn>, stream: Stream, guard: Finished) {
     ex.request_ends_with_head = head.ends;
     ex.upgrade = ex.request.method() == b"CONNECT";
     let mut down = Down::h2(stream, !head.ends, ex.head_request);
+    crate::connection::answer_expect(&conn, &mut down, &mut ex);
     let timer = conn.worker.timers.timer();
     stream::serve(&conn, &mut down, &mut ex, &timer).await;
-    if let Side::H2(s) = &mut down.side
-        && s.recv
-        && !s.send
-    {
-        // The response is complete and the request is not: tell the client to stop.
-        down.abort(code::NO_ERROR);
-    }
+    // When the response is complete and the request is not, giving the stream up tells the client to stop (NO_ERROR) after
+    // what is queued; an explicit reset would overtake the response.
+    drop(down);
     conn.worker.give_exchange(ex);
     drop(guard);
 }

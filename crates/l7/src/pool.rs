@@ -132,7 +132,12 @@ pub enum Refused {
     /// No usable host.
     NoHost,
     /// A circuit breaker is open.
-    Overflow,
+    Overflow {
+        /// Whom it would have gone to, and the address: the limit of requests, not of waiting ones.
+        host: Option<(HostKey, Option<SocketAddr>)>,
+        /// A connection was waited for first.
+        waited: bool,
+    },
     /// Connecting failed.
     Connect {
         /// It took too long.
@@ -159,10 +164,17 @@ impl Refused {
 
     /// Notes the failed host for logs.
     pub fn note(&self, ex: &mut Exchange) {
-        if let Refused::Connect { host, address, reason, .. } = self {
-            ex.upstream.host = Some(host.clone());
-            ex.upstream.remote = *address;
-            ex.upstream.transport_failure = reason.clone();
+        match self {
+            Refused::Connect { host, address, reason, .. } => {
+                ex.upstream.host = Some(host.clone());
+                ex.upstream.remote = *address;
+                ex.upstream.transport_failure = reason.clone();
+            }
+            Refused::Overflow { host: Some((host, address)), .. } => {
+                ex.upstream.host = Some(host.clone());
+                ex.upstream.remote = *address;
+            }
+            _ => {}
         }
     }
 }
@@ -201,7 +213,6 @@ pub struct Ticket {
     sni: Option<String>,
     connect: Option<ConnectConfig>,
     state: Vec<(proxy_config::Name, Arc<str>)>,
-    requests: Guard,
     pending: Guard,
 }
 
@@ -349,25 +360,50 @@ pub fn try_checkout(
     // Bare connections are never shared.
     let key = if connect.is_some() { RAW_KEY } else { key(protocol, alpn.as_deref(), sni.as_deref()) };
     let priority = priority(ask.found);
-    let Some(requests) = entry.breakers(priority).acquire(Resource::Requests) else {
-        ex.upstream.host = Some(host.text.clone());
-        ex.upstream.remote = host.socket();
-        entry.stats.inc(stat::UPSTREAM_RQ_PENDING_OVERFLOW);
-        entry.note_breaker(priority, Resource::Requests);
-        return Err(Refused::Overflow);
-    };
     match take(cluster, &host, key) {
-        Some((up, connection, served)) => Ok(Ok(lease(cluster, worker, host, key, up, connection, served, requests))),
+        Some((up, connection, served)) => match entry.breakers(priority).acquire(Resource::Requests) {
+            Some(requests) => Ok(Ok(lease(cluster, worker, host, key, up, connection, served, requests))),
+            None => {
+                put_back(cluster, worker, &host, key, up, connection, served);
+                Err(requests_overflow(entry, priority, &host, false))
+            }
+        },
         None => {
             let Some(pending) = entry.breakers(priority).acquire(Resource::Pending) else {
                 entry.stats.inc(stat::UPSTREAM_RQ_PENDING_OVERFLOW);
                 entry.note_breaker(priority, Resource::Pending);
-                return Err(Refused::Overflow);
+                return Err(Refused::Overflow { host: None, waited: false });
             };
             let cluster = cluster.clone();
             let state = ex.state.shared_with_upstream(&conn.facts.shared);
-            Ok(Err(Ticket { cluster, host, key, protocol, priority, alpn, sni, connect, state, requests, pending }))
+            Ok(Err(Ticket { cluster, host, key, protocol, priority, alpn, sni, connect, state, pending }))
         }
+    }
+}
+
+/// The limit of requests is judged when a connection is there, and counted nowhere, as Envoy's pools do.
+fn requests_overflow(entry: &upstream::Cluster, priority: Priority, host: &Host, waited: bool) -> Refused {
+    if entry.breakers(priority).limit(Resource::Requests) > 0 {
+        entry.note_breaker(priority, Resource::Requests);
+    }
+    Refused::Overflow { host: Some((host.text.clone(), host.socket())), waited }
+}
+
+/// Gives back a connection that served nothing.
+fn put_back(
+    cluster: &Cluster,
+    worker: &Worker,
+    host: &Arc<Host>,
+    key: PoolKey,
+    up: Box<Up>,
+    connection: Connection,
+    served: u64,
+) {
+    if let Connection::H1(facts) = connection
+        && key != RAW_KEY
+    {
+        let idle = IdleH1 { up, facts, served, since_ms: worker.timers.now() };
+        cluster.0.give(host, key, Pooled::H1(idle));
     }
 }
 
@@ -467,6 +503,8 @@ fn max_requests(config: &proxy_config::cluster::Cluster) -> Option<u64> {
 }
 
 /// Opens a connection for a ticket; when the connection breaker is open, waits until one is free.
+///
+/// `Overflow` with a host: a connection is there, but the limit of requests is reached.
 pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
     let worker = &conn.worker;
     let cluster = &ticket.cluster.clone();
@@ -475,7 +513,7 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
     stats.inc(stat::UPSTREAM_RQ_PENDING_TOTAL);
     stats.gauge_add(stat::UPSTREAM_RQ_PENDING_ACTIVE, 1);
     let _active = Pending(stats);
-    let Ticket { host, key, protocol, priority, alpn, sni, connect, state, requests, pending, .. } = ticket;
+    let Ticket { host, key, protocol, priority, alpn, sni, connect, state, pending, .. } = ticket;
     let request = ConnectRequest {
         priority,
         alpn: alpn.as_deref(),
@@ -498,7 +536,7 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
             Err(e) if e.overflow => {
                 freed.await;
                 if let Some((up, connection, served)) = take(cluster, &host, key) {
-                    return Ok(lease(cluster, worker, host, key, up, connection, served, requests));
+                    return admit(cluster, worker, host, key, up, connection, served, priority);
                 }
             }
             Err(e) => {
@@ -518,7 +556,7 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
             wire.out(worker).extend_from_slice(&header);
         }
         let up = Box::new(Up::raw(Side::H1(H1Side::new(wire, header_case(entry.config.http.http1.header_case)))));
-        return Ok(lease(cluster, worker, host, key, up, Connection::H1(Box::new(facts)), 0, requests));
+        return admit(cluster, worker, host, key, up, Connection::H1(Box::new(facts)), 0, priority);
     }
     let h2 = match protocol {
         UpstreamProtocol::Http2 => true,
@@ -529,7 +567,7 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
     if !h2 {
         stats.inc(stat::UPSTREAM_CX_HTTP1_TOTAL);
         let up = Box::new(h1_up(stream, http));
-        let lease = lease(cluster, worker, host, key, up, Connection::H1(Box::new(facts)), 0, requests);
+        let lease = admit(cluster, worker, host, key, up, Connection::H1(Box::new(facts)), 0, priority)?;
         if let Some(ratio) = entry.config.preconnect.map(|p| p.per_upstream_ratio).filter(|r| *r > 1.0) {
             destination::preconnect(&lease, ratio, priority, alpn, sni, (conn.facts.remote, conn.facts.local));
         }
@@ -553,7 +591,29 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
         since_ms: Cell::new(worker.timers.now()),
     });
     cluster.0.give(&host, key, Pooled::H2(shared.clone()));
-    Ok(lease(cluster, worker, host, key, Box::new(Up::h2(session)), Connection::H2(shared), 0, requests))
+    admit(cluster, worker, host, key, Box::new(Up::h2(session)), Connection::H2(shared), 0, priority)
+}
+
+/// Leases a connection that was waited for, unless the limit of requests is reached by now.
+#[allow(clippy::too_many_arguments)] // The parts of one struct.
+fn admit(
+    cluster: &Cluster,
+    worker: &Rc<Worker>,
+    host: Arc<Host>,
+    key: PoolKey,
+    up: Box<Up>,
+    connection: Connection,
+    served: u64,
+    priority: Priority,
+) -> Result<Lease, Refused> {
+    let entry = &cluster.0.cluster;
+    match entry.breakers(priority).acquire(Resource::Requests) {
+        Some(requests) => Ok(lease(cluster, worker, host, key, up, connection, served, requests)),
+        None => {
+            put_back(cluster, worker, &host, key, up, connection, served);
+            Err(requests_overflow(entry, priority, &host, true))
+        }
+    }
 }
 
 struct Pending<'a>(&'a Block<stat::Cluster>);
@@ -705,7 +765,7 @@ impl Lease {
             _ => {}
         }
         if !matches!(failure, Failure::Upstream { .. }) {
-            stats.inc(stat::UPSTREAM_RQ_TX_RESET);
+            self.count_reset();
         }
         let _ = ex;
         self.close(true);
@@ -721,7 +781,7 @@ impl Lease {
     /// The response is not passed back; the connection is kept if nothing of it is outstanding.
     pub fn abandon(mut self, _ex: &mut Exchange, ends: bool) {
         if !ends {
-            self.up.reset();
+            self.reset();
         }
         self.end();
     }
@@ -730,12 +790,25 @@ impl Lease {
     pub fn broken(mut self, ex: &mut Exchange, failure: &Failure) {
         let stats = self.cluster.stats();
         match failure {
-            Failure::Client(_) => stats.inc(stat::UPSTREAM_RQ_TX_RESET),
+            Failure::Client(_) => self.count_reset(),
             Failure::Upstream { lost: Lost::Reset(_), .. } => stats.inc(stat::UPSTREAM_RQ_RX_RESET),
             _ => {}
         }
         let _ = ex;
         self.close(true);
+    }
+
+    /// Breaks the request off.
+    pub fn reset(&mut self) {
+        self.up.reset();
+        self.count_reset();
+    }
+
+    /// Resets are counted where streams are: not on HTTP/1.
+    fn count_reset(&self) {
+        if matches!(self.up.side, Side::H2(_)) {
+            self.cluster.stats().inc(stat::UPSTREAM_RQ_TX_RESET);
+        }
     }
 
     /// The exchange is complete.
@@ -803,8 +876,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if !self.ended {
             // The client's stream was dropped under way.
-            self.up.reset();
-            self.cluster.stats().inc(stat::UPSTREAM_RQ_TX_RESET);
+            self.reset();
             self.close(true);
         }
     }

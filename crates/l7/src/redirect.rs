@@ -33,7 +33,7 @@ pub fn reply(ex: &Exchange, found: &Found, r: &Redirect) -> LocalReply {
     let scheme: &[u8] = match &r.scheme {
         Some(SchemeRedirect::Https) => b"https",
         Some(SchemeRedirect::Scheme(s)) => s.as_bytes(),
-        None => request.get_id(HeaderId::X_FORWARDED_PROTO).unwrap_or(b"http"),
+        None => request.scheme(),
     };
     let mut location = scheme.to_vec();
     location.extend_from_slice(b"://");
@@ -49,7 +49,7 @@ pub fn reply(ex: &Exchange, found: &Found, r: &Redirect) -> LocalReply {
             // A default port of the old scheme does not stay when the scheme changes.
             let (host, port) = split_port(authority).map_or((authority, None), |(h, p)| (h, Some(p)));
             location.extend_from_slice(host);
-            let old = request.get_id(HeaderId::X_FORWARDED_PROTO).unwrap_or(b"http");
+            let old = request.scheme();
             let drop = r.scheme.is_some()
                 && scheme != old
                 && matches!((old, port), (b"http", Some(80)) | (b"https", Some(443)));

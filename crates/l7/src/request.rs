@@ -171,10 +171,6 @@ fn mutate(conn: &Conn, ex: &mut Exchange, internal_only: &[proxy_config::matcher
         if hcm.xff_num_trusted_hops == 0 || !request.has(HeaderId::X_FORWARDED_PROTO) {
             request.set_id(HeaderId::X_FORWARDED_PROTO, if tls { b"https" } else { b"http" });
         }
-        if hcm.append_x_forwarded_port && !request.has(HeaderId::X_FORWARDED_PORT) {
-            let port = conn.facts.local.port().to_string();
-            request.set_id(HeaderId::X_FORWARDED_PORT, port.as_bytes());
-        }
     } else if ex.request.has(HeaderId::X_FORWARDED_FOR)
         && let Some((address, alone)) = last_address(ex, hcm.xff_num_trusted_hops)
     {
@@ -182,6 +178,10 @@ fn mutate(conn: &Conn, ex: &mut Exchange, internal_only: &[proxy_config::matcher
         single_address = alone;
     }
     let request = &mut ex.request;
+    if hcm.append_x_forwarded_port && !request.has(HeaderId::X_FORWARDED_PORT) {
+        let port = conn.facts.local.port().to_string();
+        request.set_id(HeaderId::X_FORWARDED_PORT, port.as_bytes());
+    }
     if !request.has(HeaderId::X_FORWARDED_PROTO) {
         request.add_id(HeaderId::X_FORWARDED_PROTO, if tls { b"https" } else { b"http" });
     }

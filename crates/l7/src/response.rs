@@ -34,7 +34,7 @@ pub fn finish_head(conn: &Conn, down: &mut Down, ex: &mut Exchange) {
     if let Some(via) = &hcm.via {
         response.append_id(HeaderId::VIA, b", ", via.as_bytes());
     }
-    if hcm.always_set_request_id_in_response
+    if (hcm.always_set_request_id_in_response || ex.request.has(HeaderId::X_ENVOY_FORCE_TRACE))
         && let Some(id) = ex.request.get_id(HeaderId::X_REQUEST_ID)
     {
         response.set_id(HeaderId::X_REQUEST_ID, id);

@@ -75,7 +75,7 @@ impl Failure {
     /// The words for the reset, and its flag.
     fn reset(&self) -> (&'static str, ResponseFlags) {
         match self {
-            Failure::Pool(Refused::Overflow) => ("overflow", ResponseFlags::UPSTREAM_OVERFLOW),
+            Failure::Pool(Refused::Overflow { .. }) => ("overflow", ResponseFlags::UPSTREAM_OVERFLOW),
             Failure::Pool(Refused::Connect { timeout: true, .. }) => {
                 ("connection timeout", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
             }
@@ -95,7 +95,8 @@ impl Failure {
     pub fn reply(&self, ex: &Exchange) -> LocalReply {
         let mut reply = self.words(ex);
         // What fails at once is answered before any of the body is read.
-        reply.after_wait = ex.attempts > 1 || !matches!(self, Failure::Pool(Refused::NoHost | Refused::Overflow));
+        reply.after_wait = ex.attempts > 1
+            || !matches!(self, Failure::Pool(Refused::NoHost | Refused::Overflow { waited: false, .. }));
         reply
     }
 
@@ -354,7 +355,7 @@ impl Retries {
         let on = |c| self.on.has(c);
         let any_reset = on(RetryOn::R5XX) || on(RetryOn::GATEWAY_ERROR) || on(RetryOn::RESET);
         let wanted = match failure {
-            Failure::Pool(Refused::Overflow | Refused::NoHost) => false,
+            Failure::Pool(Refused::Overflow { .. } | Refused::NoHost) => false,
             Failure::Pool(Refused::Connect { .. }) => {
                 any_reset || on(RetryOn::CONNECT_FAILURE) || on(RetryOn::RESET_BEFORE_REQUEST)
             }

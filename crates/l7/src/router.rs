@@ -122,6 +122,7 @@ async fn forward(
         reply.flags = pool::DROPPED;
         return Err(reply);
     }
+    ex.request.remove_id(HeaderId::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
     let timeouts = Timeouts::read(conn, ex, f);
     rewrite(conn, ex, found, f);
     timeouts.write(ex, &conn.manager.router);
@@ -196,11 +197,11 @@ async fn forward(
                     return Err(failure.reply(ex));
                 }
                 if relay.replay_lost || failure.final_for_client() {
-                    return Err(give_up(&cluster, &retries, failure, ex));
+                    return Err(give_up(conn, &cluster, &retries, failure, ex));
                 }
                 match retries.after_failure(conn, ex, &failure) {
                     Some(wait) => Some(wait),
-                    None => return Err(give_up(&cluster, &retries, failure, ex)),
+                    None => return Err(give_up(conn, &cluster, &retries, failure, ex)),
                 }
             }
         };
@@ -215,8 +216,11 @@ async fn forward(
     }
 }
 
-fn give_up(cluster: &pool::Cluster, retries: &Retries, failure: Failure, ex: &mut Exchange) -> LocalReply {
-    let reply = retries.give_up(failure, ex);
+fn give_up(conn: &Conn, cluster: &pool::Cluster, retries: &Retries, failure: Failure, ex: &mut Exchange) -> LocalReply {
+    let mut reply = retries.give_up(failure, ex);
+    if conn.manager.router.suppress_envoy_headers {
+        reply.headers.clear();
+    }
     if reply.status >= 500 {
         cluster.charge_local(ex, reply.status);
     }
@@ -390,7 +394,10 @@ impl Attempt<'_> {
         let ticket = match pool::try_checkout(self.conn, self.cluster, ex, &ask) {
             Ok(Ok(lease)) => return Ok(lease),
             Ok(Err(ticket)) => ticket,
-            Err(refused) => return Err(Tried::Failed(Failure::Pool(refused))),
+            Err(refused) => {
+                refused.note(ex);
+                return Err(Tried::Failed(Failure::Pool(refused)));
+            }
         };
         let worker = self.conn.worker.clone();
         if self.down.continue_pending {
@@ -494,6 +501,7 @@ impl Attempt<'_> {
         let (down, relay, deadlines) = (&mut *self.down, &mut *self.relay, &mut *self.deadlines);
         let (timer, global_for) = (self.timer, self.global_for);
         let reused = lease.reused;
+        let cluster = self.cluster;
         let up: &mut Up = &mut lease.up;
         let mut sent = false;
         let mut send_failed = None;
@@ -525,6 +533,7 @@ impl Attempt<'_> {
             loop {
                 match up.poll_head(cx, &mut ex.response, &worker) {
                     Poll::Ready(Ok(head)) if head.status / 100 == 1 && head.status != 101 => {
+                        cluster.charge_local(ex, head.status);
                         if proxy_1xx && down.send_informational(&ex.response, &worker).is_ok() {
                             let _ = down.side.poll_flush(cx, &worker);
                         }
@@ -590,6 +599,7 @@ impl Attempt<'_> {
             ex.response.add_id(HeaderId::SET_COOKIE, &cookie);
         }
         ex.details = "via_upstream".into();
+        ex.status = head.status;
         response::route_headers(conn, ex, self.found);
         filters::on_response(conn, Some(self.found), ex, head.ends);
         response::finish_head(conn, self.down, ex);
@@ -621,6 +631,10 @@ impl Attempt<'_> {
             conn.manager.stats.inc(stat::DOWNSTREAM_CX_UPGRADES_TOTAL);
             conn.manager.stats.gauge_add(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
         }
+        if !self.relay.request_done && !tunnel {
+            conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
+            conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+        }
         ex.times.response_begin = ex.times.upstream_first;
         if self.down.send_head(&mut ex.response, body, &worker).is_err() {
             lease.up.reset();
@@ -639,8 +653,7 @@ impl Attempt<'_> {
             Ok(()) => {
                 if !self.relay.request_done && !tunnel {
                     // The response came before the request was complete.
-                    conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
-                    lease.up.reset();
+                    lease.reset();
                     match &mut self.down.side {
                         Side::H1(_) => self.down.close = true,
                         Side::H2(s) => s.recv = false,

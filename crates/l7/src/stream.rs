@@ -99,6 +99,10 @@ pub async fn serve(conn: &Rc<Conn>, down: &mut Down, ex: &mut Exchange, timer: &
 
 /// Answers a request that could not even be read, and accounts for it.
 pub async fn answer_only(conn: &Rc<Conn>, down: &mut Down, ex: &mut Exchange, reply: LocalReply, timer: &Timer) {
+    // What is known of an earlier request on the connection does not hold for this one.
+    down.responded = false;
+    down.incomplete = true;
+    down.set_method(false, false);
     conn.manager.stats.inc(stat::DOWNSTREAM_RQ_TOTAL);
     conn.manager.stats.inc(stat::DOWNSTREAM_RQ_HTTP1_TOTAL);
     conn.manager.stats.gauge_add(stat::DOWNSTREAM_RQ_ACTIVE, 1);
@@ -301,6 +305,7 @@ async fn collect_body(
                     if ex.buffered.len() + data > limit {
                         let mut reply = LocalReply::text(413, "Payload Too Large", "request_payload_too_large");
                         reply.close = true;
+                        down.incomplete = true;
                         conn.manager.stats.inc(stat::DOWNSTREAM_RQ_TOO_LARGE);
                         return Poll::Ready(Err(reply));
                     }
@@ -351,9 +356,13 @@ pub async fn send_reply(
     ex.details = reply.details.clone();
     if reply.status == 0 || down.responded {
         // The client is gone, or already has part of a response: all we can do is break off.
-        if down.responded || reply.status == 0 {
-            down.abort(http2::frame::code::INTERNAL_ERROR);
+        let stats = &conn.manager.stats;
+        if reply.status != 0 {
+            stats.inc(stat::DOWNSTREAM_RQ_TX_RESET);
         }
+        // Envoy counts every end of a stream before its time here, whoever ended it.
+        stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+        down.abort(http2::frame::code::INTERNAL_ERROR);
         return;
     }
     if reply.after_wait {
@@ -363,7 +372,7 @@ pub async fn send_reply(
         down.close = true;
     }
     let grpc = ex.grpc;
-    if !down.side.received_all() {
+    if down.incomplete || !down.side.received_all() {
         conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
         conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
     }
@@ -413,11 +422,18 @@ pub async fn send_reply(
 /// Reads what is left of a request body that is already here, so that the connection can be kept.
 fn discard_buffered(conn: &Conn, down: &mut Down, ex: &mut Exchange) {
     let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-    if let crate::side::Side::H1(s) = &mut down.side {
-        while !s.reader.is_done() && !s.wire.buffered().is_empty() {
-            match down_piece(s, &mut cx, &conn.worker) {
-                Some(n) => ex.bytes_received += n,
-                None => return,
+    match &mut down.side {
+        crate::side::Side::H1(s) => {
+            while !s.reader.is_done() && !s.wire.buffered().is_empty() {
+                match down_piece(s, &mut cx, &conn.worker) {
+                    Some(n) => ex.bytes_received += n,
+                    None => return,
+                }
+            }
+        }
+        side => {
+            while let Poll::Ready(Ok(Piece::Bytes { data, .. })) = side.poll_piece(&mut cx, false, &conn.worker) {
+                ex.bytes_received += data as u64;
             }
         }
     }

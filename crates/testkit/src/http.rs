@@ -110,7 +110,8 @@ pub fn get(to: SocketAddr, path: &str, headers: &[&str]) -> Result<Response> {
     }
 }
 
-fn parse(bytes: &[u8], head: bool, closed: bool) -> Option<(Response, usize)> {
+/// The response at the front of `bytes`, if it is whole, and its length. `closed`: nothing follows.
+pub fn parse(bytes: &[u8], head: bool, closed: bool) -> Option<(Response, usize)> {
     let mut storage = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut storage);
     let Ok(httparse::Status::Complete(at)) = parsed.parse(bytes) else {

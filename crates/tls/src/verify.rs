@@ -68,7 +68,7 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refused::San(names) => write!(f, "SAN matcher, certificate SANs are [{}]", names.join(",")),
+            Refused::San(names) => write!(f, "SAN matcher, certificate SANs are [{}]", names.join(", ")),
             Refused::Hash => f.write_str("Certificate hash and SPKI matchers"),
         }
     }

@@ -1,0 +1,45 @@
+//! Do others' clients and servers get through the proxy? Installs h2spec, gRPC's interop programs and a WebSocket library,
+//! then runs the tests of `crates/differential` against our proxy and stock Envoy.
+
+use crate::suites::{Outcome, cargo};
+use crate::{root, tools};
+use anyhow::Result;
+use std::path::PathBuf;
+
+/// h2spec's Go package.
+const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@latest";
+/// gRPC's interop client and server.
+const GRPC: &[(&str, &str)] = &[
+    ("client", "google.golang.org/grpc/interop/client@latest"),
+    ("server", "google.golang.org/grpc/interop/server@latest"),
+];
+/// The WebSocket library, from PyPI.
+const WEBSOCKETS: &str = "websockets==15.0.1";
+
+pub fn run() -> Result<Outcome> {
+    let envoy = tools::envoy()?;
+    if let Outcome::Failed(why) = cargo(&["build", "--package", "proa"], &[]) {
+        return Ok(Outcome::Failed(why));
+    }
+    let mut missing = Vec::new();
+    let mut env: Vec<(&str, String)> = vec![
+        ("PROA_ENVOY", envoy.display().to_string()),
+        ("PROA_PROXY", root().join("target/debug/proa").display().to_string()),
+    ];
+    let mut add = |name: &'static str, found: Result<PathBuf>| match found {
+        Ok(path) => env.push((name, path.display().to_string())),
+        Err(why) => missing.push(format!("{name}: {why:#}")),
+    };
+    add("PROA_H2SPEC", tools::from_go("h2spec", H2SPEC));
+    let interop = GRPC.iter().map(|(name, package)| tools::from_go(name, package)).collect::<Result<Vec<_>>>();
+    add("PROA_GRPC_INTEROP", interop.map(|_| tools::go_programs()));
+    add("PROA_WEBSOCKETS", tools::python_with(WEBSOCKETS, "websockets"));
+    let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (*k, v.as_str())).collect();
+    let args = ["test", "--package", "proa-differential", "--no-fail-fast", "--", "--test-threads=1", "--nocapture"];
+    Ok(match cargo(&args, &env) {
+        Outcome::Passed if !missing.is_empty() => {
+            Outcome::NotRun(format!("{}; the other cases passed", missing.join("; ")))
+        }
+        outcome => outcome,
+    })
+}
