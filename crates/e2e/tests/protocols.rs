@@ -105,7 +105,7 @@ fn grpc_and_websocket(plane: DataPlane) {
     assert_eq!(mesh.rejected_updates(), Vec::<String>::new());
 }
 
-both_planes!(the_machine_outside);
+both_planes!(the_machine_outside, tproxy);
 
 /// A pod reaches a server on this machine, through its sidecar as any other destination outside the mesh.
 fn the_machine_outside(plane: DataPlane) {
@@ -130,10 +130,9 @@ fn the_machine_outside(plane: DataPlane) {
     assert!(nobody == "503" || nobody == "000", "{nobody}");
 }
 
-/// With TPROXY the application sees who called, not its own proxy. Our proxy has no `original_src` yet (docs/differences.md).
-#[test]
-fn tproxy() {
-    let mesh = Mesh::up("httpbin", DataPlane::Envoy);
+/// With TPROXY the application sees who called, not its own proxy.
+fn tproxy(plane: DataPlane) {
+    let mesh = Mesh::up("httpbin", plane);
     let app = ECHO.split("---\napiVersion: networking").next().expect("service and deployment");
     mesh.apply_text(&app.replace(
         "metadata: {labels: {app: echo}}",

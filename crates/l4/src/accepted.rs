@@ -35,6 +35,8 @@ pub struct About {
     pub direct_local: SocketAddr,
     /// `local` was restored by a listener filter.
     pub restored: bool,
+    /// Upstream connections come from `remote`, with this mark.
+    pub original_src: Option<u32>,
     /// `tls` when the inspector found a ClientHello, else `raw_buffer`.
     pub transport_protocol: &'static str,
     /// SNI, from the inspector (a handshake alone does not set it, as in Envoy).

@@ -250,6 +250,7 @@ fn http_facts(about: Box<About>, listener: &Listener, chain: &Chain) -> l7::Conn
         state: about.state,
         shared: about.shared,
         restored: about.restored,
+        original_src: about.original_src,
     }
 }
 

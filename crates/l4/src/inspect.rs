@@ -2,7 +2,6 @@
 //!
 //! Called by `connection` once per listener that the connection passes through. Filters run in the
 //! configured order; those that look at bytes peek and leave them in the socket, save for PROXY headers.
-//! Deliberately absent: original_src (refused when the listener is compiled).
 
 use proxy_config::common::Value;
 use proxy_config::listener::{ListenerFilterKind, ProxyProtocol};
@@ -84,7 +83,7 @@ async fn run_all(listener: &Listener, conn: &mut Accepted) -> Result<(), Rejecte
                     return Err(Rejected::RateLimited);
                 }
             }
-            ListenerFilterKind::OriginalSrc { .. } => {}
+            ListenerFilterKind::OriginalSrc { mark } => about.original_src = Some(*mark),
         }
     }
     Ok(())

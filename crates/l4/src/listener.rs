@@ -136,9 +136,6 @@ impl Listener {
             .iter()
             .map(|f| match &f.kind {
                 ListenerFilterKind::LocalRateLimit(c) => Ok(FilterState::RateLimit(Bucket::new(c.bucket))),
-                ListenerFilterKind::OriginalSrc { .. } => {
-                    Err(format!("listener {}: listener filter {} is not supported", config.name, f.name))
-                }
                 ListenerFilterKind::OriginalDst => Ok(FilterState::Stateless),
                 _ if matches!(config.address, ListenAddress::Internal) => Err(format!(
                     "listener {}: listener filter {} is not supported on an internal listener",

@@ -16,7 +16,7 @@ use telemetry::access_log::ResponseFlags;
 use telemetry::stats::Block;
 use telemetry::stats::envoy::{cluster as cluster_stat, tcp as stat};
 use tls::Stream;
-use upstream::{Account, Cluster, ConnectError, ConnectRequest, Host, Outcome, PickRequest, Resource};
+use upstream::{Account, Cluster, ConnectError, ConnectRequest, Host, Outcome, PickRequest, Resource, Source};
 
 use crate::accepted::{About, PeerText, tls_facts};
 use crate::filters::TCP_PROXY_CLUSTER;
@@ -177,6 +177,7 @@ impl TcpProxy {
             let request = ConnectRequest {
                 proxied: Some((about.remote, about.local)),
                 state: &about.shared,
+                source: about.original_src.map(|mark| Source { address: about.remote.ip(), mark }),
                 ..Default::default()
             };
             let stats = &cluster.cluster.stats;

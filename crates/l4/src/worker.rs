@@ -251,6 +251,7 @@ impl Worker {
             local,
             direct_local: local,
             restored: false,
+            original_src: None,
             transport_protocol: "raw_buffer",
             server_name: None,
             application_protocols: Vec::new(),

@@ -69,6 +69,7 @@ fn main() {
                         state: Vec::new(),
                         shared: Vec::new(),
                         restored: false,
+                        original_src: None,
                     };
                     tokio::task::spawn_local(l7::serve_connection(
                         stream.into(),

@@ -43,6 +43,8 @@ pub struct ConnFacts {
     pub local: SocketAddr,
     /// Our end of the socket.
     pub direct_local: SocketAddr,
+    /// Upstream connections come from `remote`, with this mark.
+    pub original_src: Option<u32>,
     /// Server name from TLS or the inspector.
     pub server_name: Option<Arc<str>>,
     /// TLS session.

@@ -77,6 +77,7 @@ pub fn preconnect(
     alpn: Option<Arc<[Box<[u8]>]>>,
     sni: Option<String>,
     proxied: (SocketAddr, SocketAddr),
+    source: Option<upstream::Source>,
 ) {
     let stats = &lease.host().stats;
     let wanted = (f64::from(stats.rq_active.load(Relaxed)) * ratio).ceil() as u32;
@@ -93,6 +94,7 @@ pub fn preconnect(
                 dns_san: sni.as_deref().filter(|_| entry.config.http.auto_san_validation),
                 proxied: Some(proxied),
                 state: &[],
+                source,
             };
             // Nobody waits for it; its failure is counted.
             if let Ok(opened) = upstream::connect(entry, &host, &request).await {

@@ -18,7 +18,7 @@ use telemetry::stats::Block;
 use telemetry::stats::envoy::{charge, charge_time, cluster as stat};
 use tls::TlsInfo;
 use tokio::time::Instant;
-use upstream::{ConnectRequest, Guard, Host, Outcome, PickRequest, PoolKey, Resource, WorkerCluster};
+use upstream::{ConnectRequest, Guard, Host, Outcome, PickRequest, PoolKey, Resource, Source, WorkerCluster};
 
 use crate::connection::Conn;
 use crate::destination;
@@ -358,7 +358,7 @@ pub fn try_checkout(
     let alpn = alpn::for_protocol(ex, if speaks == Protocol::Http2 { speaks } else { Protocol::Http11 });
     let sni = http.auto_sni.then(|| sni(ex, http)).flatten();
     // Bare connections are never shared.
-    let key = if connect.is_some() { RAW_KEY } else { key(protocol, alpn.as_deref(), sni.as_deref()) };
+    let key = if connect.is_some() { RAW_KEY } else { key(protocol, alpn.as_deref(), sni.as_deref(), source(conn)) };
     let priority = priority(ask.found);
     match take(cluster, &host, key) {
         Some((up, connection, served)) => match entry.breakers(priority).acquire(Resource::Requests) {
@@ -521,6 +521,7 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
         dns_san: sni.as_deref().filter(|_| entry.config.http.auto_san_validation),
         proxied: Some((conn.facts.remote, conn.facts.local)),
         state: &state,
+        source: source(conn),
     };
     let refused = |timeout, reason: Option<Box<str>>| Refused::Connect {
         timeout,
@@ -569,7 +570,15 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
         let up = Box::new(h1_up(stream, http));
         let lease = admit(cluster, worker, host, key, up, Connection::H1(Box::new(facts)), 0, priority)?;
         if let Some(ratio) = entry.config.preconnect.map(|p| p.per_upstream_ratio).filter(|r| *r > 1.0) {
-            destination::preconnect(&lease, ratio, priority, alpn, sni, (conn.facts.remote, conn.facts.local));
+            destination::preconnect(
+                &lease,
+                ratio,
+                priority,
+                alpn,
+                sni,
+                (conn.facts.remote, conn.facts.local),
+                source(conn),
+            );
         }
         return Ok(lease);
     }
@@ -641,15 +650,20 @@ fn sni(ex: &Exchange, http: &proxy_config::cluster::UpstreamHttp) -> Option<Stri
     (!host.is_empty() && host.parse::<std::net::IpAddr>().is_err()).then(|| host.to_owned())
 }
 
+/// Where upstream connections for this client seem to come from.
+fn source(conn: &Conn) -> Option<Source> {
+    conn.facts.original_src.map(|mark| Source { address: conn.facts.remote.ip(), mark })
+}
+
 /// Connections are shared between requests that would have opened the same one. Bit 0 says that an
 /// HTTP/2 connection may be found under the key.
-fn key(protocol: UpstreamProtocol, alpn: Option<&[Box<[u8]>]>, sni: Option<&str>) -> PoolKey {
+fn key(protocol: UpstreamProtocol, alpn: Option<&[Box<[u8]>]>, sni: Option<&str>, source: Option<Source>) -> PoolKey {
     let h2 = matches!(protocol, UpstreamProtocol::Http2 | UpstreamProtocol::Auto);
-    if alpn.is_none() && sni.is_none() {
+    if alpn.is_none() && sni.is_none() && source.is_none() {
         return u64::from(h2);
     }
     let mut hasher = DefaultHasher::new();
-    (alpn, sni).hash(&mut hasher);
+    (alpn, sni, source).hash(&mut hasher);
     hasher.finish() << 1 | u64::from(h2)
 }
 

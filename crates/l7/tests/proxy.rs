@@ -106,6 +106,7 @@ fn run(case: Case) -> (String, String) {
             state: Vec::new(),
             shared: Vec::new(),
             restored: false,
+            original_src: None,
         };
         let serving =
             tokio::task::spawn_local(l7::serve_connection(Stream::Plain(Socket::Pipe(server)), facts, manager, worker));

@@ -1,6 +1,6 @@
 //! How is a connection to a host opened? TCP or Unix socket, PROXY header, TLS, within the cluster's time.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -35,6 +35,18 @@ pub struct ConnectRequest<'a> {
     pub proxied: Option<(SocketAddr, SocketAddr)>,
     /// Filter state shared with upstream connections, for internal listeners.
     pub state: &'a [(Name, Arc<str>)],
+    /// Where the connection is to seem to come from.
+    pub source: Option<Source>,
+}
+
+/// The client's own address as the source of a connection (`original_src`). Needs CAP_NET_ADMIN, and rules that lead the answers
+/// back here; the mark tells them which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Source {
+    /// The client.
+    pub address: IpAddr,
+    /// `SO_MARK` of the socket; 0 leaves it alone.
+    pub mark: u32,
 }
 
 /// An open connection and its accounting.
@@ -187,7 +199,13 @@ pub(crate) async fn open(
 ) -> Result<Stream, ConnectError> {
     let (transport, context) = cluster.transport_for(metadata);
     let mut socket: tls::Socket = match address {
-        Address::Socket(a) if more.is_empty() => tls::Socket::Tcp(tcp(cluster, *a).await.map_err(refused)?),
+        Address::Socket(a) if more.is_empty() || request.source.is_some() => {
+            let opened = match request.source {
+                Some(client) => from_client(client, *a).await.and_then(|s| kept_alive(cluster, s)),
+                None => tcp(cluster, *a).await,
+            };
+            tls::Socket::Tcp(opened.map_err(refused)?)
+        }
         Address::Socket(a) => tls::Socket::Tcp(eyeballs::race(cluster, *a, more).await.map_err(refused)?),
         Address::Pipe { path, .. } => tls::Socket::Unix(UnixStream::connect(&**path).await.map_err(refused)?),
         Address::Dns { .. } => return Err(failed("host name is not resolved")),
@@ -244,6 +262,26 @@ pub(crate) async fn tcp(cluster: &Cluster, address: SocketAddr) -> std::io::Resu
             TcpSocket::from_std_stream(socket.into()).connect(address).await?
         }
     };
+    kept_alive(cluster, stream)
+}
+
+/// A connection that the host takes for the client's own.
+async fn from_client(client: Source, address: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    let own = client.address.to_canonical();
+    match own {
+        IpAddr::V4(_) => socket.set_ip_transparent_v4(true)?,
+        IpAddr::V6(_) => socket.set_ip_transparent_v6(true)?,
+    }
+    if client.mark != 0 {
+        socket.set_mark(client.mark)?;
+    }
+    socket.bind(&SocketAddr::new(own, 0).into())?;
+    TcpSocket::from_std_stream(socket.into()).connect(address).await
+}
+
+fn kept_alive(cluster: &Cluster, stream: TcpStream) -> std::io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     if let Some(k) = &cluster.config.tcp_keepalive {
         let mut keepalive = TcpKeepalive::new();
@@ -320,6 +358,19 @@ pub fn proxy_header(version: u8, proxied: Option<(SocketAddr, SocketAddr)>) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn the_host_sees_the_client() {
+        let host = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = Source { address: "::ffff:127.0.0.9".parse().unwrap(), mark: 0 };
+        match from_client(client, host.local_addr().unwrap()).await {
+            Ok(_open) => {
+                let (_, peer) = host.accept().await.unwrap();
+                assert_eq!(peer.ip(), client.address.to_canonical());
+            }
+            Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::PermissionDenied, "only without CAP_NET_ADMIN: {e}"),
+        }
+    }
 
     #[test]
     fn proxy_headers() {

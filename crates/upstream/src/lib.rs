@@ -24,7 +24,7 @@ mod worker;
 
 pub use breakers::{Breakers, Guard, Resource};
 pub use cluster::{Cluster, HostSet};
-pub use connect::{Account, ConnectError, ConnectRequest, Connection, connect, proxy_header};
+pub use connect::{Account, ConnectError, ConnectRequest, Connection, Source, connect, proxy_header};
 pub use host::{Ejection, Host, HostStats, Outcome, Window};
 pub use registry::{Ground, Registry};
 pub use worker::{PickRequest, PoolKey, Worker, WorkerCluster};
