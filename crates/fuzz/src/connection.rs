@@ -81,6 +81,7 @@ pub fn run(data: &[u8]) {
                 listener: None,
                 state: Vec::new(),
                 restored: false,
+                original_src: None,
                 shared: Default::default(),
             };
             let (manager, worker) = (bed.manager.clone(), bed.worker.clone());
