@@ -186,7 +186,7 @@ async fn answer(server: Rc<Server>, stream: tokio::net::UnixStream) {
         telemetry::debug!(main, "hot restart: successor asks '{request}'");
         let mut handed: Vec<OwnedFd> = Vec::new();
         match request.split_once(' ').unwrap_or((request, "")) {
-            ("admin", _) => server.close_admin(),
+            ("admin", _) => server.close_admin().await,
             ("sockets", address) => handed = server.config.borrow().listeners.hand_over(address),
             ("drain", _) => server.hand_over(),
             ("end", _) => server.shared.tell(crate::handle::Tell::Shutdown),

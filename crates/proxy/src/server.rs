@@ -161,10 +161,12 @@ impl Server {
         self.admin.replace(Some(task));
     }
 
-    /// Gives up the admin address, for a successor process.
-    pub fn close_admin(&self) {
-        if let Some(task) = self.admin.take() {
-            task.abort();
+    /// Gives up the admin address, for a successor process. When it returns, the address is free.
+    pub async fn close_admin(&self) {
+        let Some(task) = self.admin.take() else { return };
+        task.abort();
+        while !task.is_finished() {
+            tokio::task::yield_now().await;
         }
     }
 
