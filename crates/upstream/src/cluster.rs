@@ -55,7 +55,7 @@ struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Rules { localities: Arc::new([]), overprovisioning: OVERPROVISIONING_PERCENT, weighted_priority_health: false }
+        Rules { localities: Arc::default(), overprovisioning: OVERPROVISIONING_PERCENT, weighted_priority_health: false }
     }
 }
 
