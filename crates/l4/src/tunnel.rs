@@ -15,6 +15,7 @@ use http1::{HeadScanner, HeaderBlock, HeaderCase, HeaderId, ResponseOptions, Ver
 use proxy_config::cluster::UpstreamProtocol;
 use proxy_config::filters::network::Tunneling;
 use proxy_core::Facts;
+use telemetry::stats::envoy::cluster as stat;
 use tls::{Pipe, Socket, Stream, TlsInfo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use upstream::{Account, Cluster, ConnectError, ConnectRequest, Host};
@@ -91,6 +92,7 @@ pub async fn open(
         UpstreamProtocol::Http1 | UpstreamProtocol::UseDownstream => false,
     };
     let below = Below { local: opened.local, remote: opened.remote, tls: opened.tls };
+    cluster.stats.inc(if h2 { stat::UPSTREAM_CX_HTTP2_TOTAL } else { stat::UPSTREAM_CX_HTTP1_TOTAL });
     if !h2 {
         return through_h1(opened.stream, opened.account, below, &head).await;
     }
