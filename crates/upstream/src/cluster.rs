@@ -433,7 +433,9 @@ impl Cluster {
             stats.gauge_set(left::REMAINING_PENDING, rest(Resource::Pending));
             stats.gauge_set(left::REMAINING_RQ, rest(Resource::Requests));
             stats.gauge_set(left::REMAINING_RETRIES, rest(Resource::Retries));
-            stats.gauge_set(left::REMAINING_CX_POOLS, limits.max_connection_pools.into());
+            let most = if limits.max_connection_pools == u32::MAX { u64::MAX } else { limits.max_connection_pools.into() };
+            let pools = self.hosts().hosts.iter().filter(|h| h.stats.cx_active.load(Relaxed) > 0).count() as u64;
+            stats.gauge_set(left::REMAINING_CX_POOLS, most.saturating_sub(pools));
         }
     }
 
@@ -539,7 +541,8 @@ impl Cluster {
         if known.len() >= ORIGINAL_DST_HOSTS_MAX {
             known.retain(|_, h| Arc::strong_count(h) > 1);
         }
-        let host = Arc::new(Host::bare(address));
+        let hostname = format!("{}{address}", self.config.name).into();
+        let host = Arc::new(Host { hostname, ..Host::bare(address) });
         known.insert(address, host.clone());
         host
     }

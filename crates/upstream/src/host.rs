@@ -181,7 +181,11 @@ impl Host {
         Host {
             text: address.to_string().into(),
             address,
-            hostname: e.hostname.clone(),
+            // A resolved name is the host's name unless it has another.
+            hostname: match &e.address {
+                Address::Dns { host, .. } if e.hostname.is_empty() => host.clone(),
+                _ => e.hostname.clone(),
+            },
             weight: e.weight.max(1),
             priority,
             locality_index,

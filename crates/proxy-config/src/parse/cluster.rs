@@ -35,6 +35,13 @@ pub fn cluster(c: &p::Cluster) -> Result<Cluster> {
             .at("consistent_hashing_lb_config")
             .at("common_lb_config"));
     }
+    let http = http(c)?;
+    let health_checks = health_checks(c)?;
+    let grpc = health_checks.iter().any(|h| matches!(h.probe, HealthProbe::Grpc { .. }));
+    if grpc && http.protocol == UpstreamProtocol::Http1 {
+        let reason = format!("{} cluster must support HTTP/2 for gRPC healthchecking", c.name);
+        return Err(invalid(reason).at("health_checks"));
+    }
     let connection = c.upstream_connection_options.unwrap_or_default();
     let track = c.track_cluster_stats.unwrap_or_default();
     Ok(Cluster {
@@ -54,8 +61,8 @@ pub fn cluster(c: &p::Cluster) -> Result<Cluster> {
                 transport: transport(m.transport_socket.as_ref()).at("transport_socket")?,
             })
         })?,
-        http: Arc::new(http(c)?),
-        health_checks: health_checks(c)?,
+        http: Arc::new(http),
+        health_checks,
         bind: c.upstream_bind_config.as_ref().map(bind).transpose().at("upstream_bind_config")?.map(Arc::new),
         tcp_keepalive: connection.tcp_keepalive.map(|k| TcpKeepalive {
             probes: k.keepalive_probes,
