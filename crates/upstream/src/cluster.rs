@@ -55,7 +55,11 @@ struct Rules {
 
 impl Default for Rules {
     fn default() -> Self {
-        Rules { localities: Arc::default(), overprovisioning: OVERPROVISIONING_PERCENT, weighted_priority_health: false }
+        Rules {
+            localities: Arc::default(),
+            overprovisioning: OVERPROVISIONING_PERCENT,
+            weighted_priority_health: false,
+        }
     }
 }
 
@@ -433,7 +437,8 @@ impl Cluster {
             stats.gauge_set(left::REMAINING_PENDING, rest(Resource::Pending));
             stats.gauge_set(left::REMAINING_RQ, rest(Resource::Requests));
             stats.gauge_set(left::REMAINING_RETRIES, rest(Resource::Retries));
-            let most = if limits.max_connection_pools == u32::MAX { u64::MAX } else { limits.max_connection_pools.into() };
+            let most =
+                if limits.max_connection_pools == u32::MAX { u64::MAX } else { limits.max_connection_pools.into() };
             let pools = self.hosts().hosts.iter().filter(|h| h.stats.cx_active.load(Relaxed) > 0).count() as u64;
             stats.gauge_set(left::REMAINING_CX_POOLS, most.saturating_sub(pools));
         }
