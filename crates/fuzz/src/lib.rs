@@ -6,6 +6,7 @@
 //! that any engine can call them.
 
 mod connection;
+mod http2;
 pub mod mutate;
 pub mod targets;
 

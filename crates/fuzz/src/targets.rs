@@ -18,6 +18,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "http1_request", run: http1_request },
     Target { name: "http1_response", run: http1_response },
     Target { name: "http1_body", run: http1_body },
+    Target { name: "http2_server", run: crate::http2::server },
+    Target { name: "http2_client", run: crate::http2::client },
     Target { name: "yaml", run: yaml },
     Target { name: "xds_resource", run: xds_resource },
     Target { name: "xds_wire", run: xds_wire },

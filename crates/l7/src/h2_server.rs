@@ -3,7 +3,6 @@
 //! `http2` speaks the protocol; each stream becomes a local task running `stream::serve`.
 
 use std::cell::Cell;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -15,6 +14,7 @@ use crate::exchange::Protocol;
 use crate::h2_session::{Session, Stream};
 use crate::io::Wire;
 use crate::stream;
+use crate::stream_task::StreamTasks;
 
 /// Envoy's defaults since 1.36: streams, stream window, connection window.
 const MAX_CONCURRENT_STREAMS: u32 = 1024;
@@ -45,12 +45,8 @@ pub async fn serve(conn: Rc<Conn>, mut wire: Wire) {
         while let Some(stream) = session.accept() {
             active.set(active.get() + 1);
             let guard = Finished { active: active.clone(), last: last.clone(), conn: conn.clone() };
-            let conn = conn.clone();
-            tokio::task::spawn_local(async move {
-                let timers = conn.worker.timers.clone();
-                let serving = pin!(serve_stream(conn, stream, guard));
-                timers.polling(serving).await;
-            });
+            let job = Job { conn: conn.clone(), stream, guard };
+            StreamTasks::serve(worker, |w| &w.stream_tasks, job, serve_stream);
         }
         let (received, sent) = (std::mem::take(&mut wire.received), std::mem::take(&mut wire.sent));
         conn.manager.stats.add(stat::DOWNSTREAM_CX_RX_BYTES_TOTAL, received);
@@ -105,7 +101,15 @@ impl Drop for Finished {
     }
 }
 
-async fn serve_stream(conn: Rc<Conn>, stream: Stream, guard: Finished) {
+/// A stream to be served.
+pub struct Job {
+    conn: Rc<Conn>,
+    stream: Stream,
+    guard: Finished,
+}
+
+async fn serve_stream(job: Job) {
+    let Job { conn, stream, guard } = job;
     let mut ex = conn.worker.take_exchange();
     ex.times.begin = Some(conn.worker.now());
     ex.protocol = Protocol::Http2;

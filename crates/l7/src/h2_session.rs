@@ -131,9 +131,10 @@ impl Session {
         self.0.borrow().is_open()
     }
 
-    /// Streams that the peer allows at once.
-    pub fn max_streams(&self) -> usize {
-        self.0.borrow().max_streams()
+    /// Whether the peer allows one stream more.
+    pub fn has_room(&self) -> bool {
+        let core = self.0.borrow();
+        core.active() < core.max_streams()
     }
 
     /// Whether the connection ended because the peer broke the protocol.

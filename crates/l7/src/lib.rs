@@ -36,6 +36,7 @@ mod shadow;
 mod side;
 pub mod state;
 mod stream;
+mod stream_task;
 mod timeouts;
 mod timers;
 mod up;

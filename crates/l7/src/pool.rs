@@ -483,7 +483,8 @@ impl PeekShared for WorkerCluster<Pooled> {
             all.retain(|p| !matches!(p, Pooled::H2(s) if !s.session.is_open()));
             all.iter().find_map(|p| match p {
                 Pooled::H2(s)
-                    if s.streams.get() < most.min(s.session.max_streams())
+                    if s.streams.get() < most
+                        && s.session.has_room()
                         && per_connection.is_none_or(|n| s.served.get() < n) =>
                 {
                     Some(s.clone())

@@ -273,6 +273,12 @@ async fn wait_or_gone<T>(conn: &Conn, down: &mut Down, work: impl Future<Output 
 pub fn gone(lost: Lost) -> LocalReply {
     match lost {
         Lost::Protocol => LocalReply::protocol_error(400, "http1.codec_error"),
+        Lost::Reset(_) => LocalReply {
+            status: 0,
+            flags: ResponseFlags::DOWNSTREAM_REMOTE_RESET,
+            details: "http2.remote_reset".into(),
+            ..Default::default()
+        },
         _ => LocalReply {
             status: 0,
             flags: ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION,

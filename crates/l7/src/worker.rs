@@ -11,8 +11,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
 
 use crate::exchange::Exchange;
+use crate::h2_server::Job;
 use crate::io::BUFFER_BYTES;
 use crate::pool::{self, Pooled};
+use crate::stream_task::StreamTasks;
 use crate::timers::Timers;
 
 /// Spare buffers and exchanges kept per worker; more are freed.
@@ -35,6 +37,7 @@ pub struct Worker {
     shadows: Cell<usize>,
     draining: Cell<Draining>,
     pub(crate) upstream: Rc<upstream::Worker<Pooled>>,
+    pub(crate) stream_tasks: StreamTasks<Job>,
 }
 
 #[derive(Clone, Copy)]
@@ -69,6 +72,7 @@ impl Worker {
             shadows: Cell::new(0),
             draining: Cell::new(Draining::No),
             upstream: upstream::Worker::new(registry, seed),
+            stream_tasks: StreamTasks::default(),
         })
     }
 
