@@ -381,6 +381,7 @@ fn load_static(server: &Server, resources: Static) -> Result<(), StartError> {
     for (proto, compiled) in messages.clusters.iter().zip(&clusters) {
         config.clusters.add_static(proto, compiled.clone());
     }
+    config.clusters.count();
     telemetry::info!(config, "loading {} listener(s)", messages.listeners.len());
     for (proto, compiled) in messages.listeners.iter().zip(&listeners) {
         config.listeners.add_static(proto, compiled.clone()).map_err(StartError::Static)?;

@@ -119,7 +119,8 @@ impl Clusters {
         }
     }
 
-    fn count(&self) {
+    /// Brings the gauges up to date; after [`Clusters::add_static`] its caller does, once for all of them.
+    pub fn count(&self) {
         let of = |f: fn(&Entry) -> bool| self.entries.values().filter(|e| f(e)).count() as u64;
         self.stats.gauge_set(cluster_manager::ACTIVE_CLUSTERS, of(|e| e.active.is_some()));
         self.stats.gauge_set(cluster_manager::WARMING_CLUSTERS, of(|e| e.warming.is_some()));
@@ -140,7 +141,6 @@ impl Clusters {
         }));
         self.stats.inc(cluster_manager::CLUSTER_ADDED);
         self.advance(&name);
-        self.count();
     }
 
     /// Takes a cluster of CDS; an error leaves the last good one in force. `Ok(false)`: nothing changed.
