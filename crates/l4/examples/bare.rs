@@ -13,6 +13,7 @@ fn main() {
     let bootstrap = proxy_config::parse::bootstrap(&proto).expect("valid");
     let store = telemetry::stats::Store::new(Default::default());
     telemetry::stats::set_worker(0);
+    let (exports, _new) = l7::export::Exports::new(&store);
     let sinks = telemetry::access_log::Sinks::new(Duration::from_secs(1), store.block("filesystem."));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let local = tokio::task::LocalSet::new();
@@ -29,6 +30,7 @@ fn main() {
             let deps = l4::Deps {
                 store: &store,
                 sinks: &sinks,
+                exports: &exports,
                 registry: &registry,
                 secrets: &secrets,
                 routes: &|_| Arc::default(),

@@ -57,15 +57,25 @@ pub struct About {
     pub filter_chain: Option<Name>,
     /// The TLS session, when it is terminated here.
     pub tls: Option<Arc<TlsInfo>>,
+    /// Who the client is (`istio.metadata_exchange`).
+    pub peer: Option<Arc<l7::istio::KnownPeer>>,
+    /// Bytes that were read before the terminal filter and are its to have.
+    pub early: Vec<u8>,
 }
 
 impl MetadataView for About {
     fn metadata(&self, namespace: &str) -> Option<&Value> {
-        self.metadata.iter().rev().find(|(n, _)| **n == *namespace).map(|(_, v)| v)
+        let own = self.metadata.iter().rev().find(|(n, _)| **n == *namespace).map(|(_, v)| v);
+        own.or_else(|| self.peer.as_ref().filter(|_| namespace == "downstream_peer").map(|p| &p.value))
     }
 
     fn filter_state(&self, key: &str) -> Option<&[u8]> {
-        self.state_text(key).map(str::as_bytes)
+        let peer = || self.peer.as_ref().filter(|_| key == "downstream_peer").map(|p| p.text.as_bytes());
+        self.state_text(key).map(str::as_bytes).or_else(peer)
+    }
+
+    fn each(&self, f: &mut dyn FnMut(&str, &Value)) {
+        self.metadata.iter().for_each(|(name, value)| f(name, value));
     }
 }
 

@@ -15,6 +15,7 @@ use crate::accepted::{About, Accepted, PeerText};
 use crate::filters::{Place, Verdict};
 use crate::inspect::{self, Rejected};
 use crate::listener::{Chain, Listener, Terminal};
+use crate::tcp_proxy;
 use crate::worker::{Active, Worker};
 
 /// Bytes of a refused connection that are read before it is closed.
@@ -30,7 +31,7 @@ pub async fn serve(worker: Rc<Worker>, active: Rc<Active>, conn: Accepted) {
     let Some(ready) = Box::pin(establish(worker, active, conn)).await else { return };
     let Ready { stream, about, chain, listener, worker, _counted, _places } = ready;
     match &chain.terminal {
-        Terminal::Tcp(proxy) => proxy.serve(stream, &about, &worker, &listener).await,
+        Terminal::Tcp(proxy) => proxy.serve(stream, &about, &worker, &listener, chain.recorder.as_deref()).await,
         Terminal::Http(manager) => {
             let logged = (!listener.loggers.is_empty()).then(|| about.clone());
             let facts = http_facts(about, &listener, &chain);
@@ -190,8 +191,22 @@ async fn filtered(
     for f in &chain.filters {
         match f.on_connection(about, &text) {
             Verdict::Continue => {}
+            Verdict::Exchange => {
+                let Some(exchange) = f.exchange() else { continue };
+                match exchange.run(stream).await {
+                    Ok(met) => (about.peer, about.early) = (met.peer, met.early),
+                    Err(e) => {
+                        telemetry::debug!(filter, "[C{}] metadata exchange: {e}", about.id);
+                        log_connection(listener, about, worker, Ending::default());
+                        return None;
+                    }
+                }
+            }
             Verdict::Hold(place) => places.push(place),
             Verdict::Close { details, delay } => {
+                if let Some(recorder) = &chain.recorder {
+                    tcp_proxy::refused(recorder, about);
+                }
                 let ending = Ending { termination_details: &details, ..Default::default() };
                 log_connection(listener, about, worker, ending);
                 // What the peer has sent is read, so that it sees an end and not a reset.
@@ -230,7 +245,7 @@ fn log_connection(listener: &Listener, about: &About, worker: &Worker, ending: E
     facts.marks.total = Some(about.began.elapsed());
     facts.hostname = &listener.node.hostname;
     for logger in &listener.loggers {
-        logger.log(&facts, worker.random());
+        logger.log(&facts, worker.random(), &|| worker.random());
     }
 }
 

@@ -15,6 +15,7 @@ use telemetry::stats::{Block, Store};
 
 use crate::accepted::{About, PeerText};
 use crate::bucket::Bucket;
+use crate::metadata_exchange::Exchange;
 
 /// Filter state key that overrides a TCP proxy's cluster.
 pub const TCP_PROXY_CLUSTER: &str = "envoy.tcp_proxy.cluster";
@@ -34,6 +35,8 @@ pub enum Filter {
     SniCluster,
     /// `sni_dynamic_forward_proxy`, with the upstream's port
     SniDynamicForwardProxy(u16),
+    /// `istio.metadata_exchange`
+    MetadataExchange(Box<Exchange>),
 }
 
 /// A connection limit's count.
@@ -60,6 +63,8 @@ impl Drop for Place {
 pub enum Verdict {
     /// Go on.
     Continue,
+    /// Exchange metadata with the peer, then go on.
+    Exchange,
     /// Go on, and keep this until the connection ends.
     Hold(Place),
     /// Close after `delay`; `details` is the termination detail of the access log.
@@ -75,7 +80,7 @@ impl Filter {
     /// Compiles a filter. `Ok(None)`: it lets bytes pass and has nothing to do here.
     ///
     /// Errors name filters that are not served yet.
-    pub fn new(f: &NetworkFilter, store: &Arc<Store>) -> Result<Option<Self>, String> {
+    pub fn new(f: &NetworkFilter, node: &l7::Node, store: &Arc<Store>) -> Result<Option<Self>, String> {
         let prefixed = |prefix: &str, suffix: &str| {
             let dot = if prefix.is_empty() || prefix.ends_with('.') { "" } else { "." };
             format!("{prefix}{dot}{suffix}")
@@ -100,11 +105,11 @@ impl Filter {
             NetworkFilterKind::ExtAuthz(_) => {
                 return Err(format!("network filter {} is not supported", f.name));
             }
-            // Metadata exchange starts only when both sides agree on its ALPN protocol, which the TLS
-            // contexts leave out; decoders pass bytes; TCP metrics come with the telemetry of the mesh.
-            NetworkFilterKind::MetadataExchange(_)
-            | NetworkFilterKind::IstioStats(_)
-            | NetworkFilterKind::PassThrough => return Ok(None),
+            NetworkFilterKind::MetadataExchange(c) => {
+                Filter::MetadataExchange(Box::new(Exchange::new(c.clone(), node, store)))
+            }
+            // Metrics are reported by the terminal filter (`Chain::recorder`); decoders pass bytes.
+            NetworkFilterKind::IstioStats(_) | NetworkFilterKind::PassThrough => return Ok(None),
             NetworkFilterKind::Hcm(_)
             | NetworkFilterKind::TcpProxy(_)
             | NetworkFilterKind::Echo
@@ -158,6 +163,15 @@ impl Filter {
                 }
                 Verdict::Continue
             }
+            Filter::MetadataExchange(_) => Verdict::Exchange,
+        }
+    }
+
+    /// The exchange that [`Verdict::Exchange`] asks for.
+    pub fn exchange(&self) -> Option<&Exchange> {
+        match self {
+            Filter::MetadataExchange(e) => Some(e),
+            _ => None,
         }
     }
 }

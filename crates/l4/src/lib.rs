@@ -12,7 +12,7 @@ mod filters;
 mod http_inspector;
 mod inspect;
 mod listener;
-mod log;
+mod metadata_exchange;
 mod peek;
 mod proxy_protocol;
 mod relay;

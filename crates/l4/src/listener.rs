@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use l7::log::{Logger, Targets, loggers};
 use proxy_config::common::Address;
 use proxy_config::listener::NetworkFilterKind;
 use proxy_config::listener::{self as config, DownstreamTransport, ListenAddress, ListenerFilterKind};
@@ -27,7 +28,6 @@ use upstream::Registry;
 use crate::accepted::About;
 use crate::bucket::Bucket;
 use crate::filters::Filter;
-use crate::log::{Logger, loggers};
 use crate::sockets::{self, Inherit, Sockets};
 use crate::tcp_proxy::TcpProxy;
 
@@ -37,6 +37,8 @@ pub struct Deps<'a> {
     pub store: &'a Arc<Store>,
     /// Access log files.
     pub sinks: &'a Sinks,
+    /// What leaves for collectors.
+    pub exports: &'a Arc<l7::export::Exports>,
     /// Clusters.
     pub registry: &'a Arc<Registry>,
     /// Secrets.
@@ -45,6 +47,13 @@ pub struct Deps<'a> {
     pub routes: &'a dyn Fn(&str) -> Arc<ArcSwapOption<RouteTable>>,
     /// Facts of this node.
     pub node: Arc<l7::Node>,
+}
+
+impl Deps<'_> {
+    /// Where access logs go to.
+    pub(crate) fn targets(&self) -> Targets<'_> {
+        Targets { sinks: self.sinks, exports: self.exports, node: &self.node }
+    }
 }
 
 /// A compiled listener.
@@ -85,6 +94,8 @@ pub struct Chain {
     pub(crate) tls: Option<Arc<ServerContext>>,
     pub(crate) filters: Box<[Filter]>,
     pub(crate) terminal: Terminal,
+    /// `istio.stats` for byte streams.
+    pub(crate) recorder: Option<Box<l7::istio::Recorder>>,
     /// Hash of the configuration: chains with the same one are the same.
     fingerprint: u64,
     draining: AtomicBool,
@@ -125,7 +136,7 @@ impl Listener {
             let chain = match kept.get(&fingerprint) {
                 Some(chain) if !chain.draining() => Arc::clone(chain),
                 _ => Arc::new(
-                    Chain::new(c.clone(), fingerprint, &stat_name, deps)
+                    Chain::new(c.clone(), fingerprint, &stat_name, config.traffic_direction, deps)
                         .map_err(|e| format!("listener {}: filter chain '{}': {e}", config.name, c.name))?,
                 ),
             };
@@ -168,7 +179,8 @@ impl Listener {
                 Block::detached()
             },
             listener_filters,
-            loggers: loggers(&config.access_logs, deps.sinks),
+            loggers: loggers(&config.access_logs, deps.targets())
+                .map_err(|e| format!("listener {}: {e}", config.name))?,
             node: deps.node.clone(),
             chains,
             bound: Mutex::new(previous.map_or_else(Vec::new, |p| p.local_addresses())),
@@ -241,6 +253,7 @@ impl Chain {
         config: Arc<config::FilterChain>,
         fingerprint: u64,
         stat_name: &str,
+        direction: config::TrafficDirection,
         deps: &Deps<'_>,
     ) -> Result<Self, String> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -253,16 +266,24 @@ impl Chain {
         let (last, before) = config.filters.split_last().ok_or("no network filters")?;
         let mut filters = Vec::new();
         for f in before {
-            filters.extend(Filter::new(f, deps.store)?);
+            filters.extend(Filter::new(f, &deps.node, deps.store)?);
         }
+        let recorder = before.iter().find_map(|f| match &f.kind {
+            NetworkFilterKind::IstioStats(c) => {
+                Some(Box::new(l7::istio::Recorder::new(c, direction, &deps.node, deps.store)))
+            }
+            _ => None,
+        });
         let terminal = match &last.kind {
             NetworkFilterKind::Hcm(hcm) => {
                 let deps = l7::Deps {
                     store: deps.store,
                     sinks: deps.sinks,
+                    exports: deps.exports,
                     routes: deps.routes,
                     listener: stat_name,
                     node: deps.node.clone(),
+                    direction,
                 };
                 Terminal::Http(l7::Manager::new(hcm.clone(), &deps)?)
             }
@@ -279,6 +300,7 @@ impl Chain {
             tls,
             filters: filters.into(),
             terminal,
+            recorder,
             fingerprint,
             draining: AtomicBool::new(false),
         })

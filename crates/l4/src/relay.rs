@@ -150,6 +150,14 @@ impl Drop for Lane {
     }
 }
 
+impl Lane {
+    /// Bytes to be passed on before those of the reading side.
+    pub fn begin_with(&mut self, early: Vec<u8>) {
+        self.bytes += early.len() as u64;
+        self.rest = early;
+    }
+}
+
 /// Both directions of a proxied connection.
 #[derive(Debug, Default)]
 pub struct Relay {

@@ -4,27 +4,34 @@
 //! Tunnelling over HTTP is `tunnel`'s.
 
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use l7::istio::{End, Kind, KnownPeer, Recorder, Series};
+use l7::log::{Logger, loggers};
 use proxy_config::Name;
 use proxy_config::cluster::Discovery;
 use proxy_config::filters::network::{self as config, TcpCluster};
+use proxy_config::listener::NetworkFilterKind;
 use proxy_config::route::{HashPolicyKind, Priority, SubsetMatch};
+use proxy_core::Facts;
 use proxy_core::facts::{Bytes, Marks};
 use telemetry::access_log::ResponseFlags;
-use telemetry::stats::Block;
-use telemetry::stats::envoy::{cluster as cluster_stat, tcp as stat};
+use telemetry::stats::envoy::{cluster as cluster_stat, istio, tcp as stat};
+use telemetry::stats::{Block, Store};
 use tls::Stream;
 use upstream::{Account, Cluster, ConnectError, ConnectRequest, Host, Outcome, PickRequest, Resource, Source};
 
 use crate::accepted::{About, PeerText, tls_facts};
 use crate::filters::TCP_PROXY_CLUSTER;
 use crate::listener::{Deps, Listener};
-use crate::log::{Logger, loggers};
+use crate::metadata_exchange::Exchange;
 use crate::relay::{Broken, Relay};
 use crate::tunnel::{self, Refused};
 use crate::worker::Worker;
+
+/// Compiled exchanges kept by one TCP proxy.
+const EXCHANGES_MAX: usize = 16;
 
 /// A compiled TCP proxy.
 pub struct TcpProxy {
@@ -32,6 +39,9 @@ pub struct TcpProxy {
     stats: Block<stat::Tcp>,
     loggers: Box<[Logger]>,
     hostname: Arc<l7::Node>,
+    store: Arc<Store>,
+    /// Compiled exchanges of the clusters met.
+    exchanges: Mutex<Vec<(Arc<config::MetadataExchange>, Arc<Exchange>)>>,
 }
 
 /// The way to a host.
@@ -73,6 +83,19 @@ struct Journal {
     connect_end: Option<Duration>,
     bytes_up: u64,
     bytes_down: u64,
+    /// Who the upstream is (`istio.metadata_exchange` of its cluster).
+    peer: Option<Arc<KnownPeer>>,
+    /// Bytes of the upstream that came with the exchange.
+    early: Vec<u8>,
+    reported: Reported,
+}
+
+/// What Istio's metrics know already.
+#[derive(Clone, Copy, Default)]
+struct Reported {
+    opened: bool,
+    up: u64,
+    down: u64,
 }
 
 impl TcpProxy {
@@ -83,21 +106,36 @@ impl TcpProxy {
         }
         Ok(TcpProxy {
             stats: deps.store.block(&format!("tcp.{}.", config.stat_prefix)),
-            loggers: loggers(&config.access_logs, deps.sinks),
+            loggers: loggers(&config.access_logs, deps.targets())?,
             hostname: deps.node.clone(),
+            store: deps.store.clone(),
+            exchanges: Mutex::default(),
             config,
         })
     }
 
     /// Serves one connection until it is over. Cancel safe: dropping it closes both sides.
-    pub async fn serve(&self, mut downstream: Stream, about: &About, worker: &Rc<Worker>, listener: &Listener) {
+    ///
+    /// `recorder`: reports to Istio's metrics now and then, and at the end.
+    pub async fn serve(
+        &self,
+        mut downstream: Stream,
+        about: &About,
+        worker: &Rc<Worker>,
+        listener: &Listener,
+        recorder: Option<&Recorder>,
+    ) {
         self.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
         // Envoy has this gauge from the first connection on; nothing is ever buffered between wake-ups here.
         self.stats.gauge_add(stat::DOWNSTREAM_CX_RX_BYTES_BUFFERED, 0);
-        let mut journal = Journal::default();
+        // Boxed: an HTTP connection's task has room for either, and must stay small.
+        let mut journal = Box::<Journal>::default();
         // Boxed: what connecting needs is gone while bytes flow.
         if let Some(link) = Box::pin(self.connect(about, worker, &mut journal)).await {
-            self.relay(&mut downstream, link, about, worker, &mut journal).await;
+            self.relay(&mut downstream, link, about, worker, &mut journal, recorder).await;
+        }
+        if let Some(recorder) = recorder {
+            self.report(recorder, about, &mut journal, true);
         }
         self.log(about, worker, listener, &journal);
     }
@@ -129,6 +167,23 @@ impl TcpProxy {
             HashPolicyKind::FilterState(key) => about.state_text(key).map(|v| proxy_core::hash::xx(v.as_bytes())),
             _ => None,
         })
+    }
+
+    /// The exchange that the cluster's connections begin with.
+    fn exchange(&self, cluster: &Cluster) -> Option<Arc<Exchange>> {
+        let config = cluster.config.filters.iter().find_map(|f| match &f.kind {
+            NetworkFilterKind::MetadataExchange(c) => Some(c),
+            _ => None,
+        })?;
+        let mut exchanges = self.exchanges.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, known)) = exchanges.iter().find(|(c, _)| Arc::ptr_eq(c, config)) {
+            return Some(known.clone());
+        }
+        // Clusters come and go: only the newest few matter to one proxy.
+        exchanges.truncate(EXCHANGES_MAX - 1);
+        let exchange = Arc::new(Exchange::new(config.clone(), &self.hostname, &self.store));
+        exchanges.insert(0, (config.clone(), exchange.clone()));
+        Some(exchange)
     }
 
     /// Connects to a host of the cluster, as often as the configuration allows.
@@ -183,7 +238,17 @@ impl TcpProxy {
             let stats = &cluster.cluster.stats;
             stats.inc(cluster_stat::UPSTREAM_RQ_PENDING_TOTAL);
             match self.link(&cluster.cluster, &host, &request, about, worker, journal).await {
-                Ok(link) => {
+                Ok(mut link) => {
+                    if let Some(exchange) = self.exchange(&cluster.cluster) {
+                        match exchange.run(&mut link.stream).await {
+                            Ok(met) => (journal.peer, journal.early) = (met.peer, met.early),
+                            Err(e) => {
+                                telemetry::debug!(filter, "[C{}] metadata exchange: {e}", about.id);
+                                journal.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+                                return None;
+                            }
+                        }
+                    }
                     cluster.cluster.report(&host, Outcome::Connected);
                     stats.inc(cluster_stat::UPSTREAM_RQ_TOTAL);
                     journal.connect_end = Some(about.began.elapsed());
@@ -262,6 +327,7 @@ impl TcpProxy {
         about: &About,
         worker: &Rc<Worker>,
         journal: &mut Journal,
+        recorder: Option<&Recorder>,
     ) {
         journal.flags = ResponseFlags::default();
         let Link { stream: mut upstream, cluster, _account } = link;
@@ -273,6 +339,10 @@ impl TcpProxy {
         let born = timers.at(tokio::time::Instant::from_std(about.began));
         let dies = self.config.max_downstream_connection_duration.map(|d| born + ms(d) + self.jitter(d, worker));
         let mut relay = Relay::default();
+        relay.up.begin_with(about.early.clone());
+        relay.down.begin_with(std::mem::take(&mut journal.early));
+        let report_ms = recorder.map_or(0, |r| r.report_ms);
+        let mut report_at = (report_ms > 0).then(|| timers.now() + report_ms);
         let mut last_activity = timers.now();
         let (mut counted_up, mut counted_down) = (0, 0);
         let outcome = std::future::poll_fn(|cx| {
@@ -290,8 +360,15 @@ impl TcpProxy {
             if polled.is_ready() {
                 return polled.map(Some);
             }
+            if let (Some(recorder), Some(at)) = (recorder, report_at)
+                && at <= now
+            {
+                report_at = Some(now + report_ms);
+                (journal.bytes_up, journal.bytes_down) = (relay.up.bytes, relay.down.bytes);
+                self.report(recorder, about, journal, false);
+            }
             let idle_at = idle.map(|i| last_activity + i);
-            let deadline = idle_at.into_iter().chain(dies).min();
+            let deadline = idle_at.into_iter().chain(dies).chain(report_at).min();
             match deadline {
                 Some(at) if at <= now => {
                     let idled = idle_at.is_some_and(|at| at <= now);
@@ -337,14 +414,10 @@ impl TcpProxy {
         if span == 0 { 0 } else { worker.random() % span }
     }
 
-    fn log(&self, about: &About, worker: &Worker, listener: &Listener, journal: &Journal) {
-        if self.loggers.is_empty() && listener.loggers.is_empty() {
-            return;
-        }
-        let text = PeerText::of(about.tls.as_deref());
-        let upstream_text = PeerText::of(journal.tls.as_deref());
+    /// Everything known of the connection now.
+    fn facts<'a>(&'a self, about: &'a About, journal: &'a Journal, text: &'a Texts) -> Facts<'a> {
         let total = Instant::now().saturating_duration_since(about.began);
-        let mut facts = about.facts(&text);
+        let mut facts = about.facts(&text.downstream);
         facts.marks = Marks {
             upstream_connect_begin: journal.connect_begin,
             upstream_connect_end: journal.connect_end,
@@ -368,24 +441,92 @@ impl TcpProxy {
         facts.upstream_local = journal.local;
         facts.upstream_remote = journal.remote;
         facts.upstream_host = journal.remote;
-        facts.upstream_tls = journal.tls.as_deref().map(|t| tls_facts(t, &upstream_text));
+        facts.upstream_tls = journal.tls.as_deref().map(|t| tls_facts(t, &text.upstream));
         facts.hostname = &self.hostname.hostname;
         let name = journal.cluster_name.as_deref().unwrap_or("");
         facts.upstream_cluster_raw = name;
         facts.upstream_cluster =
             journal.cluster.as_ref().and_then(|c| c.config.alt_stat_name.as_deref()).unwrap_or(name);
+        facts.cluster_metadata = journal.cluster.as_ref().map(|c| &c.config.metadata);
         if let Some(host) = &journal.host {
             facts.upstream_host_name = &host.hostname;
             facts.host_metadata = Some(&host.metadata);
         }
+        facts
+    }
+
+    fn log(&self, about: &About, worker: &Worker, listener: &Listener, journal: &Journal) {
+        if self.loggers.is_empty() && listener.loggers.is_empty() {
+            return;
+        }
+        let text = Texts::of(about, journal);
+        let mut facts = self.facts(about, journal, &text);
         facts.log_type = "NotSet";
         for logger in &listener.loggers {
-            logger.log(&facts, worker.random());
+            logger.log(&facts, worker.random(), &|| worker.random());
         }
         facts.log_type = "TcpConnectionEnd";
         for logger in &self.loggers {
-            logger.log(&facts, worker.random());
+            logger.log(&facts, worker.random(), &|| worker.random());
         }
+    }
+
+    /// Reports what was not reported yet to Istio's TCP metrics.
+    fn report(&self, recorder: &Recorder, about: &About, journal: &mut Journal, over: bool) {
+        // As Envoy, only once the peer is known or never will be.
+        if !over && !journal.reported.opened && !recorder.peer_read(about.peer.is_some(), journal.peer.is_some()) {
+            return;
+        }
+        let text = Texts::of(about, journal);
+        let facts = self.facts(about, journal, &text);
+        let end = End {
+            kind: Kind::Tcp,
+            facts: &facts,
+            downstream: about.peer.as_ref(),
+            upstream: journal.peer.as_ref(),
+            grpc_status: None,
+        };
+        let reported = journal.reported;
+        let (up, down) = (journal.bytes_up, journal.bytes_down);
+        recorder.record(&end, over, |series| count(series, &reported, (up, down), over));
+        journal.reported = Reported { opened: true, up, down };
+    }
+}
+
+/// Counts in the series of a connection.
+fn count(series: &Series, reported: &Reported, (up, down): (u64, u64), over: bool) {
+    if let Some(block) = series.first.as_ref().filter(|_| !reported.opened) {
+        block.inc(istio::TCP_CONNECTIONS_OPENED_TOTAL);
+    }
+    if let Some(block) = series.second.as_ref().filter(|_| over) {
+        block.inc(istio::TCP_CONNECTIONS_CLOSED_TOTAL);
+    }
+    if let Some(block) = &series.third {
+        block.add(istio::TCP_SENT_BYTES_TOTAL, down - reported.down);
+    }
+    if let Some(block) = &series.fourth {
+        block.add(istio::TCP_RECEIVED_BYTES_TOTAL, up - reported.up);
+    }
+}
+
+/// Reports a connection that a network filter refused.
+pub fn refused(recorder: &Recorder, about: &About) {
+    let text = PeerText::of(about.tls.as_deref());
+    let facts = about.facts(&text);
+    let end =
+        End { kind: Kind::Tcp, facts: &facts, downstream: about.peer.as_ref(), upstream: None, grpc_status: None };
+    recorder.record(&end, true, |series| count(series, &Reported::default(), (0, 0), true));
+}
+
+/// Texts of both ends' certificates.
+struct Texts {
+    downstream: PeerText,
+    upstream: PeerText,
+}
+
+impl Texts {
+    fn of(about: &About, journal: &Journal) -> Self {
+        Texts { downstream: PeerText::of(about.tls.as_deref()), upstream: PeerText::of(journal.tls.as_deref()) }
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use l7::overload::Place;
 use proxy_config::Name;
 use proxy_config::listener::ListenAddress;
 use telemetry::stats::envoy::{listener as stat, listener_worker};
@@ -53,12 +54,16 @@ pub struct Worker {
     drain_time: Cell<Duration>,
     /// HTTP/2 connections that TCP proxies tunnel through.
     pub(crate) tunnels: crate::tunnel::Tunnels,
+    /// The place of the connection that is being taken in.
+    place: Cell<Option<Place>>,
 }
 
 struct Entry {
     task: AbortHandle,
     /// `None` while listener filters run.
     chain: Option<Arc<Chain>>,
+    /// Counted against the process's limit.
+    _place: Option<Place>,
 }
 
 /// A listener in service.
@@ -91,6 +96,7 @@ impl Worker {
             connections: RefCell::default(),
             drain_time: Cell::new(DRAIN_TIME_DEFAULT),
             tunnels: Default::default(),
+            place: Cell::new(None),
         });
         let weak = Rc::downgrade(&worker);
         upstream::internal::on_connect(Rc::new(move |c| weak.upgrade().is_some_and(|w| w.connected_internally(c))));
@@ -223,6 +229,24 @@ impl Worker {
         }
     }
 
+    /// Whether the overload manager lets a connection in. One that is not let in is closed at once, and counted.
+    fn admits(&self, active: &Active) -> bool {
+        let Some(overload) = self.http.overload() else { return true };
+        let listener = active.listener();
+        if overload.reject_connections.load(Ordering::Relaxed) {
+            listener.stats.inc(stat::DOWNSTREAM_CX_OVERLOAD_REJECT);
+            return false;
+        }
+        let exempt = listener.config.ignore_global_conn_limit;
+        let place = overload.enter(exempt);
+        if place.is_none() {
+            listener.stats.inc(stat::DOWNSTREAM_GLOBAL_CX_OVERFLOW);
+        }
+        let admitted = place.is_some();
+        self.place.set(place);
+        admitted
+    }
+
     fn accepted(self: &Rc<Self>, active: &Rc<Active>, socket: Socket, remote: SocketAddr, local: SocketAddr) {
         let about = self.about(remote, local);
         self.serve(active, Accepted { socket, about });
@@ -262,11 +286,14 @@ impl Worker {
             began_at: self.http.wall(began.into()),
             filter_chain: None,
             tls: None,
+            peer: None,
+            early: Vec::new(),
         })
     }
 
     fn serve(self: &Rc<Self>, active: &Rc<Active>, accepted: Accepted) {
         let id = accepted.about.id;
+        telemetry::debug!(conn_handler, "[C{id}] new connection from {}", accepted.about.remote);
         let (worker, active) = (self.clone(), active.clone());
         let task = tokio::task::spawn_local(async move {
             struct Leave(Rc<Worker>, u64);
@@ -281,7 +308,8 @@ impl Worker {
             let _leave = Leave(worker, id);
             timers.polling(serving).await;
         });
-        self.connections.borrow_mut().insert(id, Entry { task: task.abort_handle(), chain: None });
+        let _place = self.place.take();
+        self.connections.borrow_mut().insert(id, Entry { task: task.abort_handle(), chain: None, _place });
     }
 }
 
@@ -291,7 +319,9 @@ async fn accept_tcp(worker: Rc<Worker>, active: Rc<Active>, socket: TcpListener)
         match socket.accept().await {
             Ok((stream, remote)) => {
                 backoff = ACCEPT_BACKOFF;
-                if let Some((stream, local)) = prepared(stream) {
+                if worker.admits(&active)
+                    && let Some((stream, local)) = prepared(stream)
+                {
                     worker.accepted(&active, Socket::Tcp(stream), remote, local);
                 }
             }
@@ -313,6 +343,9 @@ async fn accept_unix(worker: Rc<Worker>, active: Rc<Active>, socket: UnixListene
         match socket.accept().await {
             Ok((stream, _)) => {
                 backoff = ACCEPT_BACKOFF;
+                if !worker.admits(&active) {
+                    continue;
+                }
                 worker.accepted(&active, Socket::Unix(stream), NOWHERE, NOWHERE);
             }
             Err(e) => refused(&active, &e, &mut backoff).await,

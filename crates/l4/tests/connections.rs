@@ -49,6 +49,7 @@ impl World {
         let deps = l4::Deps {
             store: &self.store,
             sinks: &self.sinks,
+            exports: &l7::export::Exports::new(&self.store).0,
             registry: &self.registry,
             secrets: &self.secrets,
             routes: &|_| Arc::default(),

@@ -15,6 +15,7 @@ fn main() {
     let bootstrap = proxy_config::parse::bootstrap(&proto).expect("valid");
     let store = telemetry::stats::Store::new(Default::default());
     telemetry::stats::set_worker(0);
+    let (exports, _new) = l7::export::Exports::new(&store);
     let sinks = telemetry::access_log::Sinks::new(Duration::from_secs(1), store.block("filesystem."));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let local = tokio::task::LocalSet::new();
@@ -38,9 +39,11 @@ fn main() {
             let deps = l7::Deps {
                 store: &store,
                 sinks: &sinks,
+                exports: &exports,
                 routes: &|_| Arc::default(),
                 listener: &addr.to_string().replace(':', "_"),
                 node: Arc::default(),
+                direction: l.traffic_direction,
             };
             let manager = l7::Manager::new(hcm.clone(), &deps).expect("supported");
             let listener = std::net::TcpListener::bind(addr).expect("bind");

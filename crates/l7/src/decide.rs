@@ -233,7 +233,10 @@ pub fn local_reply(
     ex.status = reply.status;
     let mut body = if has_body || ex.grpc { reply.body.as_bytes().to_vec() } else { Vec::new() };
     let mut body_format = config.body_format.as_ref();
-    let chosen = config.mappers.iter().find(|m| crate::log::passes(&m.filter, ex, &facts(conn, ex, None), conn));
+    let chosen = config
+        .mappers
+        .iter()
+        .find(|m| crate::log::passes(&m.filter, &facts(conn, ex, None), ex.random, &|| conn.worker.random()));
     if let Some(m) = chosen {
         if let Some(status) = m.status {
             if ex.grpc {
@@ -386,9 +389,4 @@ fn hash_with(conn: &Conn, ex: &mut Exchange, f: &Forward) -> Option<u64> {
     let cookie = cookie.map(|c| c.header().into_bytes());
     ex.set_cookie = cookie;
     hash
-}
-
-/// Evaluates a CEL condition.
-pub fn cel(expr: &proxy_config::cel::Cel, facts: &Facts<'_>) -> bool {
-    proxy_core::cel::is_true(expr, facts)
 }

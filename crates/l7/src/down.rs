@@ -2,9 +2,13 @@
 
 use http1::{BodyKind, BodyReader, HeaderBlock, HeaderId, Reason, RequestHead, Version, write_response_head};
 
+use crate::exchange::Exchange;
 use crate::h2_session::Stream;
 use crate::side::{H2Side, Lost, SendMode, Side};
 use crate::worker::Worker;
+
+/// Bytes before the payload of an HTTP/2 frame.
+const H2_FRAME_HEAD_BYTES: u64 = 9;
 
 /// The downstream end of an exchange.
 pub struct Down {
@@ -174,6 +178,27 @@ impl Down {
                 Ok(())
             }
             Side::H2(s) => s.stream.as_ref().map_or(Ok(()), |s| s.respond(block, false, true)),
+        }
+    }
+
+    /// Bytes of the exchange that ends: (received, sent), heads and framing included.
+    ///
+    /// Over HTTP/1.1 they are counted on the wire. Over HTTP/2 header compression is not undone by counting:
+    /// heads count as their names and values, bodies with one frame head.
+    pub fn wire_bytes(&self, ex: &Exchange) -> (u64, u64) {
+        match &self.side {
+            Side::H1(s) => {
+                let received = s.wire.received.saturating_sub(s.wire.buffered().len() as u64);
+                (received, s.wire.sent + s.wire.unsent() as u64)
+            }
+            Side::H2(_) => {
+                let heads = |a: &HeaderBlock, b: &HeaderBlock| (a.byte_size() + b.byte_size()) as u64;
+                let framed = |n: u64| if n > 0 { n + H2_FRAME_HEAD_BYTES } else { 0 };
+                (
+                    heads(&ex.request, &ex.request_trailers) + H2_FRAME_HEAD_BYTES + framed(ex.bytes_received),
+                    heads(&ex.response, &ex.response_trailers) + H2_FRAME_HEAD_BYTES + framed(ex.bytes_sent),
+                )
+            }
         }
     }
 

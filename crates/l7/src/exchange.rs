@@ -68,10 +68,8 @@ pub struct Times {
 pub struct UpstreamFacts {
     /// Cluster name.
     pub cluster: Option<proxy_config::Name>,
-    /// The host, as Envoy prints it.
-    pub host: Option<Arc<str>>,
-    /// The host's name when it was resolved.
-    pub hostname: Option<Arc<str>>,
+    /// The host.
+    pub host: Option<Arc<upstream::Host>>,
     /// Our end.
     pub local: Option<SocketAddr>,
     /// The other end.
@@ -147,6 +145,14 @@ pub struct Exchange {
     pub health_check: bool,
     /// A filter cleared the route cache.
     pub route_cleared: bool,
+    /// Who the downstream peer is (`istio.metadata_exchange`).
+    pub downstream_peer: Option<Arc<crate::istio::KnownPeer>>,
+    /// Who the upstream peer is.
+    pub upstream_peer: Option<Arc<crate::istio::KnownPeer>>,
+    /// The request's span (`tracing`).
+    pub span: Option<Box<crate::trace::Span>>,
+    /// Bytes on the wire for this exchange: received from and sent to the client, heads and framing included.
+    pub wire: (u64, u64),
     /// ALPN lists for HTTP/1.0, HTTP/1.1 and HTTP/2 upstreams (`istio.alpn`).
     pub alpn: Option<[Arc<[Box<[u8]>]>; 3]>,
     /// Internal redirects followed so far.

@@ -35,11 +35,24 @@ impl PeerText {
 
 impl MetadataView for Exchange {
     fn metadata(&self, namespace: &str) -> Option<&Value> {
-        self.metadata.get(namespace)
+        self.metadata.get(namespace).or_else(|| peer(self, namespace).map(|p| &p.value))
     }
 
     fn filter_state(&self, key: &str) -> Option<&[u8]> {
-        self.state.get(key).map(|v| v.as_bytes())
+        self.state.get(key).map(|v| v.as_bytes()).or_else(|| peer(self, key).map(|p| p.text.as_bytes()))
+    }
+
+    fn each(&self, f: &mut dyn FnMut(&str, &Value)) {
+        self.metadata.iter().for_each(|(name, value)| f(name, value));
+    }
+}
+
+/// Peers are filter state under these names.
+fn peer<'a>(ex: &'a Exchange, key: &str) -> Option<&'a crate::istio::KnownPeer> {
+    match key {
+        "downstream_peer" | "wasm.downstream_peer" => ex.downstream_peer.as_deref(),
+        "upstream_peer" | "wasm.upstream_peer" => ex.upstream_peer.as_deref(),
+        _ => None,
     }
 }
 
@@ -110,7 +123,15 @@ pub fn facts<'a>(conn: &'a Conn, ex: &'a Exchange, found: Option<&'a Found>) -> 
             downstream_handshake: None::<Duration>,
             pool_ready: since(ex.times.connect_end),
         },
-        bytes: Bytes { received: ex.bytes_received, sent: ex.bytes_sent, ..Default::default() },
+        bytes: Bytes {
+            received: ex.bytes_received,
+            sent: ex.bytes_sent,
+            downstream_wire_received: ex.wire.0,
+            downstream_wire_sent: ex.wire.1,
+            request_headers: ex.request.byte_size() as u64,
+            response_headers: ex.response.byte_size() as u64,
+            ..Default::default()
+        },
         protocol: ex.protocol.as_str(),
         upstream_protocol: up.protocol.map_or("", Protocol::as_str),
         response_code: ex.status,
@@ -124,7 +145,8 @@ pub fn facts<'a>(conn: &'a Conn, ex: &'a Exchange, found: Option<&'a Found>) -> 
         upstream_host: up.remote,
         upstream_local: up.local,
         upstream_remote: up.remote,
-        upstream_host_name: up.hostname.as_deref().unwrap_or(""),
+        upstream_host_name: up.host.as_ref().map_or("", |h| &h.hostname),
+        host_metadata: up.host.as_ref().map(|h| &h.metadata),
         upstream_cluster: up.cluster.as_deref().unwrap_or(""),
         upstream_cluster_raw: up.cluster.as_deref().unwrap_or(""),
         attempts: ex.attempts,
@@ -139,6 +161,9 @@ pub fn facts<'a>(conn: &'a Conn, ex: &'a Exchange, found: Option<&'a Found>) -> 
         stream_id: ex.stream_id,
         unique: (ex.stream_id as u128) << 64 | ex.random as u128,
         requested_server_name: conn.facts.server_name.as_deref().unwrap_or(""),
+        trace_id: ex.span.as_ref().map_or("", |s| s.trace_id()),
+        span_id: ex.span.as_ref().map_or("", |s| s.span_id()),
+        traced: ex.span.as_ref().is_some_and(|s| s.decided()),
         log_type: "DownstreamEnd",
         health_check: ex.health_check,
         environment: |name| std::env::var(name).ok(),

@@ -12,17 +12,21 @@
 #![allow(clippy::vec_box, clippy::box_collection, clippy::type_complexity)]
 
 pub mod connection;
+mod debug;
 mod decide;
 mod destination;
 mod down;
 pub mod exchange;
+pub mod export;
 mod facts;
 pub mod filters;
 mod h2_server;
 mod h2_session;
 mod io;
+pub mod istio;
 pub mod log;
 pub mod manager;
+pub mod overload;
 mod path;
 pub mod pool;
 mod redirect;
@@ -39,6 +43,7 @@ mod stream;
 mod stream_task;
 mod timeouts;
 mod timers;
+pub mod trace;
 mod up;
 mod worker;
 

@@ -1,24 +1,30 @@
-//! What is written about a finished request? Access logs: filter, format, sink.
+//! What is written about a finished request or connection? Access logs: filter, entry, destination.
+//!
+//! Used by connection managers here, and by TCP proxies and listeners in `l4`. A file's lines are formatted in place;
+//! what goes to a collector is encoded and pushed to its outlet.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use http1::HeaderId;
-use proxy_config::access_log::{AccessLog, LogFilter, LogSink};
+use proxy_config::access_log::{AccessLog, GrpcLog, LogFilter, LogSink, OtelLog};
 use proxy_config::format::SubstitutionFormat;
 use proxy_core::{Facts, format, matcher};
 use telemetry::access_log::{ResponseFlags, Sink, Sinks};
 
-use crate::connection::Conn;
-use crate::exchange::Exchange;
-use crate::facts::facts;
-use crate::stream::Found;
+use crate::export::{self, Destination, Exports, Outlet};
 
-/// One access log of a connection manager.
+/// One access log.
+#[derive(Debug)]
 pub struct Logger {
     filter: Option<LogFilter>,
-    format: Arc<SubstitutionFormat>,
-    sink: Arc<Sink>,
+    target: Target,
+}
+
+#[derive(Debug)]
+enum Target {
+    File(Arc<SubstitutionFormat>, Arc<Sink>),
+    Grpc(Arc<GrpcLog>, Arc<Outlet>),
+    Otel(Arc<OtelLog>, Arc<Outlet>),
 }
 
 thread_local! {
@@ -26,72 +32,113 @@ thread_local! {
     static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Where access logs go to.
+#[derive(Clone, Copy)]
+pub struct Targets<'a> {
+    /// Files.
+    pub sinks: &'a Sinks,
+    /// Collectors.
+    pub exports: &'a Exports,
+    /// This node.
+    pub node: &'a crate::Node,
+}
+
+/// Opens the logs of a list. `Err` names the one that cannot be opened, as Envoy refuses the configuration then.
+pub fn loggers(logs: &[AccessLog], targets: Targets<'_>) -> Result<Box<[Logger]>, String> {
+    logs.iter().map(|l| Logger::new(l, targets)).collect()
+}
+
 impl Logger {
-    /// Opens the sink. `None`: the sink is not a file (those are served elsewhere) or cannot be opened.
-    pub fn new(config: &AccessLog, sinks: &Sinks) -> Option<Self> {
-        let (path, format) = match &config.sink {
-            LogSink::File { path, format } => (&**path, format),
-            LogSink::Stdout(format) => ("/dev/stdout", format),
-            LogSink::Stderr(format) => ("/dev/stderr", format),
-            LogSink::Grpc(_) | LogSink::OpenTelemetry(_) => return None,
+    fn new(config: &AccessLog, targets: Targets<'_>) -> Result<Self, String> {
+        let file = |path: &str, format: &Arc<SubstitutionFormat>| match targets.sinks.open(path) {
+            Ok(sink) => Ok(Target::File(format.clone(), sink)),
+            Err(e) => Err(format!("unable to open file '{path}': {}", words(&e))),
         };
-        let sink = sinks.open(path).ok()?;
-        Some(Logger { filter: config.filter.clone(), format: format.clone(), sink })
+        let target = match &config.sink {
+            LogSink::File { path, format } => file(path, format)?,
+            LogSink::Stdout(format) => file("/dev/stdout", format)?,
+            LogSink::Stderr(format) => file("/dev/stderr", format)?,
+            LogSink::Grpc(log) => {
+                let destination = Destination::AccessLogs {
+                    service: log.service.clone(),
+                    log_name: log.log_name.clone(),
+                    tcp: log.tcp,
+                };
+                Target::Grpc(log.clone(), targets.exports.open(destination, log.flush_interval, log.buffer_bytes))
+            }
+            LogSink::OpenTelemetry(log) => {
+                let resource = export::resource(log, targets.node).into();
+                let destination = Destination::OtelLogs { service: log.service.clone(), resource };
+                Target::Otel(log.clone(), targets.exports.open(destination, log.flush_interval, log.buffer_bytes))
+            }
+        };
+        Ok(Logger { filter: config.filter.clone(), target })
     }
 
-    /// Writes the entry if the filter lets it.
-    pub fn log(&self, conn: &Conn, ex: &Exchange, found: Option<&Found>) {
-        let facts = facts(conn, ex, found);
-        if let Some(f) = &self.filter
-            && !passes(f, ex, &facts, conn)
-        {
+    /// Writes the entry if the filter lets it. `stable` is the request's random number, `fresh` draws another.
+    pub fn log(&self, facts: &Facts<'_>, stable: u64, fresh: &dyn Fn() -> u64) {
+        if self.filter.as_ref().is_some_and(|f| !passes(f, facts, stable, fresh)) {
             return;
         }
-        LINE.with_borrow_mut(|line| {
-            line.clear();
-            format::substitution(&self.format, &facts, line);
-            self.sink.write(line);
-        });
+        match &self.target {
+            Target::File(format, sink) => LINE.with_borrow_mut(|line| {
+                line.clear();
+                format::substitution(format, facts, line);
+                sink.write(line);
+            }),
+            Target::Grpc(log, outlet) => {
+                outlet.push(if log.tcp { export::tcp_entry(log, facts) } else { export::http_entry(log, facts) });
+            }
+            Target::Otel(log, outlet) => outlet.push(export::log_record(log, facts)),
+        }
     }
 }
 
+/// The system's words for an error, without Rust's number.
+fn words(e: &std::io::Error) -> String {
+    let text = e.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
+}
+
 /// Whether a filter lets an entry pass.
-pub fn passes(filter: &LogFilter, ex: &Exchange, facts: &Facts<'_>, conn: &Conn) -> bool {
+pub fn passes(filter: &LogFilter, facts: &Facts<'_>, stable: u64, fresh: &dyn Fn() -> u64) -> bool {
+    let pass = |f: &LogFilter| passes(f, facts, stable, fresh);
     match filter {
-        LogFilter::StatusCode(c) => c.holds(ex.status as u64),
+        // A connection has no response code; Envoy compares with 0.
+        LogFilter::StatusCode(c) => c.holds(facts.response_code.into()),
         LogFilter::Duration(c) => c.holds(facts.marks.total.unwrap_or_default().as_millis() as u64),
-        LogFilter::NotHealthCheck => !ex.health_check,
+        LogFilter::NotHealthCheck => !facts.health_check,
         LogFilter::Traceable => facts.traced,
-        LogFilter::Runtime { fraction, independent } => {
-            fraction.hit(if *independent { conn.worker.random() } else { ex.random })
-        }
-        LogFilter::And(all) => all.iter().all(|f| passes(f, ex, facts, conn)),
-        LogFilter::Or(any) => any.iter().any(|f| passes(f, ex, facts, conn)),
-        LogFilter::Header(m) => matcher::header(m, &ex.request),
+        LogFilter::Runtime { fraction, independent } => fraction.hit(if *independent { fresh() } else { stable }),
+        LogFilter::And(all) => all.iter().all(pass),
+        LogFilter::Or(any) => any.iter().any(pass),
+        // A connection has no headers: only inverted matches and the like could hold.
+        LogFilter::Header(m) => facts.request.is_some_and(|r| matcher::header(m, r)),
+        LogFilter::ResponseFlag(names) if names.is_empty() => !facts.flags.is_empty(),
         LogFilter::ResponseFlag(names) => {
-            if names.is_empty() {
-                return !ex.flags.is_empty();
-            }
-            let flag = |n: &str| ResponseFlags::from_short(n);
-            names.iter().filter_map(|n| flag(n)).any(|f| ex.flags.contains(f))
+            names.iter().filter_map(|n| ResponseFlags::from_short(n)).any(|f| facts.flags.contains(f))
         }
         LogFilter::GrpcStatus { statuses, exclude } => {
-            let status = ex
-                .response_trailers
-                .get_id(HeaderId::GRPC_STATUS)
-                .or(ex.response.get_id(HeaderId::GRPC_STATUS))
-                .and_then(|v| std::str::from_utf8(v).ok()?.parse().ok())
-                .unwrap_or_else(|| if ex.status == 200 { 0 } else { crate::reply::grpc_status(ex.status) });
+            if facts.request.is_none() {
+                return false;
+            }
+            let said =
+                |h: Option<&dyn proxy_core::HeaderView>| h.and_then(|h| h.get(b"grpc-status").map(<[u8]>::to_vec));
+            let status = said(facts.trailers)
+                .or_else(|| said(facts.response))
+                .and_then(|v| std::str::from_utf8(&v).ok()?.parse().ok())
+                .unwrap_or_else(|| match facts.response_code {
+                    200 => 0,
+                    status => crate::reply::grpc_status(status),
+                });
             statuses.contains(&status) != *exclude
         }
-        LogFilter::Metadata { matcher: m, match_if_key_not_found } => match m {
-            None => true,
-            Some(m) => {
-                let there = ex.metadata.get(&m.filter).and_then(|v| v.path(&m.path)).is_some();
-                if there { matcher::metadata(m, ex) } else { *match_if_key_not_found }
-            }
-        },
+        LogFilter::Metadata { matcher: None, .. } => true,
+        LogFilter::Metadata { matcher: Some(m), match_if_key_not_found } => {
+            let there = facts.metadata.metadata(&m.filter).and_then(|v| v.path(&m.path)).is_some();
+            if there { matcher::metadata(m, facts.metadata) } else { *match_if_key_not_found }
+        }
         LogFilter::LogType { types, exclude } => types.iter().any(|t| &**t == facts.log_type) != *exclude,
-        LogFilter::Cel(c) => crate::decide::cel(&c.expr, facts),
+        LogFilter::Cel(c) => proxy_core::cel::is_true(&c.expr, facts),
     }
 }

@@ -11,12 +11,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwapOption;
 use http1::{HeaderCase, Limits, RequestOptions, Underscore};
 use proxy_config::hcm::{self, Hcm, RouteSource, Underscores};
+use proxy_config::listener::TrafficDirection;
 use proxy_config::route::RouteTable;
 use telemetry::stats::envoy::{hcm as stat, listener_http, router as router_stat};
 use telemetry::stats::{Block, Store};
 
+use crate::export::Exports;
 use crate::filters::Filter;
-use crate::log::Logger;
+use crate::log::{self, Logger};
+use crate::trace::Tracer;
 
 /// What a manager takes from the process.
 pub struct Deps<'a> {
@@ -24,12 +27,16 @@ pub struct Deps<'a> {
     pub store: &'a Arc<Store>,
     /// Access log files.
     pub sinks: &'a telemetry::access_log::Sinks,
+    /// What leaves for collectors.
+    pub exports: &'a Arc<Exports>,
     /// Route tables by RDS name: the slot that the subscription fills.
     pub routes: &'a dyn Fn(&str) -> Arc<ArcSwapOption<RouteTable>>,
     /// The listener's stat prefix (`0.0.0.0_8000`), for `listener.<prefix>.http.<stat_prefix>.`.
     pub listener: &'a str,
     /// Facts of this node.
     pub node: Arc<Node>,
+    /// The listener's `traffic_direction`.
+    pub direction: TrafficDirection,
 }
 
 /// Facts of this node, as `--service-node`, `--service-cluster` and the bootstrap give them.
@@ -41,6 +48,8 @@ pub struct Node {
     pub cluster: String,
     /// This machine's name.
     pub hostname: String,
+    /// `node.locality.zone`
+    pub zone: String,
     /// `node.metadata`
     pub metadata: Option<Arc<proxy_config::common::Value>>,
 }
@@ -71,6 +80,8 @@ pub struct Manager {
     pub node: Arc<Node>,
     /// Some log or header prints the peer's certificate.
     pub needs_peer_pem: bool,
+    /// Tracing, when it is configured.
+    pub tracer: Option<Box<Tracer>>,
     routes: Routes,
     draining: AtomicBool,
 }
@@ -104,9 +115,13 @@ impl Manager {
             router_stats: deps.store.block(&prefix),
             filters: filters.into(),
             router: router.unwrap_or_else(default_router),
-            loggers: config.access_logs.iter().filter_map(|l| Logger::new(l, deps.sinks)).collect(),
+            loggers: log::loggers(
+                &config.access_logs,
+                log::Targets { sinks: deps.sinks, exports: deps.exports, node: &deps.node },
+            )?,
             request_options: request_options(&config),
             header_case: header_case(config.http1.header_case),
+            tracer: Tracer::new(&config, deps),
             local_ip: local_ip(),
             node: deps.node.clone(),
             needs_peer_pem: format!("{:?}", config.access_logs).contains("PeerCert)"),
@@ -190,7 +205,7 @@ pub fn header_case(case: hcm::HeaderCase) -> HeaderCase {
 }
 
 /// The first address of this host that is not loopback (Envoy's `LocalInfo::address`).
-fn local_ip() -> Option<IpAddr> {
+pub(crate) fn local_ip() -> Option<IpAddr> {
     // Connecting a datagram socket sends nothing; it asks the kernel which source it would use.
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
     socket.connect("192.0.2.1:9").ok()?;

@@ -145,9 +145,7 @@ pub enum Refused {
         /// The transport's own words.
         reason: Option<Box<str>>,
         /// Whom it was tried with.
-        host: HostKey,
-        /// Its priority.
-        priority: u32,
+        host: Arc<Host>,
         /// Its address.
         address: Option<SocketAddr>,
     },
@@ -157,7 +155,7 @@ impl Refused {
     /// The host that was tried, and its priority.
     pub fn host(&self) -> Option<(&HostKey, u32)> {
         match self {
-            Refused::Connect { host, priority, .. } => Some((host, *priority)),
+            Refused::Connect { host, .. } => Some((&host.text, host.priority)),
             _ => None,
         }
     }
@@ -527,10 +525,16 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
     let refused = |timeout, reason: Option<Box<str>>| Refused::Connect {
         timeout,
         reason,
-        host: host.text.clone(),
-        priority: host.priority,
+        host: host.clone(),
         address: host.socket(),
     };
+    telemetry::debug!(
+        pool,
+        "[C{}] creating a new connection to {} of '{}'",
+        conn.facts.id,
+        host.text,
+        entry.config.name
+    );
     let opened = loop {
         let freed = cluster.0.freed();
         match upstream::connect(entry, &host, &request).await {
@@ -542,6 +546,7 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
                 }
             }
             Err(e) => {
+                telemetry::debug!(pool, "[C{}] connect to {} failed: {}", conn.facts.id, host.text, e.reason);
                 stats.inc(stat::UPSTREAM_RQ_PENDING_FAILURE_EJECT);
                 entry.report(&host, Outcome::ConnectFailed);
                 host.stats.rq_error.fetch_add(1, Relaxed);
@@ -550,6 +555,7 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
         }
     };
     drop(pending);
+    telemetry::debug!(client, "[C{}] connected to {}", conn.facts.id, host.text);
     let (stream, facts) = ConnectionFacts::of(opened);
     if let Some(connect) = connect {
         let mut wire = Wire::new(stream);
@@ -681,8 +687,7 @@ impl Lease {
             None => return,
         };
         let up = &mut ex.upstream;
-        up.host = Some(self.host.text.clone());
-        up.hostname = (!self.host.hostname.is_empty()).then(|| self.host.hostname.clone());
+        up.host = Some(self.host.clone());
         up.local = facts.local;
         up.remote = facts.remote.or(self.host.socket());
         up.tls.clone_from(&facts.tls);

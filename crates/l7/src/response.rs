@@ -4,6 +4,7 @@
 
 use http1::HeaderId;
 use proxy_config::hcm::ServerHeader;
+use telemetry::stats::envoy::hcm as stat;
 
 use crate::connection::Conn;
 use crate::decide;
@@ -21,6 +22,16 @@ pub fn route_headers(conn: &Conn, ex: &mut Exchange, found: &Found) {
 
 /// The last touches to a response head, local or from upstream.
 pub fn finish_head(conn: &Conn, down: &mut Down, ex: &mut Exchange) {
+    if let Some(tracer) = &conn.manager.tracer {
+        crate::trace::on_response(tracer, ex);
+    }
+    telemetry::debug!(
+        http,
+        "[C{}][S{}] encoding headers via codec:\n{}",
+        conn.facts.id,
+        ex.stream_id,
+        crate::debug::Heads(&ex.response)
+    );
     let hcm = &conn.manager.config;
     let tunnel = ex.upgrade && ex.response.get_id(HeaderId::STATUS) == Some(b"101");
     let response = &mut ex.response;
@@ -52,6 +63,13 @@ pub fn finish_head(conn: &Conn, down: &mut Down, ex: &mut Exchange) {
     }
     if ex.protocol == Protocol::Http2 {
         return;
+    }
+    if let Some(overload) = conn.worker.overload()
+        && overload.disable_keepalive.load(std::sync::atomic::Ordering::Relaxed)
+        && !down.close
+    {
+        conn.manager.stats.inc(stat::DOWNSTREAM_CX_OVERLOAD_DISABLE_KEEPALIVE);
+        down.close = true;
     }
     if conn.worker.draining() || conn.manager.draining() {
         down.close = true;

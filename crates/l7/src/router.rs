@@ -13,6 +13,7 @@ use telemetry::access_log::ResponseFlags;
 use telemetry::stats::envoy::{hcm as stat, router as router_stat};
 
 use crate::connection::Conn;
+use crate::debug::Heads;
 use crate::decide;
 use crate::destination;
 use crate::down::{Down, ResponseBody};
@@ -29,6 +30,7 @@ use crate::side::{Lost, Side};
 use crate::stream::{self, FilterTaps, Found};
 use crate::timeouts::{Timeouts, decimal};
 use crate::timers::Timer;
+use crate::trace;
 use crate::up::{RequestBody, Up, UpHead};
 
 /// Request bytes kept for another try when the configuration sets no limit (the default buffer limit).
@@ -116,6 +118,13 @@ async fn forward(
     let Some(cluster) = pool::cluster(worker, &name) else {
         return Err(no_cluster(conn, f));
     };
+    telemetry::debug!(
+        router,
+        "[C{}][S{}] cluster '{name}' match for URL '{}'",
+        conn.facts.id,
+        ex.stream_id,
+        String::from_utf8_lossy(ex.request.path())
+    );
     ex.upstream.cluster = Some(name);
     if pool::dropped(&cluster, worker) {
         let mut reply = LocalReply::text(503, "drop overload", "drop_overload");
@@ -164,6 +173,9 @@ async fn forward(
         }
         if vhost.include_is_timeout_retry_header && retries.last_was_timeout() {
             ex.request.set_id(HeaderId::X_ENVOY_IS_TIMEOUT_RETRY, b"true");
+        }
+        if let Some(tracer) = &conn.manager.tracer {
+            trace::inject(tracer, conn, ex);
         }
         let tried = {
             let mut attempt = Attempt {
@@ -336,6 +348,13 @@ impl Attempt<'_> {
         };
         lease.note(ex);
         self.retries.note_host(Some((&lease.host().text, lease.host().priority)));
+        telemetry::debug!(
+            router,
+            "[C{}][S{}] router decoding headers:\n{}",
+            self.conn.facts.id,
+            ex.stream_id,
+            Heads(&ex.request)
+        );
         self.auto_host(ex, &lease);
         if let Err(lost) = self.send_head(ex, &mut lease) {
             let reused = lease.reused;
@@ -357,6 +376,13 @@ impl Attempt<'_> {
             }
         };
         ex.times.upstream_first = Some(worker.now());
+        telemetry::debug!(
+            router,
+            "[C{}][S{}] upstream headers complete: end_stream={}",
+            self.conn.facts.id,
+            ex.stream_id,
+            head.ends
+        );
         self.deadlines.per_try = NEVER;
         let again = match self.relay.replay_lost {
             true => None,

@@ -14,6 +14,7 @@ use telemetry::access_log::ResponseFlags;
 use telemetry::stats::envoy::{HCM_CLASSES, LISTENER_HTTP_CLASSES, class, hcm as stat, listener_http};
 
 use crate::connection::Conn;
+use crate::debug::Heads;
 use crate::decide::{self, Routed};
 use crate::down::{Down, ResponseBody};
 use crate::exchange::{Exchange, Protocol};
@@ -23,7 +24,7 @@ use crate::reply::LocalReply;
 use crate::router;
 use crate::side::{Lost, Piece};
 use crate::timers::Timer;
-use crate::{pool, redirect, request, response};
+use crate::{facts, pool, redirect, request, response, trace};
 
 /// The route that a request found, and the table it belongs to.
 #[derive(Clone)]
@@ -86,6 +87,14 @@ pub async fn serve(conn: &Rc<Conn>, down: &mut Down, ex: &mut Exchange, timer: &
         ex.state = conn.state.clone();
     }
     down.set_method(ex.head_request, ex.request.method() == b"CONNECT");
+    telemetry::debug!(
+        http,
+        "[C{}][S{}] request headers complete (end_stream={}):\n{}",
+        conn.facts.id,
+        ex.stream_id,
+        ex.request_ends_with_head,
+        Heads(&ex.request)
+    );
     let mut guard = Active { conn, ended: false };
     let mut found = None;
     let outcome = decide_and_forward(conn, down, ex, timer, &mut found).await;
@@ -135,11 +144,22 @@ async fn decide_and_forward(
     timer: &Timer,
     found: &mut Option<Found>,
 ) -> Result<(), LocalReply> {
+    if let Some(overload) = conn.worker.overload()
+        && overload.stop_requests.load(std::sync::atomic::Ordering::Relaxed)
+    {
+        conn.manager.stats.inc(stat::DOWNSTREAM_RQ_OVERLOAD_CLOSE);
+        let mut reply = LocalReply::text(503, "envoy overloaded", "overload");
+        reply.flags = ResponseFlags::OVERLOAD_MANAGER;
+        return Err(reply);
+    }
     let table = conn.routes();
     let internal_only = table.as_ref().map_or(&[][..], |t| &t.internal_only_headers);
     ex.grpc = is_grpc(ex);
     request::prepare(conn, ex, internal_only)?;
     *found = table.as_ref().and_then(|t| find_route(conn, ex, t));
+    if let Some(tracer) = &conn.manager.tracer {
+        trace::start(tracer, conn, ex, found.as_ref());
+    }
     if ex.upgrade && !upgrade_allowed(conn, ex, found.as_ref()) {
         conn.manager.stats.inc(stat::DOWNSTREAM_RQ_WS_ON_NON_WS_ROUTE);
         let connect_without_route = found.is_none();
@@ -360,6 +380,13 @@ pub async fn send_reply(
 ) {
     ex.flags.insert(reply.flags);
     ex.details = reply.details.clone();
+    telemetry::debug!(
+        http,
+        "[C{}][S{}] Sending local reply with details {}",
+        conn.facts.id,
+        ex.stream_id,
+        reply.details
+    );
     if reply.status == 0 || down.responded {
         // The client is gone, or already has part of a response: all we can do is break off.
         let stats = &conn.manager.stats;
@@ -501,9 +528,16 @@ fn account(conn: &Rc<Conn>, down: &Down, ex: &mut Exchange, found: Option<&Found
     if let Some(begin) = ex.times.begin {
         stats.record(stat::DOWNSTREAM_RQ_TIME, (end - begin).as_millis() as u64);
     }
+    ex.wire = down.wire_bytes(ex);
+    if let Some(tracer) = &manager.tracer {
+        trace::finish(tracer, conn, ex, found);
+    }
     filters::on_end(conn, found, ex);
-    for logger in &manager.loggers {
-        logger.log(conn, ex, found);
+    if !manager.loggers.is_empty() {
+        let facts = facts::facts(conn, ex, found);
+        for logger in &manager.loggers {
+            logger.log(&facts, ex.random, &|| conn.worker.random());
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! Buffers, spare exchange objects, deadlines, random numbers, the date header. `proxy` makes one per
 //! worker thread and spawns [`Worker::run`]; everything here is `!Send` and never shared.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use crate::exchange::Exchange;
 use crate::h2_server::Job;
 use crate::io::BUFFER_BYTES;
+use crate::overload::Overload;
 use crate::pool::{self, Pooled};
 use crate::stream_task::StreamTasks;
 use crate::timers::Timers;
@@ -36,6 +37,7 @@ pub struct Worker {
     stream_ids: Cell<u64>,
     shadows: Cell<usize>,
     draining: Cell<Draining>,
+    overload: OnceCell<Arc<Overload>>,
     pub(crate) upstream: Rc<upstream::Worker<Pooled>>,
     pub(crate) stream_tasks: StreamTasks<Job>,
 }
@@ -71,6 +73,7 @@ impl Worker {
             stream_ids: Cell::new(0),
             shadows: Cell::new(0),
             draining: Cell::new(Draining::No),
+            overload: OnceCell::new(),
             upstream: upstream::Worker::new(registry, seed),
             stream_tasks: StreamTasks::default(),
         })
@@ -86,6 +89,18 @@ impl Worker {
             }
         };
         tokio::join!(self.timers.clone().run(), sweep);
+    }
+
+    /// Looks at these switches from now on; called once, before traffic.
+    pub fn set_overload(&self, overload: Arc<Overload>) {
+        // A second call would be a second overload manager, which no process has.
+        let _ = self.overload.set(overload);
+    }
+
+    /// The overload manager's switches, if there is one.
+    #[inline]
+    pub fn overload(&self) -> Option<&Arc<Overload>> {
+        self.overload.get()
     }
 
     /// Starts or ends draining: HTTP/1.1 responses carry `connection: close`, HTTP/2 connections get GOAWAY.

@@ -82,12 +82,13 @@ fn run(case: Case) -> (String, String) {
         let proto: protos::envoy::config::bootstrap::v3::Bootstrap = protos::json::decode_json(&json).unwrap();
         let bootstrap = proxy_config::parse::bootstrap(&proto).unwrap();
         let store = telemetry::stats::Store::new(Default::default());
+        let (exports, _new) = l7::export::Exports::new(&store);
         let sinks = telemetry::access_log::Sinks::new(Duration::from_secs(1), store.block("filesystem."));
         let registry = upstream::Registry::new(store.clone(), Arc::default());
         registry.set(bootstrap.clusters[0].clone());
         let NetworkFilterKind::Hcm(hcm) = &bootstrap.listeners[0].chains.chains[0].filters[0].kind else { panic!() };
         let deps =
-            l7::Deps { store: &store, sinks: &sinks, routes: &|_| Arc::default(), listener: "t", node: Arc::default() };
+            l7::Deps { store: &store, sinks: &sinks, exports: &exports, routes: &|_| Arc::default(), listener: "t", node: Arc::default(), direction: Default::default() };
         let manager = l7::Manager::new(hcm.clone(), &deps).unwrap();
         let worker = l7::Worker::new(0, 1, registry);
         tokio::task::spawn_local(worker.clone().run());

@@ -37,6 +37,8 @@ pub struct Bootstrap {
     pub stats_sinks: Vec<StatsSink>,
     /// Stat tags, matcher and histogram buckets.
     pub stats: StatsConfig,
+    /// Interval after which unused evictable stats go (`stats_eviction_interval`).
+    pub stats_eviction_interval: Option<Duration>,
     /// Interval of flushes to sinks. Default 5 s.
     pub stats_flush_interval: Duration,
     /// Watchdog and the like have no effect here.

@@ -92,6 +92,11 @@ impl Metadata {
         self.filter(filter)?.path(path)
     }
 
+    /// Where it lives: equal for clones, 0 when empty. A cache that uses it as a key keeps a clone.
+    pub fn address(&self) -> usize {
+        self.0.as_ref().map_or(0, |inner| Arc::as_ptr(inner) as usize)
+    }
+
     /// True when no filter has metadata.
     pub fn is_empty(&self) -> bool {
         self.fields().is_none_or(BTreeMap::is_empty)

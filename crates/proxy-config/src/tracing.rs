@@ -111,6 +111,8 @@ pub struct Zipkin {
     pub trace_id_128bit: bool,
     /// One span shared by client and server (default true).
     pub shared_span_context: bool,
+    /// Reads and writes W3C trace context beside B3.
+    pub w3c: bool,
     /// Splits spans as for a proxy between client and server.
     pub split_spans_for_request: bool,
 }

@@ -189,7 +189,14 @@ impl Env<'_> {
             "destination" => endpoint(f.downstream_local, field),
             "metadata" if field == "filter_metadata" => Ok(Val::Attributes("filter_metadata")),
             "metadata" | "filter_metadata" => f.metadata.metadata(field).map(from_value).ok_or(NoValue),
-            "filter_state" => f.metadata.filter_state(field).map(text).ok_or(NoValue),
+            "filter_state" => {
+                // Peers have fields of their own; under their old names, too.
+                let peer = field.strip_prefix("wasm.").unwrap_or(field);
+                match f.metadata.metadata(peer) {
+                    Some(v) if peer == "downstream_peer" || peer == "upstream_peer" => Ok(from_value(v)),
+                    _ => f.metadata.filter_state(field).map(text).ok_or(NoValue),
+                }
+            }
             "upstream_peer" | "downstream_peer" => {
                 let peer = f.metadata.metadata(group).ok_or(NoValue)?;
                 peer.get(field).map(from_value).ok_or(NoValue)

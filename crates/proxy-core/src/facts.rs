@@ -19,6 +19,10 @@ pub trait MetadataView {
         let _ = key;
         None
     }
+    /// Calls `f` with every namespace and its struct.
+    fn each(&self, f: &mut dyn FnMut(&str, &Value)) {
+        let _ = f;
+    }
 }
 
 /// Neither metadata nor filter state.
@@ -110,6 +114,10 @@ pub struct Bytes {
     pub received: u64,
     /// Response body.
     pub sent: u64,
+    /// Names and values of the request head.
+    pub request_headers: u64,
+    /// Names and values of the response head.
+    pub response_headers: u64,
     /// On the wire, from the client.
     pub downstream_wire_received: u64,
     /// On the wire, to the client.

@@ -14,6 +14,7 @@ pub mod header_view;
 pub mod headers;
 pub mod health;
 pub mod ingress;
+pub mod istio;
 pub mod lb;
 pub mod matcher;
 pub mod outcome;

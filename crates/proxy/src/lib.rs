@@ -9,12 +9,15 @@ mod allocator;
 pub mod bootstrap;
 pub mod config;
 pub mod embedding;
+mod export;
 mod handle;
 mod hot_restart;
 mod memory;
 pub mod options;
+mod overload;
 pub mod server;
 mod settings;
+mod sinks;
 mod subscriptions;
 mod workers;
 

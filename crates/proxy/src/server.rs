@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use telemetry::access_log::Sinks;
+use telemetry::access_log::Sinks as LogFiles;
 use telemetry::stats::envoy::{
     control_plane, filesystem, http1, overload, overload_action_count, router, runtime, server as stat,
     thread_local_cluster_manager, watchdog,
@@ -26,6 +26,7 @@ use crate::config::{Config, url};
 use crate::handle::{Shared, Tell};
 use crate::hot_restart::Parent;
 use crate::options::{DrainStrategy, Options};
+use crate::sinks::Sinks;
 use crate::subscriptions::{EVENTS_MAX, Subscriptions};
 use crate::workers::Workers;
 use crate::{StartError, admin, hot_restart, memory, settings};
@@ -70,7 +71,7 @@ pub struct Server {
     /// Stats.
     pub store: Arc<Store>,
     /// Access log files.
-    pub sinks: Arc<Sinks>,
+    pub sinks: Arc<LogFiles>,
     /// Clusters.
     pub registry: Arc<upstream::Registry>,
     /// Secrets.
@@ -223,6 +224,11 @@ pub(crate) async fn run(
         Err(e) => return telemetry::critical!(main, "cannot handle signals: {e}"),
     };
     tokio::task::spawn_local(detect_outliers(server.registry.clone()));
+    let node = server.bootstrap.message.node.clone().unwrap_or_default();
+    let sinks = Sinks::start(&server.bootstrap.config.stats_sinks, &server.registry, &node, &server.store);
+    if let Some(every) = server.bootstrap.config.stats_eviction_interval {
+        tokio::task::spawn_local(evict_stats(every));
+    }
     loop {
         let wanted = server.config.borrow_mut().advance();
         subscriptions.want(wanted);
@@ -235,6 +241,7 @@ pub(crate) async fn run(
             _ = flush.tick() => {
                 server.refresh();
                 server.store.flush();
+                sinks.flush(&server.store);
             }
             told = tell.recv() => match told {
                 Some(Tell::Drain { graceful }) => server.drain(graceful, false, false),
@@ -268,10 +275,26 @@ async fn start(
     let store = shared.store.clone();
     let server_stats: Block<stat::Server> = store.block("server.");
     telemetry::info!(main, "initializing epoch {} (base id={})", options.restart_epoch, options.base_id);
-    let sinks = Arc::new(Sinks::new(options.file_flush_interval, store.block::<filesystem::Filesystem>("filesystem.")));
+    let sinks =
+        Arc::new(LogFiles::new(options.file_flush_interval, store.block::<filesystem::Filesystem>("filesystem.")));
     let (registry, secret_store) = (shared.registry.clone(), shared.secrets.clone());
+    let overload = bootstrap.config.overload.as_ref().map(|_| Arc::new(l7::overload::Overload::default()));
+    if let (Some(config), Some(state)) = (bootstrap.config.overload.clone(), &overload) {
+        if let Some(name) = crate::overload::unserved(&config) {
+            return Err(StartError::Static(format!("overload_manager.actions: '{name}' is not served")));
+        }
+        let manager = crate::overload::Manager::new(&config, state.clone(), &store);
+        tokio::task::spawn_local(async move {
+            let mut tick = interval(config.refresh_interval);
+            loop {
+                tick.tick().await;
+                manager.refresh();
+            }
+        });
+    }
     let workers =
-        Workers::start(options.concurrency, &registry, &store, options.drain_time).map_err(StartError::Thread)?;
+        Workers::start(options.concurrency, &registry, &store, options.drain_time, overload.as_ref())
+            .map_err(StartError::Thread)?;
     registry.set_workers(options.concurrency);
     let outlier_log = bootstrap.config.outlier_event_log_path.as_deref();
     registry
@@ -282,9 +305,12 @@ async fn start(
         parent.close_admin();
     }
     let routes = Routes::default();
+    let (exports, opened) = l7::export::Exports::new(&store);
+    exports.set_default_tracer(bootstrap.config.tracer.clone());
     let deps = Deps {
         store: store.clone(),
         sinks: sinks.clone(),
+        exports,
         registry: registry.clone(),
         secrets: secret_store.clone(),
         slots: routes.slots.clone(),
@@ -356,6 +382,7 @@ async fn start(
     admin::serve(&server)?;
     load_static(&server, resources)?;
     let node = server.bootstrap.message.node.clone().unwrap_or_default();
+    tokio::task::spawn_local(crate::export::serve(opened, registry.clone(), node.clone()));
     let embedding = server.shared.embedding.clone();
     let ads = server.bootstrap.config.dynamic.ads.clone();
     let subscriptions = Subscriptions::new(registry, node, ads, events, embedding);
@@ -419,6 +446,15 @@ fn on_event(server: &Rc<Server>, subscriptions: &mut Subscriptions, phase: &mut 
             subscriptions.settle(id, update, verdict);
             memory::trim();
         }
+    }
+}
+
+/// Forgets series of Istio's metrics that nobody used for an interval.
+async fn evict_stats(every: Duration) {
+    let mut tick = interval(every);
+    loop {
+        tick.tick().await;
+        l7::istio::evict();
     }
 }
 

@@ -1,5 +1,7 @@
 //! What do the parts below take from the bootstrap? Node facts and stats settings in their own types.
 
+use std::sync::Arc;
+
 use proxy_config::bootstrap as config;
 use proxy_config::matcher::StringMatcher;
 use telemetry::stats::{HistogramBuckets, NameMatcher, StatsMatcher, StoreOptions, TagSpec};
@@ -10,7 +12,11 @@ use crate::options::Options;
 /// Facts of this node, for the data path.
 pub fn node(bootstrap: &Bootstrap) -> l7::Node {
     let node = bootstrap.message.node.clone().unwrap_or_default();
-    l7::Node { id: node.id, cluster: node.cluster, ..l7::Node::default() }
+    let metadata = node.metadata.as_ref().map(|m| Arc::new(proxy_config::parse::value_of_struct(m)));
+    let hostname =
+        std::fs::read_to_string("/proc/sys/kernel/hostname").map(|h| h.trim().to_owned()).unwrap_or_default();
+    let zone = node.locality.map(|l| l.zone).unwrap_or_default();
+    l7::Node { id: node.id, cluster: node.cluster, hostname, zone, metadata }
 }
 
 /// How stats are kept and tagged.
@@ -45,5 +51,5 @@ pub fn stats(bootstrap: &Bootstrap, options: &Options) -> StoreOptions {
 
 fn matcher(matcher: &StringMatcher) -> NameMatcher {
     let matcher = matcher.clone();
-    NameMatcher::Any(std::sync::Arc::new(move |name: &str| matcher.matches(name.as_bytes())))
+    NameMatcher::Any(Arc::new(move |name: &str| matcher.matches(name.as_bytes())))
 }

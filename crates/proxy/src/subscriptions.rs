@@ -102,7 +102,7 @@ impl Subscriptions {
             node_always,
             connector: match self.embedding.dialers.get(&cluster) {
                 Some(dialer) => dialled(dialer.clone()),
-                None => connector(self.registry.clone(), cluster),
+                None => h2_connector(self.registry.clone(), cluster),
             },
             backoff: Backoff::default(),
         };
@@ -191,33 +191,37 @@ fn dialled(dialer: Dialer) -> Connector {
 }
 
 /// Connects through a cluster of the registry, as all gRPC of Envoy does.
-fn connector(registry: Arc<Registry>, name: String) -> Connector {
+fn h2_connector(registry: Arc<Registry>, name: String) -> Connector {
     std::rc::Rc::new(move || {
         let (registry, name) = (registry.clone(), name.clone());
         Box::pin(async move {
-            let cluster = registry.get(&name).ok_or_else(|| io::Error::other(format!("unknown cluster '{name}'")))?;
-            let mut waited = Duration::ZERO;
-            let hosts = loop {
-                let hosts = cluster.hosts();
-                if !hosts.hosts.is_empty() {
-                    break hosts;
-                }
-                if waited >= HOSTS_WAIT {
-                    return Err(io::Error::other(format!("cluster '{name}' has no host")));
-                }
-                tokio::time::sleep(HOSTS_POLL).await;
-                waited += HOSTS_POLL;
-            };
-            let host = &hosts.hosts[rand::random_range(0..hosts.hosts.len())];
-            let alpn: [Box<[u8]>; 1] = [Box::from(&b"h2"[..])];
-            let request = ConnectRequest { alpn: Some(&alpn), ..ConnectRequest::default() };
-            let connection = upstream::connect(&cluster, host, &request)
-                .await
-                .map_err(|e| io::Error::other(e.reason.to_string()))?;
-            let io = Box::pin(Counted { stream: connection.stream, _account: connection.account }) as BoxIo;
+            let io = connect(&registry, &name, Some(b"h2")).await?;
             Ok(Connection { io, metadata: Vec::new() })
         })
     })
+}
+
+/// Connects to a host of a cluster, offering `alpn` instead of what the cluster's TLS says.
+pub(crate) async fn connect(registry: &Registry, name: &str, alpn: Option<&[u8]>) -> io::Result<BoxIo> {
+    let cluster = registry.get(name).ok_or_else(|| io::Error::other(format!("unknown cluster '{name}'")))?;
+    let mut waited = Duration::ZERO;
+    let hosts = loop {
+        let hosts = cluster.hosts();
+        if !hosts.hosts.is_empty() {
+            break hosts;
+        }
+        if waited >= HOSTS_WAIT {
+            return Err(io::Error::other(format!("cluster '{name}' has no host")));
+        }
+        tokio::time::sleep(HOSTS_POLL).await;
+        waited += HOSTS_POLL;
+    };
+    let host = &hosts.hosts[rand::random_range(0..hosts.hosts.len())];
+    let alpn = alpn.map(|a| [Box::<[u8]>::from(a)]);
+    let request = ConnectRequest { alpn: alpn.as_ref().map(|a| &a[..]), ..ConnectRequest::default() };
+    let connection =
+        upstream::connect(&cluster, host, &request).await.map_err(|e| io::Error::other(e.reason.to_string()))?;
+    Ok(Box::pin(Counted { stream: connection.stream, _account: connection.account }) as BoxIo)
 }
 
 /// A stream that stays counted in its cluster for as long as it lives.

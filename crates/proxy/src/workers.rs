@@ -47,15 +47,21 @@ pub struct Workers {
 
 impl Workers {
     /// Starts `count` threads.
-    pub fn start(count: usize, registry: &Arc<Registry>, store: &Arc<Store>, drain_time: Duration) -> io::Result<Self> {
+    pub fn start(
+        count: usize,
+        registry: &Arc<Registry>,
+        store: &Arc<Store>,
+        drain_time: Duration,
+        overload: Option<&Arc<l7::overload::Overload>>,
+    ) -> io::Result<Self> {
         let mut all = Vec::new();
         let mut stats = Vec::new();
         for id in 0..count {
             let (commands, receiver) = mpsc::unbounded_channel();
-            let (registry, own_store) = (registry.clone(), store.clone());
+            let (registry, own_store, overload) = (registry.clone(), store.clone(), overload.cloned());
             let thread = std::thread::Builder::new()
                 .name(format!("wrk:worker_{id}"))
-                .spawn(move || run(id, registry, own_store, drain_time, receiver))?;
+                .spawn(move || run(id, registry, own_store, drain_time, overload, receiver))?;
             all.push(Worker { commands, thread: Some(thread) });
             stats.push((
                 store.block(&format!("server.worker_{id}.")),
@@ -95,6 +101,7 @@ fn run(
     registry: Arc<Registry>,
     store: Arc<Store>,
     drain_time: Duration,
+    overload: Option<Arc<l7::overload::Overload>>,
     mut commands: mpsc::UnboundedReceiver<Command>,
 ) {
     telemetry::stats::set_worker(id);
@@ -107,6 +114,9 @@ fn run(
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
         let http = l7::Worker::new(id, seed, registry.clone());
+        if let Some(overload) = overload {
+            http.set_overload(overload);
+        }
         let deadlines = http.clone();
         tokio::task::spawn_local(async move { deadlines.run().await });
         let worker: Rc<l4::Worker> = l4::Worker::new(id, http.clone(), registry, store);

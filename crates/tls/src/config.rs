@@ -22,10 +22,6 @@ const SYSTEM_ROOTS: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
-/// Agreeing on this protocol promises an exchange of peer metadata ahead of the bytes, which nobody
-/// here does; a peer that is not offered it sends none.
-const PEER_EXCHANGE: &str = "istio-peer-exchange";
-
 /// Why a TLS context or secret cannot be used; `field` is the path inside the message.
 #[derive(Debug, thiserror::Error)]
 #[error("{field}: {reason}")]
@@ -189,7 +185,7 @@ fn common(
         versions: versions(&c.params, default_max)?,
         certificates,
         validation,
-        alpn: c.alpn.iter().filter(|a| ***a != *PEER_EXCHANGE).map(|a| a.as_bytes().to_vec()).collect(),
+        alpn: c.alpn.iter().map(|a| a.as_bytes().to_vec()).collect(),
     })
 }
 

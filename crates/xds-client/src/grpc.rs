@@ -1,4 +1,4 @@
-//! One bidirectional gRPC stream over one HTTP/2 connection, and nothing more of gRPC than that.
+//! gRPC calls over HTTP/2 connections of our own: streams and unary calls, and nothing more of gRPC than that.
 //!
 //! Messages are length-prefixed protobuf without compression. The connection's driver is a task of the current
 //! `LocalSet`; it ends with the stream.
@@ -50,40 +50,37 @@ pub enum GrpcError {
     Head(#[from] http::Error),
 }
 
-/// An open stream.
-pub(crate) struct Stream {
-    send: SendStream<Bytes>,
-    response: Option<h2::client::ResponseFuture>,
-    receive: Option<RecvStream>,
-    buffer: BytesMut,
+/// A connection that carries calls.
+pub struct Channel {
+    sender: h2::client::SendRequest<Bytes>,
     driver: AbortHandle,
 }
 
-impl Drop for Stream {
+impl Drop for Channel {
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-impl Stream {
-    /// Opens `path` on a fresh connection.
-    pub(crate) async fn open(
-        io: BoxIo,
-        authority: &str,
-        path: &str,
-        metadata: &[(String, String)],
-    ) -> Result<Self, GrpcError> {
+impl Channel {
+    /// Speaks HTTP/2 on a fresh connection. Must run on a `LocalSet`.
+    pub async fn connect(io: BoxIo) -> Result<Self, GrpcError> {
         let (sender, connection) = h2::client::Builder::new()
             .initial_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(STREAM_WINDOW_BYTES)
             .handshake(io)
             .await?;
         let driver = tokio::task::spawn_local(async move {
-            // Its end shows at the stream.
+            // Its end shows at the streams.
             let _ = connection.await;
         })
         .abort_handle();
-        let mut sender = sender.ready().await?;
+        Ok(Self { sender, driver })
+    }
+
+    /// Starts a call of `path`.
+    pub async fn open(&self, authority: &str, path: &str, metadata: &[(String, String)]) -> Result<Stream, GrpcError> {
+        let mut sender = self.sender.clone().ready().await?;
         let mut head = Request::post(format!("http://{authority}{path}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
@@ -95,7 +92,72 @@ impl Stream {
             );
         }
         let (response, send) = sender.send_request(head.body(())?, false)?;
-        Ok(Self { send, response: Some(response), receive: None, buffer: BytesMut::new(), driver })
+        Ok(Stream { send, response: Some(response), receive: None, buffer: BytesMut::new(), _channel: None })
+    }
+
+    /// Calls `path` with one encoded message; its answer is not looked at.
+    pub async fn call(
+        &self,
+        authority: &str,
+        path: &str,
+        metadata: &[(String, String)],
+        message: &[u8],
+    ) -> Result<(), GrpcError> {
+        let mut stream = self.open(authority, path, metadata).await?;
+        stream.send_encoded(message).await?;
+        stream.send.send_data(Bytes::new(), true)?;
+        loop {
+            match stream.receive::<()>().await {
+                Ok(()) => {}
+                Err(GrpcError::Status { code: 0, .. }) => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// An open stream.
+pub struct Stream {
+    send: SendStream<Bytes>,
+    response: Option<h2::client::ResponseFuture>,
+    receive: Option<RecvStream>,
+    buffer: BytesMut,
+    /// The connection, when it is the stream's own.
+    _channel: Option<Channel>,
+}
+
+impl Stream {
+    /// Opens `path` on a fresh connection.
+    pub(crate) async fn open(
+        io: BoxIo,
+        authority: &str,
+        path: &str,
+        metadata: &[(String, String)],
+    ) -> Result<Self, GrpcError> {
+        let channel = Channel::connect(io).await?;
+        let stream = channel.open(authority, path, metadata).await?;
+        Ok(Self { _channel: Some(channel), ..stream })
+    }
+
+    /// Sends an encoded message once the peer's window takes it.
+    pub async fn send_encoded(&mut self, message: &[u8]) -> Result<(), GrpcError> {
+        let mut frame = BytesMut::with_capacity(5 + message.len());
+        frame.put_u8(0);
+        frame.put_u32(message.len() as u32);
+        frame.extend_from_slice(message);
+        let mut frame = frame.freeze();
+        while !frame.is_empty() {
+            self.send.reserve_capacity(frame.len());
+            let room = match self.send.capacity() {
+                0 => match poll_fn(|cx| self.send.poll_capacity(cx)).await {
+                    Some(room) => room?,
+                    None => return Err(GrpcError::Status { code: 0, message: "stream closed".into() }),
+                },
+                room => room,
+            };
+            self.send.send_data(frame.split_to(room.min(frame.len())), false)?;
+        }
+        Ok(())
     }
 
     /// Queues a message; h2 sends it as the window allows.
@@ -109,7 +171,7 @@ impl Stream {
     }
 
     /// The next message. Cancel safe: what has arrived stays buffered.
-    pub(crate) async fn receive<M: Message + Default>(&mut self) -> Result<M, GrpcError> {
+    pub async fn receive<M: Message + Default>(&mut self) -> Result<M, GrpcError> {
         if let Some(response) = &mut self.response {
             let response = response.await?;
             self.response = None;

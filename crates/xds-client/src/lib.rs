@@ -9,5 +9,5 @@ mod grpc;
 mod stream;
 
 pub use backoff::Backoff;
-pub use grpc::{GrpcError, MESSAGE_BYTES_MAX};
+pub use grpc::{Channel, GrpcError, MESSAGE_BYTES_MAX, Stream};
 pub use stream::{BoxIo, Connection, Connector, Event, Handle, Io, Service, Settings, spawn};

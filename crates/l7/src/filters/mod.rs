@@ -12,7 +12,9 @@ pub mod fault;
 pub mod grpc_stats;
 pub mod grpc_web;
 pub mod header_mutation;
+pub mod istio_stats;
 pub mod local_ratelimit;
+pub mod peer_metadata;
 pub mod rbac;
 pub mod set_filter_state;
 
@@ -66,6 +68,10 @@ pub enum FilterState {
     GrpcStats(grpc_stats::Counts),
     /// `grpc_web`: translation in progress.
     GrpcWeb(grpc_web::Translation),
+    /// `istio.metadata_exchange`: what the client asked for.
+    PeerMetadata(peer_metadata::Asked),
+    /// `istio.stats`: messages reported.
+    IstioStats(istio_stats::Progress),
 }
 
 /// What a filter may ask about besides the exchange.
@@ -115,6 +121,8 @@ enum Kind {
     GrpcStats(grpc_stats::GrpcStats),
     GrpcWeb,
     Alpn(alpn::Alpn),
+    PeerMetadata(Box<peer_metadata::PeerMetadata>),
+    IstioStats(Box<crate::istio::Recorder>),
     /// Known to the configuration, without effect on requests here.
     Inert,
 }
@@ -143,8 +151,12 @@ impl Filter {
             HttpFilterKind::GrpcStats(c) => Kind::GrpcStats(grpc_stats::GrpcStats::new(c.clone())),
             HttpFilterKind::GrpcWeb => Kind::GrpcWeb,
             HttpFilterKind::Alpn(c) => Kind::Alpn(alpn::Alpn::new(c)),
-            // Telemetry of Istio: accepted without effect until its metrics are served.
-            HttpFilterKind::PeerMetadata(_) | HttpFilterKind::IstioStats(_) => Kind::Inert,
+            HttpFilterKind::PeerMetadata(c) => {
+                Kind::PeerMetadata(Box::new(peer_metadata::PeerMetadata::new(c.clone(), &deps.node)))
+            }
+            HttpFilterKind::IstioStats(c) => {
+                Kind::IstioStats(Box::new(crate::istio::Recorder::new(c, deps.direction, &deps.node, deps.store)))
+            }
             HttpFilterKind::UpstreamCodec => Kind::Inert,
             // A filter that is off everywhere needs nobody to run it.
             _ if f.disabled => Kind::Inert,
@@ -183,6 +195,8 @@ impl Filter {
             Kind::GrpcStats(f) => f.on_request(ex),
             Kind::GrpcWeb => grpc_web::on_request(ex),
             Kind::Alpn(f) => f.on_request(ex),
+            Kind::PeerMetadata(f) => f.on_request(cx, ex),
+            Kind::IstioStats(f) => istio_stats::on_request(f, cx.conn, ex),
             Kind::Inert => Step::Continue,
         }
     }
@@ -223,28 +237,31 @@ pub fn on_response(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, end: b
             Kind::GrpcStats(f) => f.on_response(ex),
             Kind::GrpcWeb => grpc_web::on_response(ex, end),
             Kind::LocalRateLimit(f) => f.on_response(ex),
+            Kind::PeerMetadata(f) => f.on_response(ex),
             _ => {}
         }
     }
 }
 
 /// Request data passes.
-pub fn on_request_data(conn: &Conn, _found: Option<&Found>, ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
+pub fn on_request_data(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
     for filter in conn.manager.filters.iter().take(ex.filters_run as usize) {
         match &filter.kind {
             Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, true),
             Kind::GrpcWeb => grpc_web::on_request_data(ex, data, end),
+            Kind::IstioStats(f) => istio_stats::on_data(f, conn, found, ex),
             _ => {}
         }
     }
 }
 
 /// Response data passes.
-pub fn on_response_data(conn: &Conn, _found: Option<&Found>, ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
+pub fn on_response_data(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
     for filter in conn.manager.filters.iter().take(ex.filters_run as usize).rev() {
         match &filter.kind {
             Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, false),
             Kind::GrpcWeb => grpc_web::on_response_data(ex, data, end),
+            Kind::IstioStats(f) => istio_stats::on_data(f, conn, found, ex),
             _ => {}
         }
     }
@@ -257,6 +274,12 @@ pub fn on_end(conn: &Conn, found: Option<&Found>, ex: &mut Exchange) {
             Kind::Fault(f) => f.on_end(ex),
             Kind::GrpcStats(f) => f.on_end(conn, ex, found),
             _ => {}
+        }
+    }
+    // These are logs: they see every exchange, also one that an earlier filter ended.
+    for filter in conn.manager.filters.iter() {
+        if let Kind::IstioStats(f) = &filter.kind {
+            istio_stats::on_end(f, conn, found, ex);
         }
     }
 }

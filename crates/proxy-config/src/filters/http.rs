@@ -510,6 +510,8 @@ pub struct PeerMetadata {
     pub downstream_propagation: bool,
     /// Adds them to requests.
     pub upstream_propagation: bool,
+    /// Adds `baggage` to requests.
+    pub upstream_baggage: bool,
     /// Leaves them out towards clusters outside the mesh.
     pub skip_external_clusters: bool,
     /// Stores the peer so that it reaches the upstream connection's filters.

@@ -63,6 +63,12 @@ pub fn bootstrap(b: &p::Bootstrap) -> Result<Bootstrap> {
         outlier_event_log_path: manager.outlier_detection.as_ref().and_then(|o| opt_name(&o.event_log_path)),
         stats_sinks: each("stats_sinks", &b.stats_sinks, sink)?,
         stats: stats(&b.stats_config.clone().unwrap_or_default()).at("stats_config")?,
+        stats_eviction_interval: match &b.stats_eviction {
+            Some(p::bootstrap::StatsEviction::StatsEvictionInterval(d)) => {
+                opt_duration("stats_eviction_interval", &Some(*d))?
+            }
+            None => None,
+        },
         stats_flush_interval: opt_duration("stats_flush_interval", &b.stats_flush_interval)?
             .unwrap_or(STATS_FLUSH_INTERVAL),
         overload: b.overload_manager.as_ref().map(overload_manager).transpose().at("overload_manager")?.map(Arc::new),

@@ -520,6 +520,7 @@ fn peer_metadata(c: &protos::io::istio::http::peer_metadata::Config) -> PeerMeta
         upstream_discovery: discovery(&c.upstream_discovery),
         downstream_propagation: headers(&c.downstream_propagation),
         upstream_propagation: headers(&c.upstream_propagation),
+        upstream_baggage: c.upstream_propagation.iter().any(|m| matches!(m.method_specifier, Some(P::Baggage(_)))),
         skip_external_clusters: skip(&c.upstream_propagation),
         shared_with_upstream: c.shared_with_upstream,
         additional_labels: c.additional_labels.iter().map(|s| s.as_str().into()).collect(),

@@ -98,7 +98,7 @@ pub(super) fn provider(h: &trace::tracing::Http) -> Result<TraceProvider> {
 }
 
 fn zipkin(z: &trace::ZipkinConfig) -> Result<Zipkin> {
-    reject!(z; collector_service);
+    reject!(z; collector_service, timestamp_trace_ids);
     if z.collector_endpoint_version == trace::zipkin_config::CollectorEndpointVersion::HttpProto as i32 {
         return Err(unsupported("HTTP_PROTO").at("collector_endpoint_version"));
     }
@@ -111,6 +111,7 @@ fn zipkin(z: &trace::ZipkinConfig) -> Result<Zipkin> {
         collector_hostname: opt_name(&z.collector_hostname),
         trace_id_128bit: z.trace_id_128bit,
         shared_span_context: z.shared_span_context.unwrap_or(true),
+        w3c: z.trace_context_option == trace::zipkin_config::TraceContextOption::UseB3WithW3cPropagation as i32,
         split_spans_for_request: z.split_spans_for_request,
     })
 }

@@ -64,6 +64,8 @@ pub struct Deps {
     pub store: Arc<telemetry::stats::Store>,
     /// Access log files.
     pub sinks: Arc<telemetry::access_log::Sinks>,
+    /// What leaves for collectors.
+    pub exports: Arc<l7::export::Exports>,
     /// Clusters.
     pub registry: Arc<upstream::Registry>,
     /// Secrets.
@@ -202,6 +204,7 @@ impl Listeners {
             &l4::Deps {
                 store: &deps.store,
                 sinks: &deps.sinks,
+                exports: &deps.exports,
                 registry: &deps.registry,
                 secrets: &deps.secrets,
                 routes: &|name| deps.slots.get(name),

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -46,6 +47,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn open(path: &Path) -> io::Result<File> {
+    // The process's own streams are not opened but shared: they may be sockets, which have no path.
+    if path == Path::new("/dev/stdout") {
+        return io::stdout().as_fd().try_clone_to_owned().map(File::from);
+    }
+    if path == Path::new("/dev/stderr") {
+        return io::stderr().as_fd().try_clone_to_owned().map(File::from);
+    }
     // A pipe or terminal cannot be opened for append and created at once; the kernel ignores both.
     OpenOptions::new().create(true).append(true).open(path)
 }

@@ -40,6 +40,8 @@ pub(crate) struct Core {
     pub(crate) prefix: Box<str>,
     /// Tags given by the creator; such a block's prefix is a metric name and its names are not searched for tags.
     pub(crate) tags: Box<[(Box<str>, Box<str>)]>,
+    /// The tags as the full name has them after the stat's own, `.reporter.source`; parts that are empty leave no trace, as in Envoy.
+    pub(crate) suffix: Box<str>,
     workers: Box<[OnceLock<Box<Cells>>]>,
     shared: Mutex<Option<Box<Shared>>>,
 }
@@ -54,6 +56,12 @@ impl Core {
         Self {
             def,
             prefix: prefix.into(),
+            suffix: tags
+                .iter()
+                .flat_map(|(k, v)| [&**k, &**v])
+                .filter(|p| !p.is_empty())
+                .flat_map(|p| [".", p])
+                .collect(),
             tags,
             workers: (0..workers).map(|_| OnceLock::new()).collect(),
             shared: Mutex::new(None),

@@ -96,7 +96,7 @@ impl Labels {
             extraction.extract(name, &mut self.bare, label);
         } else {
             self.bare.clear();
-            self.bare.push_str(name);
+            self.bare.push_str(name.strip_suffix(&*core.suffix).unwrap_or(name));
             core.tags.iter().for_each(|(k, v)| label(k, v));
         }
     }

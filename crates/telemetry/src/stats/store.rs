@@ -286,7 +286,7 @@ pub(crate) fn walk<'a>(cores: &'a [Arc<Core>], histograms: bool, mut each: impl 
                 }
             }
             if let Some(first) = list.first() {
-                let name = format!("{}{}", core.prefix, first.0);
+                let name = format!("{}{}{}", core.prefix, first.0, core.suffix);
                 heap.push(Reverse(Cursor { name, block: next, rows: list, at: 0 }));
             }
             next += 1;
@@ -303,6 +303,7 @@ pub(crate) fn walk<'a>(cores: &'a [Arc<Core>], histograms: bool, mut each: impl 
         if let Some(row) = cursor.rows.get(cursor.at) {
             cursor.name.truncate(core.prefix.len());
             cursor.name.push_str(&row.0);
+            cursor.name.push_str(&core.suffix);
             heap.push(Reverse(cursor));
         } else if next >= cores.len() && heap.is_empty() {
             break;

@@ -2,12 +2,16 @@
 //!
 //! Callers use them flat: `telemetry::stats::envoy::{cluster, hcm, listener}`.
 
+mod export_tables;
 mod http;
+mod istio_tables;
 mod listener_tables;
 mod server_tables;
 mod upstream;
 
+pub use export_tables::*;
 pub use http::*;
+pub use istio_tables::*;
 pub use listener_tables::*;
 pub use server_tables::*;
 pub use upstream::*;

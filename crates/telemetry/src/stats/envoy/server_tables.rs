@@ -168,6 +168,36 @@ pub mod overload {
     }
 }
 
+/// Scope `overload.<resource monitor>.`.
+pub mod overload_resource {
+    crate::stat_schema! { OverloadResource;
+        counters {
+            FAILED_UPDATES = "failed_updates",
+            SKIPPED_UPDATES = "skipped_updates",
+        }
+        gauges {
+            PRESSURE = "pressure",
+        }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
+/// Scope `overload.<action>.`.
+pub mod overload_action {
+    crate::stat_schema! { OverloadAction;
+        counters { }
+        gauges {
+            ACTIVE = "active",
+            SCALE_PERCENT = "scale_percent",
+        }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
 /// Scope `envoy.overload_actions.reset_high_memory_stream.`.
 pub mod overload_action_count {
     crate::stat_schema! { OverloadActionCount;
