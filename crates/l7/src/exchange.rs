@@ -219,6 +219,10 @@ impl Exchange {
             taps_response,
             body_collected,
             random,
+            downstream_peer,
+            upstream_peer,
+            span,
+            wire,
         } = self;
         request.clear();
         response.clear();
@@ -259,6 +263,10 @@ impl Exchange {
         *taps_response = Default::default();
         *body_collected = Default::default();
         *random = Default::default();
+        *downstream_peer = Default::default();
+        *upstream_peer = Default::default();
+        *span = Default::default();
+        *wire = Default::default();
     }
 
     /// Sets the response code details and adds flags.

@@ -292,9 +292,8 @@ async fn start(
             }
         });
     }
-    let workers =
-        Workers::start(options.concurrency, &registry, &store, options.drain_time, overload.as_ref())
-            .map_err(StartError::Thread)?;
+    let workers = Workers::start(options.concurrency, &registry, &store, options.drain_time, overload.as_ref())
+        .map_err(StartError::Thread)?;
     registry.set_workers(options.concurrency);
     let outlier_log = bootstrap.config.outlier_event_log_path.as_deref();
     registry

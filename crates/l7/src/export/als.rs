@@ -67,9 +67,10 @@ fn common(log: &GrpcLog, f: &Facts<'_>) -> p::AccessLogCommon {
             metadata.filter_metadata.insert(name.to_owned(), s);
         }
     });
-    let state = log.filter_state_to_log.iter().filter_map(|key| {
-        Some((key.to_string(), protos::any(&text(f.metadata.filter_state(key)?))))
-    });
+    let state = log
+        .filter_state_to_log
+        .iter()
+        .filter_map(|key| Some((key.to_string(), protos::any(&text(f.metadata.filter_state(key)?)))));
     let start = f.start.duration_since(UNIX_EPOCH).unwrap_or_default();
     p::AccessLogCommon {
         downstream_remote_address: address(f.downstream_remote),
