@@ -34,6 +34,7 @@ fn bed() -> Option<Bed> {
     let bootstrap = proxy_config::parse::bootstrap(&bootstrap).ok()?;
     let store = telemetry::stats::Store::new(Default::default());
     telemetry::stats::set_worker(0);
+    let (exports, _new) = l7::export::Exports::new(&store);
     let sinks = telemetry::access_log::Sinks::new(Duration::from_secs(1), store.block("filesystem."));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     let local = tokio::task::LocalSet::new();
@@ -51,9 +52,11 @@ fn bed() -> Option<Bed> {
         let deps = l7::Deps {
             store: &store,
             sinks: &sinks,
+            exports: &exports,
             routes: &|_| Arc::default(),
             listener: "fuzz",
             node: Arc::default(),
+            direction: Default::default(),
         };
         Some((l7::Manager::new(hcm.clone(), &deps).ok()?, worker))
     })?;

@@ -134,7 +134,7 @@ pub enum Refused {
     /// A circuit breaker is open.
     Overflow {
         /// Whom it would have gone to, and the address: the limit of requests, not of waiting ones.
-        host: Option<(HostKey, Option<SocketAddr>)>,
+        host: Option<(Arc<Host>, Option<SocketAddr>)>,
         /// A connection was waited for first.
         waited: bool,
     },
@@ -380,11 +380,11 @@ pub fn try_checkout(
 }
 
 /// The limit of requests is judged when a connection is there, and counted nowhere, as Envoy's pools do.
-fn requests_overflow(entry: &upstream::Cluster, priority: Priority, host: &Host, waited: bool) -> Refused {
+fn requests_overflow(entry: &upstream::Cluster, priority: Priority, host: &Arc<Host>, waited: bool) -> Refused {
     if entry.breakers(priority).limit(Resource::Requests) > 0 {
         entry.note_breaker(priority, Resource::Requests);
     }
-    Refused::Overflow { host: Some((host.text.clone(), host.socket())), waited }
+    Refused::Overflow { host: Some((host.clone(), host.socket())), waited }
 }
 
 /// Gives back a connection that served nothing.

@@ -87,8 +87,15 @@ fn run(case: Case) -> (String, String) {
         let registry = upstream::Registry::new(store.clone(), Arc::default());
         registry.set(bootstrap.clusters[0].clone());
         let NetworkFilterKind::Hcm(hcm) = &bootstrap.listeners[0].chains.chains[0].filters[0].kind else { panic!() };
-        let deps =
-            l7::Deps { store: &store, sinks: &sinks, exports: &exports, routes: &|_| Arc::default(), listener: "t", node: Arc::default(), direction: Default::default() };
+        let deps = l7::Deps {
+            store: &store,
+            sinks: &sinks,
+            exports: &exports,
+            routes: &|_| Arc::default(),
+            listener: "t",
+            node: Arc::default(),
+            direction: Default::default(),
+        };
         let manager = l7::Manager::new(hcm.clone(), &deps).unwrap();
         let worker = l7::Worker::new(0, 1, registry);
         tokio::task::spawn_local(worker.clone().run());
