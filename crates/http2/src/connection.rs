@@ -364,7 +364,7 @@ impl Connection {
         let (recv, send) = (s.recv_open, s.send_open);
         // A stream that only waits for its queue to be sent ends by itself.
         let finishing = send && !matches!(s.then, crate::stream::Then::More);
-        if !over && (recv && !finishing || send && !finishing) {
+        if !over && !finishing && (recv || send) {
             let code = if self.options.role == Role::Server && !send { code::NO_ERROR } else { code::CANCEL };
             self.reset(key, code);
         }

@@ -86,11 +86,7 @@ impl<'a> Fields<'a> {
             | HeaderId::PROXY_CONNECTION
             | HeaderId::TRANSFER_ENCODING
             | HeaderId::UPGRADE => return false,
-            HeaderId::TE => {
-                if value != b"trailers" {
-                    return false;
-                }
-            }
+            HeaderId::TE if value != b"trailers" => return false,
             HeaderId::HOST if self.kind == Kind::Request => {
                 // Requests know `host` as `:authority`, which wins.
                 if !self.block.has(HeaderId::AUTHORITY) {
@@ -114,11 +110,7 @@ impl<'a> Fields<'a> {
                     None => {}
                 }
             }
-            HeaderId::OTHER => {
-                if name.is_empty() || !name.iter().all(|b| TOKEN[usize::from(*b)]) {
-                    return false;
-                }
-            }
+            HeaderId::OTHER if name.is_empty() || !name.iter().all(|b| TOKEN[usize::from(*b)]) => return false,
             _ => {}
         }
         self.block.add_received(id, name, value, self.kind == Kind::Request);

@@ -4,6 +4,9 @@
 //! [`Key`]s. Header fields go between HPACK and [`http1::HeaderBlock`] without a form in between; that is what this crate
 //! exists for. Absent on purpose: sockets, timers, tasks, push, priorities.
 
+// Blocks and streams change hands; their boxes stay where they are.
+#![allow(clippy::vec_box)]
+
 mod connection;
 mod fields;
 pub mod frame;

@@ -169,7 +169,7 @@ impl Connection {
         }
         let size_is_wrong = match head.kind {
             kind::RST_STREAM | kind::WINDOW_UPDATE => head.len != 4,
-            kind::SETTINGS => head.len % 6 != 0 || head.has(flag::ACK) && head.len != 0,
+            kind::SETTINGS => !head.len.is_multiple_of(6) || head.has(flag::ACK) && head.len != 0,
             kind::PING => head.len != 8,
             kind::GOAWAY => head.len < 8,
             _ => false,
@@ -375,7 +375,7 @@ impl Connection {
         list: std::result::Result<Option<u64>, Bad>,
         end: bool,
     ) -> Result {
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             return fatal(code::PROTOCOL_ERROR);
         }
         if id <= self.last_id {
