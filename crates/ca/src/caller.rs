@@ -90,6 +90,11 @@ impl Authenticator {
         *self.keys.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(keys);
     }
 
+    /// Replaces the roots (one was renewed, or others were plugged in).
+    pub fn set_roots(&self, roots: Vec<CertificateDer<'static>>) {
+        *self.roots.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(roots);
+    }
+
     /// Authenticates by certificate first, then by the `authorization: Bearer` token.
     pub fn authenticate(
         &self,

@@ -5,16 +5,18 @@
 //! asks for. Absent: TLS listeners (`controlplane`), how keys and certificates are made (`pki`).
 
 pub mod caller;
+pub mod current;
 pub mod metrics;
 pub mod policy;
 pub mod service;
 pub mod store;
 
 pub use caller::{Authenticator, Caller, CallerError, PeerCertificates, Proof};
+pub use current::CurrentAuthority;
 pub use metrics::Metrics;
 pub use policy::TtlPolicy;
 pub use service::CertificateService;
-pub use store::{StoreError, load, load_or_create};
+pub use store::{StoreError, load, load_or_create, renew};
 
 use std::time::{Duration, SystemTime};
 

@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use pki::{Authority, CertRequest, Issue};
+use pki::{CertRequest, Issue};
 use protos::istio::v1::auth::istio_certificate_service_server::IstioCertificateService;
 use protos::istio::v1::auth::{IstioCertificateRequest, IstioCertificateResponse};
 use tonic::{Request, Response, Status};
 
 use crate::metrics::{Metrics, count};
-use crate::{Authenticator, PeerCertificates, TtlPolicy};
+use crate::{Authenticator, CurrentAuthority, PeerCertificates, TtlPolicy};
 
 /// The service; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CertificateService {
-    authority: Arc<Authority>,
+    authority: Arc<CurrentAuthority>,
     authenticator: Arc<Authenticator>,
     ttl: TtlPolicy,
     metrics: Arc<Metrics>,
@@ -22,7 +22,7 @@ pub struct CertificateService {
 
 impl CertificateService {
     /// Signs with `authority` for callers that `authenticator` knows.
-    pub fn new(authority: Arc<Authority>, authenticator: Arc<Authenticator>, ttl: TtlPolicy) -> Self {
+    pub fn new(authority: Arc<CurrentAuthority>, authenticator: Arc<Authenticator>, ttl: TtlPolicy) -> Self {
         CertificateService { authority, authenticator, ttl, metrics: Arc::default() }
     }
 
@@ -56,7 +56,8 @@ impl CertificateService {
             ))
         })?;
         let issue = Issue { names: &caller.identities, ttl, now, serial: crate::random_serial() };
-        let chain = self.authority.issue(&csr, &issue).map_err(|error| {
+        let authority = self.authority.load();
+        let chain = authority.issue(&csr, &issue).map_err(|error| {
             count(&self.metrics.csr_sign_err);
             tracing::error!(target: "serverca", "CSR signing error: {error}");
             Status::internal("CSR signing error")
@@ -64,7 +65,7 @@ impl CertificateService {
         count(&self.metrics.success);
         tracing::debug!(target: "serverca", "CSR successfully signed, sans {:?}", caller.identities);
         let mut cert_chain: Vec<String> = chain.certs.iter().map(|c| pki::pem::encode("CERTIFICATE", c)).collect();
-        cert_chain.push(self.authority.roots_pem());
+        cert_chain.push(authority.roots_pem());
         Ok(IstioCertificateResponse { cert_chain })
     }
 }
@@ -84,24 +85,24 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    use pki::{Bundle, KeyAlgorithm, PrivateKey, ServiceAccount, TokenClaims, TokenKey, create_csr};
+    use pki::{Authority, Bundle, KeyAlgorithm, PrivateKey, ServiceAccount, TokenClaims, TokenKey, create_csr};
     use tonic::Code;
 
     struct Fixture {
         service: CertificateService,
-        authority: Arc<Authority>,
+        authority: Arc<CurrentAuthority>,
         token_key: PrivateKey,
         now: SystemTime,
     }
 
     fn fixture() -> Fixture {
         let now = SystemTime::now();
-        let authority =
-            Arc::new(Authority::self_signed("cluster.local", KeyAlgorithm::EcdsaP256, now, [1; 16]).unwrap());
+        let made = Authority::self_signed("cluster.local", KeyAlgorithm::EcdsaP256, now, [1; 16]).unwrap();
+        let authority = CurrentAuthority::new(made);
         let token_key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
         let keys = vec![TokenKey::of(&token_key).unwrap()];
         let authenticator =
-            Arc::new(Authenticator::new("cluster.local", vec!["old.domain".into()], authority.roots().to_vec(), keys));
+            Arc::new(Authenticator::new("cluster.local", vec!["old.domain".into()], authority.trusted(), keys));
         let service = CertificateService::new(Arc::clone(&authority), authenticator, TtlPolicy::default());
         Fixture { service, authority, token_key, now }
     }
@@ -169,11 +170,23 @@ mod tests {
         let f = fixture();
         for (domain, expect) in [("old.domain", Ok(())), ("evil.domain", Err(Code::Unauthenticated))] {
             let server =
-                crate::issue_server(&f.authority, &[format!("spiffe://{domain}/ns/a/sa/b")], HOUR, f.now).unwrap();
+                crate::issue_server(&f.authority.load(), &[format!("spiffe://{domain}/ns/a/sa/b")], HOUR, f.now).unwrap();
             let mut request = f.request(0);
             request.extensions_mut().insert(PeerCertificates { chain: Arc::new(server.chain.certs), tls: true });
             assert_eq!(f.issued(&request).map(drop), expect, "{domain}");
         }
+    }
+
+    #[test]
+    fn a_leaf_of_before_still_gets_in_when_the_root_was_exchanged() {
+        let f = fixture();
+        let first = f.issued(&f.with_token(f.request(0), HOUR)).unwrap();
+        f.authority.replace(Authority::self_signed("cluster.local", KeyAlgorithm::EcdsaP256, f.now, [9; 16]).unwrap());
+        f.service.authenticator.set_roots(f.authority.trusted());
+        let mut again = f.request(0);
+        again.extensions_mut().insert(PeerCertificates { chain: Arc::new(first.certs), tls: true });
+        let second = f.issued(&again).unwrap();
+        assert!(pki::verify_chain(&second.certs, f.authority.load().roots(), f.now).is_ok());
     }
 
     #[test]

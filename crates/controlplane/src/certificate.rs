@@ -7,10 +7,11 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use ca::ServerCertificate;
+use ca::{CurrentAuthority, ServerCertificate};
 use pki::{Authority, Bundle, PrivateKey, RotationPolicy, rotation_at};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use tokio::sync::watch;
 
 /// Life time of our own certificate.
 const TTL: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -58,11 +59,21 @@ pub fn issue(authority: &Authority, names: &[String]) -> anyhow::Result<(Arc<Cur
 }
 
 /// Renews our certificate for as long as the process lives.
-pub async fn keep_fresh(current: Arc<Current>, authority: Arc<Authority>, names: Vec<String>, mut renew: SystemTime) {
+/// When its time has come, and when `changed` says that another authority signs.
+pub async fn keep_fresh(
+    current: Arc<Current>,
+    authority: Arc<CurrentAuthority>,
+    names: Vec<String>,
+    mut renew: SystemTime,
+    mut changed: watch::Receiver<u64>,
+) {
     loop {
         let wait = renew.duration_since(SystemTime::now()).unwrap_or_default();
-        tokio::time::sleep(wait.max(Duration::from_secs(1))).await;
-        match issue(&authority, &names) {
+        tokio::select! {
+            () = tokio::time::sleep(wait.max(Duration::from_secs(1))) => {}
+            Ok(()) = changed.changed() => {}
+        }
+        match issue(&authority.load(), &names) {
             Ok((new, next)) => {
                 current.0.store(new.0.load_full());
                 renew = next;

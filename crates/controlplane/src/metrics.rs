@@ -87,7 +87,7 @@ pub fn render(shared: &Shared) -> String {
     for (name, help, value) in shared.ca_metrics.counters() {
         family(&mut out, name, "counter", help, [(String::new(), value)]);
     }
-    let not_after = shared.authority.not_after();
+    let not_after = shared.authority.load().not_after();
     let unix = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let left = not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs();
     let help = "The unix timestamp, in seconds, when the root cert will expire.";

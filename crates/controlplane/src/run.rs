@@ -8,15 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, bail};
-use ca::{Authenticator, CertificateService, PeerCertificates};
+use arc_swap::ArcSwap;
+use ca::{Authenticator, CertificateService, CurrentAuthority, PeerCertificates};
 use model::MeshConfig;
-use pki::{Authority, KeyAlgorithm, TokenKey};
+use pki::{KeyAlgorithm, TokenKey};
 use protos::istio::v1::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use source_file::{FileSource, Options};
 use telemetry::log::istio::Levels;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::transport::Server;
 use tonic::{Extensions, metadata::MetadataMap};
 use xds_server::{AdsService, Authenticate, Hub};
@@ -37,7 +38,7 @@ pub struct Shared {
     pub world: Arc<World>,
     pub hub: Arc<Hub<ModelSource>>,
     pub ca_metrics: Arc<ca::Metrics>,
-    pub authority: Arc<Authority>,
+    pub authority: Arc<CurrentAuthority>,
     pub ready: AtomicBool,
     pub started: Instant,
     pub cluster_id: String,
@@ -65,10 +66,10 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
     let trust_domain = mesh.trust_domain.clone();
     let aliases = mesh.trust_domain_aliases.clone();
     let authority = ca::load_or_create(&env.ca_dir, &trust_domain, KeyAlgorithm::EcdsaP256, SystemTime::now())?;
-    let authority = Arc::new(authority);
     tracing::info!(target: "pkica", "Using CA of {} until {}", env.ca_dir.display(), timestamp(authority.not_after()));
+    let authority = CurrentAuthority::new(authority);
     let keys = read_token_keys(&env)?;
-    let authenticator = Arc::new(Authenticator::new(&trust_domain, aliases, authority.roots().to_vec(), keys));
+    let authenticator = Arc::new(Authenticator::new(&trust_domain, aliases, authority.trusted(), keys));
     let ca = CertificateService::new(Arc::clone(&authority), Arc::clone(&authenticator), env.ttl);
 
     let (rate, burst) = env.stream_limits();
@@ -121,8 +122,17 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
     }
     if let Some(listener) = bind(&args.secure_grpc_addr).await? {
         listening.push(format!("secureGrpc={}", shown(&args.secure_grpc_addr)));
-        let certificate = own_certificate(&args, &env, &authority, &world)?;
-        let config = tls::server_config(certificate, authority.roots())?;
+        let (changed, on_change) = watch::channel(0);
+        let certificate = own_certificate(&args, &env, &authority, &world, on_change)?;
+        let config = tls::server_config(Arc::clone(&certificate), &authority.trusted())?;
+        let config = Arc::new(ArcSwap::new(config));
+        tokio::spawn(watch_ca(
+            env.clone(),
+            Arc::clone(&authority),
+            Arc::clone(&authenticator),
+            (certificate, Arc::clone(&config)),
+            changed,
+        ));
         let server = grpc(&args).add_service(ads(true)).add_service(IstioCertificateServiceServer::new(ca));
         tokio::spawn(server.serve_with_incoming(tls::accept(listener, Some(config))));
     }
@@ -164,8 +174,9 @@ fn xds_authenticator(authenticator: Arc<Authenticator>, required: bool) -> impl 
 fn own_certificate(
     args: &Discovery,
     env: &Env,
-    authority: &Arc<Authority>,
+    authority: &Arc<CurrentAuthority>,
     world: &World,
+    changed: watch::Receiver<u64>,
 ) -> anyhow::Result<Arc<certificate::Current>> {
     if let Some(cert) = &args.tls_cert_file {
         let key = args.tls_key_file.as_ref().context("--tlsCertFile needs --tlsKeyFile")?;
@@ -173,8 +184,8 @@ fn own_certificate(
     }
     let domain = &world.snapshot().mesh.domain;
     let names = certificate::dns_names(&args.namespace, domain, &env.revision, &env.custom_hosts);
-    let (current, renew) = certificate::issue(authority, &names)?;
-    tokio::spawn(certificate::keep_fresh(Arc::clone(&current), Arc::clone(authority), names, renew));
+    let (current, renew) = certificate::issue(&authority.load(), &names)?;
+    tokio::spawn(certificate::keep_fresh(Arc::clone(&current), Arc::clone(authority), names, renew, changed));
     Ok(current)
 }
 
@@ -287,6 +298,50 @@ async fn watch_token_keys(env: Env, authenticator: Arc<Authenticator>) {
                 }
             }
         }
+    }
+}
+
+/// Follows the CA's directory: other material that is plugged in, and our own root when its end is near. Whoever holds a
+/// leaf of before goes on being trusted.
+async fn watch_ca(
+    env: Env,
+    authority: Arc<CurrentAuthority>,
+    authenticator: Arc<Authenticator>,
+    (certificate, settings): (Arc<certificate::Current>, tls::Settings),
+    changed: watch::Sender<u64>,
+) {
+    let files = |dir: &Path| -> Vec<Option<Vec<u8>>> {
+        let names = ["ca-key.pem", "ca-cert.pem", "cert-chain.pem", "root-cert.pem", "tls.key", "tls.crt", "ca.crt"];
+        names.iter().map(|n| std::fs::read(dir.join(n)).ok()).collect()
+    };
+    let mut last = files(&env.ca_dir);
+    loop {
+        tokio::time::sleep(FILES_EVERY).await;
+        let now = files(&env.ca_dir);
+        let next = if now == last {
+            ca::renew(&env.ca_dir, &authority.load(), SystemTime::now())
+        } else {
+            ca::load(&env.ca_dir)
+        };
+        last = files(&env.ca_dir);
+        let next = match next {
+            Ok(Some(next)) => next,
+            Ok(None) => continue,
+            // Half of a change may be there only; the next look finds the rest.
+            Err(error) => {
+                tracing::error!(target: "pkica", "CA not updated: {error}");
+                continue;
+            }
+        };
+        tracing::info!(target: "pkica", "Using CA of {} until {}", env.ca_dir.display(), timestamp(next.not_after()));
+        authority.replace(next);
+        let trusted = authority.trusted();
+        match tls::server_config(Arc::clone(&certificate), &trusted) {
+            Ok(config) => settings.store(config),
+            Err(error) => tracing::error!(target: "pkica", "roots not updated: {error:#}"),
+        }
+        authenticator.set_roots(trusted);
+        changed.send_modify(|n| *n += 1);
     }
 }
 

@@ -279,3 +279,74 @@ fn concerned(delta: &Delta, own: bool) -> Vec<Kind> {
     }
     kinds.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::Input;
+    use model::MeshConfig;
+    use serde_json::{Value, json};
+    use source_file::{Batch, Event};
+
+    fn apply(world: &World, value: Value) -> Delta {
+        let resource = api::Resource::from_value(value, None, "a").expect("a resource");
+        let delta = world.apply(Input::Files(Batch { events: vec![Event::Applied(resource)], ..Default::default() }));
+        world.publish();
+        delta
+    }
+
+    fn service(name: &str, port: u16) -> Value {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "a"},
+            "spec": {"clusterIP": "10.0.0.9", "selector": {"app": name}, "ports": [{"name": "http", "port": port}]}})
+    }
+
+    fn connect(source: &ModelSource, ip: &str, namespace: &str, app: &str) -> Connected {
+        let text = |t: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(t.to_owned())) };
+        let labels = prost_types::Struct { fields: [("app".to_owned(), text(app))].into() };
+        let labels = prost_types::Value { kind: Some(prost_types::value::Kind::StructValue(labels)) };
+        let fields = [("LABELS".to_owned(), labels), ("INSTANCE_IPS".to_owned(), text(ip)), ("NAME".to_owned(), text(ip))];
+        let node = Node {
+            id: format!("sidecar~{ip}~{app}-{ip}.{namespace}~{namespace}.svc.cluster.local"),
+            metadata: Some(prost_types::Struct { fields: fields.into() }),
+            ..Default::default()
+        };
+        source.connect(&node, &[]).expect("a node")
+    }
+
+    fn clusters(source: &ModelSource, proxy: &mut Connected) -> Arc<ResourceSet> {
+        let names = BTreeSet::new();
+        source.generate(proxy, &Want { kind: Kind::Cluster, wildcard: true, names: &names, asked: 0 })
+    }
+
+    #[test]
+    fn replicas_share_what_they_get_and_a_change_costs_one_set() {
+        let world = World::new(MeshConfig::default());
+        apply(&world, service("web", 80));
+        let source = ModelSource::new(Arc::clone(&world));
+        let mut replicas = [connect(&source, "10.1.0.1", "a", "x"), connect(&source, "10.1.0.2", "a", "x")];
+        let mut other = connect(&source, "10.1.0.3", "b", "x");
+        let before = replicas.each_mut().map(|p| clusters(&source, p));
+        assert!(Arc::ptr_eq(&before[0], &before[1]));
+        assert!(!Arc::ptr_eq(&replicas[0].view, &other.view));
+        // Equal clusters of different views are one allocation each.
+        let elsewhere = clusters(&source, &mut other);
+        let name = "outbound|80||web.a.svc.cluster.local";
+        assert!(Arc::ptr_eq(before[0].get(name).expect("there"), elsewhere.get(name).expect("there")));
+
+        let moved = Moved(Arc::new(apply(&world, service("shop", 8080))));
+        for p in &mut replicas {
+            assert!(source.update(p, &moved).contains(&Kind::Cluster));
+        }
+        let after = replicas.each_mut().map(|p| clusters(&source, p));
+        assert!(Arc::ptr_eq(&after[0], &after[1]));
+        let changes = after[0].changes_since(&before[0]);
+        let changed: Vec<_> = changes.changed.iter().map(|r| &*r.name).collect();
+        assert_eq!((changed, changes.removed.len()), (vec!["outbound|8080||shop.a.svc.cluster.local"], 0));
+        // Nothing of this concerns a policy of another namespace.
+        let policy = json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+            "metadata": {"name": "p", "namespace": "b"}, "spec": {}});
+        let moved = Moved(Arc::new(apply(&world, policy)));
+        assert!(source.update(&mut replicas[0], &moved).is_empty());
+        assert!(!source.update(&mut other, &moved).is_empty());
+    }
+}

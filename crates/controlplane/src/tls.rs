@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use ca::PeerCertificates;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
@@ -63,8 +64,11 @@ impl Connected for Connection {
     }
 }
 
+/// Settings of handshakes, exchanged when other roots are trusted.
+pub type Settings = Arc<ArcSwap<ServerConfig>>;
+
 /// Accepts until the receiver is dropped. `tls`: handshake first.
-pub fn accept(listener: TcpListener, tls: Option<Arc<ServerConfig>>) -> ReceiverStream<io::Result<Connection>> {
+pub fn accept(listener: TcpListener, tls: Option<Settings>) -> ReceiverStream<io::Result<Connection>> {
     let (sender, receiver) = mpsc::channel(16);
     let handshakes = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
     tokio::spawn(async move {
@@ -91,7 +95,7 @@ pub fn accept(listener: TcpListener, tls: Option<Arc<ServerConfig>>) -> Receiver
                 let _permit = permit;
                 let connection = match tls {
                     None => Connection::Plain(stream),
-                    Some(config) => match handshake(stream, config).await {
+                    Some(config) => match handshake(stream, config.load_full()).await {
                         Ok(connection) => connection,
                         Err(error) => {
                             return tracing::debug!(target: "server", "TLS handshake: {error}");

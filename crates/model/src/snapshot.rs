@@ -164,7 +164,10 @@ impl Snapshot {
     /// Identities of a service's endpoints, with those its declaration adds.
     pub fn identities_of(&self, service: &Service) -> BTreeSet<String> {
         let endpoints = self.endpoints_of(service);
-        let found = endpoints.iter().filter_map(|e| e.workload.identity(&self.mesh.trust_domain));
+        // A thousand endpoints are a few accounts: each is spelled once.
+        let accounts: BTreeMap<(&str, &str), &crate::Workload> =
+            endpoints.iter().map(|e| ((&*e.workload.namespace, &*e.workload.service_account), &*e.workload)).collect();
+        let found = accounts.into_values().filter_map(|w| w.identity(&self.mesh.trust_domain));
         found.chain(service.subject_alt_names.iter().cloned()).collect()
     }
 }

@@ -54,6 +54,39 @@ impl Authority {
         Self::new(key, cert.der().clone(), Vec::new(), Vec::new())
     }
 
+    /// Whether we made the root ourselves, so that we may make the next one.
+    pub fn is_self_made(&self) -> bool {
+        self.chain.is_empty() && self.roots.contains(&self.cert)
+    }
+
+    /// When a self-made root is renewed: a fifth of its life before its end, as Istio's
+    /// `CITADEL_SELF_SIGNED_ROOT_CERT_GRACE_PERIOD_PERCENTILE`.
+    pub fn renew_at(&self) -> SystemTime {
+        self.not_after.checked_sub(ROOT_TTL / 5).unwrap_or(UNIX_EPOCH)
+    }
+
+    /// The same root with a new life: same key, same name. What was signed under the old certificate leads to the new one
+    /// and the other way round, so that no handshake fails while both are about; the old one stays among the roots
+    /// until it ends.
+    pub fn renewed(&self, now: SystemTime, serial: [u8; 16]) -> Result<Self, PkiError> {
+        let (_, old) = X509Certificate::from_der(&self.cert).map_err(|e| PkiError::Certificate(e.to_string()))?;
+        let mut params = params(now, ROOT_TTL, serial);
+        for organisation in old.subject().iter_organization().filter_map(|o| o.as_str().ok()) {
+            params.distinguished_name.push(DnType::OrganizationName, organisation);
+        }
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let cert = params.self_signed(self.key.pair()).map_err(|e| PkiError::Sign(e.to_string()))?;
+        let cert = cert.der().clone();
+        let mut roots = vec![cert.clone()];
+        for root in &self.roots {
+            if crate::CertFacts::parse(root)?.not_after > now {
+                roots.push(root.clone());
+            }
+        }
+        Self::new(PrivateKey::from_pem(self.key.to_pem().as_bytes())?, cert, Vec::new(), roots)
+    }
+
     /// Takes plugged-in material: `ca-key.pem`, `ca-cert.pem`, `cert-chain.pem` (may be empty or repeat
     /// the signing certificate) and `root-cert.pem` (empty: the signing certificate is its own root).
     pub fn from_pem(key: &[u8], cert: &[u8], chain: &[u8], roots: &[u8]) -> Result<Self, PkiError> {
@@ -241,5 +274,27 @@ mod tests {
         let chain = ca.issue(&request(), &issue(&[], DAY)).unwrap();
         assert_eq!(chain.certs.len(), 2);
         assert!(verify_chain(&chain.certs, root.roots(), now()).is_ok());
+    }
+
+    #[test]
+    fn a_renewed_root_and_the_old_one_vouch_for_each_others_leaves() {
+        let old = Authority::self_signed("td", KeyAlgorithm::EcdsaP256, now(), [1; 16]).unwrap();
+        assert!(old.is_self_made() && old.renew_at() > now());
+        let later = old.renew_at();
+        let new = old.renewed(later, [2; 16]).unwrap();
+        assert!(new.not_after() > old.not_after() && new.is_self_made());
+        assert_eq!(new.roots().len(), 2);
+        let names = ["spiffe://td/ns/a/sa/b".to_owned()];
+        for (signer, verifier) in [(&old, &new), (&new, &old)] {
+            let key = PrivateKey::generate(KeyAlgorithm::EcdsaP256).unwrap();
+            let request = CertRequest::parse(create_csr(&key, "", &names).unwrap().as_bytes()).unwrap();
+            let issue = Issue { names: &names, ttl: DAY, now: later, serial: [3; 16] };
+            let chain = signer.issue(&request, &issue).unwrap();
+            // Only the verifier's own certificate is trusted.
+            assert!(verify_chain(&chain.certs, &verifier.roots()[..1], later).is_ok());
+        }
+        // The old one is forgotten when it has ended.
+        let last = new.renewed(old.not_after() + DAY, [4; 16]).unwrap();
+        assert_eq!(last.roots().len(), 2);
     }
 }
