@@ -82,6 +82,7 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
         streams_per_second: rate,
         streams_burst: burst,
         max_age: Some(args.keepalive_max_server_connection_age).filter(|d| !d.is_zero()),
+        ..xds_server::Options::default()
     };
     let world = World::new(mesh);
     let hub = Hub::new(Arc::new(ModelSource::new(Arc::clone(&world))), options);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use protos::envoy::config::core::v3::Node;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use xds::server::{Kind, Protocol, Resource};
 
 use crate::connection::{Connection, ConnectionStatus, lock};
@@ -24,12 +24,22 @@ pub struct Options {
     pub streams_burst: f64,
     /// Streams end after this time, so that proxies spread over replicas; `None`: never.
     pub max_age: Option<Duration>,
+    /// Bytes of large responses that may be under way and not answered, over all streams. Bounds memory when everybody
+    /// connects at once; Istio bounds the number of pushes (`PILOT_PUSH_THROTTLE`).
+    pub in_flight_bytes: usize,
 }
+
+/// The default of [`Options::in_flight_bytes`].
+pub const IN_FLIGHT_BYTES: usize = 32 << 20;
 
 impl Default for Options {
     fn default() -> Self {
-        Options { identifier: String::new(), streams_per_second: 0.0, streams_burst: 100.0, max_age: None }
+        Options { identifier: String::new(), streams_per_second: 0.0, streams_burst: 100.0, max_age: None, in_flight_bytes: IN_FLIGHT_BYTES }
     }
+}
+
+fn kilobytes(bytes: usize) -> usize {
+    (bytes / 1024).max(1)
 }
 
 /// All connections of one server.
@@ -40,6 +50,7 @@ pub struct Hub<S: Source> {
     pub(crate) limit: Mutex<Limit>,
     pub(crate) start: Instant,
     pub(crate) draining: watch::Sender<bool>,
+    under_way: Arc<Semaphore>,
     connections: Mutex<BTreeMap<u64, Arc<Connection<S::Change>>>>,
     next: AtomicU64,
 }
@@ -49,6 +60,7 @@ impl<S: Source> Hub<S> {
     pub fn new(source: Arc<S>, options: Options) -> Arc<Self> {
         Arc::new(Hub {
             source,
+            under_way: Arc::new(Semaphore::new(kilobytes(options.in_flight_bytes))),
             limit: Mutex::new(Limit::new(options.streams_per_second, options.streams_burst)),
             options,
             metrics: Arc::default(),
@@ -57,6 +69,13 @@ impl<S: Source> Hub<S> {
             connections: Mutex::default(),
             next: AtomicU64::new(1),
         })
+    }
+
+    /// A share of what may be under way; waits until there is room. A response larger than all of it takes all of it.
+    pub(crate) async fn in_flight(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let share = kilobytes(bytes).min(kilobytes(self.options.in_flight_bytes));
+        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        Arc::clone(&self.under_way).acquire_many_owned(share).await.ok()
     }
 
     /// Where resources come from.

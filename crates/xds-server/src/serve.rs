@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{sleep, sleep_until};
 use tokio_stream::{Stream as Inbound, StreamExt as _};
@@ -12,6 +13,11 @@ use xds::server::{Event, Push};
 use crate::connection::{Connection, lock};
 use crate::service::Wire;
 use crate::{Hub, Source};
+
+/// Responses from this size on count against [`Options::in_flight_bytes`](crate::Options): smaller ones are sent at once.
+const LARGE_BYTES: usize = 64 << 10;
+/// Longest time that a client which does not answer keeps others waiting.
+const HELD_MAX: Duration = Duration::from_secs(10);
 
 /// A far moment, for timers that are off.
 const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -57,21 +63,32 @@ pub(crate) async fn serve<W: Wire, S: Source>(
     let mut registered = Registered { hub: &hub, number, proxy: Some(proxy), id: connection.id.clone() };
     tracing::info!(target: "ads", "ADS: new {}connection for node:{}", if W::PROTOCOL == xds::server::Protocol::Delta { "delta " } else { "" }, connection.id);
 
+    // What this client has not answered yet of the bytes that may be under way.
+    let mut held: Option<(OwnedSemaphorePermit, Instant)> = None;
     let age = sleep(hub.options.max_age.unwrap_or(NEVER));
     tokio::pin!(age);
     receive::<W, S>(&hub, &connection, &request)?;
     loop {
         let proxy = registered.proxy.as_mut().expect("taken only on drop");
         while let Some(push) = next_push(&hub, &connection, proxy) {
+            // A whole mesh that connects at once must not be encoded at once. Who holds a share does not wait for
+            // another: nobody waits for itself.
+            if held.is_none() && push.bytes() >= LARGE_BYTES {
+                held = hub.in_flight(push.bytes()).await.map(|share| (share, Instant::now() + HELD_MAX));
+            }
             if outbound.send(Ok(W::encode(&push, &hub.options.identifier))).await.is_err() {
                 return Ok(());
             }
         }
         let deadline = connection.stream().deadline();
         let deadline = hub.start + deadline.unwrap_or_else(|| hub.start.elapsed() + NEVER);
+        let deadline = held.as_ref().map_or(deadline, |(_, until)| deadline.min(*until));
         tokio::select! {
             message = inbound.next() => match message {
-                Some(Ok(request)) => receive::<W, S>(&hub, &connection, &request)?,
+                Some(Ok(request)) => {
+                    held = None;
+                    receive::<W, S>(&hub, &connection, &request)?;
+                }
                 // The client went away; that is no error of ours.
                 Some(Err(_)) | None => return Ok(()),
             },
@@ -82,7 +99,7 @@ pub(crate) async fn serve<W: Wire, S: Source>(
                     connection.stream().invalidate(|k| kinds.contains(&k));
                 }
             }
-            () = sleep_until(deadline.into()) => {}
+            () = sleep_until(deadline.into()) => held = held.filter(|(_, until)| *until > Instant::now()),
             () = &mut age => return Ok(()),
             () = connection.close.notified() => return Err(Status::aborted("disconnected by the operator")),
             changed = draining.wait_for(|d| *d) => {

@@ -174,6 +174,27 @@ async fn everyone_leaves_the_hub() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn large_responses_wait_for_each_other_but_not_for_the_silent() {
+    let world = Arc::new(World::default());
+    let text = "x".repeat(200 << 10);
+    world.set(&[(Kind::Cluster, "c", &text)]);
+    let hub = Hub::new(Arc::clone(&world), Options { in_flight_bytes: 300 << 10, ..Options::default() });
+    let (mut first, mut second) = (Client::connect(&hub), Client::connect(&hub));
+    first.send(Kind::Cluster, Some("a"), "").await;
+    let sent = first.receive().await;
+    second.send(Kind::Cluster, Some("b"), "").await;
+    let soon = Duration::from_secs(1);
+    assert!(tokio::time::timeout(soon, second.down.recv()).await.is_err(), "there was room for one only");
+    first.send(Kind::Cluster, None, &sent.nonce).await;
+    assert_eq!(names(&second.receive().await), ["c"]);
+    // The second never answers; the third gets its own in the end.
+    let mut third = Client::connect(&hub);
+    third.send(Kind::Cluster, Some("c"), "").await;
+    assert!(tokio::time::timeout(soon, third.down.recv()).await.is_err());
+    assert_eq!(names(&third.receive().await), ["c"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn strangers_and_nonsense_are_told_why() {
     let hub = Hub::new(Arc::new(World::default()), Options::default());
     for (node, kind, code) in [

@@ -74,7 +74,7 @@ pub fn run() -> anyhow::Result<()> {
     let wanted = mesh::NAMESPACES * mesh::PODS;
     let start = std::time::Instant::now();
     while server.ask("connected")?.trim().parse::<usize>()? < wanted {
-        anyhow::ensure!(start.elapsed() < Duration::from_secs(120), "not all clients got what they asked for");
+        anyhow::ensure!(start.elapsed() < Duration::from_secs(300), "not all clients got what they asked for");
         std::thread::sleep(Duration::from_millis(100));
     }
     println!("{wanted} clients complete after {:.1} s", start.elapsed().as_secs_f64());

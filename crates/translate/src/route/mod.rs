@@ -35,7 +35,9 @@ pub fn build(inputs: &Inputs, name: &str) -> route::RouteConfiguration {
     let bytes = unpatched(inputs, &Memo::default(), name);
     let mut out = route::RouteConfiguration::decode(&*bytes).expect("encoded above");
     let patches = Patches::of(inputs, &crate::patch::route::APPLY_TO);
-    if !patches.is_empty() && !out.virtual_hosts.is_empty() {
+    // Set on every configuration that a listener asks for.
+    let known = out.ignore_port_in_host_matching;
+    if known && !patches.is_empty() {
         let context = match inputs.proxy().node_type {
             NodeType::Sidecar => PatchContext::SidecarOutbound,
             _ => PatchContext::Gateway,
