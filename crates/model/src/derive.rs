@@ -50,10 +50,12 @@ impl Derivation {
         let all = delta.everything;
         let kind = |k: &Kind| all || touched.kinds.contains(k);
         delta.everything |= kind(&Kind::Namespace);
+        let mut stale: BTreeSet<ServiceKey> = BTreeSet::new();
         if kind(&Kind::Service) || kind(&Kind::ServiceEntry) {
-            self.services(resources, next, touched, all, delta);
+            // A service entry may have other endpoints though the service is the same.
+            stale = self.services(resources, next, touched, all, delta);
         }
-        let mut stale: BTreeSet<ServiceKey> = delta.services.clone();
+        stale.extend(delta.services.iter().cloned());
         if all || touched.kinds.contains(&Kind::Node) {
             stale.extend(next.services.iter().map(|s| s.key()));
         }
@@ -169,7 +171,7 @@ impl Derivation {
         touched: &Touched,
         all: bool,
         delta: &mut Delta,
-    ) {
+    ) -> BTreeSet<ServiceKey> {
         if all {
             self.index.forget_declared();
         }
@@ -184,6 +186,7 @@ impl Derivation {
         if all || !self.replace_services(next, &gone, &come, delta) {
             self.all_services(next, delta);
         }
+        gone.iter().chain(&come).map(|s| s.key()).collect()
     }
 
     /// Exchanges a few services in the tables. `false`: they touch others (a host declared twice, an alias, an

@@ -82,7 +82,15 @@ impl Following {
             keys.into_iter().filter(|k| got.get(*k) != want.get(*k)).map(|k| format!("{kind} {k}")).collect()
         };
         let mut wrong = compare(".Cluster", &next.clusters(), all);
-        wrong.extend(compare(".ClusterLoadAssignment", &next.endpoints(), endpoints));
+        // Of those clusters that take their endpoints over EDS.
+        let over_eds = |name: &str| {
+            use protos::envoy::config::cluster::v3::Cluster;
+            use protos::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+            let of = all.iter().filter(|r| r.name == name).find_map(|r| protos::unpack::<Cluster>(&r.resource).ok());
+            of.is_some_and(|c| c.cluster_discovery_type == Some(ClusterDiscoveryType::Type(DiscoveryType::Eds as i32)))
+        };
+        let endpoints: Vec<NamedResource> = endpoints.iter().filter(|r| over_eds(&r.name)).cloned().collect();
+        wrong.extend(compare(".ClusterLoadAssignment", &next.endpoints(), &endpoints));
         wrong.extend(compare(".Listener", &next.listeners(), all));
         wrong.extend(compare(".RouteConfiguration", &next.routes(), all));
         self.last[n] = Some(next);
