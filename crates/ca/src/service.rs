@@ -170,7 +170,8 @@ mod tests {
         let f = fixture();
         for (domain, expect) in [("old.domain", Ok(())), ("evil.domain", Err(Code::Unauthenticated))] {
             let server =
-                crate::issue_server(&f.authority.load(), &[format!("spiffe://{domain}/ns/a/sa/b")], HOUR, f.now).unwrap();
+                crate::issue_server(&f.authority.load(), &[format!("spiffe://{domain}/ns/a/sa/b")], HOUR, f.now)
+                    .unwrap();
             let mut request = f.request(0);
             request.extensions_mut().insert(PeerCertificates { chain: Arc::new(server.chain.certs), tls: true });
             assert_eq!(f.issued(&request).map(drop), expect, "{domain}");

@@ -304,7 +304,8 @@ mod tests {
         let text = |t: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(t.to_owned())) };
         let labels = prost_types::Struct { fields: [("app".to_owned(), text(app))].into() };
         let labels = prost_types::Value { kind: Some(prost_types::value::Kind::StructValue(labels)) };
-        let fields = [("LABELS".to_owned(), labels), ("INSTANCE_IPS".to_owned(), text(ip)), ("NAME".to_owned(), text(ip))];
+        let fields =
+            [("LABELS".to_owned(), labels), ("INSTANCE_IPS".to_owned(), text(ip)), ("NAME".to_owned(), text(ip))];
         let node = Node {
             id: format!("sidecar~{ip}~{app}-{ip}.{namespace}~{namespace}.svc.cluster.local"),
             metadata: Some(prost_types::Struct { fields: fields.into() }),

@@ -34,7 +34,13 @@ pub const IN_FLIGHT_BYTES: usize = 32 << 20;
 
 impl Default for Options {
     fn default() -> Self {
-        Options { identifier: String::new(), streams_per_second: 0.0, streams_burst: 100.0, max_age: None, in_flight_bytes: IN_FLIGHT_BYTES }
+        Options {
+            identifier: String::new(),
+            streams_per_second: 0.0,
+            streams_burst: 100.0,
+            max_age: None,
+            in_flight_bytes: IN_FLIGHT_BYTES,
+        }
     }
 }
 
