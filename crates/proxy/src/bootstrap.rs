@@ -60,7 +60,7 @@ pub enum BootstrapError {
 }
 
 /// Reads JSON or YAML text.
-fn read(origin: &str, text: &str) -> Result<Value, BootstrapError> {
+pub(crate) fn read(origin: &str, text: &str) -> Result<Value, BootstrapError> {
     let syntax = |reason: String| BootstrapError::Syntax { origin: origin.into(), reason };
     if text.trim_start().starts_with('{')
         && let Ok(value) = serde_json::from_str(text)

@@ -10,6 +10,7 @@ pub mod bootstrap;
 pub mod config;
 pub mod embedding;
 mod export;
+mod files;
 mod handle;
 mod hot_restart;
 mod memory;

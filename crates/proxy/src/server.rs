@@ -229,6 +229,7 @@ pub(crate) async fn run(
     if let Some(every) = server.bootstrap.config.stats_eviction_interval {
         tokio::task::spawn_local(evict_stats(every));
     }
+    tokio::task::spawn_local(crate::files::watch(server.clone()));
     loop {
         let wanted = server.config.borrow_mut().advance();
         subscriptions.want(wanted);

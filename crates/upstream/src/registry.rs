@@ -54,6 +54,11 @@ impl Registry {
         Ok(())
     }
 
+    /// Lets the config thread look again.
+    pub fn wake(&self) {
+        self.ground.woken.notify_one();
+    }
+
     /// Says how many workers there are.
     pub fn set_workers(&self, workers: usize) {
         self.ground.threads.store(workers as u64 + 1, Ordering::Relaxed);

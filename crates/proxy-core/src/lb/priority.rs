@@ -11,35 +11,64 @@ pub struct PriorityLoad {
     pub degraded: Vec<u32>,
     /// All hosts of the priority are used, healthy or not.
     pub panic: Vec<bool>,
+    /// How far the healthy and the degraded hosts of each priority could carry everything, percent.
+    able: Able,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Able {
+    healthy: Vec<u32>,
+    degraded: Vec<u32>,
 }
 
 impl PriorityLoad {
     /// The priority for a request: number, and whether its degraded hosts serve. `None` when nothing carries load.
     ///
-    /// `excluded` priorities give their load to the others, unless none would be left.
+    /// `excluded` priorities give their load to the others, also to those that carry none so far; unless none is left.
     pub fn choose(&self, hash: u64, excluded: &[u32]) -> Option<(u32, bool)> {
-        let usable = |p: usize| !excluded.contains(&(p as u32));
-        let loads = || {
-            let healthy = self.healthy.iter().enumerate().map(|(p, l)| (p, false, *l));
-            healthy.chain(self.degraded.iter().enumerate().map(|(p, l)| (p, true, *l)))
-        };
-        let total: u32 = loads().filter(|(p, ..)| usable(*p)).map(|(.., l)| l).sum();
-        let (total, all) = if total == 0 { (loads().map(|(.., l)| l).sum(), true) } else { (total, false) };
-        if total == 0 {
-            return None;
-        }
-        let mut left = hash % u64::from(total);
-        for (p, degraded, load) in loads() {
-            if !all && !usable(p) {
-                continue;
-            }
-            match left.checked_sub(u64::from(load)) {
-                None => return Some((p as u32, degraded)),
-                Some(rest) => left = rest,
+        if !excluded.is_empty() {
+            let kept = |all: &[u32]| -> Vec<u32> {
+                all.iter().enumerate().map(|(p, a)| if excluded.contains(&(p as u32)) { 0 } else { *a }).collect()
+            };
+            let (healthy, degraded) = spread(&kept(&self.able.healthy), &kept(&self.able.degraded));
+            if let Some(chosen) = pick(&healthy, &degraded, hash) {
+                return Some(chosen);
             }
         }
-        None
+        pick(&self.healthy, &self.degraded, hash)
     }
+}
+
+/// The priority in which `hash` falls.
+fn pick(healthy: &[u32], degraded: &[u32], hash: u64) -> Option<(u32, bool)> {
+    let total: u64 = healthy.iter().chain(degraded).map(|l| u64::from(*l)).sum();
+    let mut left = hash.checked_rem(total)?;
+    let healthy = healthy.iter().enumerate().map(|(p, l)| (p, false, *l));
+    for (p, is_degraded, load) in healthy.chain(degraded.iter().enumerate().map(|(p, l)| (p, true, *l))) {
+        match left.checked_sub(u64::from(load)) {
+            None => return Some((p as u32, is_degraded)),
+            Some(rest) => left = rest,
+        }
+    }
+    None
+}
+
+/// Spreads the load: healthy hosts of all priorities first, then degraded ones; earlier priorities before later ones.
+fn spread(healthy: &[u32], degraded: &[u32]) -> (Vec<u32>, Vec<u32>) {
+    let available = (healthy.iter().sum::<u32>() + degraded.iter().sum::<u32>()).min(100);
+    let mut out = (vec![0; healthy.len()], vec![0; degraded.len()]);
+    if available > 0 {
+        let mut left = 100;
+        let first_healthy = distribute(healthy, available, &mut left, &mut out.0);
+        let first_degraded = distribute(degraded, available, &mut left, &mut out.1);
+        // Rounding leaves a little; the first priority that has hosts takes it.
+        match (first_healthy, first_degraded) {
+            (Some(p), _) => out.0[p] += left,
+            (None, Some(p)) => out.1[p] += left,
+            (None, None) => {}
+        }
+    }
+    out
 }
 
 #[derive(Clone, Copy, Default)]
@@ -79,18 +108,13 @@ pub fn loads(
     let healthy: Vec<u32> = counts.iter().map(|c| share(c.healthy, c.all)).collect();
     let degraded: Vec<u32> = counts.iter().map(|c| share(c.degraded, c.all)).collect();
     let available = (healthy.iter().sum::<u32>() + degraded.iter().sum::<u32>()).min(100);
-    let mut out = PriorityLoad { healthy: vec![0; count], degraded: vec![0; count], panic: vec![false; count] };
-    if available > 0 {
-        let mut left = 100;
-        let first_healthy = distribute(&healthy, available, &mut left, &mut out.healthy);
-        let first_degraded = distribute(&degraded, available, &mut left, &mut out.degraded);
-        // Rounding leaves a little; the first priority that has hosts takes it.
-        match (first_healthy, first_degraded) {
-            (Some(p), _) => out.healthy[p] += left,
-            (None, Some(p)) => out.degraded[p] += left,
-            (None, None) => {}
-        }
-    }
+    let (spread_healthy, spread_degraded) = spread(&healthy, &degraded);
+    let mut out = PriorityLoad {
+        healthy: spread_healthy,
+        degraded: spread_degraded,
+        panic: vec![false; count],
+        able: Able { healthy, degraded },
+    };
     let threshold = panic_threshold.min(100.0);
     for (p, c) in counts.iter().enumerate() {
         let usable =

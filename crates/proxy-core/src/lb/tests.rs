@@ -135,6 +135,11 @@ fn priorities_overflow_and_panic() {
     // Half of four hosts: 70 % stays, 30 % spills.
     check(&[(0, h), (0, h), (0, u), (0, u), (1, h)], &[70, 30], &[false, false]);
     check(&[(0, u), (1, h)], &[0, 100], &[false, false]);
+    // An excluded priority gives its load to one that carries none so far.
+    let both = [host(0, 1, h, ""), host(1, 1, h, "")];
+    let l = loads(&both, 2, 50.0, 140, false);
+    let chosen = |excluded: &[u32]| l.choose(7, excluded).map(|c| c.0);
+    assert_eq!((chosen(&[]), chosen(&[0]), chosen(&[0, 1])), (Some(0), Some(1), Some(0)));
     // Nothing healthy at all: total panic, load by number of hosts.
     check(&[(0, u), (0, u), (1, u)], &[67, 33], &[true, true]);
     check(&[], &[], &[]);

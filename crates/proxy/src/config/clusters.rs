@@ -29,6 +29,8 @@ struct Active {
     record: Record,
     secrets: Vec<SecretRef>,
     eds: Option<String>,
+    /// Where its endpoints come from, when that is a file.
+    file: Option<String>,
     _tasks: Tasks,
 }
 
@@ -103,6 +105,13 @@ fn eds_of(cluster: &Cluster) -> (Option<String>, Duration) {
             (Some(service_name.to_string()), timeout)
         }
         _ => (None, INITIAL_FETCH_TIMEOUT),
+    }
+}
+
+fn file_of(cluster: &Cluster) -> Option<String> {
+    match &cluster.discovery {
+        Discovery::Eds { source: ConfigSource::Path(path), .. } => Some(path.to_string()),
+        _ => None,
     }
 }
 
@@ -229,6 +238,13 @@ impl Clusters {
         names.filter_map(|(name, _)| self.registry.get(name)).collect()
     }
 
+    /// Files that clusters take their endpoints from, warming ones included.
+    pub fn endpoint_files(&self) -> BTreeSet<String> {
+        let active = self.entries.values().filter_map(|e| e.active.as_ref()?.file.clone());
+        let warming = self.entries.values().filter_map(|e| file_of(&e.warming.as_ref()?.config));
+        active.chain(warming).collect()
+    }
+
     /// EDS names that clusters use, warming ones included.
     pub fn service_names(&self) -> impl Iterator<Item = &str> {
         self.entries.values().flat_map(|e| {
@@ -298,7 +314,7 @@ impl Clusters {
             return false;
         };
         self.registry.publish(&cluster);
-        entry.active = Some(Active { record, secrets, eds, _tasks: tasks });
+        entry.active = Some(Active { record, secrets, eds, file: file_of(&cluster.config), _tasks: tasks });
         telemetry::debug!(upstream, "warming cluster {name} complete");
         true
     }
