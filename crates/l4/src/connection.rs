@@ -189,7 +189,7 @@ async fn filtered(
     }
     let text = PeerText::of(about.tls.as_deref());
     for f in &chain.filters {
-        match f.on_connection(about, &text) {
+        match f.on_connection(about, &text, &worker.http).await {
             Verdict::Continue => {}
             Verdict::Exchange => {
                 let Some(exchange) = f.exchange() else { continue };
@@ -209,16 +209,27 @@ async fn filtered(
                 }
                 let ending = Ending { termination_details: &details, ..Default::default() };
                 log_connection(listener, about, worker, ending);
-                // What the peer has sent is read, so that it sees an end and not a reset.
-                let _ = stream.try_read(&mut vec![0; REFUSED_BYTES]);
-                if !delay.is_zero() {
-                    worker.http.timers.sleep(delay).await;
-                }
+                refuse(stream, worker, delay).await;
+                return None;
+            }
+            Verdict::Refuse { flags, details, delay } => {
+                let ending = Ending { flags, code_details: details, ..Default::default() };
+                log_connection(listener, about, worker, ending);
+                refuse(stream, worker, delay).await;
                 return None;
             }
         }
     }
     Some(places)
+}
+
+/// Keeps the peer waiting before the end.
+async fn refuse(stream: &mut Stream, worker: &Worker, delay: std::time::Duration) {
+    // What the peer has sent is read, so that it sees an end and not a reset.
+    let _ = stream.try_read(&mut vec![0; REFUSED_BYTES]);
+    if !delay.is_zero() {
+        worker.http.timers.sleep(delay).await;
+    }
 }
 
 /// How a connection ended, as far as the listener's access log tells.

@@ -3,19 +3,23 @@
 //! Compiled per filter chain, shared by all workers, run by `connection` once per connection in the
 //! configured order. Filters whose work needs every byte are the terminal ones (`tcp_proxy`, HCM).
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use proxy_config::common::Value;
 use proxy_config::filters::network::{ConnectionLimit, NetworkRbac, SetFilterState};
 use proxy_config::listener::{NetworkFilter, NetworkFilterKind};
 use proxy_core::rbac;
+use telemetry::access_log::ResponseFlags;
 use telemetry::stats::envoy::{connection_limit, network_local_rate_limit, rbac as rbac_stat};
 use telemetry::stats::{Block, Store};
 
 use crate::accepted::{About, PeerText};
 use crate::bucket::Bucket;
 use crate::metadata_exchange::Exchange;
+use crate::ext_authz::ExtAuthz;
 
 /// Filter state key that overrides a TCP proxy's cluster.
 pub const TCP_PROXY_CLUSTER: &str = "envoy.tcp_proxy.cluster";
@@ -37,6 +41,8 @@ pub enum Filter {
     SniDynamicForwardProxy(u16),
     /// `istio.metadata_exchange`
     MetadataExchange(Box<Exchange>),
+    /// `ext_authz`
+    ExtAuthz(ExtAuthz),
 }
 
 /// A connection limit's count.
@@ -67,6 +73,15 @@ pub enum Verdict {
     Exchange,
     /// Go on, and keep this until the connection ends.
     Hold(Place),
+    /// Close; flags and `details` are the response's in the access log.
+    Refuse {
+        /// `RESPONSE_FLAGS`
+        flags: ResponseFlags,
+        /// `RESPONSE_CODE_DETAILS`
+        details: &'static str,
+        /// How long the peer is kept waiting.
+        delay: Duration,
+    },
     /// Close after `delay`; `details` is the termination detail of the access log.
     Close {
         /// `CONNECTION_TERMINATION_DETAILS`
@@ -102,14 +117,16 @@ impl Filter {
             NetworkFilterKind::SetFilterState(c) => Filter::SetFilterState(c.clone()),
             NetworkFilterKind::SniCluster => Filter::SniCluster,
             NetworkFilterKind::SniDynamicForwardProxy { port } => Filter::SniDynamicForwardProxy(*port),
-            NetworkFilterKind::ExtAuthz(_) => {
-                return Err(format!("network filter {} is not supported", f.name));
-            }
+            NetworkFilterKind::ExtAuthz(c) => Filter::ExtAuthz(ExtAuthz::new(c.clone(), store)),
             NetworkFilterKind::MetadataExchange(c) => {
                 Filter::MetadataExchange(Box::new(Exchange::new(c.clone(), node, store)))
             }
-            // Metrics are reported by the terminal filter (`Chain::recorder`); decoders pass bytes.
-            NetworkFilterKind::IstioStats(_) | NetworkFilterKind::PassThrough => return Ok(None),
+            // Metrics are reported by the terminal filter (`Chain::recorder`).
+            NetworkFilterKind::IstioStats(_) => return Ok(None),
+            NetworkFilterKind::PassThrough => {
+                telemetry::info!(config, "network filter {} lets bytes pass uninterpreted", f.name);
+                return Ok(None);
+            }
             NetworkFilterKind::Hcm(_)
             | NetworkFilterKind::TcpProxy(_)
             | NetworkFilterKind::Echo
@@ -120,8 +137,9 @@ impl Filter {
     }
 
     /// Judges a connection.
-    pub fn on_connection(&self, about: &mut About, text: &PeerText) -> Verdict {
+    pub async fn on_connection(&self, about: &mut About, text: &PeerText, worker: &Rc<l7::Worker>) -> Verdict {
         match self {
+            Filter::ExtAuthz(f) => Box::pin(f.ask(about, text, worker)).await,
             Filter::Rbac(c, stats) => authorize(c, stats, about, text),
             Filter::ConnectionLimit(limit) => limit.enter(),
             Filter::LocalRateLimit(bucket, stats) => {
@@ -180,12 +198,24 @@ fn close(details: &str) -> Verdict {
     Verdict::Close { details: details.to_owned(), delay: Duration::ZERO }
 }
 
-fn authorize(c: &NetworkRbac, stats: &Block<rbac_stat::Rbac>, about: &About, text: &PeerText) -> Verdict {
-    let facts = about.facts(text);
+/// Namespace of the RBAC filter's dynamic metadata.
+const RBAC: &str = "envoy.filters.network.rbac";
+
+fn authorize(c: &NetworkRbac, stats: &Block<rbac_stat::Rbac>, about: &mut About, text: &PeerText) -> Verdict {
     if let Some(shadow) = &c.config.shadow_rules {
-        let allowed = rbac::evaluate(shadow, &facts).allowed;
-        stats.inc(if allowed { rbac_stat::SHADOW_ALLOWED } else { rbac_stat::SHADOW_DENIED });
+        let verdict = rbac::evaluate(shadow, &about.facts(text));
+        stats.inc(if verdict.allowed { rbac_stat::SHADOW_ALLOWED } else { rbac_stat::SHADOW_DENIED });
+        let prefix: &str = &c.config.shadow_rules_stat_prefix;
+        let result = if verdict.allowed { "allowed" } else { "denied" };
+        let mut note = |key: &str, value: &str| {
+            about.set_metadata(&RBAC.into(), &format!("{prefix}{key}").into(), Value::String(value.into()));
+        };
+        if let Some(policy) = verdict.policy {
+            note("shadow_effective_policy_id", policy);
+        }
+        note("shadow_engine_result", result);
     }
+    let facts = about.facts(text);
     let Some(rules) = &c.config.rules else {
         return Verdict::Continue;
     };

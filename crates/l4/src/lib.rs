@@ -8,6 +8,7 @@
 mod accepted;
 mod bucket;
 mod connection;
+mod ext_authz;
 mod filters;
 mod http_inspector;
 mod inspect;

@@ -242,6 +242,31 @@ impl Listener {
         self.chains.values().any(|c| c.id == chain.id)
     }
 
+    /// Puts a filter that is discovered into force in all chains that have a place for it.
+    pub fn set_discovered(
+        &self,
+        name: &str,
+        type_url: &str,
+        kind: &proxy_config::filters::http::HttpFilterKind,
+        deps: &Deps<'_>,
+    ) -> Result<(), String> {
+        for chain in self.chains() {
+            if let Terminal::Http(manager) = &chain.terminal {
+                manager.set_discovered(name, type_url, kind, &http_deps(deps, self.stat_name(), self.config.traffic_direction))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of filters that are discovered.
+    pub fn discovered(&self) -> std::collections::BTreeSet<String> {
+        let managers = self.chains().filter_map(|c| match &c.terminal {
+            Terminal::Http(m) => Some(m),
+            _ => None,
+        });
+        managers.flat_map(|m| m.discovered().map(str::to_owned)).collect()
+    }
+
     /// Its chains, in no order.
     pub fn chains(&self) -> impl Iterator<Item = &Arc<Chain>> {
         self.chains.values()
@@ -275,17 +300,10 @@ impl Chain {
             _ => None,
         });
         let terminal = match &last.kind {
-            NetworkFilterKind::Hcm(hcm) => {
-                let deps = l7::Deps {
-                    store: deps.store,
-                    sinks: deps.sinks,
-                    exports: deps.exports,
-                    routes: deps.routes,
-                    listener: stat_name,
-                    node: deps.node.clone(),
-                    direction,
-                };
-                Terminal::Http(l7::Manager::new(hcm.clone(), &deps)?)
+            NetworkFilterKind::Hcm(hcm) => Terminal::Http(l7::Manager::new(hcm.clone(), &http_deps(deps, stat_name, direction))?),
+            NetworkFilterKind::TcpProxy(c) if last.name.contains("redis") => {
+                telemetry::info!(config, "network filter {} lets bytes pass uninterpreted", last.name);
+                Terminal::Tcp(Arc::new(TcpProxy::new(c.clone(), deps)?))
             }
             NetworkFilterKind::TcpProxy(c) => Terminal::Tcp(Arc::new(TcpProxy::new(c.clone(), deps)?)),
             NetworkFilterKind::Echo => Terminal::Echo,
@@ -323,6 +341,11 @@ impl Chain {
     pub fn certificates(&self) -> Vec<Arc<tls::Certificate>> {
         self.tls.as_ref().map(|t| t.certificates()).unwrap_or_default()
     }
+}
+
+/// What a connection manager takes from the process.
+fn http_deps<'a>(deps: &Deps<'a>, stat_name: &'a str, direction: TrafficDirection) -> l7::Deps<'a> {
+    l7::Deps { store: deps.store, sinks: deps.sinks, routes: deps.routes, listener: stat_name, node: deps.node.clone() }
 }
 
 /// Two chains with the same fingerprint are configured alike. Hashes the debug form, which shows

@@ -25,7 +25,7 @@ use upstream::internal::InternalConnection;
 
 use crate::accepted::{About, Accepted};
 use crate::connection;
-use crate::listener::{Chain, Listener};
+use crate::listener::{Chain, Listener, Terminal};
 use crate::sockets::Sockets;
 
 /// First wait after the process ran out of descriptors or memory; doubled up to the second.
@@ -114,6 +114,7 @@ impl Worker {
     pub fn add(self: &Rc<Self>, listener: Arc<Listener>, sockets: Sockets) -> io::Result<()> {
         let name = listener.config.name.clone();
         self.stop(&name);
+        self.start(&listener);
         let stats = self.store.block(&format!("listener.{}.worker_{}.", listener.stat_name(), self.id));
         let active = Rc::new(Active {
             listener: RefCell::new(listener),
@@ -147,9 +148,22 @@ impl Worker {
         let Some(active) = self.listeners.borrow().get(&listener.config.name).cloned() else {
             return false;
         };
+        self.start(&listener);
         let old = active.listener.replace(listener.clone());
         self.retire(old.chains().filter(|c| !listener.has(c)).cloned().collect());
         true
+    }
+
+    /// The first worker starts what a listener's HTTP filters do ahead of requests.
+    fn start(&self, listener: &Listener) {
+        if self.id != 0 {
+            return;
+        }
+        for chain in listener.chains() {
+            if let Terminal::Http(manager) = &chain.terminal {
+                manager.start(&self.http);
+            }
+        }
     }
 
     /// Drains a listener: its HTTP connections are asked to close, and after the drain time what is

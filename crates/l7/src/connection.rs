@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http1::{BodyKind, HeadError, HeadScanner, HeaderId, RequestHead, Version, parse_request};
+use proxy_config::filters::http::LocalRateLimit;
 use proxy_config::hcm::CodecType;
 use proxy_config::route::RouteTable;
 use telemetry::stats::envoy::{HCM_CLASSES, LISTENER_HTTP_CLASSES, class, hcm as stat, listener_http};
@@ -18,6 +19,7 @@ use tokio::time::Instant;
 
 use crate::down::Down;
 use crate::exchange::{Exchange, Protocol};
+use crate::filters::local_ratelimit::Buckets;
 use crate::io::Wire;
 use crate::manager::Manager;
 use crate::reply::LocalReply;
@@ -78,6 +80,8 @@ pub struct Conn {
     routes: RefCell<Option<Rc<Arc<RouteTable>>>>,
     requests: Cell<u64>,
     began: Instant,
+    /// Token buckets of this connection, by the configuration that they belong to.
+    buckets: RefCell<Option<Box<Vec<(Arc<LocalRateLimit>, Rc<Buckets>)>>>>,
 }
 
 impl Conn {
@@ -86,6 +90,23 @@ impl Conn {
         let mut cached = self.routes.borrow_mut();
         self.manager.routes(&mut cached);
         cached.clone()
+    }
+
+    /// Looks at this connection's token buckets for a configuration, made when first asked for.
+    pub fn with_buckets<T>(&self, of: &Arc<LocalRateLimit>, look: impl FnOnce(&Buckets) -> T) -> T {
+        let buckets = {
+            let mut all = self.buckets.borrow_mut();
+            let all = all.get_or_insert_default();
+            match all.iter().find(|(c, _)| Arc::ptr_eq(c, of)) {
+                Some((_, buckets)) => buckets.clone(),
+                None => {
+                    let buckets = Rc::new(Buckets::new(of));
+                    all.push((of.clone(), buckets.clone()));
+                    buckets
+                }
+            }
+        };
+        look(&buckets)
     }
 
     /// Counts a request; returns true when the connection must not serve more after this one.
@@ -132,6 +153,7 @@ pub async fn serve_connection(stream: Stream, facts: ConnFacts, manager: Arc<Man
         routes: RefCell::new(None),
         requests: Cell::new(0),
         began: Instant::now(),
+        buckets: RefCell::default(),
     });
     let _guard = ConnGuard { conn: conn.clone(), tls };
     let mut wire = Wire::new(stream);

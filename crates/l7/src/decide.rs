@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http1::{HeaderBlock, HeaderId};
 use proxy_config::Name;
-use proxy_config::filters::http::{LocalRateLimit, Mutation};
+use proxy_config::filters::http::Mutation;
 use proxy_config::filters::network::SetFilterState;
 use proxy_config::format::SubstitutionFormat;
 use proxy_config::hcm::LocalReply as LocalReplyConfig;
@@ -22,7 +22,6 @@ use proxy_core::{format, headers, matcher};
 use crate::connection::Conn;
 use crate::exchange::Exchange;
 use crate::facts::{downstream_tls, facts};
-use crate::filters::FilterCx;
 use crate::reply::LocalReply;
 use crate::stream::Found;
 
@@ -84,81 +83,6 @@ pub fn headers_match(all: &[HeaderMatcher], block: &HeaderBlock) -> bool {
 /// Whether one header test holds.
 pub fn header_matches(m: &HeaderMatcher, block: &HeaderBlock) -> bool {
     matcher::header(m, block)
-}
-
-/// The descriptor bucket that the request falls into, if any.
-pub fn local_descriptor(cx: &FilterCx<'_>, ex: &Exchange, c: &LocalRateLimit) -> Option<usize> {
-    if c.descriptors.is_empty() {
-        return None;
-    }
-    let own = !c.rate_limits.is_empty();
-    let route = cx.found.map(|f| f.route());
-    let of_route = match route.map(|r| &r.action) {
-        Some(RouteAction::Forward(f)) => &f.rate_limits[..],
-        _ => &[],
-    };
-    let limits = if own { &c.rate_limits[..] } else { of_route };
-    for limit in limits {
-        let mut entries: Vec<(String, String)> = Vec::new();
-        let complete = limit.actions.iter().all(|a| descriptor_entry(cx, ex, a, &mut entries));
-        if !complete || entries.is_empty() {
-            continue;
-        }
-        let fits = |want: &[(Name, Name)]| {
-            want.len() == entries.len()
-                && want.iter().zip(&entries).all(|(w, e)| *w.0 == *e.0 && (w.1.is_empty() || *w.1 == *e.1))
-        };
-        if let Some(i) = c.descriptors.iter().position(|d| fits(&d.entries)) {
-            return Some(i);
-        }
-    }
-    None
-}
-
-/// Appends what a rate limit action yields; false drops the descriptor.
-fn descriptor_entry(
-    cx: &FilterCx<'_>,
-    ex: &Exchange,
-    action: &RateLimitAction,
-    entries: &mut Vec<(String, String)>,
-) -> bool {
-    let text = |v: &[u8]| String::from_utf8_lossy(v).into_owned();
-    match action {
-        RateLimitAction::SourceCluster => {
-            entries.push(("source_cluster".into(), cx.conn.manager.node.cluster.clone()));
-        }
-        RateLimitAction::DestinationCluster => {
-            let name = cx.found.and_then(|f| cluster_name(f, ex)).unwrap_or_else(|| "".into());
-            entries.push(("destination_cluster".into(), name.to_string()));
-        }
-        RateLimitAction::RequestHeaders { name, key, skip_if_absent } => match ex.request.get(name.as_str().as_bytes())
-        {
-            Some(v) => entries.push((key.to_string(), text(v))),
-            None => return *skip_if_absent,
-        },
-        RateLimitAction::QueryParameters { name, key, skip_if_absent } => {
-            let query = matcher::query_of(ex.request.path());
-            match matcher::query_value(query, name.as_bytes()) {
-                Some(v) => entries.push((key.to_string(), text(v))),
-                None => return *skip_if_absent,
-            }
-        }
-        RateLimitAction::RemoteAddress => {
-            let remote = ex.remote.unwrap_or(cx.conn.facts.remote);
-            entries.push(("remote_address".into(), remote.ip().to_string()));
-        }
-        RateLimitAction::GenericKey { key, value } => {
-            entries.push((key.to_string(), value.to_string()));
-        }
-        RateLimitAction::HeaderValueMatch { key, value, expect_match, headers } => {
-            if matcher::headers(headers, &ex.request) != *expect_match {
-                return false;
-            }
-            entries.push((key.to_string(), value.to_string()));
-        }
-        _ => return false,
-    }
-    true
 }
 
 /// Applies header operations that belong to no route.

@@ -11,7 +11,7 @@ use proxy_config::route::Priority;
 use telemetry::stats::envoy::cluster as stat;
 use upstream::{ConnectRequest, Host};
 
-use crate::connection::Conn;
+use crate::connection::ConnFacts;
 use crate::exchange::Exchange;
 use crate::pool::{Cluster, Lease};
 
@@ -22,7 +22,7 @@ const PRECONNECT_MAX: u32 = 3;
 const ORIGINAL_DST_STATE: &str = "envoy.network.transport_socket.original_dst_address";
 
 /// Where an ORIGINAL_DST cluster sends this request: filter state, header, metadata, then where the client wanted to go.
-pub fn original_dst(conn: &Conn, cluster: &upstream::Cluster, ex: &Exchange) -> Option<SocketAddr> {
+pub fn original_dst(facts: &ConnFacts, cluster: &upstream::Cluster, ex: &Exchange) -> Option<SocketAddr> {
     let Discovery::OriginalDst(o) = &cluster.config.discovery else {
         return None;
     };
@@ -34,7 +34,7 @@ pub fn original_dst(conn: &Conn, cluster: &upstream::Cluster, ex: &Exchange) -> 
         }
     };
     let stated = ex.state.get(ORIGINAL_DST_STATE).map(|v| &**v);
-    let of_connection = || conn.facts.state.iter().rev().find(|(k, _)| **k == *ORIGINAL_DST_STATE).map(|(_, v)| &**v);
+    let of_connection = || facts.state.iter().rev().find(|(k, _)| **k == *ORIGINAL_DST_STATE).map(|(_, v)| &**v);
     let header = || {
         let name = o.use_http_header.then(|| o.http_header_name.as_str().as_bytes())?;
         std::str::from_utf8(ex.request.get(name)?).ok()
@@ -46,7 +46,7 @@ pub fn original_dst(conn: &Conn, cluster: &upstream::Cluster, ex: &Exchange) -> 
     let mut address: SocketAddr = parse(stated.or_else(of_connection))
         .or_else(|| parse(header()))
         .or_else(|| parse(metadata()))
-        .or_else(|| conn.facts.restored.then_some(conn.facts.local))?;
+        .or_else(|| facts.restored.then_some(facts.local))?;
     if let Some(port) = o.upstream_port_override {
         address.set_port(port);
     }
@@ -76,7 +76,7 @@ pub fn preconnect(
     priority: Priority,
     alpn: Option<Arc<[Box<[u8]>]>>,
     sni: Option<String>,
-    proxied: (SocketAddr, SocketAddr),
+    proxied: Option<(SocketAddr, SocketAddr)>,
     source: Option<upstream::Source>,
 ) {
     let stats = &lease.host().stats;
@@ -92,7 +92,7 @@ pub fn preconnect(
                 alpn: alpn.as_deref(),
                 sni: sni.as_deref(),
                 dns_san: sni.as_deref().filter(|_| entry.config.http.auto_san_validation),
-                proxied: Some(proxied),
+                proxied,
                 state: &[],
                 source,
             };

@@ -13,6 +13,8 @@ use tls::TlsInfo;
 use tokio::time::Instant;
 
 use crate::filters::FilterState;
+use crate::filters::ext_proc::Pipe;
+use crate::reply::LocalReply;
 use crate::state::{DynamicMetadata, StateObjects};
 
 /// Protocol spoken on the downstream side.
@@ -82,6 +84,15 @@ pub struct UpstreamFacts {
     pub protocol: Option<Protocol>,
     /// Requests that the connection had served before.
     pub connection_requests: u64,
+}
+
+/// A host chosen by a filter.
+#[derive(Clone, Debug)]
+pub struct OverrideHost {
+    /// Its address as Envoy prints it.
+    pub host: Box<str>,
+    /// No other will do.
+    pub strict: bool,
 }
 
 /// One request and its response.
@@ -161,6 +172,20 @@ pub struct Exchange {
     pub filters_run: u16,
     /// The virtual host demands TLS: answer with a redirect.
     pub tls_first: bool,
+    /// Request data passes through a processor.
+    pub request_pipe: Option<Box<Pipe>>,
+    /// Response data passes through a processor.
+    pub response_pipe: Option<Box<Pipe>>,
+    /// Why a filter refused a body that was on its way.
+    pub refusal: Option<Box<LocalReply>>,
+    /// A body that a filter puts in the response's place.
+    pub new_body: Option<Vec<u8>>,
+    /// What the client still sends of the body is not wanted.
+    pub drop_request_body: bool,
+    /// The response has no body.
+    pub response_ends_with_head: bool,
+    /// A host that a filter prefers to what balancing says.
+    pub override_host: Option<Box<OverrideHost>>,
     /// A cookie to set on the response (hash policy).
     pub set_cookie: Option<Vec<u8>>,
     /// A filter wants request data.
@@ -223,6 +248,13 @@ impl Exchange {
             upstream_peer,
             span,
             wire,
+            request_pipe,
+            response_pipe,
+            refusal,
+            new_body,
+            drop_request_body,
+            response_ends_with_head,
+            override_host,
         } = self;
         request.clear();
         response.clear();
@@ -267,6 +299,13 @@ impl Exchange {
         *upstream_peer = Default::default();
         *span = Default::default();
         *wire = Default::default();
+        *request_pipe = Default::default();
+        *response_pipe = Default::default();
+        *refusal = Default::default();
+        *new_body = Default::default();
+        *drop_request_body = Default::default();
+        *response_ends_with_head = Default::default();
+        *override_host = Default::default();
     }
 
     /// Sets the response code details and adds flags.

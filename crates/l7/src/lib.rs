@@ -11,6 +11,7 @@
 // Exchanges are large and change hands; rarely used maps cost a pointer while absent.
 #![allow(clippy::vec_box, clippy::box_collection, clippy::type_complexity)]
 
+pub mod callout;
 pub mod connection;
 mod debug;
 mod decide;
@@ -22,6 +23,7 @@ mod facts;
 pub mod filters;
 mod h2_server;
 mod h2_session;
+mod hold;
 mod io;
 pub mod istio;
 pub mod log;

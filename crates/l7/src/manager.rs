@@ -20,6 +20,7 @@ use crate::export::Exports;
 use crate::filters::Filter;
 use crate::log::{self, Logger};
 use crate::trace::Tracer;
+use crate::worker::Worker;
 
 /// What a manager takes from the process.
 pub struct Deps<'a> {
@@ -124,7 +125,11 @@ impl Manager {
             tracer: Tracer::new(&config, deps),
             local_ip: local_ip(),
             node: deps.node.clone(),
-            needs_peer_pem: format!("{:?}", config.access_logs).contains("PeerCert)"),
+            needs_peer_pem: format!("{:?}", config.access_logs).contains("PeerCert)")
+                || config
+                    .filters
+                    .iter()
+                    .any(|f| matches!(&f.kind, hcm_filter::ExtAuthz(e) if e.include_peer_certificate)),
             routes,
             draining: AtomicBool::new(false),
             config,
@@ -148,6 +153,26 @@ impl Manager {
                 }
             }
         }
+    }
+
+    /// Starts what filters do ahead of requests; called by one worker when the chain comes into service.
+    pub fn start(&self, worker: &Rc<Worker>) {
+        for filter in &self.filters {
+            filter.start(worker);
+        }
+    }
+
+    /// Names of filters that are discovered.
+    pub fn discovered(&self) -> impl Iterator<Item = &str> {
+        self.filters.iter().filter_map(Filter::discovered)
+    }
+
+    /// Puts a discovered filter into force.
+    pub fn set_discovered(&self, name: &str, type_url: &str, kind: &hcm_filter, deps: &Deps<'_>) -> Result<(), String> {
+        for filter in self.filters.iter().filter(|f| f.discovered() == Some(name)) {
+            filter.set_discovered(type_url, kind, &self.config, deps)?;
+        }
+        Ok(())
     }
 
     /// Starts draining the connections of this chain.
@@ -204,10 +229,13 @@ pub fn header_case(case: hcm::HeaderCase) -> HeaderCase {
     }
 }
 
-/// The first address of this host that is not loopback (Envoy's `LocalInfo::address`).
+/// The first address of this host that is not loopback (Envoy's `LocalInfo::address`), as it was at first use.
 pub(crate) fn local_ip() -> Option<IpAddr> {
-    // Connecting a datagram socket sends nothing; it asks the kernel which source it would use.
-    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
-    socket.connect("192.0.2.1:9").ok()?;
-    socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified())
+    static ADDRESS: std::sync::OnceLock<Option<IpAddr>> = std::sync::OnceLock::new();
+    *ADDRESS.get_or_init(|| {
+        // Connecting a datagram socket sends nothing; it asks the kernel which source it would use.
+        let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+        socket.connect("192.0.2.1:9").ok()?;
+        socket.local_addr().ok().map(|a| a.ip()).filter(|ip| !ip.is_unspecified())
+    })
 }

@@ -20,7 +20,7 @@ use tls::TlsInfo;
 use tokio::time::Instant;
 use upstream::{ConnectRequest, Guard, Host, Outcome, PickRequest, PoolKey, Resource, Source, WorkerCluster};
 
-use crate::connection::Conn;
+use crate::connection::{Conn, ConnFacts};
 use crate::destination;
 use crate::exchange::{Exchange, Protocol};
 use crate::filters::alpn;
@@ -177,6 +177,21 @@ impl Refused {
     }
 }
 
+/// On whose behalf a connection is taken: a client's, or this proxy's own (call-outs).
+#[derive(Clone, Copy)]
+pub struct Origin<'a> {
+    /// The worker that serves it.
+    pub worker: &'a Rc<Worker>,
+    /// The client's connection.
+    pub client: Option<&'a ConnFacts>,
+}
+
+impl<'a> From<&'a Conn> for Origin<'a> {
+    fn from(conn: &'a Conn) -> Self {
+        Origin { worker: &conn.worker, client: Some(&conn.facts) }
+    }
+}
+
 /// What a try asks for.
 pub struct Ask<'a> {
     /// Hash for consistent balancing.
@@ -310,21 +325,25 @@ impl Cluster {
 
 /// Chooses a host and takes an idle connection to it if there is one.
 pub fn try_checkout(
-    conn: &Conn,
+    origin: Origin<'_>,
     cluster: &Cluster,
     ex: &mut Exchange,
     ask: &Ask<'_>,
 ) -> Result<Result<Lease, Ticket>, Refused> {
-    let worker = &conn.worker;
+    let worker = origin.worker;
     let entry = &cluster.0.cluster;
+    // A session's host is for the first try; a failed one is not asked again.
+    let preferred = ex.override_host.as_ref().filter(|_| ask.attempt <= 1);
     let pick = PickRequest {
         hash: ask.hash,
         avoid: ask.avoid,
         omit: ask.omit,
         excluded_priorities: ask.excluded_priorities,
         attempts: if ask.attempt <= 1 { 1 } else { attempts(ask) },
-        original_dst: destination::original_dst(conn, &cluster.0.cluster, ex),
+        original_dst: origin.client.and_then(|f| destination::original_dst(f, &cluster.0.cluster, ex)),
         wanted: ask.wanted,
+        preferred: preferred.as_ref().map(|o| &*o.host),
+        strict: preferred.as_ref().is_some_and(|o| o.strict),
         ..PickRequest::default()
     };
     let mut random = || worker.random();
@@ -356,7 +375,7 @@ pub fn try_checkout(
     let alpn = alpn::for_protocol(ex, if speaks == Protocol::Http2 { speaks } else { Protocol::Http11 });
     let sni = http.auto_sni.then(|| sni(ex, http)).flatten();
     // Bare connections are never shared.
-    let key = if connect.is_some() { RAW_KEY } else { key(protocol, alpn.as_deref(), sni.as_deref(), source(conn)) };
+    let key = if connect.is_some() { RAW_KEY } else { key(protocol, alpn.as_deref(), sni.as_deref(), source(origin)) };
     let priority = priority(ask.found);
     match take(cluster, &host, key) {
         Some((up, connection, served)) => match entry.breakers(priority).acquire(Resource::Requests) {
@@ -373,7 +392,7 @@ pub fn try_checkout(
                 return Err(Refused::Overflow { host: None, waited: false });
             };
             let cluster = cluster.clone();
-            let state = ex.state.shared_with_upstream(&conn.facts.shared);
+            let state = origin.client.map_or_else(Vec::new, |f| ex.state.shared_with_upstream(&f.shared));
             Ok(Err(Ticket { cluster, host, key, protocol, priority, alpn, sni, connect, state, pending }))
         }
     }
@@ -504,8 +523,8 @@ fn max_requests(config: &proxy_config::cluster::Cluster) -> Option<u64> {
 /// Opens a connection for a ticket; when the connection breaker is open, waits until one is free.
 ///
 /// `Overflow` with a host: a connection is there, but the limit of requests is reached.
-pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
-    let worker = &conn.worker;
+pub async fn connect(origin: Origin<'_>, ticket: Ticket) -> Result<Lease, Refused> {
+    let worker = origin.worker;
     let cluster = &ticket.cluster.clone();
     let entry = &cluster.0.cluster;
     let stats = &entry.stats;
@@ -513,14 +532,16 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
     stats.gauge_add(stat::UPSTREAM_RQ_PENDING_ACTIVE, 1);
     let _active = Pending(stats);
     let Ticket { host, key, protocol, priority, alpn, sni, connect, state, pending, .. } = ticket;
+    let proxied = origin.client.map(|f| (f.remote, f.local));
+    let source = source(origin);
     let request = ConnectRequest {
         priority,
         alpn: alpn.as_deref(),
         sni: sni.as_deref(),
         dns_san: sni.as_deref().filter(|_| entry.config.http.auto_san_validation),
-        proxied: Some((conn.facts.remote, conn.facts.local)),
+        proxied,
         state: &state,
-        source: source(conn),
+        source,
     };
     let refused = |timeout, reason: Option<Box<str>>| Refused::Connect {
         timeout,
@@ -577,15 +598,7 @@ pub async fn connect(conn: &Conn, ticket: Ticket) -> Result<Lease, Refused> {
         let up = Box::new(h1_up(stream, http));
         let lease = admit(cluster, worker, host, key, up, Connection::H1(Box::new(facts)), 0, priority)?;
         if let Some(ratio) = entry.config.preconnect.map(|p| p.per_upstream_ratio).filter(|r| *r > 1.0) {
-            destination::preconnect(
-                &lease,
-                ratio,
-                priority,
-                alpn,
-                sni,
-                (conn.facts.remote, conn.facts.local),
-                source(conn),
-            );
+            destination::preconnect(&lease, ratio, priority, alpn, sni, proxied, source);
         }
         return Ok(lease);
     }
@@ -658,8 +671,9 @@ fn sni(ex: &Exchange, http: &proxy_config::cluster::UpstreamHttp) -> Option<Stri
 }
 
 /// Where upstream connections for this client seem to come from.
-fn source(conn: &Conn) -> Option<Source> {
-    conn.facts.original_src.map(|mark| Source { address: conn.facts.remote.ip(), mark })
+fn source(origin: Origin<'_>) -> Option<Source> {
+    let facts = origin.client?;
+    facts.original_src.map(|mark| Source { address: facts.remote.ip(), mark })
 }
 
 /// Connections are shared between requests that would have opened the same one. Bit 0 says that an

@@ -16,6 +16,8 @@ pub enum Fault {
     Down(Lost),
     /// The upstream side.
     Up(Lost),
+    /// Neither: a filter answers instead (`exchange.refusal`).
+    Filter,
 }
 
 /// What filters do to body data on its way.
@@ -72,6 +74,16 @@ impl Relay {
             if up.poll_room(cx, worker).map_err(Fault::Up)?.is_pending() {
                 return Poll::Pending;
             }
+            if exchange.request_pipe.is_some() {
+                match self.poll_request_pipe(cx, up, exchange, worker)? {
+                    Piped::Moved => continue,
+                    Piped::Full => {
+                        ready!(up.poll_flush(cx, worker)).map_err(Fault::Up)?;
+                        return Poll::Pending;
+                    }
+                    Piped::Hungry => {}
+                }
+            }
             let piece = match down.poll_piece(cx, self.raw_request, worker) {
                 Poll::Ready(p) => p.map_err(Fault::Down)?,
                 Poll::Pending => {
@@ -90,6 +102,10 @@ impl Relay {
                         taps.request(exchange, &mut self.scratch, false);
                         bytes = &self.scratch;
                     }
+                    if let Some(pipe) = &mut exchange.request_pipe {
+                        pipe.push(bytes, false);
+                        continue;
+                    }
                     if self.replay_bytes_max > 0 && !self.replay_lost {
                         if exchange.buffered.len() + bytes.len() > self.replay_bytes_max {
                             self.replay_lost = true;
@@ -105,6 +121,10 @@ impl Relay {
                     if taps.wants_request() {
                         self.scratch.clear();
                         taps.request(exchange, &mut self.scratch, true);
+                        if let Some(pipe) = &mut exchange.request_pipe {
+                            pipe.push(&self.scratch, true);
+                            continue;
+                        }
                         up.send(&self.scratch, worker).map_err(Fault::Up)?;
                     }
                     let send = trailers && self.request_trailers;
@@ -132,6 +152,16 @@ impl Relay {
             if down.poll_room(cx, worker).map_err(Fault::Down)?.is_pending() {
                 return Poll::Pending;
             }
+            if exchange.response_pipe.is_some() {
+                match self.poll_response_pipe(cx, down, exchange, worker)? {
+                    Piped::Moved => continue,
+                    Piped::Full => {
+                        ready!(down.poll_flush(cx, worker)).map_err(Fault::Down)?;
+                        return Poll::Pending;
+                    }
+                    Piped::Hungry => {}
+                }
+            }
             let piece = match up.poll_piece(cx, self.raw_response, worker) {
                 Poll::Ready(p) => p.map_err(Fault::Up)?,
                 Poll::Pending => {
@@ -146,6 +176,10 @@ impl Relay {
                         self.scratch.clear();
                         self.scratch.extend_from_slice(up.bytes(&at));
                         taps.response(exchange, &mut self.scratch, false);
+                        if let Some(pipe) = &mut exchange.response_pipe {
+                            pipe.push(&self.scratch, false);
+                            continue;
+                        }
                         exchange.bytes_sent += self.scratch.len() as u64;
                         down.send(&self.scratch, worker).map_err(Fault::Down)?;
                     } else {
@@ -158,6 +192,10 @@ impl Relay {
                     if taps.wants_response() {
                         self.scratch.clear();
                         taps.response(exchange, &mut self.scratch, true);
+                        if let Some(pipe) = &mut exchange.response_pipe {
+                            pipe.push(&self.scratch, true);
+                            continue;
+                        }
                         exchange.bytes_sent += self.scratch.len() as u64;
                         down.send(&self.scratch, worker).map_err(Fault::Down)?;
                         trailers = !exchange.response_trailers.is_empty();
@@ -169,4 +207,76 @@ impl Relay {
             }
         }
     }
+
+    /// Moves what a request body's pipe has ready.
+    fn poll_request_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        up: &mut Side,
+        exchange: &mut Exchange,
+        worker: &Worker,
+    ) -> Result<Piped, Fault> {
+        let Some(pipe) = &mut exchange.request_pipe else { return Ok(Piped::Hungry) };
+        let polled = pipe.poll(cx, &mut self.scratch);
+        match polled {
+            Poll::Ready(Ok(Some(end))) => {
+                self.moved = true;
+                // What went through the pipe is not kept for another try.
+                self.replay_lost = true;
+                up.send(&self.scratch, worker).map_err(Fault::Up)?;
+                if end {
+                    exchange.request_pipe = None;
+                    let send = self.request_trailers && !exchange.request_trailers.is_empty();
+                    up.finish(send.then_some(&exchange.request_trailers), worker).map_err(Fault::Up)?;
+                    self.request_done = true;
+                }
+                Ok(Piped::Moved)
+            }
+            Poll::Ready(Err(reply)) => {
+                exchange.refusal = Some(reply);
+                Err(Fault::Filter)
+            }
+            Poll::Pending | Poll::Ready(Ok(None)) => Ok(if pipe.has_room() { Piped::Hungry } else { Piped::Full }),
+        }
+    }
+
+    /// Moves what a response body's pipe has ready.
+    fn poll_response_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+        down: &mut Side,
+        exchange: &mut Exchange,
+        worker: &Worker,
+    ) -> Result<Piped, Fault> {
+        let Some(pipe) = &mut exchange.response_pipe else { return Ok(Piped::Hungry) };
+        match pipe.poll(cx, &mut self.scratch) {
+            Poll::Ready(Ok(Some(end))) => {
+                self.moved = true;
+                exchange.bytes_sent += self.scratch.len() as u64;
+                down.send(&self.scratch, worker).map_err(Fault::Down)?;
+                if end {
+                    exchange.response_pipe = None;
+                    let send = self.response_trailers && !exchange.response_trailers.is_empty();
+                    down.finish(send.then_some(&exchange.response_trailers), worker).map_err(Fault::Down)?;
+                    self.response_done = true;
+                }
+                Ok(Piped::Moved)
+            }
+            Poll::Ready(Err(reply)) => {
+                exchange.refusal = Some(reply);
+                Err(Fault::Filter)
+            }
+            Poll::Pending | Poll::Ready(Ok(None)) => Ok(if pipe.has_room() { Piped::Hungry } else { Piped::Full }),
+        }
+    }
+}
+
+/// How a pipe stands.
+enum Piped {
+    /// Something came out.
+    Moved,
+    /// More may go in.
+    Hungry,
+    /// It must be waited for.
+    Full,
 }

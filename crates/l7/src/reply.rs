@@ -9,6 +9,8 @@ use std::sync::Arc;
 use http1::{HeaderBlock, HeaderId, push_decimal};
 use telemetry::access_log::ResponseFlags;
 
+use crate::callout::wire::{Action, HeaderEdit};
+
 /// A response made here.
 #[derive(Clone, Debug, Default)]
 pub struct LocalReply {
@@ -24,8 +26,12 @@ pub struct LocalReply {
     pub grpc_status: Option<u32>,
     /// Headers to add.
     pub headers: Vec<(Cow<'static, str>, Vec<u8>)>,
+    /// Changes to the head that a service asked for.
+    pub edits: Vec<HeaderEdit>,
     /// The connection is closed after it (HTTP/1.1).
     pub close: bool,
+    /// No filter sees it: they are done with the response that it replaces.
+    pub direct: bool,
     /// Decided after a wait: a request body that arrived meanwhile is read first.
     pub after_wait: bool,
 }
@@ -109,6 +115,7 @@ impl LocalReply {
             for (name, value) in &self.headers {
                 block.set(name.as_bytes(), value);
             }
+            self.edit(block);
             return false;
         }
         block.set_status(self.status);
@@ -122,7 +129,22 @@ impl LocalReply {
         for (name, value) in &self.headers {
             block.set(name.as_bytes(), value);
         }
+        self.edit(block);
         !body.is_empty()
+    }
+
+    /// Headers that are set replace those of their name, also when there are several of one name.
+    fn edit(&self, block: &mut HeaderBlock) {
+        let fits = |e: &&HeaderEdit| e.is_valid() && !e.name.starts_with(b":");
+        for e in self.edits.iter().filter(fits).filter(|e| e.action == Action::Set) {
+            block.remove(&e.name);
+        }
+        for e in self.edits.iter().filter(fits) {
+            match e.action {
+                Action::Set => block.add(&e.name, &e.value),
+                _ => e.apply(block),
+            }
+        }
     }
 }
 

@@ -51,6 +51,8 @@ pub enum Failure {
     },
     /// The stream lasted too long.
     MaxDuration,
+    /// A filter answers instead.
+    Filter(Box<LocalReply>),
 }
 
 impl Failure {
@@ -69,7 +71,14 @@ impl Failure {
 
     /// No other try can help: it is the client's or the whole request's time.
     pub fn final_for_client(&self) -> bool {
-        matches!(self, Failure::Client(_) | Failure::GlobalTimeout | Failure::Idle { .. } | Failure::MaxDuration)
+        matches!(
+            self,
+            Failure::Client(_)
+                | Failure::GlobalTimeout
+                | Failure::Idle { .. }
+                | Failure::MaxDuration
+                | Failure::Filter(_)
+        )
     }
 
     /// The words for the reset, and its flag.
@@ -103,6 +112,7 @@ impl Failure {
     fn words(&self, ex: &Exchange) -> LocalReply {
         match self {
             Failure::Client(lost) => return stream::gone(*lost),
+            Failure::Filter(reply) => return (**reply).clone(),
             Failure::GlobalTimeout => {
                 return LocalReply::text(504, "upstream request timeout", "response_timeout")
                     .with_flags(ResponseFlags::UPSTREAM_REQUEST_TIMEOUT);

@@ -19,6 +19,7 @@ use crate::destination;
 use crate::down::{Down, ResponseBody};
 use crate::exchange::Exchange;
 use crate::filters;
+use crate::hold::{self, Held, Source};
 use crate::pool::{self, Lease};
 use crate::redirect;
 use crate::relay::{Fault, Relay};
@@ -417,7 +418,7 @@ impl Attempt<'_> {
             },
             wanted: subset(self.found),
         };
-        let ticket = match pool::try_checkout(self.conn, self.cluster, ex, &ask) {
+        let ticket = match pool::try_checkout((&**self.conn).into(), self.cluster, ex, &ask) {
             Ok(Ok(lease)) => return Ok(lease),
             Ok(Err(ticket)) => ticket,
             Err(refused) => {
@@ -430,7 +431,7 @@ impl Attempt<'_> {
             let _ = std::future::poll_fn(|cx| self.down.side.poll_flush(cx, &worker)).await;
             self.down.continue_pending = false;
         }
-        let mut connect = Box::pin(pool::connect(self.conn, ticket));
+        let mut connect = Box::pin(pool::connect((&**self.conn).into(), ticket));
         let limit = self.deadlines.next();
         let watch = self.down.side.received_all();
         let (down, timer) = (&mut *self.down, self.timer);
@@ -496,6 +497,9 @@ impl Attempt<'_> {
             ex.request.remove_id(HeaderId::CONTENT_LENGTH);
         }
         lease.up.send_head(&ex.request, body, worker)?;
+        if ex.drop_request_body {
+            self.down.close = true;
+        }
         match body {
             RequestBody::None => {
                 self.relay.request_done = true;
@@ -550,6 +554,9 @@ impl Attempt<'_> {
                     }
                     Poll::Ready(Err(Fault::Down(lost))) => {
                         return Poll::Ready(Err(Failure::Client(lost)));
+                    }
+                    Poll::Ready(Err(Fault::Filter)) => {
+                        return Poll::Ready(Err(Failure::Filter(ex.refusal.take().unwrap_or_default())));
                     }
                     // The upstream may have answered before it stopped listening.
                     Poll::Ready(Err(Fault::Up(lost))) => send_failed = Some(lost),
@@ -627,14 +634,32 @@ impl Attempt<'_> {
         ex.details = "via_upstream".into();
         ex.status = head.status;
         response::route_headers(conn, ex, self.found);
-        filters::on_response(conn, Some(self.found), ex, head.ends);
+        let mut held = Held::default();
+        if let Some(wait) = filters::on_response(conn, Some(self.found), ex, head.ends) {
+            let source = Source::Upstream(&mut lease.up);
+            let work = hold::respond(conn, self.down, Some(self.found), ex, source, head.ends, wait);
+            match Box::pin(work).await {
+                Ok(h) => held = h,
+                Err(reply) => {
+                    lease.up.reset();
+                    lease.finish(ex);
+                    return Tried::Failed(Failure::Filter(Box::new(reply)));
+                }
+            }
+        }
         response::finish_head(conn, self.down, ex);
         let mut taps = FilterTaps::new(conn, Some(self.found), ex);
         let tunnel = head.tunnel && ex.upgrade;
+        let ends = held.body.as_ref().map_or(head.ends, Vec::is_empty);
         let body = if tunnel {
             ResponseBody::Tunnel
-        } else if head.ends {
+        } else if ends {
             ResponseBody::None
+        } else if held.body.is_some() {
+            if ex.taps_response {
+                ex.response.remove_id(HeaderId::CONTENT_LENGTH);
+            }
+            ResponseBody::Stream { raw: false }
         } else {
             let raw = lease.up.side.receives_chunked()
                 && self.down.takes_raw_chunks()
@@ -668,6 +693,13 @@ impl Attempt<'_> {
             return Tried::Failed(Failure::Client(Lost::Closed));
         }
         self.relay.response_done = body == ResponseBody::None;
+        if let Some(body) = held.body.take().filter(|b| !b.is_empty()) {
+            if self.send_held(ex, body, held.seen_from).is_err() {
+                lease.up.reset();
+                lease.finish(ex);
+                return Tried::Failed(Failure::Client(Lost::Closed));
+            }
+        }
         let outcome = self.relay_back(ex, &mut lease, &mut taps, tunnel).await;
         if tunnel {
             conn.manager.stats.gauge_sub(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
@@ -696,6 +728,20 @@ impl Attempt<'_> {
         }
     }
 
+    /// Sends a body that filters had collected.
+    fn send_held(&mut self, ex: &mut Exchange, mut body: Vec<u8>, seen_from: usize) -> Result<(), Lost> {
+        let worker = &self.conn.worker;
+        filters::pass_response_data(self.conn, Some(self.found), ex, &mut body, true, 0..seen_from);
+        if !ex.head_request {
+            ex.bytes_sent += body.len() as u64;
+            self.down.side.send(&body, worker)?;
+        }
+        let trailers = self.relay.response_trailers && !ex.response_trailers.is_empty();
+        self.down.side.finish(trailers.then_some(&ex.response_trailers), worker)?;
+        self.relay.response_done = true;
+        Ok(())
+    }
+
     async fn relay_back(
         &mut self,
         ex: &mut Exchange,
@@ -722,7 +768,7 @@ impl Attempt<'_> {
                     Poll::Ready(Err(Fault::Down(lost))) => {
                         return Poll::Ready(Err(Failure::Client(lost)));
                     }
-                    Poll::Ready(Err(Fault::Up(_))) => sent = true,
+                    Poll::Ready(Err(Fault::Up(_) | Fault::Filter)) => sent = true,
                     Poll::Pending => {}
                 }
             }
@@ -736,6 +782,9 @@ impl Attempt<'_> {
                     let h1 = matches!(up.side, Side::H1(_));
                     let lost = if h1 && lost == Lost::Closed { Lost::Protocol } else { lost };
                     return Poll::Ready(Err(Failure::Upstream { lost, answered: true, reused }));
+                }
+                Poll::Ready(Err(Fault::Filter)) => {
+                    return Poll::Ready(Err(Failure::Filter(ex.refusal.take().unwrap_or_default())));
                 }
                 Poll::Pending => {}
             }

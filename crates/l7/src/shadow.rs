@@ -159,9 +159,9 @@ async fn exchange(
         host: if cluster.is_dynamic() { destination::dynamic_host(cluster, copy).await } else { None },
         wanted: router::subset(found),
     };
-    let mut lease = match pool::try_checkout(conn, cluster, copy, &ask).ok()? {
+    let mut lease = match pool::try_checkout((&**conn).into(), cluster, copy, &ask).ok()? {
         Ok(lease) => lease,
-        Err(ticket) => pool::connect(conn, ticket).await.ok()?,
+        Err(ticket) => pool::connect((&**conn).into(), ticket).await.ok()?,
     };
     lease.note(copy);
     let worker = &conn.worker;

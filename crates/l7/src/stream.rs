@@ -24,7 +24,7 @@ use crate::reply::LocalReply;
 use crate::router;
 use crate::side::{Lost, Piece};
 use crate::timers::Timer;
-use crate::{facts, pool, redirect, request, response, trace};
+use crate::{facts, hold, pool, redirect, request, response, trace};
 
 /// The route that a request found, and the table it belongs to.
 #[derive(Clone)]
@@ -258,7 +258,12 @@ async fn run_filters(
                     answer(ex)
                 }
                 Step::Body(limit) => {
-                    collect_body(conn, down, ex, timer, limit).await?;
+                    collect_body(conn, down, ex, timer, limit, false).await?;
+                    let cx = FilterCx::new(conn, found.as_ref(), index);
+                    filter.on_body(&cx, ex)
+                }
+                Step::Beginning(limit) => {
+                    collect_body(conn, down, ex, timer, limit, true).await?;
                     let cx = FilterCx::new(conn, found.as_ref(), index);
                     filter.on_body(&cx, ex)
                 }
@@ -274,7 +279,7 @@ async fn run_filters(
 }
 
 /// Waits for `work` unless the client goes away first.
-async fn wait_or_gone<T>(conn: &Conn, down: &mut Down, work: impl Future<Output = T>) -> Result<T, LocalReply> {
+pub async fn wait_or_gone<T>(conn: &Conn, down: &mut Down, work: impl Future<Output = T>) -> Result<T, LocalReply> {
     let mut work = Box::pin(work);
     let watch = down.side.received_all();
     std::future::poll_fn(|cx| {
@@ -309,13 +314,14 @@ pub fn gone(lost: Lost) -> LocalReply {
     }
 }
 
-/// Collects the whole request body in `ex.buffered`.
+/// Collects the whole request body in `ex.buffered`, or its `beginning` of `limit` bytes or little more.
 async fn collect_body(
     conn: &Conn,
     down: &mut Down,
     ex: &mut Exchange,
     timer: &Timer,
     limit: usize,
+    beginning: bool,
 ) -> Result<(), LocalReply> {
     let worker = &conn.worker;
     let idle = conn.manager.config.stream_idle_timeout.filter(|d| !d.is_zero());
@@ -328,7 +334,7 @@ async fn collect_body(
             match down.side.poll_piece(cx, false, worker) {
                 Poll::Ready(Ok(Piece::Bytes { at, data })) => {
                     ex.bytes_received += data as u64;
-                    if ex.buffered.len() + data > limit {
+                    if !beginning && ex.buffered.len() + data > limit {
                         let mut reply = LocalReply::text(413, "Payload Too Large", "request_payload_too_large");
                         reply.close = true;
                         down.incomplete = true;
@@ -336,6 +342,9 @@ async fn collect_body(
                         return Poll::Ready(Err(reply));
                     }
                     ex.buffered.extend_from_slice(down.side.bytes(&at));
+                    if beginning && ex.buffered.len() >= limit {
+                        return Poll::Ready(Ok(()));
+                    }
                     if let Some(d) = idle {
                         deadline = worker.timers.now() + d.as_millis() as u64;
                     }
@@ -422,12 +431,25 @@ pub async fn send_reply(
         ex.buffered.clear();
         ex.buffered.extend_from_slice(reply.body.as_bytes());
     }
-    let mut taps = FilterTaps::new(conn, found, ex);
-    filters::on_response(conn, found, ex, !has_body);
-    taps.refresh(ex);
+    let mut seen_from = conn.manager.filters.len();
+    let wait = if reply.direct { None } else { filters::on_response(conn, found, ex, !has_body) };
     let mut body = if has_body { std::mem::take(&mut ex.buffered) } else { Vec::new() };
-    if taps.wants_response() && has_body {
-        taps.response(ex, &mut body, true);
+    if let Some(wait) = wait {
+        let source = hold::Source::Local(std::mem::take(&mut body));
+        let held = Box::pin(hold::respond(conn, down, found, ex, source, !has_body, wait)).await;
+        match held {
+            Ok(hold::Held { body: Some(b), seen_from: n }) => {
+                has_body = !b.is_empty();
+                (body, seen_from) = (b, n);
+            }
+            // Nobody wanted the body: it is still what it was.
+            Ok(hold::Held { body: None, .. }) => body = reply.body.as_bytes().to_vec(),
+            Err(other) => return Box::pin(send_reply(conn, down, ex, other, found, timer)).await,
+        }
+    }
+    if ex.taps_response && has_body && !reply.direct {
+        filters::pass_response_data(conn, found, ex, &mut body, true, 0..seen_from);
+        ex.response_pipe = None;
     }
     response::finish_head(conn, down, ex);
     let kind = if has_body { ResponseBody::Stream { raw: false } } else { ResponseBody::None };

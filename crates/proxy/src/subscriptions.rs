@@ -153,6 +153,11 @@ impl Subscriptions {
                 handle.set_names(url::ROUTE, false, wanted.routes.clone());
             }
         }
+        if let Some(id) = ads
+            && wanted.extensions != self.wanted.extensions
+        {
+            self.streams[id].handle.set_names(url::EXTENSION, false, wanted.extensions.clone());
+        }
         let before = std::mem::take(&mut self.wanted.secrets);
         let sources: BTreeSet<&Source> = before.keys().chain(wanted.secrets.keys()).collect();
         for source in sources {

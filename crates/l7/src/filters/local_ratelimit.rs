@@ -1,6 +1,7 @@
 //! Is this request within the local rate? Envoy's `LocalRateLimitFilter` with its token buckets.
 //!
-//! One bucket per configured level, shared by all workers through atomics.
+//! One bucket per configured level and descriptor, shared by all workers through atomics, or by the requests
+//! of one connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +14,7 @@ use telemetry::access_log::ResponseFlags;
 use telemetry::stats::Block;
 use telemetry::stats::envoy::local_rate_limit as stat;
 
-use super::{FilterCx, Step};
+use super::{FilterCx, FilterState, Step, descriptors};
 use crate::decide;
 use crate::exchange::Exchange;
 use crate::manager::Deps;
@@ -30,6 +31,7 @@ pub struct Bucket {
     /// Nanoseconds per token.
     nanos_per_token: u64,
     max_nanos: u64,
+    max_tokens: u32,
     /// Time (ns since `began`) at which the bucket was last empty.
     empty_at: AtomicU64,
 }
@@ -43,7 +45,8 @@ impl Bucket {
         let fill = c.fill_interval.max(Duration::from_millis(1)).as_nanos() as u64;
         let nanos_per_token = (fill / c.tokens_per_fill.max(1) as u64).max(1);
         let max_nanos = nanos_per_token.saturating_mul(c.max_tokens as u64).min(OFFSET_NANOS / 2);
-        Bucket { began: Instant::now(), nanos_per_token, max_nanos, empty_at: AtomicU64::new(OFFSET_NANOS - max_nanos) }
+        let empty_at = AtomicU64::new(OFFSET_NANOS - max_nanos);
+        Bucket { began: Instant::now(), nanos_per_token, max_nanos, max_tokens: c.max_tokens, empty_at }
     }
 
     /// Takes a token if there is one.
@@ -58,6 +61,38 @@ impl Bucket {
     }
 }
 
+impl Bucket {
+    /// What is left: tokens, and seconds until the bucket is full.
+    fn left(&self) -> Left {
+        let now = OFFSET_NANOS + self.began.elapsed().as_nanos() as u64;
+        let held = (now - self.empty_at.load(Ordering::Relaxed).max(now - self.max_nanos)).min(self.max_nanos);
+        let missing = Duration::from_nanos(self.max_nanos - held);
+        Left {
+            limit: self.max_tokens,
+            remaining: (held / self.nanos_per_token) as u32,
+            reset: missing.as_secs() + u64::from(missing.subsec_nanos() > 0),
+        }
+    }
+}
+
+/// What `x-ratelimit-*` say of the bucket that decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Left {
+    limit: u32,
+    remaining: u32,
+    reset: u64,
+}
+
+impl Left {
+    fn headers(self) -> [(&'static str, u64); 3] {
+        [
+            ("x-ratelimit-limit", self.limit.into()),
+            ("x-ratelimit-remaining", self.remaining.into()),
+            ("x-ratelimit-reset", self.reset),
+        ]
+    }
+}
+
 /// The filter of one chain.
 pub struct LocalRateLimit {
     level: Level,
@@ -65,18 +100,32 @@ pub struct LocalRateLimit {
     routes: std::sync::RwLock<Vec<(Arc<config::LocalRateLimit>, Arc<Level>)>>,
 }
 
+/// The buckets of one level: of all requests, or of one connection's.
+pub struct Buckets {
+    default: Option<Bucket>,
+    descriptors: Box<[Bucket]>,
+}
+
+impl Buckets {
+    /// Full buckets.
+    pub fn new(config: &config::LocalRateLimit) -> Self {
+        Buckets {
+            default: config.bucket.as_ref().map(Bucket::new),
+            descriptors: config.descriptors.iter().map(|d| Bucket::new(&d.bucket)).collect(),
+        }
+    }
+}
+
 struct Level {
     config: Arc<config::LocalRateLimit>,
-    bucket: Option<Bucket>,
-    descriptors: Box<[Bucket]>,
+    buckets: Buckets,
     stats: Block<stat::LocalRateLimit>,
 }
 
 impl Level {
     fn new(config: Arc<config::LocalRateLimit>, store: &Arc<telemetry::stats::Store>) -> Self {
         Level {
-            bucket: config.bucket.as_ref().map(Bucket::new),
-            descriptors: config.descriptors.iter().map(|d| Bucket::new(&d.bucket)).collect(),
+            buckets: Buckets::new(&config),
             stats: store.block(&format!("{}.http_local_rate_limit.", config.stat_prefix)),
             config,
         }
@@ -121,28 +170,35 @@ impl LocalRateLimit {
             _ => check(&self.level, cx, ex),
         }
     }
+}
 
-    /// Nothing yet: `x-ratelimit-*` are added to the reply itself.
-    pub fn on_response(&self, _ex: &mut Exchange) {}
+/// Says what is left, if that is configured.
+pub fn on_response(ex: &mut Exchange) {
+    let left = ex.filters.iter().find_map(|s| match s {
+        FilterState::LocalRateLimit(left) => Some(*left),
+        _ => None,
+    });
+    for (name, value) in left.iter().flat_map(|l| l.headers()) {
+        ex.response.set(name.as_bytes(), value.to_string().as_bytes());
+    }
 }
 
 fn check(level: &Level, cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
     let c = &level.config;
-    let Some(default) = &level.bucket else {
-        return Step::Continue;
-    };
-    if !c.enabled.hit(cx.conn.worker.random()) {
+    if c.bucket.is_none() || !c.enabled.hit(cx.conn.worker.random()) {
         return Step::Continue;
     }
     level.stats.inc(stat::ENABLED);
-    let matched = decide::local_descriptor(cx, ex, c);
-    let ok = match matched {
-        Some(i) => {
-            level.descriptors.get(i).is_none_or(Bucket::take)
-                && (!c.always_consume_default_token_bucket || default.take())
-        }
-        None => default.take(),
+    let (ok, left) = if c.per_downstream_connection {
+        cx.conn.with_buckets(c, |buckets| draw(c, buckets, cx, ex))
+    } else {
+        draw(c, &level.buckets, cx, ex)
     };
+    if c.ratelimit_headers
+        && let Some(left) = left
+    {
+        ex.filters.push(FilterState::LocalRateLimit(left));
+    }
     if ok {
         level.stats.inc(stat::OK);
         return Step::Continue;
@@ -158,6 +214,33 @@ fn check(level: &Level, cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
     reply.grpc_status = Some(if c.rate_limited_as_resource_exhausted { 8 } else { 14 });
     reply.headers = decide::literal_headers(&c.response_headers);
     Step::reply(reply)
+}
+
+/// Takes a token of every bucket that the request's descriptors fall into, the slowest first, and of the
+/// default one. Tells whether there were all, and what is left of the bucket that decided.
+fn draw(c: &config::LocalRateLimit, buckets: &Buckets, cx: &FilterCx<'_>, ex: &Exchange) -> (bool, Option<Left>) {
+    let Some(default) = &buckets.default else { return (true, None) };
+    let mut matched: Vec<&Bucket> = Vec::new();
+    if !c.descriptors.is_empty() {
+        for d in descriptors::of(cx, ex, &c.rate_limits, c.stage, c.vh_rate_limits.into()) {
+            let fits = |want: &[(proxy_config::Name, proxy_config::Name)]| {
+                want.len() == d.len()
+                    && want.iter().zip(&d).all(|(w, e)| *w.0 == *e.0 && (w.1.is_empty() || *w.1 == *e.1))
+            };
+            let found = c.descriptors.iter().position(|d| fits(&d.entries));
+            matched.extend(found.and_then(|i| buckets.descriptors.get(i)));
+        }
+        matched.sort_by_key(|b| std::cmp::Reverse(b.nanos_per_token));
+    }
+    for bucket in &matched {
+        if !bucket.take() {
+            return (false, Some(bucket.left()));
+        }
+    }
+    let wanted = matched.is_empty() || c.always_consume_default_token_bucket;
+    let ok = !wanted || default.take();
+    let decided = matched.iter().copied().chain(wanted.then_some(default)).map(Bucket::left);
+    (ok, decided.min_by_key(|l| l.remaining))
 }
 
 #[cfg(test)]

@@ -6,22 +6,43 @@
 
 pub mod alpn;
 pub mod buffer;
+mod coding;
+pub mod compressor;
 pub mod cors;
 pub mod csrf;
+pub mod decompressor;
+mod descriptors;
+pub mod discovered;
+pub mod dynamic_forward_proxy;
+pub mod ext_authz;
+pub mod ext_proc;
 pub mod fault;
+pub mod grpc_http1_bridge;
 pub mod grpc_stats;
 pub mod grpc_web;
 pub mod header_mutation;
+pub mod header_to_metadata;
 pub mod istio_stats;
+pub mod jwt_authn;
 pub mod local_ratelimit;
+pub mod lua;
 pub mod peer_metadata;
+mod per_cluster;
+pub mod ratelimit;
 pub mod rbac;
 pub mod set_filter_state;
+pub mod set_metadata;
+pub mod stateful_session;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use proxy_config::Name;
+use proxy_config::common::{DataSource, Value};
 use proxy_config::filters::http::HttpFilterKind;
 use proxy_config::filters::{FilterOverride, PerFilter};
 use proxy_config::hcm::{Hcm, HttpFilter};
@@ -31,6 +52,7 @@ use crate::exchange::Exchange;
 use crate::manager::Deps;
 use crate::reply::LocalReply;
 use crate::stream::Found;
+use crate::worker::Worker;
 
 /// What a filter wants after it saw a request head.
 pub enum Step {
@@ -44,6 +66,8 @@ pub enum Step {
     Call(Call),
     /// Collect the whole body, at most so many bytes, then call `on_body`.
     Body(usize),
+    /// Collect the body until it ends or has so many bytes, then call `on_body`; the rest follows later.
+    Beginning(usize),
 }
 
 /// A call-out in progress.
@@ -64,6 +88,24 @@ pub enum FilterState {
     Fault(fault::Active),
     /// `cors`: the origin was accepted.
     Cors(cors::Accepted),
+    /// `ext_authz`: headers for the response.
+    ExtAuthz(ext_authz::Accepted),
+    /// `ratelimit`: headers for the response.
+    RateLimit(ratelimit::Answered),
+    /// `local_ratelimit`: headers for the response.
+    LocalRateLimit(local_ratelimit::Left),
+    /// `compressor`: what the client accepts, and bodies under compression.
+    Compressor(Box<compressor::Wishes>),
+    /// `decompressor`: bodies under decompression.
+    Decompressor(Box<decompressor::Active>),
+    /// `ext_proc`: the conversation.
+    ExtProc(Box<ext_proc::Active>),
+    /// `lua`: a script that waits for a body.
+    Lua(Box<lua::Paused>),
+    /// `grpc_http1_bridge`: a call that is bridged.
+    Bridge(grpc_http1_bridge::Bridged),
+    /// `stateful_session`: a session.
+    Session(Box<stateful_session::Session>),
     /// `grpc_stats`: message counts.
     GrpcStats(grpc_stats::Counts),
     /// `grpc_web`: translation in progress.
@@ -104,7 +146,7 @@ impl<'a> FilterCx<'a> {
 
 /// A filter of a chain.
 pub struct Filter {
-    name: proxy_config::Name,
+    name: Name,
     disabled: bool,
     kind: Kind,
 }
@@ -123,6 +165,19 @@ enum Kind {
     Alpn(alpn::Alpn),
     PeerMetadata(Box<peer_metadata::PeerMetadata>),
     IstioStats(Box<crate::istio::Recorder>),
+    JwtAuthn(Arc<jwt_authn::JwtAuthn>),
+    ExtAuthz(Arc<ext_authz::ExtAuthz>),
+    RateLimit(Arc<ratelimit::RateLimit>),
+    Compressor(Box<compressor::Compressor>),
+    Decompressor(Box<decompressor::Decompressor>),
+    HeaderToMetadata(header_to_metadata::HeaderToMetadata),
+    SetMetadata(set_metadata::SetMetadata),
+    StatefulSession(stateful_session::StatefulSession),
+    ExtProc(Arc<ext_proc::ExtProc>),
+    Lua(Arc<lua::Lua>),
+    Discovered(Box<discovered::Discovered>),
+    DynamicForwardProxy,
+    GrpcHttp1Bridge(grpc_http1_bridge::GrpcHttp1Bridge),
     /// Known to the configuration, without effect on requests here.
     Inert,
 }
@@ -157,11 +212,47 @@ impl Filter {
             HttpFilterKind::IstioStats(c) => {
                 Kind::IstioStats(Box::new(crate::istio::Recorder::new(c, deps.direction, &deps.node, deps.store)))
             }
+            HttpFilterKind::ExtAuthz(c) => Kind::ExtAuthz(ext_authz::ExtAuthz::new(c.clone(), prefix, deps)),
+            HttpFilterKind::RateLimit(c) => Kind::RateLimit(ratelimit::RateLimit::new(c.clone(), deps)),
+            HttpFilterKind::HeaderToMetadata(c) => {
+                Kind::HeaderToMetadata(header_to_metadata::HeaderToMetadata { config: c.clone() })
+            }
+            HttpFilterKind::SetMetadata(c) => {
+                Kind::SetMetadata(set_metadata::SetMetadata::new(c.clone(), prefix, deps))
+            }
+            HttpFilterKind::StatefulSession(c) => {
+                Kind::StatefulSession(stateful_session::StatefulSession { config: c.clone() })
+            }
+            HttpFilterKind::ExtProc(c) => Kind::ExtProc(ext_proc::ExtProc::new(c.clone(), prefix, deps)),
+            HttpFilterKind::Lua(c) => Kind::Lua(lua::Lua::new(c.clone(), &f.name, prefix, deps)?),
+            HttpFilterKind::DynamicForwardProxy(_) => Kind::DynamicForwardProxy,
+            HttpFilterKind::GrpcHttp1Bridge { upgrade_protobuf } => {
+                Kind::GrpcHttp1Bridge(grpc_http1_bridge::GrpcHttp1Bridge { upgrade_protobuf: *upgrade_protobuf })
+            }
+            HttpFilterKind::Discovered(d) => {
+                let default = match &d.default {
+                    Some(kind) => Some(Arc::new(Filter::new(
+                        &HttpFilter { name: f.name.clone(), kind: kind.clone(), disabled: f.disabled },
+                        hcm,
+                        deps,
+                    )?)),
+                    None => None,
+                };
+                Kind::Discovered(Box::new(discovered::Discovered {
+                    type_urls: d.type_urls.clone(),
+                    current: default.into(),
+                }))
+            }
+            HttpFilterKind::JwtAuthn(c) => Kind::JwtAuthn(jwt_authn::JwtAuthn::new(c.clone(), prefix, deps)?),
             HttpFilterKind::UpstreamCodec => Kind::Inert,
             // A filter that is off everywhere needs nobody to run it.
             _ if f.disabled => Kind::Inert,
-            // Identity is an acceptable answer to every Accept-Encoding: uncompressed until we compress.
-            HttpFilterKind::Compressor(_) => Kind::Inert,
+            HttpFilterKind::Compressor(c) => {
+                Kind::Compressor(Box::new(compressor::Compressor::new(c.clone(), prefix, deps)))
+            }
+            HttpFilterKind::Decompressor(c) => {
+                Kind::Decompressor(Box::new(decompressor::Decompressor::new(c.clone(), prefix, deps)))
+            }
             _ => return Err(format!("HTTP filter {} is not supported yet", f.name)),
         };
         Ok(Filter { name: f.name.clone(), disabled: f.disabled, kind })
@@ -175,6 +266,18 @@ impl Filter {
             Some(FilterOverride::Disabled) => None,
             None if self.disabled => None,
             over => Some(over),
+        }
+    }
+
+    /// Starts what works ahead of requests. One worker does it for all.
+    pub fn start(&self, worker: &Rc<Worker>) {
+        if let Kind::Discovered(d) = &self.kind
+            && let Some(f) = d.now()
+        {
+            f.start(worker);
+        }
+        if let Kind::JwtAuthn(f) = &self.kind {
+            f.start(worker);
         }
     }
 
@@ -197,6 +300,19 @@ impl Filter {
             Kind::Alpn(f) => f.on_request(ex),
             Kind::PeerMetadata(f) => f.on_request(cx, ex),
             Kind::IstioStats(f) => istio_stats::on_request(f, cx.conn, ex),
+            Kind::JwtAuthn(f) => f.on_request(cx, ex, over),
+            Kind::ExtAuthz(f) => f.on_request(cx, ex, over),
+            Kind::RateLimit(f) => f.on_request(cx, ex, over),
+            Kind::Compressor(f) => f.on_request(cx, ex, over),
+            Kind::Decompressor(f) => f.on_request(ex),
+            Kind::HeaderToMetadata(f) => f.on_request(ex, over),
+            Kind::SetMetadata(f) => f.on_request(ex),
+            Kind::StatefulSession(f) => f.on_request(cx, ex, over),
+            Kind::ExtProc(f) => f.on_request(cx, ex, over),
+            Kind::Lua(f) => f.on_request(cx, ex, over),
+            Kind::Discovered(d) => d.now().map_or_else(discovered::Discovered::missing, |f| f.on_request(cx, ex)),
+            Kind::DynamicForwardProxy => dynamic_forward_proxy::on_request(ex, over),
+            Kind::GrpcHttp1Bridge(f) => f.on_request(ex),
             Kind::Inert => Step::Continue,
         }
     }
@@ -208,24 +324,119 @@ impl Filter {
                 let over = self.active(cx).flatten();
                 f.on_resume(cx, ex, over)
             }
+            Kind::Discovered(d) => d.now().map_or(Step::Continue, |f| f.on_resume(cx, ex)),
             _ => Step::Continue,
         }
     }
 
+    /// Puts another filter in the place of one that is discovered.
+    pub fn set_discovered(
+        &self,
+        type_url: &str,
+        kind: &HttpFilterKind,
+        hcm: &Hcm,
+        deps: &Deps<'_>,
+    ) -> Result<(), String> {
+        let Kind::Discovered(d) = &self.kind else { return Ok(()) };
+        if !d.type_urls.iter().any(|t| **t == *type_url) {
+            return Err(format!("Error: filter config has type URL {type_url} but expect {}.", d.type_urls.join(", ")));
+        }
+        let filter = HttpFilter { name: self.name.clone(), kind: kind.clone(), disabled: self.disabled };
+        d.current.store(Some(Arc::new(Filter::new(&filter, hcm, deps)?)));
+        Ok(())
+    }
+
+    /// Its name, if it is discovered.
+    pub fn discovered(&self) -> Option<&str> {
+        matches!(self.kind, Kind::Discovered(_)).then_some(&*self.name)
+    }
+
     /// The body that the filter asked for is collected.
-    pub fn on_body(&self, _cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
+    pub fn on_body(&self, cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
         match &self.kind {
+            Kind::ExtAuthz(f) => f.on_body(cx, ex, self.active(cx).flatten()),
+            Kind::ExtProc(f) => f.on_body(cx, ex, self.active(cx).flatten()),
+            Kind::Lua(f) => f.on_body(ex),
+            Kind::Discovered(d) => d.now().map_or(Step::Continue, |f| f.on_body(cx, ex)),
+            Kind::GrpcHttp1Bridge(_) => grpc_http1_bridge::on_body(ex),
             Kind::Buffer(f) => f.on_body(ex),
             _ => Step::Continue,
         }
     }
 }
 
-/// The response head is here (local or from upstream); filters see it in reverse order.
-pub fn on_response(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, end: bool) {
+/// What a data source holds.
+fn read_source(source: &DataSource) -> Result<Vec<u8>, String> {
+    match source {
+        DataSource::Inline(bytes) => Ok(bytes.to_vec()),
+        DataSource::File { path, .. } => std::fs::read(&**path).map_err(|e| format!("{path}: {e}")),
+        DataSource::Env(name) => {
+            std::env::var(&**name).map(String::into_bytes).map_err(|_| format!("no environment variable {name}"))
+        }
+    }
+}
+
+/// Merges entries into a namespace of the dynamic metadata.
+pub fn merge_metadata(ex: &mut Exchange, namespace: &'static str, entries: BTreeMap<Name, Value>) {
+    merge_metadata_named(ex, namespace.into(), entries);
+}
+
+/// The same for a namespace that configuration names.
+pub fn merge_metadata_named(ex: &mut Exchange, namespace: Name, entries: BTreeMap<Name, Value>) {
+    let mut map = match ex.metadata.get(&namespace) {
+        Some(Value::Struct(old)) => (**old).clone(),
+        _ => BTreeMap::new(),
+    };
+    map.extend(entries);
+    ex.metadata.set(namespace, Value::Struct(Arc::new(map)));
+}
+
+/// A filter that must wait before the response goes on.
+pub struct Wait {
+    /// Which one.
+    pub index: usize,
+    /// What it waits for.
+    pub step: Step,
+}
+
+impl Filter {
+    /// The response body that the filter asked for is collected.
+    pub fn on_response_body(&self, cx: &FilterCx<'_>, ex: &mut Exchange, body: &mut Vec<u8>) -> Step {
+        match &self.kind {
+            Kind::ExtProc(f) => f.on_response_body(ex, body),
+            Kind::Lua(f) => f.on_response_body(ex, body),
+            Kind::Discovered(d) => d.now().map_or(Step::Continue, |f| f.on_response_body(cx, ex, body)),
+            Kind::GrpcHttp1Bridge(_) => grpc_http1_bridge::on_response_body(ex, body),
+            _ => Step::Continue,
+        }
+    }
+}
+
+/// The response head is here (local or from upstream); filters see it in reverse order. `Some`: one of them
+/// must wait, and the others have not seen it.
+pub fn on_response(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, end: bool) -> Option<Wait> {
+    on_response_below(conn, found, ex, end, conn.manager.filters.len())
+}
+
+/// The same for the filters below a number.
+pub fn on_response_below(
+    conn: &Conn,
+    found: Option<&Found>,
+    ex: &mut Exchange,
+    end: bool,
+    below: usize,
+) -> Option<Wait> {
     // All of them see the response head, also those that the request never reached.
-    for index in (0..conn.manager.filters.len()).rev() {
-        let filter = &conn.manager.filters[index];
+    for index in (0..below).rev() {
+        let told;
+        let mut filter = &conn.manager.filters[index];
+        if let Kind::Discovered(d) = &filter.kind {
+            told = d.now();
+            match &told {
+                Some(f) => filter = f,
+                None => continue,
+            }
+        }
         let cx = FilterCx::new(conn, found, index);
         match &filter.kind {
             Kind::Cors(f) => f.on_response(ex),
@@ -236,8 +447,65 @@ pub fn on_response(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, end: b
             }
             Kind::GrpcStats(f) => f.on_response(ex),
             Kind::GrpcWeb => grpc_web::on_response(ex, end),
-            Kind::LocalRateLimit(f) => f.on_response(ex),
             Kind::PeerMetadata(f) => f.on_response(ex),
+            Kind::LocalRateLimit(_) => local_ratelimit::on_response(ex),
+            Kind::RateLimit(_) => ratelimit::on_response(ex),
+            Kind::Compressor(f) => {
+                if let Some(over) = filter.active(&cx) {
+                    f.on_response(ex, over, end);
+                }
+            }
+            Kind::Decompressor(f) => f.on_response(ex, end),
+            Kind::HeaderToMetadata(f) => {
+                if let Some(over) = filter.active(&cx) {
+                    f.on_response(ex, over);
+                }
+            }
+            Kind::StatefulSession(_) => stateful_session::on_response(&cx, ex),
+            Kind::ExtAuthz(f) => f.on_response(ex),
+            Kind::GrpcHttp1Bridge(_) => match grpc_http1_bridge::on_response(ex, end) {
+                Step::Continue => {}
+                step => return Some(Wait { index, step }),
+            },
+            Kind::ExtProc(f) => match f.on_response(ex, end) {
+                Step::Continue => {}
+                step => return Some(Wait { index, step }),
+            },
+            Kind::Lua(f) => {
+                let step = filter.active(&cx).map_or(Step::Continue, |over| f.on_response(&cx, ex, over, end));
+                if !matches!(step, Step::Continue) {
+                    return Some(Wait { index, step });
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Response data passes some of the filters.
+pub fn pass_response_data(
+    conn: &Conn,
+    found: Option<&Found>,
+    ex: &mut Exchange,
+    data: &mut Vec<u8>,
+    end: bool,
+    range: std::ops::Range<usize>,
+) {
+    let run = ex.filters_run as usize;
+    let range = range.start.min(run)..range.end.min(run);
+    for filter in conn.manager.filters[range].iter().rev() {
+        match &filter.kind {
+            Kind::Discovered(d) => {
+                if let Some(Kind::Compressor(f)) = d.now().as_deref().map(|f| &f.kind) {
+                    f.on_response_data(ex, data, end);
+                }
+            }
+            Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, false),
+            Kind::GrpcWeb => grpc_web::on_response_data(ex, data, end),
+            Kind::IstioStats(f) => istio_stats::on_data(f, conn, found, ex),
+            Kind::Compressor(f) => f.on_response_data(ex, data, end),
+            Kind::Decompressor(f) => f.on_response_data(ex, data),
             _ => {}
         }
     }
@@ -247,9 +515,16 @@ pub fn on_response(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, end: b
 pub fn on_request_data(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
     for filter in conn.manager.filters.iter().take(ex.filters_run as usize) {
         match &filter.kind {
+            Kind::Discovered(d) => {
+                if let Some(Kind::Compressor(f)) = d.now().as_deref().map(|f| &f.kind) {
+                    f.on_request_data(ex, data, end);
+                }
+            }
             Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, true),
             Kind::GrpcWeb => grpc_web::on_request_data(ex, data, end),
             Kind::IstioStats(f) => istio_stats::on_data(f, conn, found, ex),
+            Kind::Compressor(f) => f.on_request_data(ex, data, end),
+            Kind::Decompressor(f) => f.on_request_data(ex, data),
             _ => {}
         }
     }
@@ -257,14 +532,7 @@ pub fn on_request_data(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, da
 
 /// Response data passes.
 pub fn on_response_data(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
-    for filter in conn.manager.filters.iter().take(ex.filters_run as usize).rev() {
-        match &filter.kind {
-            Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, false),
-            Kind::GrpcWeb => grpc_web::on_response_data(ex, data, end),
-            Kind::IstioStats(f) => istio_stats::on_data(f, conn, found, ex),
-            _ => {}
-        }
-    }
+    pass_response_data(conn, found, ex, data, end, 0..conn.manager.filters.len());
 }
 
 /// The exchange is over.

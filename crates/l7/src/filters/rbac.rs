@@ -55,7 +55,8 @@ impl Rbac {
             (verdict.allowed, verdict.policy.map(str::to_owned))
         };
         if rules.action == Action::Log {
-            set(ex, &[("access_log_hint".to_owned(), Value::Bool(policy.is_some()))]);
+            let hint = BTreeMap::from([("access_log_hint".into(), Value::Bool(policy.is_some()))]);
+            super::merge_metadata(ex, "envoy.common", hint);
         }
         if allowed {
             self.stats.inc(stat::ALLOWED);
@@ -84,22 +85,11 @@ impl Rbac {
         };
         self.shadow_stats.inc(if allowed { stat::SHADOW_ALLOWED } else { stat::SHADOW_DENIED });
         let result = if allowed { "allowed" } else { "denied" };
-        let mut entries = vec![(format!("{prefix}shadow_engine_result"), Value::String(result.into()))];
+        let mut entries: BTreeMap<Name, Value> =
+            BTreeMap::from([(format!("{prefix}shadow_engine_result").into(), Value::String(result.into()))]);
         if let Some(p) = policy {
-            entries.push((format!("{prefix}shadow_effective_policy_id"), Value::String(p.as_str().into())));
+            entries.insert(format!("{prefix}shadow_effective_policy_id").into(), Value::String(p.as_str().into()));
         }
-        set(ex, &entries);
+        super::merge_metadata(ex, NAMESPACE, entries);
     }
-}
-
-/// Merges entries into the filter's dynamic metadata.
-fn set(ex: &mut Exchange, entries: &[(String, Value)]) {
-    let mut map: BTreeMap<Name, Value> = match ex.metadata.get(NAMESPACE) {
-        Some(Value::Struct(old)) => (**old).clone(),
-        _ => BTreeMap::new(),
-    };
-    for (key, value) in entries {
-        map.insert(key.as_str().into(), value.clone());
-    }
-    ex.metadata.set(NAMESPACE.into(), Value::Struct(Arc::new(map)));
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Name;
-use crate::common::{DataSource, Fraction, GrpcService, Metadata};
+use crate::common::{ConfigSource, DataSource, Fraction, GrpcService, Metadata};
 use crate::filters::network::{SetFilterState, TokenBucket};
 use crate::headers::HeaderOps;
 use crate::matcher::{HeaderMatcher, HeaderName, StringMatcher};
@@ -76,6 +76,21 @@ pub enum HttpFilterKind {
     PeerMetadata(Arc<PeerMetadata>),
     /// `istio.stats` (`stats.PluginConfig`)
     IstioStats(Arc<IstioStats>),
+    /// `config_discovery`: told by extension config discovery.
+    Discovered(Arc<Discovered>),
+}
+
+/// `ExtensionConfigSource`.
+#[derive(Debug, Clone)]
+pub struct Discovered {
+    /// Who tells.
+    pub source: ConfigSource,
+    /// In force until then.
+    pub default: Option<HttpFilterKind>,
+    /// Types that may be told.
+    pub type_urls: Box<[Name]>,
+    /// The listener does not wait.
+    pub without_warming: bool,
 }
 
 /// `Router`.
@@ -283,7 +298,11 @@ pub enum Coding {
 pub struct Compressor {
     /// Coding.
     pub coding: Coding,
-    /// Compression level of the library.
+    /// Name of the library, as stats show it.
+    pub library: Name,
+    /// Stats of responses have a scope of their own.
+    pub split_stats: bool,
+    /// Compression level of the library; 0: its default.
     pub level: i32,
     /// Response direction on.
     pub response: bool,
@@ -293,6 +312,10 @@ pub struct Compressor {
     pub min_content_length: u32,
     /// Media types; the default list when empty was configured has been filled in.
     pub content_types: Box<[Name]>,
+    /// Least body bytes of requests.
+    pub request_min_content_length: u32,
+    /// Media types of requests.
+    pub request_content_types: Box<[Name]>,
     /// Does not compress responses with an ETag.
     pub disable_on_etag_header: bool,
     /// Removes `accept-encoding` towards the upstream.
@@ -313,6 +336,8 @@ pub struct CompressorPerRoute {
 pub struct Decompressor {
     /// Coding.
     pub coding: Coding,
+    /// Name of the library, as stats show it.
+    pub library: Name,
     /// Response direction on.
     pub response: bool,
     /// Request direction on.
@@ -404,8 +429,10 @@ pub struct SetMetadataEntry {
     pub namespace: Name,
     /// A struct.
     pub value: crate::common::Value,
-    /// Overwrites instead of merging.
+    /// Replaces what is there.
     pub allow_overwrite: bool,
+    /// Merges into what is there (the deprecated form).
+    pub merge: bool,
 }
 
 /// `StatefulSession`.

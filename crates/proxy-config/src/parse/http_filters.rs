@@ -23,8 +23,9 @@ use crate::matcher::HeaderName;
 pub(super) fn filter(h: &hcm::HttpFilter) -> Result<Option<HttpFilter>> {
     let any = match &h.config_type {
         Some(hcm::http_filter::ConfigType::TypedConfig(any)) => any,
-        Some(hcm::http_filter::ConfigType::ConfigDiscovery(_)) => {
-            return Err(unsupported("config_discovery").at("config_discovery"));
+        Some(hcm::http_filter::ConfigType::ConfigDiscovery(d)) => {
+            let kind = HttpFilterKind::Discovered(Arc::new(discovered(&h.name, d).at("config_discovery")?));
+            return Ok(Some(HttpFilter { name: h.name.as_str().into(), kind, disabled: h.disabled }));
         }
         None => return Err(no_config(&h.name)),
     };
@@ -35,6 +36,23 @@ pub(super) fn filter(h: &hcm::HttpFilter) -> Result<Option<HttpFilter>> {
         other => other.at("typed_config")?,
     };
     Ok(Some(HttpFilter { name: h.name.as_str().into(), kind, disabled: h.disabled }))
+}
+
+/// `ExtensionConfigSource`
+fn discovered(name: &str, d: &protos::envoy::config::core::v3::ExtensionConfigSource) -> Result<Discovered> {
+    let source = d.config_source.as_ref().ok_or_else(|| missing("config_source"))?;
+    if d.type_urls.is_empty() {
+        return Err(missing("type_urls"));
+    }
+    if d.apply_default_config_without_warming && d.default_config.is_none() {
+        return Err(invalid("Error: filter config without warming needs a default config").at("default_config"));
+    }
+    Ok(Discovered {
+        source: common::config_source(source).at("config_source")?,
+        default: d.default_config.as_ref().map(|any| http_filter_config(name, any)).transpose().at("default_config")?,
+        type_urls: d.type_urls.iter().map(|s| s.as_str().into()).collect(),
+        without_warming: d.apply_default_config_without_warming,
+    })
 }
 
 /// The filter of this typed config (also for extension config discovery).
@@ -263,6 +281,39 @@ fn coding(library: &protos::envoy::config::core::v3::TypedExtensionConfig) -> Re
     }
 }
 
+/// The compression level that a library is configured with; 0: its default.
+fn level(library: &protos::envoy::config::core::v3::TypedExtensionConfig) -> Result<i32> {
+    use protos::envoy::extensions::compression as lib;
+    let Some(any) = library.typed_config.as_ref() else { return Ok(0) };
+    let typed = Typed::open(&library.name, any)?;
+    Ok(match typed.message.as_str() {
+        "envoy.extensions.compression.gzip.compressor.v3.Gzip" => {
+            // 1 is BEST_SPEED, 2 to 10 are the levels 1 to 9.
+            match typed.decode::<lib::gzip::compressor::v3::Gzip>()?.compression_level {
+                0 => 0,
+                1 => 1,
+                n => n - 1,
+            }
+        }
+        "envoy.extensions.compression.brotli.compressor.v3.Brotli" => {
+            let c: lib::brotli::compressor::v3::Brotli = typed.decode()?;
+            c.quality.map_or(0, |q| i32::try_from(q).unwrap_or(11))
+        }
+        "envoy.extensions.compression.zstd.compressor.v3.Zstd" => {
+            let c: lib::zstd::compressor::v3::Zstd = typed.decode()?;
+            c.compression_level.map_or(0, |q| i32::try_from(q).unwrap_or(22))
+        }
+        _ => 0,
+    })
+}
+
+fn media_types(list: &[String]) -> Box<[Name]> {
+    if list.is_empty() {
+        return COMPRESSIBLE.iter().map(|s| Name::from(*s)).collect();
+    }
+    list.iter().map(|s| s.to_ascii_lowercase().into()).collect()
+}
+
 fn compressor(c: &f::compressor::v3::Compressor) -> Result<Compressor> {
     let library = c.compressor_library.as_ref().ok_or_else(|| missing("compressor_library"))?;
     let response = c.response_direction_config.clone().unwrap_or_default();
@@ -270,23 +321,23 @@ fn compressor(c: &f::compressor::v3::Compressor) -> Result<Compressor> {
     let common = response.common_config.clone().unwrap_or_default();
     reject!(common; content_type_matcher);
     let types = if common.content_type.is_empty() { &c.content_type } else { &common.content_type };
-    let content_types = if types.is_empty() {
-        COMPRESSIBLE.iter().map(|s| Name::from(*s)).collect()
-    } else {
-        types.iter().map(|s| s.to_ascii_lowercase().into()).collect()
-    };
+    let of_request = c.request_direction_config.clone().unwrap_or_default().common_config.unwrap_or_default();
     let on = |e: &Option<protos::envoy::config::core::v3::RuntimeFeatureFlag>| {
         e.as_ref().and_then(|e| e.default_value).unwrap_or(true)
     };
     Ok(Compressor {
         coding: coding(library).at("compressor_library")?,
-        level: 0,
+        library: library.name.as_str().into(),
+        split_stats: c.response_direction_config.is_some(),
+        level: level(library).at("compressor_library")?,
         response: if c.response_direction_config.is_some() { on(&common.enabled) } else { on(&c.runtime_enabled) },
         request: c.request_direction_config.as_ref().is_some_and(|r| {
             r.common_config.as_ref().is_some_and(|c| c.enabled.as_ref().and_then(|e| e.default_value) == Some(true))
         }),
         min_content_length: common.min_content_length.or(c.content_length).unwrap_or(30),
-        content_types,
+        content_types: media_types(types),
+        request_min_content_length: of_request.min_content_length.unwrap_or(30),
+        request_content_types: media_types(&of_request.content_type),
         disable_on_etag_header: response.disable_on_etag_header || c.disable_on_etag_header,
         remove_accept_encoding_header: response.remove_accept_encoding_header || c.remove_accept_encoding_header,
         choose_first: c.choose_first,
@@ -300,6 +351,7 @@ fn decompressor(d: &f::decompressor::v3::Decompressor) -> Result<Decompressor> {
     };
     Ok(Decompressor {
         coding: coding(library).at("decompressor_library")?,
+        library: library.name.as_str().into(),
         response: on(d.response_direction_config.as_ref().and_then(|r| r.common_config.as_ref())),
         request: on(d.request_direction_config.as_ref().and_then(|r| r.common_config.as_ref())),
         advertise_accept_encoding: d
@@ -384,6 +436,7 @@ fn set_metadata(c: &f::set_metadata::v3::Config) -> Result<Arc<[SetMetadataEntry
             namespace: required("metadata_namespace", &c.metadata_namespace)?,
             value: common::value_of_struct(s),
             allow_overwrite: false,
+            merge: true,
         });
     }
     for (i, m) in c.metadata.iter().enumerate() {
@@ -398,6 +451,7 @@ fn set_metadata(c: &f::set_metadata::v3::Config) -> Result<Arc<[SetMetadataEntry
                 .map(common::value_of_struct)
                 .ok_or_else(|| missing("value").at_index("metadata", i))?,
             allow_overwrite: m.allow_overwrite,
+            merge: false,
         });
     }
     Ok(out.into())

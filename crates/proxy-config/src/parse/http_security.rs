@@ -218,13 +218,18 @@ fn provider(name: &str, p: &f::jwt_authn::v3::JwtProvider) -> Result<JwtProvider
     let jwks = match p.jwks_source_specifier.as_ref().ok_or_else(|| missing("jwks_source_specifier"))? {
         S::LocalJwks(d) => Jwks::Local(common::data_source(d).at("local_jwks")?),
         S::RemoteJwks(r) => {
-            reject!(r; retry_policy);
+            let retry = r.retry_policy.clone();
+            let ahead = r.async_fetch.unwrap_or_default();
             let uri = r.http_uri.as_ref().ok_or_else(|| missing("http_uri").at("remote_jwks"))?;
             Jwks::Remote {
                 uri: common::http_uri(uri).at("http_uri").at("remote_jwks")?,
                 cache: opt_duration("cache_duration", &r.cache_duration)?.unwrap_or(Duration::from_secs(600)),
                 async_fetch: r.async_fetch.is_some(),
-                fast_listener: r.async_fetch.as_ref().is_some_and(|a| a.fast_listener),
+                fast_listener: ahead.fast_listener,
+                failed_refetch: opt_duration("failed_refetch_duration", &ahead.failed_refetch_duration)
+                    .at("async_fetch")?
+                    .unwrap_or(Duration::from_secs(1)),
+                retries: retry.map_or(0, |r| r.num_retries.unwrap_or(1)),
             }
         }
     };

@@ -18,6 +18,31 @@ const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Decoders whose bytes pass uninterpreted.
 const PASS_THROUGH: [&str; 5] = ["mongo_proxy", "mysql_proxy", "postgres_proxy", "kafka_broker", "zookeeper_proxy"];
 
+/// `RedisProxy`: its commands pass uninterpreted to the cluster that takes what no prefix route does.
+fn redis_proxy(r: &f::redis_proxy::v3::RedisProxy) -> Result<TcpProxy> {
+    let routes = r.prefix_routes.clone().unwrap_or_default();
+    if !routes.routes.is_empty() {
+        return Err(unsupported("routing by key prefix").at("routes").at("prefix_routes"));
+    }
+    let cluster = routes.catch_all_route.as_ref().map(|c| c.cluster.as_str()).unwrap_or_default();
+    Ok(TcpProxy {
+        stat_prefix: required("stat_prefix", &r.stat_prefix)?,
+        cluster: TcpCluster::Cluster(required("cluster", cluster).at("catch_all_route").at("prefix_routes")?),
+        metadata_match: None,
+        idle_timeout: Some(TCP_IDLE_TIMEOUT),
+        max_downstream_connection_duration: None,
+        max_downstream_connection_duration_jitter_percent: None,
+        max_connect_attempts: 1,
+        backoff: None,
+        access_logs: Arc::new([]),
+        access_log_flush_interval: None,
+        flush_access_log_on_connected: false,
+        hash_policy: Box::default(),
+        tunneling: None,
+        on_demand: false,
+    })
+}
+
 /// A network filter by its typed config.
 pub(super) fn filter(name: &str, any: &Any) -> Result<NetworkFilter> {
     let typed = Typed::open(name, any)?;
@@ -55,6 +80,7 @@ pub(super) fn filter(name: &str, any: &Any) -> Result<NetworkFilter> {
             let c: f::direct_response::v3::Config = typed.decode()?;
             K::DirectResponse(c.response.as_ref().map(common::inline).transpose().at("response")?.unwrap_or_default())
         }
+        "redis_proxy.v3.RedisProxy" => K::TcpProxy(Arc::new(redis_proxy(&typed.decode()?)?)),
         other if PASS_THROUGH.iter().any(|p| other.contains(p)) => K::PassThrough,
         _ => return Err(typed.unknown()),
     };

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost_types::Any;
+use protos::envoy::config::core::v3::TypedExtensionConfig;
 use protos::envoy::config::listener::v3::Listener as Proto;
 use proxy_config::common::ConfigSource;
+use proxy_config::filters::http::HttpFilterKind;
 use proxy_config::hcm::RouteSource;
 use proxy_config::listener::{Listener as Config, NetworkFilterKind, TrafficDirection};
 use telemetry::stats::Block;
-use telemetry::stats::envoy::listener_manager as stat;
+use telemetry::stats::envoy::{extension_config_discovery as extension, listener_manager as stat};
 use tokio::time::Instant;
 
 use super::clusters::INITIAL_FETCH_TIMEOUT;
@@ -32,6 +34,19 @@ struct Compiled {
     /// (stat prefix of the connection manager, route configuration)
     route_scopes: BTreeSet<(String, String)>,
     secrets: Vec<SecretRef>,
+    /// Filters that extension config discovery tells.
+    extensions: BTreeSet<String>,
+    /// Those that it waits for.
+    awaited: BTreeSet<String>,
+}
+
+/// A filter that extension config discovery told.
+struct Told {
+    record: Record,
+    type_url: String,
+    kind: HttpFilterKind,
+    /// Kept so that they are printed as long as the filter is there.
+    _stats: Block<extension::ExtensionConfigDiscovery>,
 }
 
 struct Warming {
@@ -92,6 +107,7 @@ pub struct Listeners {
     drain_time: Duration,
     /// Clusters are ready, so listeners may serve.
     open: bool,
+    told: BTreeMap<String, Told>,
     /// Version of the last LDS response.
     pub version: String,
 }
@@ -115,6 +131,33 @@ fn rds_of(config: &Config) -> (BTreeSet<(String, String)>, Duration) {
     (names, timeout)
 }
 
+/// Discovered filters without which a listener is not served.
+fn awaited(config: &Config) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for filter in config.chains.all().flat_map(|c| c.filters.iter()) {
+        if let NetworkFilterKind::Hcm(hcm) = &filter.kind {
+            let waits =
+                hcm.filters.iter().filter(|f| matches!(&f.kind, HttpFilterKind::Discovered(d) if !d.without_warming));
+            names.extend(waits.map(|f| f.name.to_string()));
+        }
+    }
+    names
+}
+
+impl Deps {
+    fn lend<'a>(&'a self, routes: &'a dyn Fn(&str) -> super::routes::Slot) -> l4::Deps<'a> {
+        l4::Deps {
+            store: &self.store,
+            sinks: &self.sinks,
+            exports: &self.exports,
+            registry: &self.registry,
+            secrets: &self.secrets,
+            routes,
+            node: self.node.clone(),
+        }
+    }
+}
+
 impl Listeners {
     /// No listeners yet.
     pub fn new(deps: Deps, workers: Workers, stats: Block<stat::ListenerManager>, drain_time: Duration) -> Self {
@@ -127,6 +170,7 @@ impl Listeners {
             draining: Vec::new(),
             drain_time,
             open: false,
+            told: BTreeMap::new(),
             version: String::new(),
         }
     }
@@ -198,20 +242,17 @@ impl Listeners {
 
     fn take(&mut self, name: &str, record: Record, proto: &Proto, config: Arc<Config>) -> Result<(), String> {
         let previous = self.entries.get(name).and_then(|e| e.active.as_ref()).map(|a| a.listener.clone());
-        let deps = &self.deps;
-        let listener = l4::Listener::succeed(
-            config.clone(),
-            &l4::Deps {
-                store: &deps.store,
-                sinks: &deps.sinks,
-                exports: &deps.exports,
-                registry: &deps.registry,
-                secrets: &deps.secrets,
-                routes: &|name| deps.slots.get(name),
-                node: deps.node.clone(),
-            },
-            previous.as_deref(),
-        )?;
+        let slots = self.deps.slots.clone();
+        let routes = move |name: &str| slots.get(name);
+        let deps = self.deps.lend(&routes);
+        let listener = l4::Listener::succeed(config.clone(), &deps, previous.as_deref())?;
+        let extensions = listener.discovered();
+        for name in &extensions {
+            if let Some(told) = self.told.get(name) {
+                listener.set_discovered(name, &told.type_url, &told.kind, &deps)?;
+            }
+        }
+        let awaited = awaited(&config);
         let keeps_sockets = previous.as_ref().is_some_and(|p| {
             p.config.address == config.address
                 && p.config.additional_addresses == config.additional_addresses
@@ -225,7 +266,15 @@ impl Listeners {
         let entry = self.entries.entry(name.to_owned()).or_default();
         entry.failed = None;
         entry.warming = Some(Warming {
-            compiled: Compiled { record, listener, routes, route_scopes, secrets: sds::of_listener(proto) },
+            compiled: Compiled {
+                record,
+                listener,
+                routes,
+                route_scopes,
+                secrets: sds::of_listener(proto),
+                extensions,
+                awaited,
+            },
             sockets,
             deadline: (!timeout.is_zero()).then(|| Instant::now() + timeout),
         });
@@ -273,6 +322,7 @@ impl Listeners {
                 e.warming.as_ref().is_some_and(|w| {
                     let late = w.deadline.is_some_and(|d| d <= now);
                     late || (w.compiled.routes.iter().all(|r| routes.is_ready(r))
+                        && w.compiled.awaited.iter().all(|e| self.told.contains_key(e))
                         && w.compiled.secrets.iter().all(|s| secrets.is_ready(s)))
                 })
             })
@@ -339,6 +389,55 @@ impl Listeners {
     /// Route configurations that listeners use, warming ones included.
     pub fn route_names(&self) -> BTreeSet<String> {
         self.compiled().flat_map(|c| c.routes.iter().cloned()).collect()
+    }
+
+    /// Takes a filter of extension config discovery; an error leaves the last good one in force.
+    pub fn apply_extension(&mut self, name: &str, version: &str, body: &Any) -> Result<(), String> {
+        if !self.extension_names().contains(name) {
+            // Not asked for any more: the answer crossed our request.
+            return Ok(());
+        }
+        let record = Record::new(version, body);
+        if self.told.get(name).is_some_and(|t| t.record.is(body)) {
+            return Ok(());
+        }
+        let stats: Block<extension::ExtensionConfigDiscovery> =
+            self.deps.store.block(&format!("extension_config_discovery.http_filter.{name}."));
+        let taken = self.told_filter(name, body);
+        let (type_url, kind) = match taken {
+            Ok(taken) => taken,
+            Err(e) => {
+                stats.inc(extension::CONFIG_FAIL);
+                return Err(e);
+            }
+        };
+        stats.inc(extension::CONFIG_RELOAD);
+        self.told.insert(name.to_owned(), Told { record, type_url, kind, _stats: stats });
+        Ok(())
+    }
+
+    fn told_filter(&self, name: &str, body: &Any) -> Result<(String, HttpFilterKind), String> {
+        let told = protos::unpack::<TypedExtensionConfig>(body).map_err(|e| e.to_string())?;
+        let any = told.typed_config.ok_or("no typed_config")?;
+        let kind = proxy_config::parse::http_filter_config(name, &any).map_err(|e| e.to_string())?;
+        let slots = self.deps.slots.clone();
+        let routes = move |name: &str| slots.get(name);
+        let deps = self.deps.lend(&routes);
+        for listener in self.compiled().filter(|c| c.extensions.contains(name)).map(|c| &c.listener) {
+            listener.set_discovered(name, &any.type_url, &kind, &deps)?;
+        }
+        Ok((any.type_url, kind))
+    }
+
+    /// Filters that listeners have discovered, warming ones included.
+    pub fn extension_names(&self) -> BTreeSet<String> {
+        self.compiled().flat_map(|c| c.extensions.iter().cloned()).collect()
+    }
+
+    /// Forgets filters that no listener has any more.
+    pub fn forget_extensions(&mut self) {
+        let names = self.extension_names();
+        self.told.retain(|name, _| names.contains(name));
     }
 
     /// Scopes of `rds` stats: (stat prefix of the connection manager, route configuration).

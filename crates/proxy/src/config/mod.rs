@@ -35,6 +35,8 @@ pub mod url {
     pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
     /// RDS
     pub const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+    /// ECDS
+    pub const EXTENSION: &str = "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig";
     /// SDS
     pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 }
@@ -65,6 +67,8 @@ pub struct Wanted {
     pub endpoints: BTreeSet<String>,
     /// RDS names.
     pub routes: BTreeSet<String>,
+    /// ECDS names.
+    pub extensions: BTreeSet<String>,
     /// SDS names per source.
     pub secrets: BTreeMap<Source, BTreeSet<String>>,
 }
@@ -104,6 +108,9 @@ impl Config {
             url::ROUTE => self.apply_routes(update),
             url::SECRET => each(update, "Error adding/updating secret(s)", |name, version, body| {
                 self.secrets.apply(name, version, body)
+            }),
+            url::EXTENSION => each(update, "Error adding/updating extension config(s)", |name, version, body| {
+                self.listeners.apply_extension(name, version, body)
             }),
             other => Err(Rejection { detail: format!("Unexpected resource type {other}"), names: BTreeSet::new() }),
         };
@@ -193,9 +200,11 @@ impl Config {
         self.clusters.warm(&self.secrets, now);
         self.listeners.warm(&self.routes, &self.secrets, now);
         self.clusters.forget_unused();
+        self.listeners.forget_extensions();
         Wanted {
             endpoints: self.clusters.service_names().map(str::to_owned).collect(),
             routes: self.listeners.route_names(),
+            extensions: self.listeners.extension_names(),
             secrets: self.secrets.names(),
         }
     }

@@ -221,6 +221,10 @@ pub enum Jwks {
         async_fetch: bool,
         /// The listener waits for the first fetch.
         fast_listener: bool,
+        /// Wait after a failed fetch ahead of use. Default 1 s.
+        failed_refetch: Duration,
+        /// Tries after a failed one.
+        retries: u32,
     },
 }
 

@@ -250,6 +250,38 @@ pub mod ext_authz {
     }
 }
 
+/// Scope `cluster.<name>.ext_authz.`: what became of checks of requests to that cluster.
+pub mod cluster_ext_authz {
+    crate::stat_schema! { ExtAuthz;
+        counters {
+            DENIED = "denied" lazy,
+            ERROR = "error" lazy,
+            FAILURE_MODE_ALLOWED = "failure_mode_allowed" lazy,
+            OK = "ok" lazy,
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
+/// Scope `cluster.<name>.ratelimit.`: what became of questions about requests to that cluster.
+pub mod cluster_ratelimit {
+    crate::stat_schema! { RateLimit;
+        counters {
+            ERROR = "error" lazy,
+            FAILURE_MODE_ALLOWED = "failure_mode_allowed" lazy,
+            OK = "ok" lazy,
+            OVER_LIMIT = "over_limit" lazy,
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
 /// Scope `<stat_prefix>.http_local_rate_limit.`.
 pub mod local_rate_limit {
     crate::stat_schema! { LocalRateLimit;
@@ -271,6 +303,75 @@ pub mod buffer {
     crate::stat_schema! { Buffer;
         counters {
             RQ_TIMEOUT = "rq_timeout",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
+/// Scope `http.<stat_prefix>.ext_proc.`.
+pub mod ext_proc {
+    crate::stat_schema! { ExtProc;
+        counters {
+            CLEAR_ROUTE_CACHE_DISABLED = "clear_route_cache_disabled",
+            CLEAR_ROUTE_CACHE_IGNORED = "clear_route_cache_ignored",
+            FAILURE_MODE_ALLOWED = "failure_mode_allowed",
+            IMMEDIATE_RESPONSES_SENT = "immediate_responses_sent",
+            MESSAGE_TIMEOUTS = "message_timeouts",
+            OVERRIDE_MESSAGE_TIMEOUT_IGNORED = "override_message_timeout_ignored",
+            OVERRIDE_MESSAGE_TIMEOUT_RECEIVED = "override_message_timeout_received",
+            REJECTED_HEADER_MUTATIONS = "rejected_header_mutations",
+            SPURIOUS_MSGS_RECEIVED = "spurious_msgs_received",
+            STREAM_MSGS_RECEIVED = "stream_msgs_received",
+            STREAM_MSGS_SENT = "stream_msgs_sent",
+            STREAMS_CLOSED = "streams_closed",
+            STREAMS_FAILED = "streams_failed",
+            STREAMS_STARTED = "streams_started",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
+/// Scope `http.<stat_prefix>.lua.`.
+pub mod lua {
+    crate::stat_schema! { Lua;
+        counters {
+            ERRORS = "errors",
+            EXECUTIONS = "executions",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
+/// Scope `http.<stat_prefix>.set_metadata.`.
+pub mod set_metadata {
+    crate::stat_schema! { SetMetadata;
+        counters {
+            OVERWRITE_DENIED = "overwrite_denied",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
+/// Scope `http.<stat_prefix>.decompressor.<name>.<library>.request.` and `.response.`.
+pub mod decompressor {
+    crate::stat_schema! { Decompressor;
+        counters {
+            DECOMPRESSED = "decompressed",
+            NOT_DECOMPRESSED = "not_decompressed",
+            TOTAL_COMPRESSED_BYTES = "total_compressed_bytes",
+            TOTAL_UNCOMPRESSED_BYTES = "total_uncompressed_bytes",
         }
         gauges { }
         histograms { }

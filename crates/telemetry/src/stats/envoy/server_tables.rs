@@ -2,6 +2,21 @@
 //!
 //! Names as stock Envoy 1.40 prints them. `_` stands for `.` in the constants.
 
+/// Scope `extension_config_discovery.http_filter.<name>.`.
+pub mod extension_config_discovery {
+    crate::stat_schema! { ExtensionConfigDiscovery;
+        counters {
+            CONFIG_CONFLICT = "config_conflict",
+            CONFIG_FAIL = "config_fail",
+            CONFIG_RELOAD = "config_reload",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
 /// Scope `cluster_manager.`.
 pub mod cluster_manager {
     crate::stat_schema! { ClusterManager;
