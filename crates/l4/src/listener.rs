@@ -344,7 +344,7 @@ impl Chain {
 }
 
 /// What a connection manager takes from the process.
-fn http_deps<'a>(deps: &Deps<'a>, stat_name: &'a str, direction: TrafficDirection) -> l7::Deps<'a> {
+fn http_deps<'a>(deps: &Deps<'a>, stat_name: &'a str, direction: config::TrafficDirection) -> l7::Deps<'a> {
     l7::Deps { store: deps.store, sinks: deps.sinks, routes: deps.routes, listener: stat_name, node: deps.node.clone() }
 }
 

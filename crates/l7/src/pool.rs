@@ -186,6 +186,13 @@ pub struct Origin<'a> {
     pub client: Option<&'a ConnFacts>,
 }
 
+impl Origin<'_> {
+    /// Number of the client's connection for logs; 0 for the proxy's own.
+    fn id(&self) -> u64 {
+        self.client.map_or(0, |f| f.id)
+    }
+}
+
 impl<'a> From<&'a Conn> for Origin<'a> {
     fn from(conn: &'a Conn) -> Self {
         Origin { worker: &conn.worker, client: Some(&conn.facts) }
@@ -552,7 +559,7 @@ pub async fn connect(origin: Origin<'_>, ticket: Ticket) -> Result<Lease, Refuse
     telemetry::debug!(
         pool,
         "[C{}] creating a new connection to {} of '{}'",
-        conn.facts.id,
+        origin.id(),
         host.text,
         entry.config.name
     );
@@ -567,7 +574,7 @@ pub async fn connect(origin: Origin<'_>, ticket: Ticket) -> Result<Lease, Refuse
                 }
             }
             Err(e) => {
-                telemetry::debug!(pool, "[C{}] connect to {} failed: {}", conn.facts.id, host.text, e.reason);
+                telemetry::debug!(pool, "[C{}] connect to {} failed: {}", origin.id(), host.text, e.reason);
                 stats.inc(stat::UPSTREAM_RQ_PENDING_FAILURE_EJECT);
                 entry.report(&host, Outcome::ConnectFailed);
                 host.stats.rq_error.fetch_add(1, Relaxed);
@@ -576,7 +583,7 @@ pub async fn connect(origin: Origin<'_>, ticket: Ticket) -> Result<Lease, Refuse
         }
     };
     drop(pending);
-    telemetry::debug!(client, "[C{}] connected to {}", conn.facts.id, host.text);
+    telemetry::debug!(client, "[C{}] connected to {}", origin.id(), host.text);
     let (stream, facts) = ConnectionFacts::of(opened);
     if let Some(connect) = connect {
         let mut wire = Wire::new(stream);
