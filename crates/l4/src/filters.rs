@@ -18,8 +18,8 @@ use telemetry::stats::{Block, Store};
 
 use crate::accepted::{About, PeerText};
 use crate::bucket::Bucket;
-use crate::metadata_exchange::Exchange;
 use crate::ext_authz::ExtAuthz;
+use crate::metadata_exchange::Exchange;
 
 /// Filter state key that overrides a TCP proxy's cluster.
 pub const TCP_PROXY_CLUSTER: &str = "envoy.tcp_proxy.cluster";

@@ -252,7 +252,12 @@ impl Listener {
     ) -> Result<(), String> {
         for chain in self.chains() {
             if let Terminal::Http(manager) = &chain.terminal {
-                manager.set_discovered(name, type_url, kind, &http_deps(deps, self.stat_name(), self.config.traffic_direction))?;
+                manager.set_discovered(
+                    name,
+                    type_url,
+                    kind,
+                    &http_deps(deps, self.stat_name(), self.config.traffic_direction),
+                )?;
             }
         }
         Ok(())
@@ -300,7 +305,9 @@ impl Chain {
             _ => None,
         });
         let terminal = match &last.kind {
-            NetworkFilterKind::Hcm(hcm) => Terminal::Http(l7::Manager::new(hcm.clone(), &http_deps(deps, stat_name, direction))?),
+            NetworkFilterKind::Hcm(hcm) => {
+                Terminal::Http(l7::Manager::new(hcm.clone(), &http_deps(deps, stat_name, direction))?)
+            }
             NetworkFilterKind::TcpProxy(c) if last.name.contains("redis") => {
                 telemetry::info!(config, "network filter {} lets bytes pass uninterpreted", last.name);
                 Terminal::Tcp(Arc::new(TcpProxy::new(c.clone(), deps)?))
@@ -345,7 +352,15 @@ impl Chain {
 
 /// What a connection manager takes from the process.
 fn http_deps<'a>(deps: &Deps<'a>, stat_name: &'a str, direction: config::TrafficDirection) -> l7::Deps<'a> {
-    l7::Deps { store: deps.store, sinks: deps.sinks, routes: deps.routes, listener: stat_name, node: deps.node.clone() }
+    l7::Deps {
+        store: deps.store,
+        sinks: deps.sinks,
+        exports: deps.exports,
+        routes: deps.routes,
+        listener: stat_name,
+        node: deps.node.clone(),
+        direction,
+    }
 }
 
 /// Two chains with the same fingerprint are configured alike. Hashes the debug form, which shows

@@ -556,13 +556,7 @@ pub async fn connect(origin: Origin<'_>, ticket: Ticket) -> Result<Lease, Refuse
         host: host.clone(),
         address: host.socket(),
     };
-    telemetry::debug!(
-        pool,
-        "[C{}] creating a new connection to {} of '{}'",
-        origin.id(),
-        host.text,
-        entry.config.name
-    );
+    telemetry::debug!(pool, "[C{}] creating a new connection to {} of '{}'", origin.id(), host.text, entry.config.name);
     let opened = loop {
         let freed = cluster.0.freed();
         match upstream::connect(entry, &host, &request).await {
