@@ -416,26 +416,46 @@ impl MeshConfig {
 
     /// The defaults, overlaid with what a mesh configuration document says.
     ///
-    /// Fields that are present replace the default as a whole, except `defaultConfig`, which is overlaid field by
-    /// field, and `extensionProviders`, where the document's entries replace defaults of the same name.
-    ///
     /// # Errors
     /// Everything in the document that cannot be read.
     pub fn overlay(v: &serde_json::Value) -> Result<Self, Vec<Problem>> {
-        let base = MeshConfig::istio_default().write();
+        MeshConfig::istio_default().overlaid(v)
+    }
+
+    /// This configuration overlaid with a document.
+    ///
+    /// Fields that are present replace the earlier value as a whole, with four exceptions: `defaultConfig` and
+    /// `defaultProviders` are overlaid field by field, entries of `extensionProviders` replace those of the same name,
+    /// and `trustDomainAliases` add up.
+    ///
+    /// # Errors
+    /// Everything in the document that cannot be read.
+    pub fn overlaid(&self, v: &serde_json::Value) -> Result<Self, Vec<Problem>> {
         let said: MeshConfig = from_value(v)?;
-        let mut merged = overlay_object(base, v, MeshConfig::canonical);
+        let mut merged = overlay_object(self.write(), v, MeshConfig::canonical);
         if let Some(config) = field(v, "defaultConfig", "default_config") {
-            let proxy = overlay_object(ProxyConfig::istio_default().write(), config, ProxyConfig::canonical);
+            let proxy = overlay_object(self.proxy_config().write(), config, ProxyConfig::canonical);
             merged.insert("defaultConfig".into(), proxy.into());
         }
+        if let (Some(providers), Some(base)) =
+            (field(v, "defaultProviders", "default_providers"), &self.default_providers)
+        {
+            let providers = overlay_object(base.write(), providers, ProxyConfig::canonical);
+            merged.insert("defaultProviders".into(), providers.into());
+        }
         let mut out: MeshConfig = from_value(&merged.into())?;
-        let defaults = MeshConfig::istio_default().extension_providers;
-        out.extension_providers = defaults
-            .into_iter()
+        out.extension_providers = self
+            .extension_providers
+            .iter()
             .filter(|d| said.extension_providers.iter().all(|p| p.name != d.name))
-            .chain(said.extension_providers.iter().cloned())
+            .chain(&said.extension_providers)
+            .cloned()
             .collect();
+        let aliases: std::collections::BTreeSet<String> =
+            self.trust_domain_aliases.iter().chain(&said.trust_domain_aliases).cloned().collect();
+        if !self.trust_domain_aliases.is_empty() {
+            out.trust_domain_aliases = aliases.into_iter().collect();
+        }
         Ok(out)
     }
 

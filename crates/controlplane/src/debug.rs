@@ -92,7 +92,13 @@ pub fn page(shared: &Shared, name: &str, query: &HashMap<String, String>) -> Res
         "instancesz" => config::instancesz(shared),
         "sidecarz" => config::sidecarz(shared, proxy()?)?,
         "mesh" => shared.world.snapshot().mesh.raw.clone(),
-        "push_status" => policies::push_status(shared),
+        "push_status" => {
+            let mut status = policies::push_status(shared);
+            if let (Some(all), Value::Object(found)) = (status.as_object_mut(), config::push_status(shared)) {
+                all.extend(found);
+            }
+            status
+        }
         "authorizationz" => policies::authorizationz(shared),
         "cachez" => policies::cachez(shared),
         "clusterz" => policies::clusterz(shared),

@@ -9,6 +9,7 @@ mod certificate;
 mod debug;
 mod env;
 mod http;
+mod jwks;
 mod metrics;
 mod run;
 pub mod source;

@@ -3,7 +3,7 @@
 //! Proxies of one class with the same ports share one [`Translation`] per snapshot; the next snapshot's starts from the
 //! last one's. A proxy's view is exchanged only when a change can concern it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
 use model::{Delta, LooksAt, Proxy, ProxyView, ServiceTarget, Snapshot};
@@ -91,6 +91,7 @@ impl ModelSource {
         last: Option<(&(LooksAt, Arc<Proxy>), &Arc<Translation>)>,
     ) -> ((LooksAt, Arc<Proxy>), Arc<Translation>) {
         let snapshot = self.world.snapshot();
+        let jwks = self.world.jwks.load_full();
         let targets = model::view::targets(&snapshot, proxy);
         let mut views = self.views(&snapshot);
         let looks_at = views.looks_at.of(&snapshot, proxy, &targets);
@@ -98,11 +99,12 @@ impl ModelSource {
             Some(((at, class), _)) if *at == looks_at => Arc::clone(class),
             _ => views.class(proxy.class(looks_at)),
         };
-        let translation = views.translation(&snapshot, &class, targets, |targets| {
+        let translation = views.translation(&snapshot, &class, targets, &jwks, |targets| {
             let mut scopes = self.world.scopes.lock().unwrap_or_else(|e| e.into_inner());
             let view = ProxyView::of_class(&snapshot, &class, targets, &mut scopes);
             let last = last.map(|(_, view)| &**view);
-            Translation::new(Inputs::new(Arc::new(view)), Arc::clone(&self.memo), last)
+            let inputs = Inputs::new(Arc::new(view)).with_jwks(Arc::clone(&jwks));
+            Translation::new(inputs, Arc::clone(&self.memo), last)
         });
         ((looks_at, class), translation)
     }
@@ -133,13 +135,16 @@ impl Views {
         snapshot: &Arc<Snapshot>,
         class: &Arc<Proxy>,
         targets: Vec<ServiceTarget>,
+        jwks: &Arc<BTreeMap<String, String>>,
         make: impl FnOnce(Vec<ServiceTarget>) -> Translation,
     ) -> Arc<Translation> {
         // Another thread may have moved on to a newer snapshot.
         let current = self.version == snapshot.version;
         let list = self.current.entry(Arc::as_ptr(class) as usize).or_default();
         let same = |t: &Arc<Translation>| {
-            Arc::ptr_eq(&t.inputs().view.snapshot, snapshot) && t.inputs().view.targets == targets
+            Arc::ptr_eq(&t.inputs().view.snapshot, snapshot)
+                && Arc::ptr_eq(&t.inputs().jwks, jwks)
+                && t.inputs().view.targets == targets
         };
         if let Some(known) = list.iter().filter_map(Weak::upgrade).find(same) {
             return known;
@@ -265,6 +270,7 @@ fn concerned(delta: &Delta, own: bool) -> Vec<Kind> {
             Config::AuthorizationPolicy | Config::RequestAuthentication => {
                 vec![Kind::Listener, Kind::Cluster]
             }
+            Config::EnvoyFilter => all.iter().copied().chain([Kind::Extension]).collect(),
             Config::Telemetry => vec![Kind::Listener, Kind::Route],
             Config::PeerAuthentication => vec![Kind::Listener, Kind::Cluster, Kind::Endpoint],
             Config::DestinationRule => {

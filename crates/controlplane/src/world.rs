@@ -34,6 +34,8 @@ pub struct World {
     snapshot: ArcSwap<Snapshot>,
     /// Scopes shared between proxies of a namespace.
     pub scopes: Mutex<ScopeCache>,
+    /// Keys of token issuers outside of the mesh, as last fetched.
+    pub jwks: crate::jwks::Keys,
     /// `pilot_inbound_updates{type="config"}`
     pub updates: AtomicU64,
     /// `pilot_total_rejected_configs`
@@ -52,6 +54,7 @@ impl World {
             snapshot: ArcSwap::new(store.snapshot()),
             store: Mutex::new(store),
             scopes: Mutex::default(),
+            jwks: crate::jwks::Keys::default(),
             updates: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
             triggers: Default::default(),

@@ -93,6 +93,11 @@ impl<T> HostIndex<T> {
         Some(&self.wildcard[at].1)
     }
 
+    /// Everything registered.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.exact.values().chain(self.wildcard.iter().map(|(_, t)| t))
+    }
+
     /// All entries, for changing.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (&Hostname, &mut T)> {
         self.exact.iter_mut().chain(self.wildcard.iter_mut().map(|(h, t)| (&*h, t)))

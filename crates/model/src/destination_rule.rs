@@ -104,6 +104,11 @@ impl DestinationRules {
         self.failover_priority
     }
 
+    /// All of them, merged, by namespace and host.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<MergedRule>> {
+        self.by_namespace.values().flat_map(HostIndex::values).flat_map(|group| &group.merged)
+    }
+
     /// Rules that govern `service` (declared in `service_namespace`) for clients of `client_namespace`.
     pub fn lookup(&self, client_namespace: &str, service: &Hostname, service_namespace: &str) -> Merged {
         let visible = |rules: &Merged, same: bool| -> Option<Merged> {

@@ -90,7 +90,8 @@ pub fn is_tcp_with_tls(server: &Server) -> bool {
 
 fn route_name(server: &Server, port: u16, config: &Config<Gateway>) -> String {
     if protocol(server).is_http() {
-        return names::gateway_route_name(port, None);
+        let name = names::gateway_route_name(port, None);
+        return if server.bind.is_empty() { name } else { format!("{name}.{}", server.bind) };
     }
     if is_https_terminated(server) {
         let name = server.port.as_ref().map_or("", |p| &p.name);

@@ -9,6 +9,7 @@ pub mod config;
 mod derive;
 pub mod destination_rule;
 pub mod endpoint;
+pub mod findings;
 pub mod gateway;
 pub mod index;
 pub mod mesh;

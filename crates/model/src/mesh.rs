@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use api::destination_rule::{LocalityLoadBalancerSetting, TrafficPolicy};
+use api::destination_rule::{LocalityLoadBalancerSetting, TrafficPolicy, ZoneAwareLoadBalancerSetting};
 use api::networking::HttpRetry;
 use serde_json::Value;
 
@@ -120,10 +120,14 @@ pub struct MeshConfig {
     pub default_destination_rule_export_to: Vec<String>,
     /// `defaultHttpRetryPolicy`.
     pub default_http_retry_policy: Option<HttpRetry>,
+    /// Retries towards the application when no route says.
+    pub default_inbound_http_retry_policy: Option<HttpRetry>,
     /// `defaultTrafficPolicy`.
     pub default_traffic_policy: Option<TrafficPolicy>,
     /// `localityLbSetting`.
     pub locality_lb_setting: Option<LocalityLoadBalancerSetting>,
+    /// Zone-aware routing of all services; excludes locality load balancing.
+    pub zone_aware_lb_setting: Option<ZoneAwareLoadBalancerSetting>,
     /// Upgrade HTTP/1.1 ports to HTTP/2 between proxies.
     pub h2_upgrade: bool,
     /// Stat name pattern of outbound clusters.
@@ -203,8 +207,10 @@ impl MeshConfig {
             default_virtual_service_export_to: export("defaultVirtualServiceExportTo"),
             default_destination_rule_export_to: export("defaultDestinationRuleExportTo"),
             default_http_retry_policy: typed(value.get("defaultHttpRetryPolicy")),
+            default_inbound_http_retry_policy: typed(value.get("defaultInboundHttpRetryPolicy")),
             default_traffic_policy: typed(value.get("defaultTrafficPolicy")),
             locality_lb_setting: typed(value.get("localityLbSetting")),
+            zone_aware_lb_setting: typed(value.get("zoneAwareLbSetting")),
             h2_upgrade: text("/h2UpgradePolicy") == "UPGRADE",
             outbound_cluster_stat_name: text("/outboundClusterStatName"),
             inbound_cluster_stat_name: text("/inboundClusterStatName"),
@@ -217,7 +223,11 @@ impl MeshConfig {
             extension_providers: providers(value),
             default_providers: DefaultProviders {
                 tracing: list("/defaultProviders/tracing"),
-                metrics: list("/defaultProviders/metrics"),
+                // As every installation sets it; an explicit empty list means none.
+                metrics: match value.pointer("/defaultProviders/metrics") {
+                    Some(_) => list("/defaultProviders/metrics"),
+                    None => vec!["prometheus".to_owned()],
+                },
                 access_logging: list("/defaultProviders/accessLogging"),
             },
             mesh_mtls_tls13: text("/meshMTLS/minProtocolVersion") == "TLSV1_3",

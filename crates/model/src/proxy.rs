@@ -147,6 +147,19 @@ impl Proxy {
         proxy
     }
 
+    /// A text of its metadata; empty when absent.
+    pub fn metadata_text(&self, key: &str) -> &str {
+        match self.metadata.fields.get(key).and_then(|v| v.kind.as_ref()) {
+            Some(Kind::StringValue(s)) => s,
+            _ => "",
+        }
+    }
+
+    /// Whether it is this project's own proxy, which refuses a few things that stock Envoy takes.
+    pub fn is_own(&self) -> bool {
+        !self.metadata_text("PROA_CAPABILITIES").is_empty()
+    }
+
     /// Whether no address is IPv4.
     pub fn is_ipv6_only(&self) -> bool {
         !self.ips.is_empty() && self.ips.iter().all(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()))
@@ -166,6 +179,18 @@ impl Proxy {
     pub fn config<'a>(&'a self, mesh: &'a crate::MeshConfig, pointer: &str) -> Option<&'a serde_json::Value> {
         self.proxy_config.pointer(pointer).or_else(|| mesh.default_config.pointer(pointer))
     }
+}
+
+/// The first address of a list that others can reach: no loopback, no link-local.
+pub fn global_unicast(ips: &[String]) -> Option<String> {
+    let reachable = |ip: &&String| match ip.parse::<IpAddr>() {
+        Ok(IpAddr::V4(ip)) => !ip.is_loopback() && !ip.is_link_local() && !ip.is_multicast() && !ip.is_unspecified(),
+        Ok(IpAddr::V6(ip)) => {
+            !ip.is_loopback() && !ip.is_multicast() && !ip.is_unspecified() && ip.segments()[0] & 0xffc0 != 0xfe80
+        }
+        Err(_) => false,
+    };
+    ips.iter().find(reachable).cloned()
 }
 
 fn string(metadata: &Struct, key: &str) -> Option<String> {

@@ -52,10 +52,11 @@ pub fn services_of(resource: &Resource, mesh: &MeshConfig) -> Vec<Service> {
     }
 }
 
-fn distribution(word: Option<&str>) -> TrafficDistribution {
-    match word {
-        Some("PreferClose" | "PreferSameZone") => TrafficDistribution::PreferSameZone,
-        Some("PreferSameNode") => TrafficDistribution::PreferSameNode,
+/// Preference for near endpoints: the specification's, else the service's annotation, else its namespace's.
+pub fn distribution(spec: Option<&str>, annotation: Option<&str>, namespace: Option<&str>) -> TrafficDistribution {
+    match spec.or(annotation).or(namespace).unwrap_or_default().to_ascii_lowercase().as_str() {
+        "preferclose" | "prefersamezone" => TrafficDistribution::PreferSameZone,
+        "prefersamenode" => TrafficDistribution::PreferSameNode,
         _ => TrafficDistribution::Any,
     }
 }
@@ -94,6 +95,7 @@ fn kube_service(resource: &Resource, service: &kube::Service, mesh: &MeshConfig)
         .unwrap_or_default();
     Service {
         name: meta.key.name.clone(),
+        resource: meta.key.name.clone(),
         namespace: meta.key.namespace.clone(),
         registry: Registry::Kubernetes,
         ports: ports.collect(),
@@ -113,7 +115,9 @@ fn kube_service(resource: &Resource, service: &kube::Service, mesh: &MeshConfig)
             mesh,
         ),
         traffic_distribution: distribution(
-            meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str).or(spec.traffic_distribution.as_deref()),
+            spec.traffic_distribution.as_deref(),
+            meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str),
+            None,
         ),
         publish_not_ready: spec.publish_not_ready_addresses,
         created_us: created_us(resource),
@@ -164,6 +168,7 @@ fn entry_services(resource: &Resource, entry: &ServiceEntry, mesh: &MeshConfig) 
     let hosts = entry.hosts.iter().map(|host| Service {
         hostname: host.as_str().into(),
         name: host.as_str().into(),
+        resource: meta.key.name.clone(),
         namespace: meta.key.namespace.clone(),
         registry: Registry::External,
         ports: ports.clone(),
@@ -177,7 +182,7 @@ fn entry_services(resource: &Resource, entry: &ServiceEntry, mesh: &MeshConfig) 
         labels: meta.labels.clone(),
         selector: entry.workload_selector.as_ref().map(|s| s.labels.clone()),
         subject_alt_names: entry.subject_alt_names.clone(),
-        traffic_distribution: distribution(meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str)),
+        traffic_distribution: distribution(None, meta.annotations.get(TRAFFIC_DISTRIBUTION).map(String::as_str), None),
         publish_not_ready: false,
         created_us: created_us(resource),
     });

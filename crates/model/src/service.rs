@@ -68,7 +68,7 @@ pub struct Port {
 }
 
 /// Who may see a resource.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Visibility {
     /// Every namespace.
     Public,
@@ -122,6 +122,8 @@ pub struct Service {
     pub hostname: Hostname,
     /// The name of the Kubernetes service; the host for service entries.
     pub name: Arc<str>,
+    /// Name of the resource.
+    pub resource: Arc<str>,
     /// Namespace of the resource.
     pub namespace: Arc<str>,
     /// Where it came from.

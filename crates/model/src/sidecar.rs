@@ -205,12 +205,15 @@ impl SidecarScope {
             // Destinations of imported virtual services are reachable too, after what was asked for by name.
             let listener = &self.egress[i];
             let only_port = port_to_match(listener.port.as_ref());
-            let wanted: Vec<Hostname> = listener.virtual_services.iter().flat_map(|v| destinations(v)).collect();
-            for host in wanted {
+            let mut wanted: Vec<(Hostname, BTreeSet<u16>)> = Vec::new();
+            for v in &listener.virtual_services {
+                wanted.extend(destination_ports(v, Some(&self.namespace)));
+            }
+            for (host, ports) in wanted {
                 let found = snapshot.service_for(&host, &self.namespace);
                 let found = match only_port {
                     Some(port) => found.and_then(|s| with_only_port(&s, port)),
-                    None => found,
+                    None => found.and_then(|s| with_ports(&s, &ports)),
                 };
                 if let Some(service) = found {
                     self.add_service(service, true);
@@ -224,6 +227,18 @@ impl SidecarScope {
             None => {
                 self.by_host.insert(service.hostname.clone(), service.clone());
                 self.services.push(service);
+            }
+            // A service entry adds nothing to a Kubernetes service, which in turn replaces it.
+            Some(old)
+                if explicit
+                    && old.namespace == service.namespace
+                    && (old.registry == Registry::Kubernetes) != (service.registry == Registry::Kubernetes) =>
+            {
+                if service.registry == Registry::Kubernetes {
+                    self.services.retain(|s| s.hostname != service.hostname);
+                    self.by_host.insert(service.hostname.clone(), service.clone());
+                    self.services.push(service);
+                }
             }
             Some(old) if explicit && old.namespace == service.namespace => {
                 let missing: Vec<_> = service.ports.iter().filter(|p| old.port(p.number).is_none()).cloned().collect();
@@ -296,16 +311,44 @@ fn with_only_port(service: &Arc<Service>, port: u16) -> Option<Arc<Service>> {
     Some(Arc::new(trimmed))
 }
 
+/// A service reduced to some of its ports; all for none or 0, which stands for a destination without port.
+fn with_ports(service: &Arc<Service>, ports: &BTreeSet<u16>) -> Option<Arc<Service>> {
+    if ports.is_empty() || ports.contains(&0) || service.ports.iter().all(|p| ports.contains(&p.number)) {
+        return Some(service.clone());
+    }
+    let mut trimmed = (**service).clone();
+    trimmed.ports.retain(|p| ports.contains(&p.number));
+    (!trimmed.ports.is_empty()).then(|| Arc::new(trimmed))
+}
+
 /// Hosts named by the destinations of a virtual service, each once.
 pub fn destinations(virtual_service: &ResolvedVirtualService) -> BTreeSet<Hostname> {
+    destination_ports(virtual_service, None).into_keys().collect()
+}
+
+/// Hosts and ports (0 when unstated) named by the destinations of a virtual service, without HTTP rules that are only
+/// for other namespaces than `source`.
+fn destination_ports(
+    virtual_service: &ResolvedVirtualService,
+    source: Option<&str>,
+) -> BTreeMap<Hostname, BTreeSet<u16>> {
     let spec = &virtual_service.config.spec;
-    let http = spec.http.iter().flat_map(|h| {
+    let elsewhere = |m: &api::networking::HttpMatchRequest| {
+        !m.source_namespace.is_empty() && source.is_some_and(|s| s != m.source_namespace)
+    };
+    let rules = spec.http.iter().filter(|h| h.matches.is_empty() || !h.matches.iter().all(elsewhere));
+    let http = rules.flat_map(|h| {
         let routes = h.route.iter().filter_map(|r| r.destination.as_ref());
         routes.chain(h.mirror.as_ref()).chain(h.mirrors.iter().filter_map(|m| m.destination.as_ref()))
     });
     let tcp = spec.tcp.iter().flat_map(|t| t.route.iter()).filter_map(|r| r.destination.as_ref());
     let tls = spec.tls.iter().flat_map(|t| t.route.iter()).filter_map(|r| r.destination.as_ref());
-    http.chain(tcp).chain(tls).map(|d| Hostname::from(d.host.as_str())).collect()
+    let mut out: BTreeMap<Hostname, BTreeSet<u16>> = BTreeMap::new();
+    for d in http.chain(tcp).chain(tls) {
+        let port = d.port.as_ref().map_or(0, |p| u16::try_from(p.number).unwrap_or(0));
+        out.entry(Hostname::from(d.host.as_str())).or_default().insert(port);
+    }
+    out
 }
 
 /// Hosts of an egress listener, by namespace; `~ns/host` subtracts.

@@ -23,6 +23,8 @@ pub struct ResolvedVirtualService {
     pub visibility: Visibility,
     /// `NAMESPACE/NAME` of the delegates merged in.
     pub delegates: Vec<String>,
+    /// `NAMESPACE/NAME` of the delegates that do not exist or are not exported to it.
+    pub missing_delegates: Vec<String>,
     /// Hosts that HTTP rules send to, each once.
     pub http_destinations: Vec<Hostname>,
     /// Whether a rule asks for labels or a namespace of the client.
@@ -166,6 +168,7 @@ pub(crate) fn resolve(
         hosts,
         config: config.with(spec),
         delegates: Vec::new(),
+        missing_delegates: Vec::new(),
         http_destinations: Vec::new(),
         asks_for_source: false,
     };
@@ -187,6 +190,7 @@ fn merge_delegates(
         let key = format!("{namespace}/{}", reference.name);
         // A delegate that is missing or not exported to the root takes its rule with it.
         let Some(leaf) = leaves.get(&key).filter(|l| l.visibility.allows(&root.config.namespace)) else {
+            root.missing_delegates.push(key);
             continue;
         };
         routes.extend(leaf.config.spec.http.iter().filter_map(|r| merge_route(&route, r)));

@@ -91,6 +91,37 @@ impl Hostname {
             .then_with(|| self.0.cmp(&other.0))
     }
 
+    /// Hosts covered by both lists, each pair in its more specific form.
+    pub fn intersection(a: &[Hostname], b: &[Hostname]) -> Vec<Hostname> {
+        let mut out: Vec<Hostname> = Vec::new();
+        for x in a {
+            for y in b {
+                let narrower = if x.subset_of(y) {
+                    x
+                } else if y.subset_of(x) {
+                    y
+                } else {
+                    continue;
+                };
+                if !out.contains(narrower) {
+                    out.push(narrower.clone());
+                }
+            }
+        }
+        out
+    }
+
+    /// Hosts of a list of `HOST` and `NAMESPACE/HOST` that are meant for a namespace: those without one, those of `*`,
+    /// and its own.
+    pub fn for_namespace(hosts: &[String], namespace: &str) -> Vec<Hostname> {
+        let of = |h: &String| match h.split_once('/') {
+            None => Some(Hostname::from(h.as_str())),
+            Some((ns, dns)) if ns == namespace || ns == "*" => Some(Hostname::from(dns)),
+            Some(_) => None,
+        };
+        hosts.iter().filter_map(of).collect()
+    }
+
     /// For `name.namespace.svc.domain`: the name and the namespace.
     pub fn kube_service(&self) -> Option<(&str, &str)> {
         let (name, rest) = self.0.split_once('.')?;

@@ -84,6 +84,18 @@ pub fn gateway_route_name(port: u16, tls: Option<(&str, &str, &str)>) -> String 
     }
 }
 
+/// Port, port name and gateway (`NAMESPACE/NAME`) of a gateway's route name; the last two are empty for plain HTTP.
+pub fn parse_gateway_route_name(name: &str) -> Option<(u16, String, String)> {
+    let parts: Vec<&str> = name.split('.').collect();
+    match parts.as_slice() {
+        ["http", port, ..] => Some((port.parse().ok()?, String::new(), String::new())),
+        ["https", port, port_name, gateway, namespace, ..] => {
+            Some((port.parse().ok()?, (*port_name).to_owned(), format!("{namespace}/{gateway}")))
+        }
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

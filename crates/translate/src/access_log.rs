@@ -3,7 +3,6 @@
 
 use api::security::{AccessLogging, Mode};
 use model::mesh::ExtensionProvider;
-use names::LabelsExt;
 use protos::envoy::config::accesslog::v3 as accesslog;
 use protos::envoy::config::core::v3 as core;
 use protos::envoy::extensions::access_loggers::file::v3 as file;
@@ -11,6 +10,7 @@ use protos::envoy::extensions::access_loggers::grpc::v3 as grpc;
 
 use crate::Inputs;
 use crate::listener::Class;
+use crate::telemetry;
 use crate::wire::any;
 
 /// Istio's default text format.
@@ -54,12 +54,12 @@ enum Level {
 }
 
 /// Logs of an HTTP connection manager.
-pub(crate) fn http(inputs: &Inputs, class: Class) -> Vec<accesslog::AccessLog> {
+pub fn http(inputs: &Inputs, class: Class) -> Vec<accesslog::AccessLog> {
     logs(inputs, class, Level::Http)
 }
 
 /// Logs of a TCP proxy.
-pub(crate) fn tcp(inputs: &Inputs, class: Class) -> Vec<accesslog::AccessLog> {
+pub fn tcp(inputs: &Inputs, class: Class) -> Vec<accesslog::AccessLog> {
     logs(inputs, class, Level::Tcp)
 }
 
@@ -88,43 +88,48 @@ struct Chosen {
     filter: String,
 }
 
-fn applies(mode: Mode, class: Class) -> bool {
-    match mode {
-        Mode::ClientAndServer => true,
-        // A gateway is a client of what it forwards to.
-        Mode::Client => class != Class::SidecarInbound,
-        Mode::Server => class == Class::SidecarInbound,
-    }
-}
-
-/// Providers by Telemetry resources: root namespace, own namespace, workload; each may add, replace filters or
-/// disable. `None`: no resource speaks about access logs.
+/// Providers by Telemetry resources; each may add, replace filters or disable. `None`: no resource speaks about access
+/// logs.
 fn chosen(inputs: &Inputs, class: Class) -> Option<Vec<Chosen>> {
-    let (snapshot, proxy) = (inputs.snapshot(), inputs.proxy());
-    let root = snapshot.mesh.root_namespace.as_str();
-    fn selects(t: &api::security::Telemetry) -> Option<&names::Labels> {
-        t.selector.as_ref().map(|s| &s.match_labels)
-    }
-    let default = |ns: &str| {
-        snapshot.telemetries.iter().find(|t| *t.namespace == *ns && selects(&t.spec).is_none_or(|l| l.is_empty()))
+    let levels = telemetry::applicable(inputs);
+    let entries = |t: &api::security::Telemetry| -> Vec<AccessLogging> {
+        let applies = |e: &&AccessLogging| {
+            telemetry::applies(e.matches.as_ref().map_or(Mode::ClientAndServer, |m| m.mode), class)
+        };
+        t.access_logging.iter().filter(applies).cloned().collect()
     };
-    let own = snapshot.telemetries.iter().find(|t| {
-        *t.namespace == *proxy.namespace
-            && selects(&t.spec).is_some_and(|l| !l.is_empty() && l.subset_of(&proxy.labels))
-    });
-    let namespace = (*proxy.namespace != *root).then(|| default(&proxy.namespace)).flatten();
-    let levels = [default(root), namespace, own];
-    let mut out: Option<Vec<Chosen>> = None;
-    for entry in levels.into_iter().flatten().flat_map(|t| &t.spec.access_logging) {
-        apply(inputs, entry, class, &mut out);
+    // The nearest level that names providers takes the place of those above it.
+    let mut scope: Vec<String> = inputs.mesh().default_providers.access_logging.clone();
+    for level in &levels {
+        let named: Vec<String> =
+            entries(level).iter().flat_map(|e| e.providers.iter().map(|p| p.name.clone())).collect();
+        if !named.is_empty() {
+            scope = named;
+        }
     }
-    out
+    let mut out: Option<Vec<Chosen>> = None;
+    for entry in levels.into_iter().flat_map(entries) {
+        apply(inputs, &entry, &mut out);
+    }
+    let mut list = out?;
+    list.retain(|c| scope.is_empty() || scope.contains(&c.provider));
+    list.sort_by(|a, b| a.provider.cmp(&b.provider));
+    Some(list)
 }
 
-fn apply(inputs: &Inputs, entry: &AccessLogging, class: Class, out: &mut Option<Vec<Chosen>>) {
-    if !applies(entry.matches.as_ref().map_or(Mode::ClientAndServer, |m| m.mode), class) {
-        return;
+/// Names of the providers that log connections of this class; `None`: no Telemetry resource and no default provider
+/// speaks about access logs.
+pub fn providers(inputs: &Inputs, class: Class) -> Option<Vec<String>> {
+    match chosen(inputs, class) {
+        Some(list) => Some(list.into_iter().map(|c| c.provider).collect()),
+        None => {
+            let defaults = &inputs.mesh().default_providers.access_logging;
+            (!defaults.is_empty()).then(|| defaults.clone())
+        }
     }
+}
+
+fn apply(inputs: &Inputs, entry: &AccessLogging, out: &mut Option<Vec<Chosen>>) {
     let list = out.get_or_insert_default();
     let mut names: Vec<String> = entry.providers.iter().map(|p| p.name.clone()).collect();
     if names.is_empty() {
@@ -151,7 +156,7 @@ fn logs(inputs: &Inputs, class: Class, level: Level) -> Vec<accesslog::AccessLog
         let defaults = mesh.default_providers.access_logging.iter();
         let mut out: Vec<_> = defaults.filter_map(|name| of_provider(inputs, mesh.provider(name)?, level)).collect();
         if out.is_empty() && !mesh.access_log_file.is_empty() {
-            out.push(file_log(&mesh.access_log_file, mesh_format(inputs)));
+            out.push(file_log(&mesh.access_log_file, mesh_format(inputs), false));
         }
         return out;
     };
@@ -163,7 +168,13 @@ fn logs(inputs: &Inputs, class: Class, level: Level) -> Vec<accesslog::AccessLog
     chosen.iter().filter_map(of).collect()
 }
 
-#[allow(deprecated)] // Istio still writes the plain text form, which every Envoy reads.
+fn text(format: String) -> core::substitution_format_string::Format {
+    core::substitution_format_string::Format::TextFormatSource(core::DataSource {
+        specifier: Some(core::data_source::Specifier::InlineString(format)),
+        ..Default::default()
+    })
+}
+
 fn mesh_format(inputs: &Inputs) -> core::substitution_format_string::Format {
     use core::substitution_format_string::Format;
     let mesh = inputs.mesh();
@@ -176,7 +187,7 @@ fn mesh_format(inputs: &Inputs) -> core::substitution_format_string::Format {
         });
         return Format::JsonFormat(given.unwrap_or_else(default_json));
     }
-    Format::TextFormat(text_format(&mesh.access_log_format))
+    text(text_format(&mesh.access_log_format))
 }
 
 fn default_json() -> prost_types::Struct {
@@ -185,7 +196,7 @@ fn default_json() -> prost_types::Struct {
 }
 
 /// The default for an empty format; every format ends its line.
-fn text_format(stated: &str) -> String {
+pub fn text_format(stated: &str) -> String {
     match stated {
         "" => DEFAULT_FORMAT.to_owned(),
         s if s.ends_with('\n') => s.to_owned(),
@@ -193,15 +204,44 @@ fn text_format(stated: &str) -> String {
     }
 }
 
-fn file_log(path: &str, format: core::substitution_format_string::Format) -> accesslog::AccessLog {
+fn file_log(path: &str, format: core::substitution_format_string::Format, omit_empty: bool) -> accesslog::AccessLog {
     let config = file::FileAccessLog {
         path: path.to_owned(),
         access_log_format: Some(file::file_access_log::AccessLogFormat::LogFormat(core::SubstitutionFormatString {
+            formatters: formatters(&format),
             format: Some(format),
+            omit_empty_values: omit_empty,
             ..Default::default()
         })),
     };
     log("envoy.access_loggers.file", any(&config))
+}
+
+/// Extensions that the commands of a format need.
+pub fn formatters(format: &core::substitution_format_string::Format) -> Vec<core::TypedExtensionConfig> {
+    use core::substitution_format_string::Format;
+    use protos::envoy::extensions::formatter as f;
+    let text = match format {
+        Format::TextFormatSource(core::DataSource {
+            specifier: Some(core::data_source::Specifier::InlineString(text)),
+            ..
+        }) => text.clone(),
+        Format::JsonFormat(json) => format!("{json:?}"),
+        _ => String::new(),
+    };
+    let typed = |name: &str, config| core::TypedExtensionConfig { name: name.to_owned(), typed_config: Some(config) };
+    let mut out = Vec::new();
+    if text.contains("%REQ_WITHOUT_QUERY") {
+        let config = any(&f::req_without_query::v3::ReqWithoutQuery::default());
+        out.push(typed("envoy.formatter.req_without_query", config));
+    }
+    if text.contains("%METADATA") {
+        out.push(typed("envoy.formatter.metadata", any(&f::metadata::v3::Metadata::default())));
+    }
+    if text.contains("%CEL") {
+        out.push(typed("envoy.formatter.cel", any(&f::cel::v3::Cel::default())));
+    }
+    out
 }
 
 fn log(name: &str, config: prost_types::Any) -> accesslog::AccessLog {
@@ -212,12 +252,12 @@ fn log(name: &str, config: prost_types::Any) -> accesslog::AccessLog {
     }
 }
 
-#[allow(deprecated)]
 fn of_provider(inputs: &Inputs, provider: &ExtensionProvider, level: Level) -> Option<accesslog::AccessLog> {
     let config = &provider.config;
     match provider.kind.as_str() {
         "envoyFileAccessLog" => {
             use core::substitution_format_string::Format;
+            let omit = config.get("omitEmptyValues").and_then(serde_json::Value::as_bool).unwrap_or(false);
             let path = config.get("path").and_then(|p| p.as_str()).filter(|p| !p.is_empty()).unwrap_or("/dev/stdout");
             let labels = config.pointer("/logFormat/labels").filter(|l| l.is_object());
             let format = match labels.map(model::proxy::from_json).and_then(|v| v.kind) {
@@ -226,21 +266,26 @@ fn of_provider(inputs: &Inputs, provider: &ExtensionProvider, level: Level) -> O
                 }
                 Some(prost_types::value::Kind::StructValue(s)) => Format::JsonFormat(s),
                 _ => match config.pointer("/logFormat/text").and_then(|t| t.as_str()) {
-                    Some(text) if !text.is_empty() => Format::TextFormat(text_format(text)),
+                    Some(stated) if !stated.is_empty() => text(text_format(stated)),
                     _ => mesh_format(inputs),
                 },
             };
-            Some(file_log(path, format))
+            Some(file_log(path, format, omit))
         }
         "envoyHttpAls" if level == Level::Http => {
             let common_config = Some(grpc_config(inputs, config, "http_envoy_accesslog")?);
-            let config = grpc::HttpGrpcAccessLogConfig { common_config, ..Default::default() };
+            let config = grpc::HttpGrpcAccessLogConfig {
+                common_config,
+                additional_request_headers_to_log: texts(config, "additionalRequestHeadersToLog"),
+                additional_response_headers_to_log: texts(config, "additionalResponseHeadersToLog"),
+                additional_response_trailers_to_log: texts(config, "additionalResponseTrailersToLog"),
+            };
             Some(log("envoy.access_loggers.http_grpc", any(&config)))
         }
         "envoyTcpAls" if level != Level::Http => {
             let name = if level == Level::Tcp { "tcp_envoy_accesslog" } else { "listener_envoy_accesslog" };
             let config = grpc::TcpGrpcAccessLogConfig { common_config: Some(grpc_config(inputs, config, name)?) };
-            Some(log("envoy.access_loggers.tcp_grpc", any(&config)))
+            Some(log("envoy.tcp_grpc_access_log", any(&config)))
         }
         "envoyOtelAls" => {
             use protos::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
@@ -260,8 +305,14 @@ fn grpc_config(inputs: &Inputs, config: &serde_json::Value, log_name: &str) -> O
         log_name: name.to_owned(),
         grpc_service: Some(envoy_grpc(&cluster, &authority)),
         transport_api_version: core::ApiVersion::V3 as i32,
+        filter_state_objects_to_log: texts(config, "filterStateObjectsToLog"),
         ..Default::default()
     })
+}
+
+fn texts(config: &serde_json::Value, field: &str) -> Vec<String> {
+    let list = config.get(field).and_then(serde_json::Value::as_array).into_iter().flatten();
+    list.filter_map(|t| t.as_str().map(str::to_owned)).collect()
 }
 
 /// A gRPC service behind a cluster of this proxy.

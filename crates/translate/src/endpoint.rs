@@ -2,7 +2,7 @@
 //! locality, marked with the TLS mode that each one speaks.
 
 use api::destination_rule::TrafficPolicy;
-use model::{Endpoint, Health, Port, Service};
+use model::{Endpoint, Health, Port, Service, Workload};
 use names::{ClusterName, LabelsExt};
 use protos::envoy::config::core::v3 as core;
 use protos::envoy::config::endpoint::v3 as endpoint;
@@ -88,7 +88,7 @@ fn assignment(
     let groups = crate::locality::group(&chosen, inputs.proxy(), service, setting, failover && !switched_off);
     let endpoints = groups.into_iter().map(|g| endpoint::LocalityLbEndpoints {
         locality: Some(locality(&g.locality)),
-        lb_endpoints: g.endpoints.iter().map(|e| lb_endpoint(e)).collect(),
+        lb_endpoints: g.endpoints.iter().map(|e| lb_endpoint(e, &inputs.proxy().cluster_id)).collect(),
         load_balancing_weight: Some(g.weight),
         priority: g.priority,
         ..Default::default()
@@ -100,33 +100,36 @@ fn assignment(
     }
 }
 
-fn lb_endpoint(e: &Endpoint) -> endpoint::LbEndpoint {
+fn lb_endpoint(e: &Endpoint, cluster: &str) -> endpoint::LbEndpoint {
     endpoint::LbEndpoint {
         host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
             address: Some(address(&e.address, e.port.into())),
             ..Default::default()
         })),
-        metadata: metadata(e),
+        metadata: metadata(&e.workload, cluster),
         load_balancing_weight: Some(e.weight.max(1)),
         ..Default::default()
     }
 }
 
 /// `envoy.transport_socket_match` for mTLS, and `istio.workload` = `name;namespace;canonical name;revision;cluster`.
-fn metadata(e: &Endpoint) -> Option<core::Metadata> {
+///
+/// Every endpoint is of the one cluster that the mesh knows, which is the proxy's.
+pub fn metadata(w: &Workload, cluster: &str) -> Option<core::Metadata> {
     let mut out = core::Metadata::default();
-    let w = &e.workload;
     if w.speaks_mtls {
         out.filter_metadata.insert("envoy.transport_socket_match".to_owned(), crate::cluster::mtls_match());
     }
-    if !w.name.is_empty() {
+    let text = if w.name.is_empty() {
+        format!(";{};;;{cluster}", w.namespace)
+    } else {
         let label = |keys: &[&str]| keys.iter().find_map(|k| w.labels.get(*k)).map_or("", String::as_str);
         let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
         let canonical = if canonical.is_empty() { &*w.name } else { canonical };
         let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
         let revision = if revision.is_empty() { "latest" } else { revision };
-        let text = format!("{};{};{canonical};{revision};", w.name, w.namespace);
-        out.filter_metadata.insert("istio".to_owned(), object([("workload", text_value(text))]));
-    }
-    (!out.filter_metadata.is_empty()).then_some(out)
+        format!("{};{};{canonical};{revision};{cluster}", w.name, w.namespace)
+    };
+    out.filter_metadata.insert("istio".to_owned(), object([("workload", text_value(text))]));
+    Some(out)
 }

@@ -115,7 +115,7 @@ fn keys(inputs: &Inputs, rule: &JwtRule) -> jwt::jwt_provider::JwksSourceSpecifi
     if !rule.jwks.is_empty() {
         return local(&rule.jwks);
     }
-    if let Some(cluster) = mesh_cluster(inputs, &rule.jwks_uri) {
+    if let Some(cluster) = mesh_cluster(inputs.snapshot(), &rule.jwks_uri) {
         return S::RemoteJwks(jwt::RemoteJwks {
             http_uri: Some(core::HttpUri {
                 uri: rule.jwks_uri.clone(),
@@ -132,15 +132,19 @@ fn keys(inputs: &Inputs, rule: &JwtRule) -> jwt::jwt_provider::JwksSourceSpecifi
     local(by_uri.map_or(UNKNOWN_KEYS, String::as_str))
 }
 
+/// Whether a key server is a service of the mesh; then proxies ask it themselves.
+pub fn is_mesh_service(snapshot: &model::Snapshot, uri: &str) -> bool {
+    mesh_cluster(snapshot, uri).is_some()
+}
+
 /// The cluster of a key server that is a service of the mesh, by full or short name.
-fn mesh_cluster(inputs: &Inputs, uri: &str) -> Option<String> {
+fn mesh_cluster(snapshot: &model::Snapshot, uri: &str) -> Option<String> {
     let (scheme, rest) = uri.split_once("://")?;
     let authority = rest.split(['/', '?']).next()?;
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) => (host, port.parse().ok()?),
         None => (authority, if scheme == "https" { 443 } else { 80 }),
     };
-    let snapshot = inputs.snapshot();
     let candidates = [host.to_owned(), format!("{host}.svc.{}", snapshot.mesh.domain)];
     let host = candidates.into_iter().map(Hostname::from).find(|h| snapshot.by_host.contains_key(h))?;
     Some(ClusterName::outbound(port, "", &host).to_string())

@@ -14,9 +14,10 @@ pub mod listener;
 pub mod locality;
 pub mod name_table;
 mod once;
-mod patch;
+pub mod patch;
 pub mod route;
 pub mod secret;
+pub mod telemetry;
 pub mod tls;
 pub mod tracing;
 pub mod wire;
@@ -40,6 +41,12 @@ impl Inputs {
     /// Inputs for a view.
     pub fn new(view: Arc<ProxyView>) -> Self {
         Inputs { view, jwks: Arc::default(), once: Arc::default() }
+    }
+
+    /// The same with keys that the control plane fetched.
+    pub fn with_jwks(mut self, jwks: Arc<std::collections::BTreeMap<String, String>>) -> Self {
+        self.jwks = jwks;
+        self
     }
 
     /// The mesh.

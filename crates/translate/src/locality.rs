@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use api::destination_rule::{LoadBalancerSettings, LocalityLoadBalancerSetting};
+use api::destination_rule::{LoadBalancerSettings, LocalityLoadBalancerSetting, ZoneAwareLoadBalancerSetting};
 use model::service::TrafficDistribution;
 use model::{Endpoint, MeshConfig, Proxy, Service};
 
@@ -23,6 +23,72 @@ pub fn depends_on_client(
     failover_enabled: bool,
 ) -> bool {
     service.traffic_distribution != TrafficDistribution::Any || setting.is_some() || failover_enabled
+}
+
+/// Locality load balancing in force for a service: one of the two kinds, or neither.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Effective {
+    /// Failover and distribution by locality.
+    pub locality: Option<LocalityLoadBalancerSetting>,
+    /// Zone-aware routing by the proxy.
+    pub zone_aware: Option<ZoneAwareLoadBalancerSetting>,
+    /// Whether priorities hold without outlier detection.
+    pub force: bool,
+    /// Whether the proxy balances between zones.
+    pub routing: bool,
+}
+
+/// Labels that `PreferSameZone` prefers, in order.
+const SAME_ZONE: [&str; 3] =
+    ["topology.istio.io/network", "topology.kubernetes.io/region", "topology.kubernetes.io/zone"];
+/// Labels that `PreferSameNode` prefers, in order.
+const SAME_NODE: [&str; 4] = [
+    "topology.istio.io/network",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+    "kubernetes.io/hostname",
+];
+
+/// What holds for a service: the rule, else the service's own traffic distribution, else the mesh; zone-aware settings
+/// before locality settings at each level.
+pub fn effective(
+    mesh_locality: Option<&LocalityLoadBalancerSetting>,
+    mesh_zone_aware: Option<&ZoneAwareLoadBalancerSetting>,
+    lb: Option<&LoadBalancerSettings>,
+    distribution: TrafficDistribution,
+) -> Effective {
+    let zone_aware = |z: &ZoneAwareLoadBalancerSetting| {
+        let on = z.enabled != Some(false);
+        Effective { zone_aware: Some(z.clone()), force: on, routing: on, ..Default::default() }
+    };
+    let locality = |l: &LocalityLoadBalancerSetting| Effective {
+        locality: (l.enabled != Some(false)).then(|| l.clone()),
+        ..Default::default()
+    };
+    if let Some(z) = lb.and_then(|l| l.zone_aware_lb_setting.as_ref()) {
+        return zone_aware(z);
+    }
+    if let Some(l) = lb.and_then(|l| l.locality_lb_setting.as_ref()) {
+        return locality(l);
+    }
+    let preferred: &[&str] = match distribution {
+        TrafficDistribution::PreferSameZone => &SAME_ZONE,
+        TrafficDistribution::PreferSameNode => &SAME_NODE,
+        TrafficDistribution::Any => &[],
+    };
+    if !preferred.is_empty() {
+        let setting = LocalityLoadBalancerSetting {
+            enabled: Some(true),
+            failover_priority: preferred.iter().map(|l| (*l).to_owned()).collect(),
+            ..Default::default()
+        };
+        return Effective { locality: Some(setting), force: true, ..Default::default() };
+    }
+    match (mesh_zone_aware, mesh_locality) {
+        (Some(z), _) => zone_aware(z),
+        (None, Some(l)) => locality(l),
+        (None, None) => Effective::default(),
+    }
 }
 
 /// Endpoints of one locality at one priority.
@@ -141,7 +207,7 @@ fn by_labels(proxy: &Proxy, e: &Endpoint, labels: &[String]) -> u32 {
 }
 
 /// Whether a pattern such as `region/*` or `region/zone` covers a locality.
-fn covers(pattern: &str, locality: &str) -> bool {
+pub fn covers(pattern: &str, locality: &str) -> bool {
     let mut parts = locality.split('/');
     for p in pattern.split('/') {
         let part = parts.next().unwrap_or("");

@@ -10,6 +10,7 @@ use protos::envoy::r#type::matcher::v3::string_matcher::MatchPattern;
 use api::destination_rule::{Tls as ClientTls, TlsMode};
 use api::networking::{ServerTls, ServerTlsMode, TlsProtocol};
 
+use crate::Inputs;
 use crate::wire::{ads, any, duration, exact_matchers, no_timeout, string_matcher, transport_socket};
 
 /// Name of the TLS transport socket.
@@ -25,17 +26,23 @@ pub const MTLS_TCP_ALPNS: [&str; 2] = [ALPN_PEER_EXCHANGE, "istio"];
 /// ALPNs the HTTP inspector detects.
 pub const PLAINTEXT_HTTP_ALPNS: [&str; 2] = ["http/1.1", "h2c"];
 
-const CIPHERS: [&str; 4] = [
+const CIPHERS: [&str; 6] = [
     "ECDHE-ECDSA-AES256-GCM-SHA384",
     "ECDHE-RSA-AES256-GCM-SHA384",
     "ECDHE-ECDSA-AES128-GCM-SHA256",
     "ECDHE-RSA-AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+    "AES128-GCM-SHA256",
 ];
 
 /// Credentials the proxy fetches from the control plane start with this.
 pub const KUBERNETES_SECRET: &str = "kubernetes://";
+/// The same, always with a namespace.
+pub const KUBERNETES_GATEWAY: &str = "kubernetes-gateway://";
 /// CA bundles in ConfigMaps start with this.
 pub const KUBERNETES_CONFIGMAP: &str = "configmap://";
+/// Credentials of an external SDS server start with this.
+pub const EXTERNAL_SDS: &str = "sds://";
 /// Suffix of the secret that holds the CA beside a server certificate.
 pub const CA_SUFFIX: &str = "-cacert";
 
@@ -44,11 +51,10 @@ pub fn alpns(list: &[&str]) -> Vec<String> {
     list.iter().map(|s| (*s).to_owned()).collect()
 }
 
-/// A secret served by the agent (`default`, `ROOTCA`, `file-cert:…`).
-pub fn agent_secret(name: &str) -> tls::SdsSecretConfig {
+fn sds_cluster(cluster: &str) -> core::ConfigSource {
     let grpc = core::GrpcService {
         target_specifier: Some(core::grpc_service::TargetSpecifier::EnvoyGrpc(core::grpc_service::EnvoyGrpc {
-            cluster_name: names::well_known::SDS_CLUSTER.to_owned(),
+            cluster_name: cluster.to_owned(),
             ..Default::default()
         })),
         ..Default::default()
@@ -60,27 +66,112 @@ pub fn agent_secret(name: &str) -> tls::SdsSecretConfig {
         set_node_on_first_message_only: true,
         ..Default::default()
     };
-    tls::SdsSecretConfig {
-        name: name.to_owned(),
-        sds_config: Some(core::ConfigSource {
-            config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::ApiConfigSource(source)),
-            initial_fetch_timeout: Some(no_timeout()),
-            resource_api_version: core::ApiVersion::V3 as i32,
-            ..Default::default()
-        }),
+    core::ConfigSource {
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::ApiConfigSource(source)),
+        resource_api_version: core::ApiVersion::V3 as i32,
+        ..Default::default()
     }
 }
 
-/// A secret served by the control plane from a Kubernetes secret.
-pub fn credential_secret(name: &str) -> tls::SdsSecretConfig {
+/// A secret served by the agent (`default`, `ROOTCA`, `file-cert:…`). The workload's own are waited for, as without
+/// them nothing works.
+pub fn agent_secret(name: &str) -> tls::SdsSecretConfig {
+    let mut source = sds_cluster(names::well_known::SDS_CLUSTER);
+    if [names::well_known::SDS_DEFAULT, names::well_known::SDS_ROOTCA].contains(&name) {
+        source.initial_fetch_timeout = Some(no_timeout());
+    }
+    tls::SdsSecretConfig { name: name.to_owned(), sds_config: Some(source) }
+}
+
+/// A secret by the name of a credential: the workload's own (`builtin://`), an external SDS server's (`sds://`), else
+/// the control plane's, from a Kubernetes secret. `None` without a name.
+pub fn credential_secret(name: &str, inputs: &Inputs) -> Option<tls::SdsSecretConfig> {
+    match name {
+        "" => return None,
+        "builtin://" => return Some(agent_secret(names::well_known::SDS_DEFAULT)),
+        "builtin://-cacert" => return Some(agent_secret(names::well_known::SDS_ROOTCA)),
+        _ => {}
+    }
+    if name.starts_with(EXTERNAL_SDS)
+        && let Some(cluster) = external_sds(inputs)
+    {
+        return Some(tls::SdsSecretConfig { name: name.to_owned(), sds_config: Some(sds_cluster(&cluster)) });
+    }
     let mut source = ads();
     source.initial_fetch_timeout = None;
-    tls::SdsSecretConfig { name: resource_name(name), sds_config: Some(source) }
+    Some(tls::SdsSecretConfig { name: resource_name(name), sds_config: Some(source) })
+}
+
+/// The cluster of the external SDS server: the socket beside the proxy, else the mesh's `sds` provider.
+fn external_sds(inputs: &Inputs) -> Option<String> {
+    if inputs.proxy().metadata_text("credential") == "true" {
+        return Some("sds-external".to_owned());
+    }
+    let provider = inputs.mesh().extension_providers.iter().find(|p| p.kind == "sds")?;
+    crate::access_log::provider_cluster(inputs, &provider.config).map(|(cluster, _)| cluster)
 }
 
 /// The SDS name of a credential: `kubernetes://NAME` unless it carries a scheme already.
 pub fn resource_name(credential: &str) -> String {
     if credential.contains("://") { credential.to_owned() } else { format!("{KUBERNETES_SECRET}{credential}") }
+}
+
+/// Files with a certificate, as metadata of the proxy or a server's settings name them; empty ones mean the identity
+/// that the agent keeps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CertFiles<'a> {
+    /// Certificate chain.
+    pub chain: &'a str,
+    /// Private key.
+    pub key: &'a str,
+    /// Trust anchors.
+    pub root: &'a str,
+}
+
+impl<'a> CertFiles<'a> {
+    /// What a proxy serves with (`TLS_SERVER_*` of its metadata).
+    pub fn server(proxy: &'a Proxy) -> Self {
+        let text = |k| proxy.metadata_text(k);
+        CertFiles {
+            chain: text("TLS_SERVER_CERT_CHAIN"),
+            key: text("TLS_SERVER_KEY"),
+            root: text("TLS_SERVER_ROOT_CERT"),
+        }
+    }
+
+    /// What a proxy connects with (`TLS_CLIENT_*` of its metadata), when it has both halves.
+    pub fn client(proxy: &'a Proxy) -> Option<Self> {
+        let text = |k| proxy.metadata_text(k);
+        let files = CertFiles {
+            chain: text("TLS_CLIENT_CERT_CHAIN"),
+            key: text("TLS_CLIENT_KEY"),
+            root: text("TLS_CLIENT_ROOT_CERT"),
+        };
+        (!files.chain.is_empty() && !files.key.is_empty()).then_some(files)
+    }
+
+    fn certificate(&self) -> tls::SdsSecretConfig {
+        if self.chain.is_empty() || self.key.is_empty() {
+            return agent_secret(names::well_known::SDS_DEFAULT);
+        }
+        agent_secret(&format!("file-cert:{}~{}", self.chain, self.key))
+    }
+
+    fn anchors(&self) -> tls::SdsSecretConfig {
+        if self.root.is_empty() {
+            return agent_secret(names::well_known::SDS_ROOTCA);
+        }
+        agent_secret(&format!("file-root:{}", self.root))
+    }
+
+    /// A context that serves with these files; `verify`: what clients' certificates must be, if they are asked for.
+    pub fn context(&self, verify: Option<tls::CertificateValidationContext>) -> tls::CommonTlsContext {
+        tls::CommonTlsContext {
+            tls_certificate_sds_secret_configs: vec![self.certificate()],
+            validation_context_type: verify.map(|v| combined(v, self.anchors())),
+            ..Default::default()
+        }
+    }
 }
 
 fn combined(
@@ -101,10 +192,20 @@ fn sans(names: &[String]) -> tls::CertificateValidationContext {
     tls::CertificateValidationContext { match_subject_alt_names: exact_matchers(names), ..Default::default() }
 }
 
+/// The trust domain and its aliases, each once.
+pub fn trust_domains(mesh: &MeshConfig) -> Vec<String> {
+    let mut domains: Vec<String> = Vec::new();
+    for d in std::iter::once(&mesh.trust_domain).chain(&mesh.trust_domain_aliases) {
+        if !domains.contains(d) {
+            domains.push(d.clone());
+        }
+    }
+    domains
+}
+
+/// Identities of these trust domains.
 #[allow(deprecated)]
-fn trust_domain_sans(mesh: &MeshConfig) -> tls::CertificateValidationContext {
-    let mut domains = vec![mesh.trust_domain.clone()];
-    domains.extend(mesh.trust_domain_aliases.iter().filter(|d| **d != mesh.trust_domain).cloned());
+pub fn trust_domain_sans(domains: &[String]) -> tls::CertificateValidationContext {
     let prefix = |d: &String| -> StringMatcher { string_matcher(MatchPattern::Prefix(format!("spiffe://{d}/"))) };
     tls::CertificateValidationContext {
         match_subject_alt_names: domains.iter().map(prefix).collect(),
@@ -118,13 +219,13 @@ fn downstream_socket(context: &tls::DownstreamTlsContext) -> core::TransportSock
 
 /// The server side of mesh mTLS.
 /// Peer exchange is offered only by proxies that have it: a client that negotiates it waits for metadata.
-pub fn inbound_mtls(mesh: &MeshConfig, peer_exchange: bool) -> core::TransportSocket {
+pub fn inbound_context(mesh: &MeshConfig, proxy: &Proxy, peer_exchange: bool) -> tls::DownstreamTlsContext {
     use tls::tls_parameters::TlsProtocol as P;
     let alpn: &[&str] = if peer_exchange { &[ALPN_PEER_EXCHANGE, "h2", "http/1.1"] } else { &["h2", "http/1.1"] };
     let minimum = if mesh.mesh_mtls_tls13 { P::TlSv13 } else { P::TlSv12 };
     let ciphers =
         if mesh.mesh_mtls_cipher_suites.is_empty() { alpns(&CIPHERS) } else { mesh.mesh_mtls_cipher_suites.clone() };
-    downstream_socket(&tls::DownstreamTlsContext {
+    tls::DownstreamTlsContext {
         common_tls_context: Some(tls::CommonTlsContext {
             tls_params: Some(tls::TlsParameters {
                 tls_minimum_protocol_version: minimum as i32,
@@ -133,17 +234,17 @@ pub fn inbound_mtls(mesh: &MeshConfig, peer_exchange: bool) -> core::TransportSo
                 ecdh_curves: mesh.mesh_mtls_ecdh_curves.clone(),
                 ..Default::default()
             }),
-            tls_certificate_sds_secret_configs: vec![agent_secret(names::well_known::SDS_DEFAULT)],
-            validation_context_type: Some(combined(
-                trust_domain_sans(mesh),
-                agent_secret(names::well_known::SDS_ROOTCA),
-            )),
             alpn_protocols: alpns(alpn),
-            ..Default::default()
+            ..CertFiles::server(proxy).context(Some(trust_domain_sans(&trust_domains(mesh))))
         }),
         require_client_certificate: Some(true),
         ..Default::default()
-    })
+    }
+}
+
+/// The transport socket of [`inbound_context`].
+pub fn inbound_mtls(mesh: &MeshConfig, proxy: &Proxy, peer_exchange: bool) -> core::TransportSocket {
+    downstream_socket(&inbound_context(mesh, proxy, peer_exchange))
 }
 
 fn protocol(version: TlsProtocol) -> tls::tls_parameters::TlsProtocol {
@@ -189,90 +290,97 @@ pub fn known_ciphers(written: &[String]) -> Vec<String> {
     out
 }
 
+/// Parameters that a server or the mesh states; `None`: neither does, and the proxy's own defaults hold.
+fn server_params(settings: &ServerTls, mesh: &MeshConfig) -> Option<tls::TlsParameters> {
+    use tls::tls_parameters::TlsProtocol as P;
+    let ciphers = known_ciphers(&settings.cipher_suites);
+    let default_minimum = if mesh.tls_default_tls13 { P::TlSv13 } else { P::TlsAuto };
+    let minimum = match protocol(settings.min_protocol_version) {
+        P::TlsAuto => default_minimum,
+        stated => stated,
+    };
+    let curves = if settings.ecdh_curves.is_empty() { &mesh.tls_default_ecdh_curves } else { &settings.ecdh_curves };
+    let params = tls::TlsParameters {
+        tls_minimum_protocol_version: minimum as i32,
+        tls_maximum_protocol_version: protocol(settings.max_protocol_version) as i32,
+        cipher_suites: if ciphers.is_empty() { mesh.tls_default_cipher_suites.clone() } else { ciphers },
+        ecdh_curves: curves.clone(),
+        ..Default::default()
+    };
+    (params != tls::TlsParameters::default()).then_some(params)
+}
+
 /// TLS termination by a gateway server or a sidecar ingress listener. `None`: the server passes TLS through.
 ///
 /// `tcp` selects the ALPN list of opaque servers. Certificates come from the control plane for credential names,
-/// from the agent for files, and are the workload's own for `ISTIO_MUTUAL`.
+/// from the agent for files, and are the workload's own for `ISTIO_MUTUAL`, whose parameters are the mesh's.
 #[allow(deprecated)]
-pub fn server_context(settings: &ServerTls, mesh: &MeshConfig, tcp: bool) -> Option<tls::DownstreamTlsContext> {
-    use tls::tls_parameters::TlsProtocol as P;
+pub fn server_context(settings: &ServerTls, inputs: &Inputs, tcp: bool) -> Option<tls::DownstreamTlsContext> {
     let mode = settings.mode;
     if matches!(mode, ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough) {
         return None;
     }
-    let alpn: &[&str] = match (tcp, mode) {
-        (true, ServerTlsMode::IstioMutual) => &["istio"],
-        (true, _) => &[],
-        (false, _) => &["h2", "http/1.1"],
-    };
-    let mut common = tls::CommonTlsContext { alpn_protocols: alpns(alpn), ..Default::default() };
-    let verify = tls::CertificateValidationContext {
+    let own = mode == ServerTlsMode::IstioMutual;
+    let exchange = tcp && own && inputs.proxy().capabilities.peer_metadata;
+    let alpn: &[&str] = if exchange { &[ALPN_PEER_EXCHANGE, "h2", "http/1.1"] } else { &["h2", "http/1.1"] };
+    let require = matches!(mode, ServerTlsMode::Mutual | ServerTlsMode::IstioMutual);
+    let wants_client = require || mode == ServerTlsMode::OptionalMutual;
+    let mut verify = tls::CertificateValidationContext {
         match_subject_alt_names: exact_matchers(&settings.subject_alt_names),
         verify_certificate_hash: settings.verify_certificate_hash.clone(),
         verify_certificate_spki: settings.verify_certificate_spki.clone(),
         crl: (!settings.ca_crl.is_empty()).then(|| file(&settings.ca_crl)),
         ..Default::default()
     };
-    let wants_client = matches!(mode, ServerTlsMode::Mutual | ServerTlsMode::OptionalMutual);
-    let credentials: Vec<String> = match settings.credential_name.as_str() {
-        "" => settings.credential_names.clone(),
-        name => vec![name.to_owned()],
-    };
-    if !credentials.is_empty() {
-        common.tls_certificate_sds_secret_configs = credentials.iter().map(|c| credential_secret(c)).collect();
-        if wants_client {
-            let ca = match settings.ca_cert_credential_name.as_str() {
-                "" => format!("{}{CA_SUFFIX}", credentials[0]),
-                name => name.to_owned(),
-            };
-            common.validation_context_type = Some(combined(verify, credential_secret(&ca)));
-        } else if verify != Default::default() {
-            common.validation_context_type =
-                Some(tls::common_tls_context::ValidationContextType::ValidationContext(verify));
-        }
-    } else if mode == ServerTlsMode::IstioMutual {
-        common.tls_certificate_sds_secret_configs = vec![agent_secret(names::well_known::SDS_DEFAULT)];
-        let defaults = if settings.subject_alt_names.is_empty() { trust_domain_sans(mesh) } else { verify };
-        common.validation_context_type = Some(combined(defaults, agent_secret(names::well_known::SDS_ROOTCA)));
-    } else {
-        let pairs: Vec<(&str, &str)> = if settings.tls_certificates.is_empty() {
-            vec![(&settings.server_certificate, &settings.private_key)]
-        } else {
-            settings.tls_certificates.iter().map(|c| (c.server_certificate.as_str(), c.private_key.as_str())).collect()
-        };
-        common.tls_certificate_sds_secret_configs =
-            pairs.iter().map(|(cert, key)| agent_secret(&format!("file-cert:{cert}~{key}"))).collect();
-        if wants_client && !settings.ca_certificates.is_empty() {
-            let ca = agent_secret(&format!("file-root:{}", settings.ca_certificates));
-            common.validation_context_type = Some(combined(verify, ca));
-        } else if verify != Default::default() {
-            common.validation_context_type =
-                Some(tls::common_tls_context::ValidationContextType::ValidationContext(verify));
-        }
-    }
-    let require = matches!(mode, ServerTlsMode::Mutual | ServerTlsMode::IstioMutual);
-    if mode == ServerTlsMode::OptionalMutual || settings.insecure_skip_verify.unwrap_or(false) {
+    if settings.insecure_skip_verify.unwrap_or(false) {
         use tls::certificate_validation_context::TrustChainVerification;
-        if let Some(tls::common_tls_context::ValidationContextType::CombinedValidationContext(c)) =
-            &mut common.validation_context_type
-            && settings.insecure_skip_verify.unwrap_or(false)
-        {
-            c.default_validation_context.get_or_insert_default().trust_chain_verification =
-                TrustChainVerification::AcceptUntrusted as i32;
-        }
+        verify.trust_chain_verification = TrustChainVerification::AcceptUntrusted as i32;
     }
-    let ciphers = known_ciphers(&settings.cipher_suites);
-    let (minimum, maximum) = (protocol(settings.min_protocol_version), protocol(settings.max_protocol_version));
-    let minimum = if minimum == P::TlsAuto && mesh.tls_default_tls13 { P::TlSv13 } else { minimum };
-    let curves = if settings.ecdh_curves.is_empty() { &mesh.tls_default_ecdh_curves } else { &settings.ecdh_curves };
-    let params = tls::TlsParameters {
-        tls_minimum_protocol_version: if minimum == P::TlsAuto { P::TlSv12 } else { minimum } as i32,
-        tls_maximum_protocol_version: maximum as i32,
-        cipher_suites: if ciphers.is_empty() { mesh.tls_default_cipher_suites.clone() } else { ciphers },
-        ecdh_curves: curves.clone(),
-        ..Default::default()
+    let credentials: Vec<String> = match settings.credential_names.as_slice() {
+        [] if settings.credential_name.is_empty() => Vec::new(),
+        [] => vec![settings.credential_name.clone()],
+        many => many.to_vec(),
     };
-    common.tls_params = Some(params);
+    let mut common = if own {
+        CertFiles::server(inputs.proxy()).context(Some(verify))
+    } else if let Some(first) = credentials.first() {
+        let ca = match settings.ca_cert_credential_name.as_str() {
+            "" => format!("{first}{CA_SUFFIX}"),
+            name => name.to_owned(),
+        };
+        let validation = if wants_client {
+            credential_secret(&ca, inputs).map(|ca| combined(verify, ca))
+        } else {
+            (verify != Default::default())
+                .then_some(tls::common_tls_context::ValidationContextType::ValidationContext(verify))
+        };
+        tls::CommonTlsContext {
+            tls_certificate_sds_secret_configs: credentials
+                .iter()
+                .filter_map(|c| credential_secret(c, inputs))
+                .collect(),
+            validation_context_type: validation,
+            ..Default::default()
+        }
+    } else {
+        let files = CertFiles {
+            chain: &settings.server_certificate,
+            key: &settings.private_key,
+            root: &settings.ca_certificates,
+        };
+        let mut common = files.context(wants_client.then_some(verify));
+        if !settings.tls_certificates.is_empty() {
+            let pair = |c: &api::networking::TlsCertificate| {
+                CertFiles { chain: &c.server_certificate, key: &c.private_key, root: "" }.certificate()
+            };
+            common.tls_certificate_sds_secret_configs = settings.tls_certificates.iter().map(pair).collect();
+        }
+        common
+    };
+    common.alpn_protocols = alpns(alpn);
+    if !own {
+        common.tls_params = server_params(settings, inputs.mesh());
+    }
     Some(tls::DownstreamTlsContext {
         common_tls_context: Some(common),
         require_client_certificate: Some(require),
@@ -281,8 +389,8 @@ pub fn server_context(settings: &ServerTls, mesh: &MeshConfig, tcp: bool) -> Opt
 }
 
 /// The transport socket of [`server_context`].
-pub fn server_socket(settings: &ServerTls, mesh: &MeshConfig, tcp: bool) -> Option<core::TransportSocket> {
-    server_context(settings, mesh, tcp).map(|c| downstream_socket(&c))
+pub fn server_socket(settings: &ServerTls, inputs: &Inputs, tcp: bool) -> Option<core::TransportSocket> {
+    server_context(settings, inputs, tcp).map(|c| downstream_socket(&c))
 }
 
 fn file(path: &str) -> core::DataSource {
@@ -324,10 +432,8 @@ pub fn outbound_mtls(identities: &[String], sni: &str, http2: bool, peer_exchang
 /// What an upstream TLS context depends on beside the destination rule.
 #[derive(Clone, Copy)]
 pub struct UpstreamFacts<'a> {
-    /// The mesh.
-    pub mesh: &'a MeshConfig,
-    /// Who connects.
-    pub proxy: &'a Proxy,
+    /// Who connects, in which mesh.
+    pub inputs: &'a Inputs,
     /// Names of the service entry, used when the rule has none.
     pub service_sans: &'a [String],
     /// Whether the cluster speaks HTTP/2.
@@ -349,19 +455,19 @@ pub fn originate(settings: &ClientTls, facts: UpstreamFacts<'_>) -> Option<tls::
     }
     if !settings.credential_name.is_empty() {
         let name = &settings.credential_name;
-        let sidecar = facts.proxy.node_type == names::NodeType::Sidecar;
+        let sidecar = facts.inputs.proxy().node_type == names::NodeType::Sidecar;
         if sidecar && !facts.rule_has_selector && !name.starts_with(KUBERNETES_CONFIGMAP) {
             return None;
         }
         if mutual {
-            common.tls_certificate_sds_secret_configs = vec![credential_secret(name)];
+            common.tls_certificate_sds_secret_configs = credential_secret(name, facts.inputs).into_iter().collect();
         }
         let ca = format!("{name}{CA_SUFFIX}");
         let ca = if name.starts_with(KUBERNETES_CONFIGMAP) { name.clone() } else { ca };
         common.validation_context_type = Some(if skip_verify {
             tls::common_tls_context::ValidationContextType::ValidationContext(Default::default())
         } else {
-            combined(validation, credential_secret(&ca))
+            combined(validation, credential_secret(&ca, facts.inputs)?)
         });
     } else {
         if mutual {
@@ -379,8 +485,8 @@ pub fn originate(settings: &ClientTls, facts: UpstreamFacts<'_>) -> Option<tls::
         });
     }
     let params = common.tls_params.get_or_insert_default();
-    params.ecdh_curves = facts.mesh.tls_default_ecdh_curves.clone();
-    params.cipher_suites = facts.mesh.tls_default_cipher_suites.clone();
+    params.ecdh_curves = facts.inputs.mesh().tls_default_ecdh_curves.clone();
+    params.cipher_suites = facts.inputs.mesh().tls_default_cipher_suites.clone();
     if facts.http2 {
         common.alpn_protocols = alpns(&["h2"]);
     }

@@ -1,105 +1,275 @@
-//! Which spans does a connection manager report? Providers and sampling from Telemetry resources, else the mesh.
-//! Follows `tracing.go`. Served providers: Zipkin and OpenTelemetry over gRPC.
+//! Which spans does a connection manager report? Providers, tags and sampling from Telemetry resources, else from the
+//! proxy's configuration and the mesh. Follows `tracing.go`. Served providers: Zipkin and OpenTelemetry.
+
+use std::collections::BTreeMap;
 
 use api::security::{Mode, Tracing};
-use names::LabelsExt;
+use protos::envoy::config::core::v3 as core;
 use protos::envoy::config::trace::v3 as trace;
 use protos::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
+use protos::envoy::r#type::metadata::v3 as meta;
 use protos::envoy::r#type::tracing::v3 as tag;
 use protos::envoy::r#type::v3::Percent;
+use serde_json::Value;
 
 use crate::Inputs;
 use crate::listener::Class;
-use crate::wire::any;
+use crate::telemetry;
+use crate::wire::{any, duration};
 
 /// Sampling when nobody says: one percent.
 const DEFAULT_SAMPLING: f64 = 1.0;
-/// Longest path tag.
+/// Longest path tag when nobody says.
 const PATH_TAG_MAX: u32 = 256;
+/// Where Zipkin collectors take spans.
+const ZIPKIN_PATH: &str = "/api/v2/spans";
+
+/// What is in force for one class: later entries win, field by field.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// The provider; `None`: none is named.
+    pub provider: Option<String>,
+    /// No spans are reported.
+    pub disabled: bool,
+    /// Percentage of requests sampled, if stated.
+    pub sampling: Option<f64>,
+    /// Whether the request id carries the decision.
+    pub by_request_id: Option<bool>,
+    /// Whether spans carry Istio's own tags.
+    pub istio_tags: Option<bool>,
+    /// Whether the trace headers are not sent on.
+    pub no_propagation: bool,
+    tags: BTreeMap<String, api::security::CustomTag>,
+}
+
+/// The settings of the Telemetry resources, over the mesh's default providers.
+pub fn settings(inputs: &Inputs, class: Class) -> Settings {
+    let mut out = Settings { provider: inputs.mesh().default_providers.tracing.first().cloned(), ..Default::default() };
+    let entries = telemetry::applicable(inputs).into_iter().flat_map(|t| &t.tracing);
+    let applies =
+        |t: &&Tracing| telemetry::applies(t.matches.as_ref().map_or(Mode::ClientAndServer, |m| m.mode), class);
+    for t in entries.filter(applies) {
+        out.provider = t.providers.first().map(|p| p.name.clone()).or(out.provider);
+        out.disabled = t.disable_span_reporting.unwrap_or(out.disabled);
+        out.sampling = t.random_sampling_percentage.or(out.sampling);
+        out.by_request_id = t.use_request_id_for_trace_sampling.or(out.by_request_id);
+        out.istio_tags = t.enable_istio_tags.or(out.istio_tags);
+        out.no_propagation = t.disable_context_propagation.unwrap_or(out.no_propagation);
+        if !t.custom_tags.is_empty() {
+            out.tags = t.custom_tags.clone();
+        }
+    }
+    out
+}
 
 /// Sets up tracing; returns whether the request id carries the sampling decision.
 pub(crate) fn configure(inputs: &Inputs, out: &mut hcm::HttpConnectionManager, class: Class) -> bool {
     let settings = settings(inputs, class);
-    let by_request_id = settings.last().and_then(|s| s.use_request_id_for_trace_sampling).unwrap_or(true);
+    let by_request_id = settings.by_request_id.unwrap_or(true);
     let mesh = inputs.mesh();
-    let names = settings.iter().rev().find(|s| !s.providers.is_empty()).map(|s| s.providers[0].name.clone());
-    let name = names.or_else(|| mesh.default_providers.tracing.first().cloned());
-    let disabled = settings.iter().rev().find_map(|s| s.disable_span_reporting).unwrap_or(false);
-    let provider = match name {
-        Some(name) => mesh.provider(&name).and_then(|p| provider(inputs, &p.kind, &p.config)),
-        // The static tracer of the bootstrap, as older meshes configure it.
-        None if mesh.enable_tracing => None,
-        None => return by_request_id,
-    };
-    if disabled || (provider.is_none() && !mesh.enable_tracing) {
+    let found = settings.provider.as_ref().and_then(|name| mesh.provider(name));
+    let provider = found.and_then(|p| provider(inputs, &p.kind, &p.config));
+    // Without a provider: the static tracer of the bootstrap, as older meshes configure it.
+    if settings.disabled || (provider.is_none() && !mesh.enable_tracing) {
         return by_request_id;
     }
-    let stated = settings.iter().rev().find_map(|s| s.random_sampling_percentage);
-    let from_mesh = || inputs.proxy().config(mesh, "/tracing/sampling").and_then(serde_json::Value::as_f64);
-    let sampling = stated.or_else(from_mesh).unwrap_or(DEFAULT_SAMPLING);
+    let of_proxy = |field: &str| inputs.proxy().config(mesh, &format!("/tracing/{field}"));
+    let sampling =
+        settings.sampling.or_else(|| of_proxy("sampling").and_then(Value::as_f64)).unwrap_or(DEFAULT_SAMPLING);
+    let stated_length = found.and_then(|p| p.config.get("maxTagLength")).or_else(|| of_proxy("maxPathTagLength"));
+    let length = stated_length.and_then(Value::as_u64).and_then(|l| u32::try_from(l).ok()).filter(|l| *l > 0);
     let percent = |value| Some(Percent { value });
-    let tags = settings.iter().flat_map(|s| &s.custom_tags).filter_map(|(k, t)| custom_tag(k, t));
+    let istio_tags = settings.istio_tags.or_else(|| of_proxy("enableIstioTags").and_then(Value::as_bool));
+    let mut tags = if istio_tags.unwrap_or(true) { istio_tags_of(inputs) } else { Vec::new() };
+    if settings.tags.is_empty() {
+        let stated: BTreeMap<String, api::security::CustomTag> = of_proxy("customTags")
+            .and_then(|t| t.as_object())
+            .into_iter()
+            .flatten()
+            .filter_map(|(k, v)| Some((k.clone(), api::from_value(v).ok()?)))
+            .collect();
+        tags.extend(stated.iter().filter_map(|(k, t)| custom_tag(k, t)));
+    } else {
+        tags.extend(settings.tags.iter().filter_map(|(k, t)| custom_tag(k, t)));
+    }
     out.tracing = Some(hcm::http_connection_manager::Tracing {
         client_sampling: percent(100.0),
         random_sampling: percent(sampling),
         overall_sampling: percent(100.0),
-        max_path_tag_length: Some(PATH_TAG_MAX),
-        custom_tags: tags.collect(),
+        max_path_tag_length: Some(length.unwrap_or(PATH_TAG_MAX)),
+        custom_tags: tags,
         provider,
+        no_context_propagation: settings.no_propagation && !inputs.proxy().is_own(),
         ..Default::default()
     });
     by_request_id
 }
 
-/// Tracing entries in force, outermost first.
-fn settings(inputs: &Inputs, class: Class) -> Vec<Tracing> {
-    let (snapshot, proxy) = (inputs.snapshot(), inputs.proxy());
-    let root = snapshot.mesh.root_namespace.as_str();
-    let labels = |t: &api::security::Telemetry| t.selector.as_ref().map(|s| s.match_labels.clone()).unwrap_or_default();
-    let default = |ns: &str| snapshot.telemetries.iter().find(|t| *t.namespace == *ns && labels(&t.spec).is_empty());
-    let own = snapshot.telemetries.iter().find(|t| {
-        let l = labels(&t.spec);
-        *t.namespace == *proxy.namespace && !l.is_empty() && l.subset_of(&proxy.labels)
-    });
-    let namespace = (*proxy.namespace != *root).then(|| default(&proxy.namespace)).flatten();
-    let all = [default(root), namespace, own].into_iter().flatten().flat_map(|t| &t.spec.tracing);
-    let applies = |t: &&Tracing| match t.matches.as_ref().map_or(Mode::ClientAndServer, |m| m.mode) {
-        Mode::ClientAndServer => true,
-        Mode::Client => class != Class::SidecarInbound,
-        Mode::Server => class == Class::SidecarInbound,
+/// What every span says of the workload and of policies under trial.
+fn istio_tags_of(inputs: &Inputs) -> Vec<tag::CustomTag> {
+    use tag::custom_tag as c;
+    let proxy = inputs.proxy();
+    let or = |text: &str, default: &str| if text.is_empty() { default.to_owned() } else { text.to_owned() };
+    let label = |k: &str| proxy.labels.get(k).map_or("", String::as_str);
+    let policy = |name: &str, key: &str| tag::CustomTag {
+        tag: format!("istio.authorization.dry_run.{name}"),
+        r#type: Some(c::Type::Metadata(c::Metadata {
+            kind: Some(meta::MetadataKind { kind: Some(meta::metadata_kind::Kind::Request(Default::default())) }),
+            metadata_key: Some(meta::MetadataKey {
+                key: "envoy.filters.http.rbac".to_owned(),
+                path: vec![meta::metadata_key::PathSegment {
+                    segment: Some(meta::metadata_key::path_segment::Segment::Key(key.to_owned())),
+                }],
+            }),
+            default_value: String::new(),
+        })),
     };
-    all.filter(applies).cloned().collect()
+    let literal = |name: &str, value: String| tag::CustomTag {
+        tag: format!("istio.{name}"),
+        r#type: Some(c::Type::Literal(c::Literal { value })),
+    };
+    vec![
+        policy("allow_policy.name", "istio_dry_run_allow_shadow_effective_policy_id"),
+        policy("allow_policy.result", "istio_dry_run_allow_shadow_engine_result"),
+        policy("deny_policy.name", "istio_dry_run_deny_shadow_effective_policy_id"),
+        policy("deny_policy.result", "istio_dry_run_deny_shadow_engine_result"),
+        literal("canonical_revision", or(label("service.istio.io/canonical-revision"), "latest")),
+        literal("canonical_service", or(label("service.istio.io/canonical-name"), "unknown")),
+        literal("cluster_id", or(&proxy.cluster_id, "unknown")),
+        literal("mesh_id", or(proxy.metadata_text("MESH_ID"), "unknown")),
+        literal("namespace", or(&proxy.namespace, "default")),
+    ]
 }
 
-fn provider(inputs: &Inputs, kind: &str, config: &serde_json::Value) -> Option<trace::tracing::Http> {
+fn provider(inputs: &Inputs, kind: &str, config: &Value) -> Option<trace::tracing::Http> {
     let (cluster, authority) = crate::access_log::provider_cluster(inputs, config)?;
     let (name, typed) = match kind {
-        "zipkin" => {
-            let zipkin = trace::ZipkinConfig {
-                collector_cluster: cluster,
-                collector_endpoint: "/api/v2/spans".to_owned(),
-                collector_endpoint_version: trace::zipkin_config::CollectorEndpointVersion::HttpJson as i32,
-                collector_hostname: authority,
-                trace_id_128bit: true,
-                shared_span_context: Some(false),
-                ..Default::default()
-            };
-            ("envoy.tracers.zipkin", any(&zipkin))
-        }
-        "opentelemetry" => {
-            let otel = trace::OpenTelemetryConfig {
-                grpc_service: Some(crate::access_log::envoy_grpc(&cluster, &authority)),
-                service_name: service_name(inputs),
-                ..Default::default()
-            };
-            ("envoy.tracers.opentelemetry", any(&otel))
-        }
+        "zipkin" => ("envoy.tracers.zipkin", any(&zipkin(&understood(inputs, config), &cluster, &authority))),
+        "opentelemetry" => ("envoy.tracers.opentelemetry", any(&opentelemetry(inputs, config, &cluster, &authority))),
         _ => return None,
     };
     Some(trace::tracing::Http {
         name: name.to_owned(),
         config_type: Some(trace::tracing::http::ConfigType::TypedConfig(typed)),
     })
+}
+
+/// Our own proxy reports to Zipkin without headers and with a timeout of its own.
+fn understood(inputs: &Inputs, config: &Value) -> Value {
+    let mut out = config.clone();
+    if let (true, Some(fields)) = (inputs.proxy().is_own(), out.as_object_mut()) {
+        fields.remove("timeout");
+        fields.remove("headers");
+    }
+    out
+}
+
+fn headers(config: &Value) -> Vec<core::HeaderValueOption> {
+    let list = config.get("headers").and_then(Value::as_array).into_iter().flatten();
+    let text = |v: &Value, k: &str| v.get(k).and_then(Value::as_str).unwrap_or_default().to_owned();
+    list.map(|h| core::HeaderValueOption {
+        header: Some(core::HeaderValue { key: text(h, "name"), value: text(h, "value"), ..Default::default() }),
+        append_action: core::header_value_option::HeaderAppendAction::OverwriteIfExistsOrAdd as i32,
+        ..Default::default()
+    })
+    .collect()
+}
+
+fn timeout(config: &Value) -> Option<prost_types::Duration> {
+    config.get("timeout").and_then(Value::as_str).and_then(api::Duration::parse).map(|d| duration(d.to_std()))
+}
+
+/// A Zipkin tracer. With a timeout or headers the collector is described as an HTTP service.
+pub fn zipkin(config: &Value, cluster: &str, authority: &str) -> trace::ZipkinConfig {
+    use trace::zipkin_config::{CollectorEndpointVersion, TraceContextOption};
+    let path = config.get("path").and_then(Value::as_str).filter(|p| !p.is_empty()).unwrap_or(ZIPKIN_PATH);
+    let both = config.get("traceContextOption").and_then(Value::as_str) == Some("USE_B3_WITH_W3C_PROPAGATION");
+    let context = if both { TraceContextOption::UseB3WithW3cPropagation } else { TraceContextOption::UseB3 };
+    let mut out = trace::ZipkinConfig {
+        collector_endpoint_version: CollectorEndpointVersion::HttpJson as i32,
+        // Istio's spelling of the field is about 64 bits and its default is 128.
+        trace_id_128bit: config.get("enable64bitTraceId").and_then(Value::as_bool) != Some(true),
+        shared_span_context: Some(false),
+        trace_context_option: context as i32,
+        ..Default::default()
+    };
+    let (timeout, headers) = (timeout(config), headers(config));
+    if timeout.is_some() || !headers.is_empty() {
+        out.collector_service = Some(core::HttpService {
+            http_uri: Some(core::HttpUri {
+                uri: format!("http://{authority}{path}"),
+                timeout: timeout.or_else(|| Some(duration(std::time::Duration::from_secs(5)))),
+                http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster(cluster.to_owned())),
+            }),
+            request_headers_to_add: headers,
+            ..Default::default()
+        });
+        return out;
+    }
+    out.collector_cluster = cluster.to_owned();
+    out.collector_endpoint = path.to_owned();
+    out.collector_hostname = authority.to_owned();
+    out
+}
+
+fn opentelemetry(inputs: &Inputs, config: &Value, cluster: &str, authority: &str) -> trace::OpenTelemetryConfig {
+    use protos::envoy::extensions::tracers::opentelemetry::resource_detectors::v3 as detectors;
+    let semantic =
+        config.get("serviceAttributeEnrichment").and_then(Value::as_str) == Some("OTEL_SEMANTIC_CONVENTIONS");
+    let service_name = if semantic { otel_service_name(inputs.proxy()) } else { service_name(inputs) };
+    let mut out = trace::OpenTelemetryConfig { service_name, ..Default::default() };
+    match config.get("http") {
+        Some(http) => {
+            let path = http.get("path").and_then(Value::as_str).unwrap_or_default();
+            let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+            out.http_service = Some(core::HttpService {
+                http_uri: Some(core::HttpUri {
+                    uri: format!("http://{authority}{path}"),
+                    timeout: timeout(http).or_else(|| Some(duration(std::time::Duration::from_secs(3)))),
+                    http_upstream_type: Some(core::http_uri::HttpUpstreamType::Cluster(cluster.to_owned())),
+                }),
+                request_headers_to_add: headers(http),
+                ..Default::default()
+            });
+        }
+        None => out.grpc_service = Some(crate::access_log::envoy_grpc(cluster, authority)),
+    }
+    let typed = |name: &str, config| core::TypedExtensionConfig {
+        name: format!("envoy.tracers.opentelemetry.resource_detectors.{name}"),
+        typed_config: Some(config),
+    };
+    let wanted = config.get("resourceDetectors");
+    if semantic || wanted.and_then(|d| d.get("environment")).is_some() {
+        out.resource_detectors
+            .push(typed("environment", any(&detectors::EnvironmentResourceDetectorConfig::default())));
+    }
+    if wanted.and_then(|d| d.get("dynatrace")).is_some() {
+        out.resource_detectors.push(typed("dynatrace", any(&detectors::DynatraceResourceDetectorConfig::default())));
+    }
+    out
+}
+
+/// The name of the service by OpenTelemetry's conventions for Kubernetes: stated, instance, application, owner, pod,
+/// container.
+pub fn otel_service_name(proxy: &model::Proxy) -> String {
+    let annotation = || match proxy.metadata.fields.get("ANNOTATIONS").and_then(|v| v.kind.as_ref()) {
+        Some(prost_types::value::Kind::StructValue(s)) => {
+            match s.fields.get("resource.opentelemetry.io/service.name")?.kind.as_ref()? {
+                prost_types::value::Kind::StringValue(s) => Some(s.clone()),
+                _ => None,
+            }
+        }
+        _ => None,
+    };
+    let label = |k: &str| proxy.labels.get(k).filter(|l| !l.is_empty()).cloned();
+    let text = |k: &str| Some(proxy.metadata_text(k).to_owned()).filter(|t| !t.is_empty());
+    annotation()
+        .or_else(|| label("app.kubernetes.io/instance"))
+        .or_else(|| label("app.kubernetes.io/name"))
+        .or_else(|| text("WORKLOAD_NAME"))
+        .or_else(|| Some(proxy.pod.to_string()).filter(|p| !p.is_empty()))
+        .or_else(|| text("APP_CONTAINERS").filter(|c| !c.contains(',')))
+        .unwrap_or_else(|| "unknown_service".to_owned())
 }
 
 /// `app.namespace`, by the canonical name label.
@@ -117,6 +287,8 @@ fn custom_tag(name: &str, t: &api::security::CustomTag) -> Option<tag::CustomTag
         c::Type::Environment(c::Environment { name: e.name.clone(), default_value: e.default_value.clone() })
     } else if let Some(h) = &t.header {
         c::Type::RequestHeader(c::Header { name: h.name.clone(), default_value: h.default_value.clone() })
+    } else if let Some(f) = &t.formatter {
+        c::Type::Value(f.value.clone())
     } else {
         return None;
     };

@@ -153,3 +153,22 @@ fn patched() {
     validate("sleep", &inputs(&store, sidecar("10.0.0.3", "samples", &[("app", "sleep")])));
     validate("gateway", &inputs(&store, gateway("10.0.0.9")));
 }
+
+#[test]
+fn telemetry() {
+    let mesh = serde_json::json!({"extensionProviders": [
+        {"name": "zipkin", "zipkin": {"service": "zipkin.a.svc.cluster.local", "port": 9411, "timeout": "2s",
+            "headers": [{"name": "x-tenant", "value": "t"}], "traceContextOption": "USE_B3_WITH_W3C_PROPAGATION"}},
+        {"name": "otel-http", "opentelemetry": {"service": "collector.a.svc.cluster.local", "port": 4318,
+            "http": {"path": "v1/traces", "timeout": "1s"}, "resourceDetectors": {"environment": {}}}},
+        {"name": "json", "envoyFileAccessLog": {"path": "/dev/null", "omitEmptyValues": true,
+            "logFormat": {"labels": {"q": "%REQ_WITHOUT_QUERY(:PATH)%", "m": "%METADATA(ROUTE:istio)%"}}}},
+        {"name": "grpc", "envoyHttpAls": {"service": "collector.a.svc.cluster.local", "port": 4317}},
+        {"name": "otel", "envoyOtelAls": {"service": "collector.a.svc.cluster.local", "port": 4317}},
+    ]});
+    let mut store = model::Store::new(model::MeshConfig::from_json(&mesh));
+    let resources = common::resources(include_str!("mesh/telemetry.yaml"), "a");
+    store.apply(resources.into_iter().map(model::Change::Apply));
+    validate("server", &inputs(&store, sidecar("10.0.0.2", "a", &[("app", "web")])));
+    validate("client", &inputs(&store, sidecar("10.0.0.3", "a", &[("app", "client")])));
+}

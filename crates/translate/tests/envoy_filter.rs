@@ -139,3 +139,30 @@ fn gateway_routes() {
     let hosts = table["virtual_hosts"].as_array().expect("hosts");
     assert_eq!(hosts.last().expect("one")["name"], "more");
 }
+
+#[test]
+fn patches_without_effect_are_reported() {
+    let filter = "
+apiVersion: networking.istio.io/v1alpha3
+kind: EnvoyFilter
+metadata: {name: mixed, namespace: samples}
+spec:
+  configPatches:
+  - applyTo: CLUSTER
+    match: {cluster: {service: nowhere.example}}
+    patch: {operation: MERGE, value: {connect_timeout: 7s}}
+  - applyTo: CLUSTER
+    match: {context: SIDECAR_OUTBOUND, cluster: {service: httpbin.samples.svc.cluster.local}}
+    patch: {operation: MERGE, value: {connect_timeout: 7s}}
+  - applyTo: HTTP_FILTER
+    match: {proxy: {proxyVersion: '^1\\.2\\.'}}
+    patch: {operation: INSERT_FIRST, value: {name: x}}
+  - applyTo: BOOTSTRAP
+    patch: {operation: MERGE, value: {}}
+";
+    let store = store(&format!("{}\n---\n{filter}", include_str!("mesh/httpbin.yaml")));
+    let inputs = inputs(&store, sidecar("10.0.0.3", "samples", &[("app", "sleep")]));
+    let told: Vec<usize> = translate::patch::unapplied(&inputs).into_iter().map(|u| u.position).collect();
+    assert_eq!(told, [0, 2, 3]);
+    assert_eq!(translate::patch::considered(&inputs).len(), 4);
+}

@@ -246,7 +246,7 @@ pub fn labels(labels: &BTreeMap<String, String>) -> Result<(), String> {
     };
     for (k, v) in labels {
         let name = match k.split_once('/') {
-            Some((prefix, name)) if fqdn(prefix).is_ok() => name,
+            Some((prefix, name)) if fqdn(prefix).is_ok() && !prefix.ends_with('.') => name,
             Some(_) => return Err(format!("invalid label key {k:?}")),
             None => k,
         };

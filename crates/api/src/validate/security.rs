@@ -112,6 +112,13 @@ fn source(c: &mut Check, s: &Source) {
             c.each(name, list, |c, account| c.result(service_account(account)));
             c.field(name, |c| c.error_if(list.len() > 16, "must have at most 16 items"));
         }
+        if name.ends_with("rustDomains") {
+            c.each(name, list, |c, domain| {
+                if !domain.is_empty() {
+                    c.result(trust_domain_value(domain));
+                }
+            });
+        }
     }
     let accounts = !s.service_accounts.is_empty() || !s.not_service_accounts.is_empty();
     let others = [&s.namespaces, &s.not_namespaces, &s.principals, &s.not_principals];
@@ -164,28 +171,55 @@ fn port_text(text: &str) -> Result<(), String> {
     text.parse().map_err(|_| format!("invalid port {text:?}")).and_then(port)
 }
 
+/// Whether a path uses templates.
+pub fn is_path_template(path: &str) -> bool {
+    path.contains("{*}") || path.contains("{**}")
+}
+
+/// Whether a segment of a path template is plain text: pchars of RFC 3986, without `*` and braces.
+pub fn is_path_literal(segment: &str) -> bool {
+    let ok = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()+,;:@=".contains(&b);
+    !segment.is_empty() && segment.bytes().all(ok)
+}
+
 /// `{*}` matches one path segment, `{**}` any number; `*` may stand at either end of a path without templates.
 pub fn path_template(path: &str) -> Result<(), String> {
-    if !path.contains("{*}") && !path.contains("{**}") {
-        return Ok(());
-    }
     let err = |what: &str| Err(format!("invalid or unsupported path {path}: {what}"));
-    let mut many = 0;
-    for segment in path.split('/') {
+    let template = is_path_template(path);
+    let mut many = false;
+    for segment in path.trim_matches('/').split('/') {
         match segment {
-            "{*}" if many > 0 => return err("{*} may not follow {**}"),
+            "{*}" | "{**}" if many => return err("nothing but text may follow {**}"),
             "{*}" => {}
-            "{**}" => many += 1,
-            s if s.contains("{*}") || s.contains("{**}") => {
-                return err("{*} and {**} must be a path segment of their own");
-            }
-            s if s.contains(['*', '{', '}']) => {
-                return err("\"*\" is not supported beside templates; use {*} or {**}");
+            "{**}" => many = true,
+            s if s.contains(['{', '}']) => return err("{*} and {**} must be a path segment of their own"),
+            s if template && !is_path_literal(s) => {
+                return err("beside templates only plain text is supported; use {*} or {**} for \"*\"");
             }
             _ => {}
         }
     }
-    if many > 1 { err("{**} may occur once") } else { Ok(()) }
+    Ok(())
+}
+
+/// A value that is exact, a prefix (`x*`), a suffix (`*x`) or `*`.
+pub fn wildcard_value(value: &str) -> Result<(), String> {
+    if value.is_empty() {
+        return Err("empty value not allowed".into());
+    }
+    let inner = value.strip_prefix('*').or_else(|| value.strip_suffix('*')).unwrap_or(value);
+    if inner.contains('*') {
+        return Err(format!("{value:?}: only one wildcard is supported, at the start or the end"));
+    }
+    Ok(())
+}
+
+/// A trust domain, possibly with one wildcard.
+pub fn trust_domain_value(value: &str) -> Result<(), String> {
+    if value.contains('/') {
+        return Err(format!("trust domain {value:?} must not contain a slash"));
+    }
+    wildcard_value(value)
 }
 
 fn condition(c: &mut Check, w: &Condition) {
@@ -214,9 +248,9 @@ pub fn attribute(key: &str, values: &[String]) -> Result<(), String> {
         "source.ip" | "remote.ip" | "destination.ip" => values.iter().try_for_each(|v| ip_subnet(v)),
         "destination.port" => values.iter().try_for_each(|v| port_text(v)),
         "source.serviceAccount" => values.iter().try_for_each(|v| service_account(v)),
+        "source.trustDomain" => values.iter().try_for_each(|v| trust_domain_value(v)),
         "source.namespace"
         | "source.principal"
-        | "source.trustDomain"
         | "request.auth.principal"
         | "request.auth.audiences"
         | "request.auth.presenter"
@@ -306,7 +340,8 @@ fn no_empty(c: &mut Check, name: &str, list: &[String]) {
     c.each(name, list, |c, item| c.error_if(item.is_empty(), format!("{name} must not contain empty strings")));
 }
 
-fn jwks_uri(uri: &str) -> Result<(), String> {
+/// An `http` or `https` URI with a host.
+pub fn jwks_uri(uri: &str) -> Result<(), String> {
     let rest = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://"));
     let Some(rest) = rest else {
         return Err(format!("URI scheme of {uri:?} is not supported, must be http:// or https://"));

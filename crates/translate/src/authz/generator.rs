@@ -13,27 +13,56 @@ use rbac::{Permission, Principal, permission, principal};
 use crate::jwt::{JWT_AUTHN, PAYLOAD};
 use crate::wire::{any, cidr, regex, string_matcher};
 
+/// Where the identity of a peer is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Peer {
+    /// In the certificate of the connection.
+    #[default]
+    Certificate,
+    /// In filter state, where a tunnel's end left it.
+    FilterState,
+}
+
+/// Key of the peer's identity in filter state.
+const PEER_PRINCIPAL: &str = "io.istio.peer_principal";
+
 /// What a rule may test.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Attribute {
+pub enum Attribute {
+    /// The authority.
     Host,
+    /// The method.
     Method,
+    /// The path.
     Path,
+    /// The port that was connected to.
     DestinationPort,
+    /// The address that was connected to.
     DestinationIp,
+    /// The server name of the client's hello.
     Sni,
     /// `experimental.envoy.filters.a.b[c]`: dynamic metadata.
     EnvoyFilter {
+        /// Name of the filter.
         filter: String,
+        /// Key in its metadata.
         key: String,
     },
+    /// The peer's identity.
     Principal,
+    /// Issuer and subject of the token.
     RequestPrincipal,
+    /// The peer's namespace.
     Namespace,
+    /// The peer's trust domain.
     TrustDomain,
+    /// The client's address, from forwarding headers too.
     RemoteIp,
+    /// The address of the connection's other end.
     SourceIp,
+    /// The peer's service account.
     ServiceAccount,
+    /// A header.
     Header(String),
     /// A claim of the verified token.
     Claim(Vec<String>),
@@ -41,23 +70,28 @@ pub(super) enum Attribute {
 
 /// The attribute cannot be tested here: the protocol lacks it, or a value is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Error;
+pub struct Error;
 
 /// One alternative of a test.
-pub(super) enum Generated {
+#[derive(Clone, Debug, PartialEq)]
+pub enum Generated {
+    /// Of what is wanted.
     Permission(permission::Rule),
+    /// Of who wants it.
     Principal(principal::Identifier),
 }
 
 impl Generated {
-    pub(super) fn into_permission(self) -> Permission {
+    /// As a permission; a principal permits anything.
+    pub fn into_permission(self) -> Permission {
         match self {
             Generated::Permission(rule) => Permission { rule: Some(rule) },
             Generated::Principal(_) => Permission { rule: Some(permission::Rule::Any(true)) },
         }
     }
 
-    pub(super) fn into_principal(self) -> Principal {
+    /// As a principal; a permission is anybody's.
+    pub fn into_principal(self) -> Principal {
         match self {
             Generated::Principal(id) => Principal { identifier: Some(id) },
             Generated::Permission(_) => Principal { identifier: Some(principal::Identifier::Any(true)) },
@@ -65,11 +99,14 @@ impl Generated {
     }
 }
 
+/// The name in brackets: `[a]`. `None`: not of that form.
+pub fn bracketed_name(text: &str) -> Option<&str> {
+    text.strip_prefix('[')?.strip_suffix(']')
+}
+
 /// Names in brackets: `[a][b]`. `None`: not of that form.
-pub(crate) fn nested_names(text: &str) -> Option<Vec<String>> {
-    let inner = text.strip_prefix('[')?.strip_suffix(']')?;
-    let names: Vec<String> = inner.split("][").map(str::to_owned).collect();
-    names.iter().all(|n| !n.is_empty() && !n.contains(['[', ']'])).then_some(names)
+pub fn nested_names(text: &str) -> Option<Vec<String>> {
+    Some(bracketed_name(text)?.split("][").map(str::to_owned).collect())
 }
 
 /// A matcher for a claim that may be a text or a list.
@@ -113,7 +150,7 @@ fn payload_matcher(path: &[String], value: matcher::ValueMatcher) -> matcher::Me
 }
 
 /// `*` (anything), `x*`, `*x` or the value itself, each after `prefix`.
-fn text(value: &str, prefix: &str) -> matcher::StringMatcher {
+pub fn text(value: &str, prefix: &str) -> matcher::StringMatcher {
     string_matcher(match (value.strip_prefix('*'), value.strip_suffix('*')) {
         _ if value == "*" => MatchPattern::SafeRegex(regex(".+")),
         (Some(tail), _) if prefix.is_empty() => MatchPattern::Suffix(tail.to_owned()),
@@ -135,7 +172,8 @@ pub(super) fn quote(text: &str) -> String {
     out
 }
 
-fn header(name: &str, value: &str, ignore_case: bool) -> route::HeaderMatcher {
+/// A header's value; `*` asks for its presence.
+pub fn header(name: &str, value: &str, ignore_case: bool) -> route::HeaderMatcher {
     use route::header_matcher::HeaderMatchSpecifier as H;
     let specifier = if value == "*" {
         H::PresentMatch(true)
@@ -145,7 +183,8 @@ fn header(name: &str, value: &str, ignore_case: bool) -> route::HeaderMatcher {
     route::HeaderMatcher { name: name.to_owned(), header_match_specifier: Some(specifier), ..Default::default() }
 }
 
-fn path(value: &str) -> permission::Rule {
+/// A path, or a path template.
+pub fn path(value: &str) -> permission::Rule {
     if value.contains("{*}") || value.contains("{**}") {
         use protos::envoy::extensions::path::r#match::uri_template::v3::UriTemplateMatchConfig;
         let template = value.replace("{*}", "*").replace("{**}", "**");
@@ -158,12 +197,20 @@ fn path(value: &str) -> permission::Rule {
     permission::Rule::UrlPath(matcher::PathMatcher { rule })
 }
 
-fn authenticated(name: matcher::StringMatcher) -> principal::Identifier {
-    principal::Identifier::Authenticated(principal::Authenticated { principal_name: Some(name) })
+fn authenticated(name: matcher::StringMatcher, peer: Peer) -> principal::Identifier {
+    match peer {
+        Peer::Certificate => {
+            principal::Identifier::Authenticated(principal::Authenticated { principal_name: Some(name) })
+        }
+        Peer::FilterState => principal::Identifier::FilterState(matcher::FilterStateMatcher {
+            key: PEER_PRINCIPAL.to_owned(),
+            matcher: Some(matcher::filter_state_matcher::Matcher::StringMatch(name)),
+        }),
+    }
 }
 
-fn by_regex(pattern: String) -> principal::Identifier {
-    authenticated(string_matcher(MatchPattern::SafeRegex(regex(pattern))))
+fn by_regex(pattern: String, peer: Peer) -> principal::Identifier {
+    authenticated(string_matcher(MatchPattern::SafeRegex(regex(pattern))), peer)
 }
 
 /// `*` within a quoted value matches any text.
@@ -171,23 +218,23 @@ fn wild(value: &str, any: &str) -> String {
     quote(value).replace(r"\*", any)
 }
 
-fn service_account(value: &str, own_namespace: &str) -> Result<principal::Identifier, Error> {
+fn service_account(value: &str, own_namespace: &str, peer: Peer) -> Result<principal::Identifier, Error> {
     let (namespace, account) = value.split_once('/').unwrap_or((own_namespace, value));
     if account.is_empty() || account.contains('/') {
         return Err(Error);
     }
-    Ok(by_regex(format!("spiffe://.+/ns/{}/(.+/|)sa/{}(/.+)?", quote(namespace), quote(account))))
+    Ok(by_regex(format!("spiffe://.+/ns/{}/(.+/|)sa/{}(/.+)?", quote(namespace), quote(account)), peer))
 }
 
-fn trust_domain(value: &str) -> principal::Identifier {
+fn trust_domain(value: &str, peer: Peer) -> principal::Identifier {
     if value.contains('*') {
-        return by_regex(format!("spiffe://{}/.*", wild(value, "[^/]*")));
+        return by_regex(format!("spiffe://{}/.*", wild(value, "[^/]*")), peer);
     }
-    authenticated(string_matcher(MatchPattern::Prefix(format!("spiffe://{value}/"))))
+    authenticated(string_matcher(MatchPattern::Prefix(format!("spiffe://{value}/"))), peer)
 }
 
 /// `ISSUER/SUBJECT`: the two claims of the token that make a request principal.
-fn request_principal(value: &str) -> principal::Identifier {
+pub fn request_principal(value: &str) -> principal::Identifier {
     let anything = || string_matcher(MatchPattern::SafeRegex(regex(".+")));
     let (issuer, subject) = match value.rsplit_once('/') {
         Some((issuer, subject)) => (text(issuer, ""), text(subject, "")),
@@ -218,7 +265,7 @@ fn filter_value(value: &str) -> matcher::ValueMatcher {
 
 impl Attribute {
     /// The attribute of a condition's key; `None` for unknown keys.
-    pub(super) fn of_condition(name: &str) -> Option<Attribute> {
+    pub fn of_condition(name: &str) -> Option<Attribute> {
         Some(match name {
             "destination.ip" => Attribute::DestinationIp,
             "destination.port" => Attribute::DestinationPort,
@@ -234,11 +281,7 @@ impl Attribute {
             "request.auth.presenter" => Attribute::Claim(vec!["azp".to_owned()]),
             _ => {
                 if let Some(rest) = name.strip_prefix("request.headers") {
-                    let names = nested_names(rest)?;
-                    let [header] = names.as_slice() else {
-                        return None;
-                    };
-                    Attribute::Header(header.clone())
+                    Attribute::Header(bracketed_name(rest)?.to_owned())
                 } else if let Some(rest) = name.strip_prefix("request.auth.claims") {
                     Attribute::Claim(nested_names(rest)?)
                 } else {
@@ -252,7 +295,7 @@ impl Attribute {
     }
 
     /// Whether it speaks of what is wanted, not of who wants it.
-    pub(super) fn is_permission(&self) -> bool {
+    pub fn is_permission(&self) -> bool {
         matches!(
             self,
             Attribute::Host
@@ -266,7 +309,7 @@ impl Attribute {
     }
 
     /// Whether all values together make one matcher.
-    pub(super) fn is_whole(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         matches!(self, Attribute::EnvoyFilter { .. } | Attribute::Claim(_))
     }
 
@@ -282,8 +325,17 @@ impl Attribute {
         )
     }
 
-    /// The alternatives that `values` stand for.
-    pub(super) fn generate(&self, values: &[String], namespace: &str, for_tcp: bool) -> Result<Vec<Generated>, Error> {
+    /// The alternatives that `values` stand for; `namespace` completes service accounts.
+    ///
+    /// # Errors
+    /// The protocol lacks the attribute, or a value is malformed.
+    pub fn generate(
+        &self,
+        values: &[String],
+        namespace: &str,
+        for_tcp: bool,
+        peer: Peer,
+    ) -> Result<Vec<Generated>, Error> {
         if values.is_empty() {
             return Ok(Vec::new());
         }
@@ -310,11 +362,11 @@ impl Attribute {
                 let either = or_value(vec![matcher::ValueMatcher { match_pattern: Some(list) }, value]);
                 Ok(vec![Generated::Principal(principal::Identifier::Metadata(payload_matcher(path, either)))])
             }
-            _ => values.iter().map(|v| self.one(v, namespace)).collect(),
+            _ => values.iter().map(|v| self.one(v, namespace, peer)).collect(),
         }
     }
 
-    fn one(&self, v: &str, namespace: &str) -> Result<Generated, Error> {
+    fn one(&self, v: &str, namespace: &str, peer: Peer) -> Result<Generated, Error> {
         use permission::Rule as R;
         use principal::Identifier as I;
         let range = || cidr(v).ok_or(Error);
@@ -327,13 +379,13 @@ impl Attribute {
             }
             Attribute::DestinationIp => Generated::Permission(R::DestinationIp(range()?)),
             Attribute::Sni => Generated::Permission(R::RequestedServerName(text(v, ""))),
-            Attribute::Principal => Generated::Principal(authenticated(text(v, "spiffe://"))),
+            Attribute::Principal => Generated::Principal(authenticated(text(v, "spiffe://"), peer)),
             Attribute::RequestPrincipal => Generated::Principal(request_principal(v)),
-            Attribute::Namespace => Generated::Principal(by_regex(format!(".*/ns/{}/.*", wild(v, ".*")))),
-            Attribute::TrustDomain => Generated::Principal(trust_domain(v)),
+            Attribute::Namespace => Generated::Principal(by_regex(format!(".*/ns/{}/.*", wild(v, ".*")), peer)),
+            Attribute::TrustDomain => Generated::Principal(trust_domain(v, peer)),
             Attribute::RemoteIp => Generated::Principal(I::RemoteIp(range()?)),
             Attribute::SourceIp => Generated::Principal(I::DirectRemoteIp(range()?)),
-            Attribute::ServiceAccount => Generated::Principal(service_account(v, namespace)?),
+            Attribute::ServiceAccount => Generated::Principal(service_account(v, namespace, peer)?),
             Attribute::Header(name) => Generated::Principal(I::Header(header(name, v, false))),
             Attribute::EnvoyFilter { .. } | Attribute::Claim(_) => return Err(Error),
         })

@@ -2,7 +2,7 @@
 //! Single rules are translated in `rule`, their attributes in `generator`. Follows `pilot/pkg/security/authz`.
 
 mod external;
-mod generator;
+pub mod generator;
 mod rule;
 pub mod trust_domain;
 

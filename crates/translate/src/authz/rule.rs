@@ -5,7 +5,7 @@ use api::security::{Operation, Rule, Source};
 use protos::envoy::config::rbac::v3 as rbac;
 use rbac::{Permission, Principal, permission, principal};
 
-use super::generator::{Attribute, Error, Generated};
+use super::generator::{Attribute, Error, Generated, Peer};
 use super::trust_domain::Bundle;
 
 /// One attribute with the values wanted and unwanted.
@@ -100,7 +100,7 @@ impl Context<'_> {
             Attribute::Principal => self.domains.expand(values),
             _ => values.to_vec(),
         };
-        match t.attribute.generate(&expanded, self.namespace, self.for_tcp) {
+        match t.attribute.generate(&expanded, self.namespace, self.for_tcp, Peer::Certificate) {
             Ok(list) => Ok(list),
             Err(e) if self.allow => Err(e),
             Err(_) => Ok(Vec::new()),

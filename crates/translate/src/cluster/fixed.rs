@@ -36,10 +36,15 @@ pub(super) fn passthrough(inputs: &Inputs) -> cluster::Cluster {
     let name = names::well_known::PASSTHROUGH_CLUSTER;
     let mut c = base(inputs, name, DiscoveryType::OriginalDst, LbPolicy::ClusterProvided);
     c.typed_extension_protocol_options = passthrough_options();
-    c.circuit_breakers =
-        Some(cluster::CircuitBreakers { thresholds: vec![default_thresholds()], ..Default::default() });
     c.filters = exchange_filters(inputs);
-    super::policy::keepalive(&mut c, inputs.mesh(), None);
+    let defaults = inputs.mesh().default_traffic_policy.as_ref().and_then(|p| p.connection_pool.as_ref());
+    let thresholds = super::policy::thresholds(defaults);
+    c.circuit_breakers = Some(cluster::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() });
+    let tcp = defaults.and_then(|p| p.tcp.as_ref());
+    if let Some(timeout) = tcp.and_then(|t| t.connect_timeout) {
+        c.connect_timeout = Some(crate::wire::api_duration(timeout));
+    }
+    super::policy::keepalive(&mut c, inputs.mesh(), tcp.and_then(|t| t.tcp_keepalive.as_ref()));
     c
 }
 

@@ -17,6 +17,7 @@ use protos::envoy::config::core::v3 as core;
 use protos::envoy::extensions::upstreams::http::v3 as upstreams;
 
 use crate::Inputs;
+use crate::patch::Patches;
 use crate::wire::{
     ads, any, bool_value, config_path, delimited, duration, istio_metadata, list_value, number_value, object_value,
     text_value,
@@ -98,12 +99,18 @@ pub(crate) fn use_downstream() -> upstreams::http_protocol_options::UpstreamProt
 
 /// All clusters of the proxy, in no particular order.
 pub fn build(inputs: &Inputs) -> Vec<cluster::Cluster> {
+    let mut out = unpatched(inputs);
+    crate::patch::cluster::apply(inputs, &Patches::of(inputs, &crate::patch::cluster::APPLY_TO), &mut out);
+    out
+}
+
+/// The clusters before `EnvoyFilter`s.
+pub(crate) fn unpatched(inputs: &Inputs) -> Vec<cluster::Cluster> {
     let mut out = Vec::new();
     for service in &inputs.scope().services {
         of_service(inputs, service, &mut out);
     }
     own(inputs, &mut out);
-    crate::patch::cluster::apply(inputs, &mut out);
     out
 }
 
@@ -221,6 +228,7 @@ fn draft(name: &str, kind: DiscoveryType, inputs: &Inputs) -> Draft {
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind as i32)),
         connect_timeout: Some(duration(mesh.connect_timeout)),
         common_lb_config: Some(Default::default()),
+        per_connection_buffer_limit_bytes: crate::listener::connection::cluster_buffer(inputs),
         ..Default::default()
     };
     if matches!(kind, DiscoveryType::StrictDns | DiscoveryType::LogicalDns) {
@@ -282,23 +290,26 @@ fn service_metadata(service: &Service) -> prost_types::Value {
     ])
 }
 
-/// A stat name by the patterns of `outboundClusterStatName`.
 pub(crate) use fixed::dns_cache;
 
-pub(crate) fn stat_name(pattern: &str, service: &Service, subset: &str, port: &Port) -> String {
+/// A stat name by the patterns of `outboundClusterStatName` and `inboundClusterStatName`.
+pub fn stat_name(pattern: &str, service: &Service, subset: &str, port: &Port) -> String {
     let short = match service.registry {
         Registry::Kubernetes => format!("{}.{}", service.name, service.namespace),
         Registry::External => service.hostname.to_string(),
     };
-    let subset_or_empty = subset;
+    let target = match &port.target {
+        model::TargetPort::Number(n) if *n > 0 => n.to_string(),
+        _ => String::new(),
+    };
     pattern
         .replace("%SERVICE_FQDN%", &service.hostname)
         .replace("%SERVICE_NAME%", &service.name)
         .replace("%SERVICE%", &short)
         .replace("%SERVICE_PORT_NAME%", &port.name)
         .replace("%SERVICE_PORT%", &port.number.to_string())
-        .replace("%TARGET_PORT%", "")
-        .replace("%SUBSET_NAME%", subset_or_empty)
+        .replace("%TARGET_PORT%", &target)
+        .replace("%SUBSET_NAME%", subset)
 }
 
 /// Packed transport-socket match for endpoints that speak mesh mTLS.
@@ -335,7 +346,8 @@ pub(crate) fn default_thresholds() -> cluster::circuit_breakers::Thresholds {
 
 /// A locality from `region/zone/subzone`.
 pub fn locality(text: &str) -> core::Locality {
-    let mut parts = text.splitn(3, '/');
+    // A fourth part (a rack) has no place in Envoy's localities.
+    let mut parts = text.split('/');
     let mut next = || parts.next().unwrap_or_default().to_owned();
     core::Locality { region: next(), zone: next(), sub_zone: next() }
 }

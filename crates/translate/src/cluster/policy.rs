@@ -102,6 +102,20 @@ fn positive(n: i32) -> Option<u32> {
     u32::try_from(n).ok().filter(|n| *n > 0)
 }
 
+/// Circuit breakers of a connection pool.
+pub(crate) fn thresholds(pool: Option<&ConnectionPoolSettings>) -> cluster::circuit_breakers::Thresholds {
+    let mut out = default_thresholds();
+    if let Some(http) = pool.and_then(|p| p.http.as_ref()) {
+        out.max_requests = positive(http.http2_max_requests).or(out.max_requests);
+        out.max_pending_requests = positive(http.http1_max_pending_requests).or(out.max_pending_requests);
+        out.max_retries = positive(http.max_retries).or(out.max_retries);
+    }
+    if let Some(tcp) = pool.and_then(|p| p.tcp.as_ref()) {
+        out.max_connections = positive(tcp.max_connections).or(out.max_connections);
+    }
+    out
+}
+
 /// Thresholds, timeouts and keep-alive.
 pub(crate) fn connection_pool(
     draft: &mut Draft,
@@ -109,19 +123,11 @@ pub(crate) fn connection_pool(
     pool: Option<&ConnectionPoolSettings>,
     budget: Option<&RetryBudget>,
 ) {
-    let mut thresholds = default_thresholds();
+    let mut thresholds = thresholds(pool);
     let http = pool.and_then(|p| p.http.as_ref());
     let tcp = pool.and_then(|p| p.tcp.as_ref());
-    if let Some(http) = http {
-        thresholds.max_requests = positive(http.http2_max_requests).or(thresholds.max_requests);
-        thresholds.max_pending_requests = positive(http.http1_max_pending_requests).or(thresholds.max_pending_requests);
-        thresholds.max_retries = positive(http.max_retries).or(thresholds.max_retries);
-    }
-    if let Some(tcp) = tcp {
-        if let Some(timeout) = tcp.connect_timeout {
-            draft.cluster.connect_timeout = Some(api_duration(timeout));
-        }
-        thresholds.max_connections = positive(tcp.max_connections).or(thresholds.max_connections);
+    if let Some(timeout) = tcp.and_then(|t| t.connect_timeout) {
+        draft.cluster.connect_timeout = Some(api_duration(timeout));
     }
     if let Some(budget) = budget {
         // Envoy's own default of the percentage is 20.
@@ -188,11 +194,12 @@ pub(crate) fn keepalive(c: &mut cluster::Cluster, mesh: &MeshConfig, rule: Optio
 }
 
 fn h2_upgrade(draft: &mut Draft, port: &Port, mesh: &MeshConfig, pool: Option<&ConnectionPoolSettings>) {
-    let upgrade = match pool.and_then(|p| p.http.as_ref()).map(|h| h.h2_upgrade_policy) {
+    let http = pool.and_then(|p| p.http.as_ref());
+    let upgrade = match http.map(|h| h.h2_upgrade_policy) {
         Some(H2UpgradePolicy::Upgrade) => true,
         Some(H2UpgradePolicy::DoNotUpgrade) => false,
         // Only ports that say HTTP: what is sniffed keeps the client's protocol.
-        _ => mesh.h2_upgrade && port.protocol.is_http(),
+        _ => mesh.h2_upgrade && port.protocol.is_http() && !http.is_some_and(|h| h.use_client_protocol),
     };
     if upgrade && !draft.is_http2() {
         draft.http().upstream_protocol_options = Some(explicit_http2());
@@ -262,7 +269,13 @@ fn load_balancer(draft: &mut Draft, context: &Context<'_>, lb: Option<&LoadBalan
     let mesh = context.inputs.mesh();
     let settings = crate::locality::setting(mesh, lb);
     let failover = draft.cluster.outlier_detection.is_some();
-    if let Some(zone) = lb.and_then(|l| l.zone_aware_lb_setting.as_ref()).filter(|z| z.enabled != Some(false)) {
+    let effective = crate::locality::effective(
+        mesh.locality_lb_setting.as_ref(),
+        mesh.zone_aware_lb_setting.as_ref(),
+        lb,
+        context.service.traffic_distribution,
+    );
+    if let Some(zone) = effective.zone_aware.as_ref().filter(|_| effective.routing) {
         lb_config(draft).locality_config_specifier =
             Some(LocalityConfigSpecifier::ZoneAwareLbConfig(ZoneAwareLbConfig {
                 min_cluster_size: zone.min_cluster_size.map(u64::from),
@@ -351,6 +364,37 @@ fn auto_mtls(context: &Context<'_>, draft: &Draft) -> bool {
     own.mode != MtlsMode::Disable
 }
 
+/// Mesh mTLS with the workload's identity, or with the files that its metadata names.
+fn mesh_socket(
+    context: &Context<'_>,
+    draft: &Draft,
+    sans: &[String],
+    sni: &str,
+    exchange: bool,
+) -> core::TransportSocket {
+    if let Some(files) = tls::CertFiles::client(context.inputs.proxy()) {
+        let settings = Tls {
+            mode: TlsMode::Mutual,
+            client_certificate: files.chain.to_owned(),
+            private_key: files.key.to_owned(),
+            ca_certificates: files.root.to_owned(),
+            subject_alt_names: sans.to_vec(),
+            sni: sni.to_owned(),
+            ..Default::default()
+        };
+        let facts = UpstreamFacts {
+            inputs: context.inputs,
+            service_sans: &[],
+            http2: draft.is_http2(),
+            rule_has_selector: context.rule_has_selector,
+        };
+        if let Some(own) = tls::originate(&settings, facts) {
+            return tls::upstream_socket(&own);
+        }
+    }
+    tls::upstream_socket(&tls::outbound_mtls(sans, sni, draft.is_http2(), exchange))
+}
+
 fn upstream_tls(draft: &mut Draft, context: &Context<'_>, tls: Option<&Tls>) {
     let snapshot = context.inputs.snapshot();
     let identities = || snapshot.identities_of(context.service).into_iter().collect::<Vec<_>>();
@@ -361,8 +405,8 @@ fn upstream_tls(draft: &mut Draft, context: &Context<'_>, tls: Option<&Tls>) {
         Some(t) if t.mode == TlsMode::IstioMutual => {
             let sans = if t.subject_alt_names.is_empty() { identities() } else { t.subject_alt_names.clone() };
             let sni = if t.sni.is_empty() { &default_sni } else { &t.sni };
-            let context = tls::outbound_mtls(&sans, sni, draft.is_http2(), exchange);
-            draft.cluster.transport_socket = Some(tls::upstream_socket(&context));
+            let socket = mesh_socket(context, draft, &sans, sni, exchange);
+            draft.cluster.transport_socket = Some(socket);
         }
         Some(t) => {
             auto_sni(draft, t);
@@ -371,8 +415,7 @@ fn upstream_tls(draft: &mut Draft, context: &Context<'_>, tls: Option<&Tls>) {
                 Registry::Kubernetes => Vec::new(),
             };
             let facts = UpstreamFacts {
-                mesh: &snapshot.mesh,
-                proxy: context.inputs.proxy(),
+                inputs: context.inputs,
                 service_sans: &sans,
                 http2: draft.is_http2(),
                 rule_has_selector: context.rule_has_selector,
@@ -380,8 +423,7 @@ fn upstream_tls(draft: &mut Draft, context: &Context<'_>, tls: Option<&Tls>) {
             draft.cluster.transport_socket = tls::originate(t, facts).map(|c| tls::upstream_socket(&c));
         }
         None if auto_mtls(context, draft) => {
-            let context = tls::outbound_mtls(&identities(), &default_sni, draft.is_http2(), exchange);
-            let socket = tls::upstream_socket(&context);
+            let socket = mesh_socket(context, draft, &identities(), &default_sni, exchange);
             if draft.is_original_dst() {
                 draft.cluster.transport_socket = Some(socket);
                 return;

@@ -134,7 +134,8 @@ fn of_service(context: &Context<'_>, service: &Arc<Service>) -> Arc<Piece> {
     // Clusters with inline endpoints order them for the client.
     let inline = matches!(service.resolution, model::Resolution::DnsLb | model::Resolution::DnsRoundRobin);
     let depends = inline && crate::endpoint::depends_on_client(inputs, service, rule.map(|r| &**r));
-    let key = Key::new(Unit::ServiceClusters, if depends { &facts.place } else { "" })
+    let text = format!("{}{}", facts.certificates, if depends { &facts.place } else { "" });
+    let key = Key::new(Unit::ServiceClusters, &text)
         .bits(facts.cluster_bits())
         .part(service)
         .maybe(rule.map(|r| r as _))

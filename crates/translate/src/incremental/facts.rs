@@ -17,6 +17,8 @@ pub struct Facts {
     pub(crate) proxy: Arc<model::Proxy>,
     /// Where the client is and what it is called, for endpoints that depend on it.
     pub(crate) place: String,
+    /// Where the proxy has its own certificates, if not over SDS: clusters that originate TLS name the files.
+    pub(crate) certificates: String,
     pub(crate) mesh: Arc<MeshConfig>,
     pub(crate) telemetries: Arc<Vec<Arc<Config<api::security::Telemetry>>>>,
     pub(crate) envoy_filters: Arc<Vec<Arc<Config<api::envoy_filter::EnvoyFilter>>>>,
@@ -34,12 +36,16 @@ pub struct Facts {
     pub(crate) dynamic: bool,
 }
 
+/// Metadata that says where a proxy has its own certificates.
+const CERTIFICATES: [&str; 4] = ["TLS_CLIENT_CERT_CHAIN", "TLS_CLIENT_KEY", "TLS_CLIENT_ROOT_CERT", "credential"];
+
 impl Facts {
     pub(crate) fn of(inputs: &Inputs) -> Self {
         let (view, snapshot, proxy) = (&inputs.view, inputs.snapshot(), inputs.proxy());
         Facts {
             proxy: view.proxy.clone(),
             place: format!("{}|{}|{}|{:?}", proxy.locality, proxy.network, proxy.node_name, proxy.labels),
+            certificates: CERTIFICATES.map(|k| proxy.metadata_text(k)).join("|"),
             mesh: snapshot.mesh.clone(),
             telemetries: snapshot.telemetries.clone(),
             envoy_filters: snapshot.envoy_filters.clone(),
@@ -75,6 +81,7 @@ impl Facts {
         let Facts {
             proxy,
             place: _,
+            certificates: _,
             mesh,
             telemetries,
             envoy_filters,

@@ -65,7 +65,13 @@ fn finish(inputs: &Inputs, name: String, bind: &str, port: u16, chains: &[Chain]
         listener_filters: filters,
         // Nothing here is server-first: a client that asked for TLS may take its time.
         listener_filters_timeout: Some(no_timeout()),
-        filter_chains: chains.iter().map(Chain::to_filter_chain).collect(),
+        filter_chains: chains
+            .iter()
+            .map(|c| listener::FilterChain {
+                transport_socket_connect_timeout: Some(tls::handshake_timeout()),
+                ..c.to_filter_chain()
+            })
+            .collect(),
         max_connections_to_accept_per_socket_event: Some(1),
         ..Default::default()
     }
@@ -85,7 +91,7 @@ fn server_chains(
     taken: &mut TakenNames,
 ) -> Vec<Chain> {
     let s = &server.server;
-    let terminate = |tcp: bool| s.tls.as_ref().and_then(|t| tls::server_socket(t, inputs.mesh(), tcp));
+    let terminate = |tcp: bool| s.tls.as_ref().and_then(|t| tls::server_socket(t, inputs, tcp));
     if is_https_terminated(s) {
         let mut chain = http_chain(inputs, &server.route_name, listener, &s.name, protocol(s));
         chain.sni_hosts = server.sni_hosts.clone();

@@ -51,11 +51,15 @@ pub(crate) struct ProxyHeaders {
     pub(crate) attempt_count: bool,
     generate_request_id: Option<bool>,
     suppress_debug: bool,
+    /// Whether routes add `x-forwarded-host`.
+    pub(crate) forwarded_host: bool,
+    forwarded_port: bool,
 }
 
 impl ProxyHeaders {
     pub(crate) fn new(inputs: &Inputs, class: Class) -> Self {
         let disabled = |what: &str| flag(inputs, &format!("/proxyHeaders/{what}/disabled")) == Some(true);
+        let enabled = |what: &str| flag(inputs, &format!("/proxyHeaders/{what}/enabled")) == Some(true);
         let server = word(inputs, "/proxyHeaders/server/value");
         let default = if class == Class::SidecarOutbound { "" } else { SERVER_NAME };
         let off = disabled("server");
@@ -71,6 +75,8 @@ impl ProxyHeaders {
             attempt_count: !disabled("attemptCount"),
             generate_request_id: disabled("requestId").then_some(false),
             suppress_debug: disabled("envoyDebugHeaders"),
+            forwarded_host: enabled("xForwardedHost"),
+            forwarded_port: enabled("xForwardedPort"),
         }
     }
 }
@@ -117,6 +123,7 @@ fn build(inputs: &Inputs, class: Class, protocol: PortProtocol) -> hcm::HttpConn
         use_remote_address: Some(class == Class::Gateway),
         server_name: headers.server_name.clone(),
         generate_request_id: headers.generate_request_id,
+        append_x_forwarded_port: headers.forwarded_port,
         proxy_100_continue: true,
         stream_idle_timeout: Some(no_timeout()),
         upgrade_configs: vec![h::UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
@@ -181,6 +188,9 @@ fn build(inputs: &Inputs, class: Class, protocol: PortProtocol) -> hcm::HttpConn
             }
         }
     }
+    if let Some(settings) = super::connection::settings(inputs) {
+        super::connection::to_manager(&settings, &mut out);
+    }
     if inputs.proxy().http10 {
         out.http_protocol_options.get_or_insert_default().accept_http_10 = true;
     }
@@ -235,8 +245,10 @@ fn filters(inputs: &Inputs, class: Class, protocol: PortProtocol, headers: &Prox
     }
     out.push(http_filter("envoy.filters.http.fault", any(&f::fault::v3::HttpFault::default())));
     out.push(http_filter("envoy.filters.http.cors", any(&f::cors::v3::Cors::default())));
-    if capabilities.istio_stats {
-        out.push(http_filter("istio.stats", any(&stats(class))));
+    if capabilities.istio_stats
+        && let Some(stats) = crate::telemetry::stats(inputs, class)
+    {
+        out.push(http_filter("istio.stats", any(&stats)));
     }
     let dynamic = inputs.scope().services.iter().any(|s| s.resolution == model::Resolution::DynamicDns);
     if dynamic && class != Class::SidecarInbound {
@@ -296,8 +308,4 @@ fn alpn() -> hcm::HttpFilter {
         ],
     };
     http_filter("istio.alpn", any(&config))
-}
-
-pub(crate) fn stats(class: Class) -> protos::stats::PluginConfig {
-    protos::stats::PluginConfig { disable_host_header_fallback: class != Class::SidecarOutbound, ..Default::default() }
 }

@@ -33,6 +33,8 @@ struct ChainConfig {
     tls: Option<ServerTls>,
     passthrough: bool,
     host: String,
+    /// Stat prefix of byte streams.
+    stat: String,
     metadata: Option<core::Metadata>,
 }
 
@@ -113,7 +115,6 @@ pub(super) fn build(inputs: &Inputs) -> Vec<listener::Listener> {
 }
 
 fn chains(inputs: &Inputs, config: &ChainConfig) -> Vec<listener::FilterChain> {
-    let mesh = inputs.mesh();
     let mode = inputs.view.peer_authentication.for_port(config.target);
     let custom = config.tls.as_ref().filter(|_| mode == MtlsMode::Disable);
     let options = match custom {
@@ -125,11 +126,18 @@ fn chains(inputs: &Inputs, config: &ChainConfig) -> Vec<listener::FilterChain> {
         .into_iter()
         .map(|option| {
             let socket = option.terminate.then(|| match custom {
-                Some(tls) => tls::server_socket(tls, mesh, false),
-                None => Some(tls::inbound_mtls(mesh, !option.http && inputs.proxy().capabilities.peer_metadata)),
+                Some(tls) => tls::server_socket(tls, inputs, false),
+                None => Some(tls::inbound_mtls(
+                    inputs.mesh(),
+                    inputs.proxy(),
+                    !option.http && inputs.proxy().capabilities.peer_metadata,
+                )),
             });
-            let filters =
-                if option.http { http_filters(inputs, config) } else { network::inbound(inputs, &config.cluster) };
+            let filters = if option.http {
+                http_filters(inputs, config)
+            } else {
+                network::inbound(inputs, &config.cluster, &config.stat)
+            };
             listener::FilterChain {
                 name: config.name(option.http),
                 filter_chain_match: Some(listener::FilterChainMatch {
@@ -182,6 +190,10 @@ fn configs(inputs: &Inputs) -> Vec<ChainConfig> {
                 tls: None,
                 passthrough: false,
                 host: t.service.hostname.to_string(),
+                stat: match inputs.mesh().inbound_cluster_stat_name.as_str() {
+                    "" => ClusterName::inbound(t.target_port).to_string(),
+                    pattern => crate::cluster::stat_name(pattern, &t.service, "", &t.port),
+                },
                 metadata: None,
             });
         }
@@ -223,6 +235,7 @@ fn configs(inputs: &Inputs) -> Vec<ChainConfig> {
             tls: i.tls.clone(),
             passthrough: false,
             host: format!("{}.{}", sidecar.name, inputs.scope().namespace),
+            stat: ClusterName::inbound(number).to_string(),
             metadata: config_metadata(&sidecar.kind, &sidecar.namespace, &sidecar.name),
         });
     }
@@ -255,6 +268,7 @@ fn passthrough(inputs: &Inputs) -> Vec<listener::FilterChain> {
                     tls: None,
                     passthrough: true,
                     host: String::new(),
+                    stat: INBOUND_PASSTHROUGH_CLUSTER.to_owned(),
                     metadata: None,
                 },
             )

@@ -1,10 +1,11 @@
 //! Which listeners does this proxy get (LDS)? Capture listeners, one per service address and port, gateway ports.
 //! The kinds are built in `inbound`, `outbound` and `gateway`; what filter chains hold in `hcm` and `network`.
 
+pub mod connection;
 mod gateway;
 pub(crate) mod hcm;
 mod inbound;
-pub(crate) mod network;
+pub mod network;
 mod outbound;
 
 pub(crate) use outbound::{Group, fallback_cluster, groups};
@@ -14,6 +15,7 @@ use protos::envoy::config::core::v3 as core;
 use protos::envoy::config::listener::v3 as listener;
 
 use crate::Inputs;
+use crate::patch::Patches;
 use crate::wire::{any, cidr, listener_filter};
 
 /// Which side of which proxy a piece of configuration is for.
@@ -41,6 +43,13 @@ pub(crate) const TLS: &str = "tls";
 
 /// All listeners of the proxy, in no particular order.
 pub fn build(inputs: &Inputs) -> Vec<listener::Listener> {
+    let mut out = unpatched(inputs);
+    crate::patch::listener::apply(inputs, &Patches::of(inputs, &crate::patch::listener::APPLY_TO), &mut out);
+    out
+}
+
+/// The listeners before `EnvoyFilter`s.
+pub(crate) fn unpatched(inputs: &Inputs) -> Vec<listener::Listener> {
     let mut out = match inputs.proxy().node_type {
         NodeType::Sidecar => {
             let mut out = outbound::build(inputs);
@@ -53,11 +62,12 @@ pub fn build(inputs: &Inputs) -> Vec<listener::Listener> {
     for l in &mut out {
         logged(inputs, l);
     }
-    crate::patch::listener::apply(inputs, &mut out);
     out
 }
 
+/// What every listener has, whatever its kind.
 fn logged(inputs: &Inputs, l: &mut listener::Listener) {
+    l.per_connection_buffer_limit_bytes = connection::listener_buffer(inputs);
     l.access_log = crate::access_log::listener(inputs, l.traffic_direction());
 }
 

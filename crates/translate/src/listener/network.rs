@@ -38,7 +38,7 @@ fn metrics(inputs: &Inputs, class: Class) -> Vec<listener::Filter> {
     if !inputs.proxy().capabilities.istio_stats {
         return Vec::new();
     }
-    vec![network_filter("istio.stats", any(&super::hcm::stats(class)))]
+    crate::telemetry::stats(inputs, class).map(|s| network_filter("istio.stats", any(&s))).into_iter().collect()
 }
 
 /// Exchange of peer metadata on inbound byte streams.
@@ -66,9 +66,9 @@ fn complete(inputs: &Inputs, class: Class, exchange: bool, mut proxy: tcp::TcpPr
 }
 
 /// To the application: one cluster, with inbound policies.
-pub(crate) fn inbound(inputs: &Inputs, cluster: &str) -> Vec<listener::Filter> {
+pub(crate) fn inbound(inputs: &Inputs, cluster: &str, stat_prefix: &str) -> Vec<listener::Filter> {
     let proxy = tcp::TcpProxy {
-        stat_prefix: cluster.to_owned(),
+        stat_prefix: stat_prefix.to_owned(),
         cluster_specifier: Some(tcp::tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
         idle_timeout: inputs.proxy().idle_timeout.map(duration),
         ..Default::default()
@@ -125,7 +125,7 @@ fn tcp_proxy(
 }
 
 /// To the destinations of a TCP or TLS rule. Empty when it has none.
-pub(crate) fn routed(
+pub fn routed(
     inputs: &Inputs,
     routes: &[RouteDestination],
     port: u16,

@@ -9,9 +9,11 @@ use protos::envoy::config::core::v3::transport_socket::ConfigType;
 use super::{Patch, Patches};
 use crate::Inputs;
 
+/// What these patches apply to.
+pub(crate) const APPLY_TO: [ApplyTo; 1] = [ApplyTo::Cluster];
+
 /// Applies `CLUSTER` patches.
-pub(crate) fn apply(inputs: &Inputs, clusters: &mut Vec<cluster::Cluster>) {
-    let patches = Patches::of(inputs, &[ApplyTo::Cluster]);
+pub(crate) fn apply(inputs: &Inputs, patches: &Patches, clusters: &mut Vec<cluster::Cluster>) {
     if patches.is_empty() {
         return;
     }

@@ -15,7 +15,8 @@ use crate::Inputs;
 use crate::wire::any;
 
 const HCM: &str = "envoy.filters.network.http_connection_manager";
-const APPLY_TO: [ApplyTo; 8] = [
+/// What these patches apply to.
+pub(crate) const APPLY_TO: [ApplyTo; 8] = [
     ApplyTo::Listener,
     ApplyTo::ListenerFilter,
     ApplyTo::FilterChain,
@@ -28,8 +29,7 @@ const APPLY_TO: [ApplyTo; 8] = [
 ];
 
 /// Applies patches to all listeners.
-pub(crate) fn apply(inputs: &Inputs, listeners: &mut Vec<listener::Listener>) {
-    let patches = Patches::of(inputs, &APPLY_TO);
+pub(crate) fn apply(inputs: &Inputs, patches: &Patches, listeners: &mut Vec<listener::Listener>) {
     if patches.is_empty() {
         return;
     }
@@ -40,7 +40,7 @@ pub(crate) fn apply(inputs: &Inputs, listeners: &mut Vec<listener::Listener>) {
             TrafficDirection::Inbound => PatchContext::SidecarInbound,
             _ => PatchContext::SidecarOutbound,
         };
-        one(&patches, context, l)
+        one(patches, context, l)
     });
     let contexts: &[PatchContext] =
         if sidecar { &[PatchContext::SidecarOutbound, PatchContext::SidecarInbound] } else { &[PatchContext::Gateway] };

@@ -7,7 +7,10 @@
 pub(crate) mod cluster;
 pub(crate) mod listener;
 mod merge;
+mod report;
 pub(crate) mod route;
+
+pub use report::{Unapplied, considered, unapplied};
 
 use std::sync::Arc;
 
@@ -33,6 +36,8 @@ pub(crate) struct Patch {
     matches: EnvoyConfigObjectMatch,
     /// The encoded message; empty for removals.
     value: Vec<u8>,
+    /// The filter it is from (`NAMESPACE/NAME`), and its position there.
+    from: (String, usize),
 }
 
 impl Patch {
@@ -97,7 +102,7 @@ impl Patches {
     pub(crate) fn of(inputs: &Inputs, wanted: &[ApplyTo]) -> Self {
         let mut out = Vec::new();
         for filter in selected(inputs) {
-            for p in &filter.spec.config_patches {
+            for (position, p) in filter.spec.config_patches.iter().enumerate() {
                 if !wanted.contains(&p.apply_to) {
                     continue;
                 }
@@ -113,7 +118,8 @@ impl Patches {
                     None => Some(Vec::new()),
                 };
                 let Some(value) = value else { continue };
-                let patch = Patch { operation: patch.operation, context: matches.context, matches, value };
+                let from = (filter.qualified(), position);
+                let patch = Patch { operation: patch.operation, context: matches.context, matches, value, from };
                 out.push((p.apply_to, patch));
             }
         }
@@ -147,16 +153,17 @@ fn selected(inputs: &Inputs) -> Vec<&Arc<Config<EnvoyFilter>>> {
     out
 }
 
-fn proxy_matches(m: Option<&ProxyMatch>, proxy: &Proxy) -> bool {
+/// Whether a patch is for proxies of this version and metadata.
+pub fn proxy_matches(m: Option<&ProxyMatch>, proxy: &Proxy) -> bool {
     let Some(m) = m else { return true };
     let stated = |key: &str| match proxy.metadata.fields.get(key).and_then(|v| v.kind.as_ref()) {
         Some(prost_types::value::Kind::StringValue(s)) => Some(s.as_str()),
         _ => None,
     };
     let version = m.proxy_version.is_empty()
-        || m.proxy_version.len() > VERSION_REGEX_MAX
-        || stated("ISTIO_VERSION")
-            .is_some_and(|v| regex::Regex::new(&m.proxy_version).is_ok_and(|expression| expression.is_match(v)));
+        || m.proxy_version.len() <= VERSION_REGEX_MAX
+            && stated("ISTIO_VERSION")
+                .is_some_and(|v| regex::Regex::new(&m.proxy_version).is_ok_and(|expression| expression.is_match(v)));
     version && m.metadata.iter().all(|(k, v)| stated(k) == Some(v.as_str()))
 }
 
@@ -219,4 +226,14 @@ pub(crate) fn extension_configs(inputs: &Inputs, names: &[String]) -> Vec<NamedR
         }
     }
     out
+}
+
+/// Applies the patches that select the proxy to clusters, as after translation.
+pub fn apply_to_clusters(inputs: &Inputs, clusters: &mut Vec<protos::envoy::config::cluster::v3::Cluster>) {
+    cluster::apply(inputs, &Patches::of(inputs, &cluster::APPLY_TO), clusters);
+}
+
+/// Applies the patches that select the proxy to a route configuration of an outbound or gateway listener.
+pub fn apply_to_routes(inputs: &Inputs, config: &mut protos::envoy::config::route::v3::RouteConfiguration) {
+    route::apply(&Patches::of(inputs, &route::APPLY_TO), crate::route::patch_context(inputs), config);
 }

@@ -68,18 +68,6 @@ fn apply_routes(patches: &[&Patch], vhost: &mut route::VirtualHost) {
     }
 }
 
-/// `http.8080`, `https.443.PORT.GATEWAY.NAMESPACE`: port, port name and gateway as `NAMESPACE/NAME`.
-fn gateway_route(name: &str) -> (u32, &str, String) {
-    let parts: Vec<&str> = name.split('.').collect();
-    match parts.as_slice() {
-        ["http", port] => (port.parse().unwrap_or(0), "", String::new()),
-        ["https", port, port_name, gateway, namespace, ..] => {
-            (port.parse().unwrap_or(0), port_name, format!("{namespace}/{gateway}"))
-        }
-        _ => (0, "", String::new()),
-    }
-}
-
 fn configuration_matches(patch: &Patch, context: PatchContext, name: &str) -> bool {
     let Some(m) = patch.route_configuration() else {
         return true;
@@ -88,7 +76,8 @@ fn configuration_matches(patch: &Patch, context: PatchContext, name: &str) -> bo
         return false;
     }
     if context == PatchContext::Gateway {
-        let (port, port_name, gateway) = gateway_route(name);
+        let (port, port_name, gateway) = names::parse_gateway_route_name(name).unwrap_or_default();
+        let port = u32::from(port);
         return (m.port_number == 0 || m.port_number == port)
             && (m.port_name.is_empty() || m.port_name == port_name)
             && (m.gateway.is_empty() || m.gateway == gateway);

@@ -43,6 +43,17 @@ pub(crate) struct Context<'a> {
     pub(crate) lookup: &'a dyn Fn(&Hostname) -> Option<std::sync::Arc<Service>>,
 }
 
+impl Context<'_> {
+    /// Whether destinations are told the host that was asked for.
+    pub(super) fn forwarded_host(&self) -> bool {
+        let headers = crate::listener::hcm::ProxyHeaders::new(
+            self.inputs,
+            crate::listener::Class::outbound(self.inputs.proxy().node_type),
+        );
+        headers.forwarded_host
+    }
+}
+
 /// Matches every path.
 pub(crate) fn any_path() -> route::RouteMatch {
     route::RouteMatch {
@@ -144,7 +155,7 @@ fn head(rule: &HttpRoute, m: Option<&HttpMatchRequest>, operation: &str) -> rout
 }
 
 /// Whether nothing after this route can match.
-pub(crate) fn is_catch_all(r: &route::Route) -> bool {
+pub fn is_catch_all(r: &route::Route) -> bool {
     use route::route_match::PathSpecifier as P;
     let Some(m) = &r.r#match else { return false };
     let path = match &m.path_specifier {
@@ -413,16 +424,25 @@ fn destination(
             Some(ClusterSpecifier::WeightedClusters(route::WeightedCluster { clusters, ..Default::default() }));
     }
     action.retry_policy = retry(policy, hashed);
+    action.append_x_forwarded_host = context.forwarded_host();
     Some(action)
 }
 
-fn mirrors(context: &Context<'_>, rule: &HttpRoute) -> Vec<route::route_action::RequestMirrorPolicy> {
-    let fraction = |stated: Option<&Percent>, whole: Option<u32>| match (stated, whole) {
+/// How much is mirrored: `percentage` over the older whole percentage, by default everything. `None`: nothing.
+pub fn mirror_fraction(
+    percentage: Option<&Percent>,
+    whole: Option<u32>,
+) -> Option<protos::envoy::r#type::v3::FractionalPercent> {
+    match (percentage, whole) {
         (Some(p), _) if p.value > 0.0 => Some(percent_f64(p.value)),
         (None, Some(p)) if p > 0 => Some(percent(p)),
         (None, None) => Some(percent(100)),
         _ => None,
-    };
+    }
+}
+
+fn mirrors(context: &Context<'_>, rule: &HttpRoute) -> Vec<route::route_action::RequestMirrorPolicy> {
+    let fraction = mirror_fraction;
     let one = |d: &Destination, fraction| {
         let service = (context.lookup)(&Hostname::from(d.host.as_str()));
         route::route_action::RequestMirrorPolicy {
@@ -491,7 +511,8 @@ fn hash_policy(h: &ConsistentHashLb) -> Option<route::route_action::HashPolicy> 
     Some(route::route_action::HashPolicy { policy_specifier: Some(specifier), terminal: false })
 }
 
-fn fault(f: &HttpFaultInjection) -> Option<fault::HttpFault> {
+/// Injected faults; `None` when the rule injects nothing that can be said.
+pub fn fault(f: &HttpFaultInjection) -> Option<fault::HttpFault> {
     use protos::envoy::extensions::filters::common::fault::v3 as common;
     let delay = f.delay.as_ref().and_then(|d| {
         let fixed = d.fixed_delay?;

@@ -9,7 +9,7 @@ use super::action::any_path;
 use crate::wire::{api_string_match, regex};
 
 /// The request conditions of a rule.
-pub(crate) fn route_match(m: &HttpMatchRequest) -> route::RouteMatch {
+pub fn route_match(m: &HttpMatchRequest) -> route::RouteMatch {
     use route::route_match::PathSpecifier as P;
     let mut out = any_path();
     for (name, value) in &m.headers {
@@ -77,7 +77,7 @@ fn claims(header: &str) -> Option<Vec<String>> {
         let parts: Vec<String> = dotted.split('.').map(str::to_owned).collect();
         return (!dotted.is_empty()).then_some(parts);
     }
-    crate::authz::nested_names(rest)
+    crate::authz::nested_names(rest).filter(|names| names.iter().all(|n| !n.is_empty()))
 }
 
 fn claim_match(path: &[String], value: &StringMatch, invert: bool) -> matcher::MetadataMatcher {

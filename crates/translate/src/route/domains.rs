@@ -63,11 +63,15 @@ pub(crate) fn of_service(
 }
 
 /// Domains of a service, and those among them that are shortened forms. `port` is added to each unless 0.
-fn names_of(service: &Service, port: u16, proxy_domain: &str, dns_capture: bool) -> (Vec<String>, Vec<String>) {
+pub fn names_of(service: &Service, port: u16, proxy_domain: &str, dns_capture: bool) -> (Vec<String>, Vec<String>) {
     let mut out = Vec::new();
     let mut short = Vec::new();
     for host in std::iter::once(&service.hostname).chain(&service.aliases) {
         push(&mut out, host, port);
+        // Resolvers' absolute form of the same name.
+        if host.parse::<std::net::IpAddr>().is_err() {
+            push(&mut out, &format!("{host}."), port);
+        }
         for alternative in alternatives(host, proxy_domain) {
             push(&mut out, &alternative, port);
             push(&mut short, &alternative, port);

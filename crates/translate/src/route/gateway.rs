@@ -46,7 +46,7 @@ pub(super) fn virtual_hosts(inputs: &Inputs, memo: &Memo, name: &str) -> Option<
                 Some(exposed) => exposed,
                 None => exposed
                     .entry(v.config.namespace.clone())
-                    .or_insert(Exposed::new(hosts_for_namespace(&s.hosts, &v.config.namespace))),
+                    .or_insert(Exposed::new(Hostname::for_namespace(&s.hosts, &v.config.namespace))),
             };
             let shared = exposed.shared_with(&v.hosts);
             if shared.is_empty() {
@@ -171,16 +171,6 @@ impl Exposed {
         }
         out
     }
-}
-
-/// Hosts a server exposes to a namespace: those without namespace, and those of it.
-pub(crate) fn hosts_for_namespace(hosts: &[String], namespace: &str) -> Vec<Hostname> {
-    let of = |h: &String| match h.split_once('/') {
-        None => Some(Hostname::from(h.as_str())),
-        Some((ns, dns)) if ns == namespace || ns == "*" => Some(Hostname::from(dns)),
-        Some(_) => None,
-    };
-    hosts.iter().filter_map(of).collect()
 }
 
 /// Virtual hosts with equal routes become one with several domains; the most specific host names it.

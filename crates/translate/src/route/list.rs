@@ -101,8 +101,8 @@ pub(super) fn rules(memo: &Memo, context: &Context<'_>, v: &Arc<model::ResolvedV
     };
     let services: Vec<_> = v.http_destinations.iter().map(|h| (context.lookup)(h)).collect();
     let mesh = &inputs.snapshot().mesh;
-    let mut key =
-        Key::new(Unit::Rules, text).bits(u64::from(context.port) << 1 | u64::from(context.tls)).part(v).part(mesh);
+    let bits = u64::from(context.forwarded_host()) << 17 | u64::from(context.port) << 1 | u64::from(context.tls);
+    let mut key = Key::new(Unit::Rules, text).bits(bits).part(v).part(mesh);
     for (host, service) in v.http_destinations.iter().zip(&services) {
         let rule = inputs.scope().rule(host, &proxy.labels, false);
         key = key.maybe(service.as_ref().map(|s| s as &dyn Shared)).maybe(rule.map(|r| r as &dyn Shared));

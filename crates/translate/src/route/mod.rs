@@ -1,12 +1,12 @@
 //! Which routes does an HTTP listener follow (RDS)? Virtual hosts of sidecars by port, of gateways by server, and the
 //! inline routes of inbound listeners. Single rules are translated in `action`, domains spelled in `domains`.
 
-pub(crate) mod action;
-mod conditions;
-pub(crate) mod domains;
+pub mod action;
+pub mod conditions;
+pub mod domains;
 mod gateway;
 mod list;
-pub(crate) mod retry;
+pub mod retry;
 mod sidecar;
 
 use api::envoy_filter::PatchContext;
@@ -32,19 +32,28 @@ const DIRECT_RESPONSE_BODY_MAX: u32 = 1024 * 1024;
 
 /// The route configuration of this name; empty when the proxy has no listener that asks for it.
 pub fn build(inputs: &Inputs, name: &str) -> route::RouteConfiguration {
-    let bytes = unpatched(inputs, &Memo::default(), name);
-    let mut out = route::RouteConfiguration::decode(&*bytes).expect("encoded above");
+    let mut out = before_patches(inputs, name);
     let patches = Patches::of(inputs, &crate::patch::route::APPLY_TO);
     // Set on every configuration that a listener asks for.
     let known = out.ignore_port_in_host_matching;
     if known && !patches.is_empty() {
-        let context = match inputs.proxy().node_type {
-            NodeType::Sidecar => PatchContext::SidecarOutbound,
-            _ => PatchContext::Gateway,
-        };
-        crate::patch::route::apply(&patches, context, &mut out);
+        crate::patch::route::apply(&patches, patch_context(inputs), &mut out);
     }
     out
+}
+
+/// Which context patches of route configurations are for.
+pub(crate) fn patch_context(inputs: &Inputs) -> PatchContext {
+    match inputs.proxy().node_type {
+        NodeType::Sidecar => PatchContext::SidecarOutbound,
+        _ => PatchContext::Gateway,
+    }
+}
+
+/// The route configuration before `EnvoyFilter`s.
+pub(crate) fn before_patches(inputs: &Inputs, name: &str) -> route::RouteConfiguration {
+    let bytes = unpatched(inputs, &Memo::default(), name);
+    route::RouteConfiguration::decode(&*bytes).expect("encoded above")
 }
 
 pub(crate) use gateway::dependencies as gateway_rules;
@@ -84,7 +93,7 @@ fn unpatched(inputs: &Inputs, memo: &Memo, name: &str) -> Vec<u8> {
 }
 
 /// The route to the application: everything on one port, no timeouts, one retry for requests that never left.
-pub(crate) fn inbound(_inputs: &Inputs, cluster: &str, host: &str, port: u16) -> route::RouteConfiguration {
+pub(crate) fn inbound(inputs: &Inputs, cluster: &str, host: &str, port: u16) -> route::RouteConfiguration {
     let action = route::RouteAction {
         cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
         timeout: Some(no_timeout()),
@@ -93,11 +102,7 @@ pub(crate) fn inbound(_inputs: &Inputs, cluster: &str, host: &str, port: u16) ->
             grpc_timeout_header_max: Some(no_timeout()),
             ..Default::default()
         }),
-        retry_policy: Some(route::RetryPolicy {
-            retry_on: "reset-before-request".to_owned(),
-            num_retries: Some(2),
-            ..Default::default()
-        }),
+        retry_policy: retry::inbound(inputs.mesh().default_inbound_http_retry_policy.as_ref()),
         ..Default::default()
     };
     let vhost = route::VirtualHost {

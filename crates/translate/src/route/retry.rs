@@ -47,9 +47,7 @@ pub fn retry(policy: Option<&HttpRetry>, hashed: bool) -> Option<route::RetryPol
         out.retriable_status_codes = codes;
     }
     out.per_try_timeout = policy.per_try_timeout.map(api_duration);
-    out.retry_back_off = policy
-        .backoff
-        .map(|b| route::retry_policy::RetryBackOff { base_interval: Some(api_duration(b)), max_interval: None });
+    out.retry_back_off = back_off(policy);
     match policy.retry_ignore_previous_hosts {
         Some(true) => out.retry_host_predicate = vec![previous_hosts()],
         Some(false) => out.retry_host_predicate.clear(),
@@ -64,6 +62,34 @@ pub fn retry(policy: Option<&HttpRetry>, hashed: bool) -> Option<route::RetryPol
         });
     }
     Some(out)
+}
+
+/// What surely did not reach the application: tried again on the way in.
+const INBOUND_RETRY_ON: &str = "reset-before-request";
+
+/// The retry policy towards the application: the mesh's, over one that only repeats what was never sent. `None`:
+/// retries are off.
+pub fn inbound(policy: Option<&HttpRetry>) -> Option<route::RetryPolicy> {
+    let mut out =
+        route::RetryPolicy { retry_on: INBOUND_RETRY_ON.to_owned(), num_retries: Some(2), ..Default::default() };
+    let Some(policy) = policy else {
+        return Some(out);
+    };
+    if policy.attempts <= 0 {
+        return None;
+    }
+    out.num_retries = u32::try_from(policy.attempts).ok();
+    if !policy.retry_on.is_empty() {
+        (out.retry_on, out.retriable_status_codes) = split_retry_on(&policy.retry_on);
+    }
+    // Timeouts and pauses are the client's side's.
+    Some(out)
+}
+
+fn back_off(policy: &HttpRetry) -> Option<route::retry_policy::RetryBackOff> {
+    policy
+        .backoff
+        .map(|b| route::retry_policy::RetryBackOff { base_interval: Some(api_duration(b)), max_interval: None })
 }
 
 /// Separates status codes, which Envoy wants in a list of their own and announced by a word.

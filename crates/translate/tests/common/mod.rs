@@ -10,6 +10,8 @@ use model::{Change, MeshConfig, Proxy, ProxyView, Store};
 use names::{Labels, NodeType};
 use translate::Inputs;
 
+pub mod literal;
+
 /// Documents of a YAML text as resources; panics with the reason, as tests should.
 pub fn resources(yaml: &str, namespace: &str) -> Vec<api::Resource> {
     try_resources(yaml, namespace).unwrap_or_else(|e| panic!("{e}"))
@@ -29,7 +31,7 @@ pub fn try_resources(yaml: &str, namespace: &str) -> Result<Vec<api::Resource>, 
 }
 
 /// Unknown fields are dropped, as an API server drops what a CRD's schema does not have.
-fn pruned(mut value: serde_json::Value, namespace: &str) -> Result<api::Resource, String> {
+pub fn pruned(mut value: serde_json::Value, namespace: &str) -> Result<api::Resource, String> {
     let error = match api::Resource::from_value(value.clone(), None, namespace) {
         Ok(r) => return Ok(r),
         Err(e) => e,
