@@ -46,8 +46,10 @@ pub struct Seen {
 pub enum Application {
     /// It has sockets: it listens, answers or calls.
     Here,
-    /// It has had none for this long.
+    /// It listened, and has had no sockets for this long.
     Gone(Duration),
+    /// It has had none for this long, but never listened: a client between two calls looks the same.
+    Silent(Duration),
     /// There is none, or the kernel does not say.
     Unknown,
 }
@@ -79,6 +81,9 @@ pub fn decide(options: &Options, elapsed: Duration, seen: Seen) -> Verdict {
         };
     }
     match seen.application {
+        Application::Silent(since) if since >= options.duration => {
+            Verdict::Go("the application makes no calls any more")
+        }
         Application::Unknown if elapsed >= options.duration => Verdict::Go("the graceful termination period is over"),
         _ => Verdict::Stay,
     }
@@ -98,18 +103,22 @@ pub async fn drain(status: &Arc<Status>, options: Options) {
     }
     tracing::info!(target: "default", "Graceful termination period is {:?}, starting...", options.duration);
     let begun = Instant::now();
-    let mut gone = None;
+    let (mut gone, mut listened) = (None, false);
     loop {
         let active = match ask("GET", "/stats?filter=downstream_cx_active$").await {
             Ok(Ok(answer)) => Some(connections(&String::from_utf8_lossy(&answer.body))),
             _ => None,
         };
         let application = match application_is_here().filter(|_| options.sidecar) {
-            Some(true) => {
+            Some(Sockets { any: true, listening }) => {
                 gone = None;
+                listened |= listening;
                 Application::Here
             }
-            Some(false) => Application::Gone(gone.get_or_insert_with(Instant::now).elapsed()),
+            Some(_) => {
+                let since = gone.get_or_insert_with(Instant::now).elapsed();
+                if listened { Application::Gone(since) } else { Application::Silent(since) }
+            }
             None => Application::Unknown,
         };
         let seen = Seen { active, application };
@@ -131,14 +140,23 @@ fn connections(stats: &str) -> u64 {
     stats.lines().filter(counted).filter_map(value).sum()
 }
 
-/// Whether a process of another user than the proxy's own holds a TCP socket in this network namespace.
-fn application_is_here() -> Option<bool> {
+/// What TCP sockets processes of other users than the proxy's own hold in this network namespace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Sockets {
+    any: bool,
+    listening: bool,
+}
+
+fn application_is_here() -> Option<Sockets> {
     let own = own_user();
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
     if tables.iter().all(Result::is_err) {
         return None;
     }
-    Some(tables.iter().flatten().any(|table| has_sockets(table, own)))
+    Some(tables.iter().flatten().fold(Sockets::default(), |all, table| {
+        let found = sockets(table, own);
+        Sockets { any: all.any || found.any, listening: all.listening || found.listening }
+    }))
 }
 
 #[allow(unsafe_code)] // geteuid(2) has no arguments and cannot fail; std has no call for it.
@@ -147,20 +165,28 @@ fn own_user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
-/// A socket of another user in the kernel's table. One without an inode belongs to nobody any more: the kernel only says
+/// Sockets of other users in one of the kernel's tables. One without an inode belongs to nobody any more: the kernel only says
 /// good-bye to the peer.
-fn has_sockets(table: &str, own: u32) -> bool {
-    table.lines().skip(1).any(|line| {
-        let mut fields = line.split_whitespace().skip(7);
-        let user = fields.next().and_then(|user| user.parse::<u32>().ok());
+fn sockets(table: &str, own: u32) -> Sockets {
+    /// `TCP_LISTEN`
+    const LISTEN: &str = "0A";
+    let mut found = Sockets::default();
+    for line in table.lines().skip(1) {
+        let mut fields = line.split_whitespace().skip(3);
+        let state = fields.next();
+        let user = fields.nth(3).and_then(|user| user.parse::<u32>().ok());
         let inode = fields.nth(1);
-        user.is_some_and(|user| user != own) && inode.is_some_and(|inode| inode != "0")
-    })
+        if user.is_some_and(|user| user != own) && inode.is_some_and(|inode| inode != "0") {
+            found.any = true;
+            found.listening |= state == Some(LISTEN);
+        }
+    }
+    found
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Application::{Gone, Here, Unknown};
+    use super::Application::{Gone, Here, Silent, Unknown};
     use super::*;
 
     const SIDECAR: Options =
@@ -180,6 +206,13 @@ mod tests {
         // Its last answer may still be on its way.
         check(&SIDECAR, 0, 1, Gone(Duration::ZERO), false);
         check(&SIDECAR, 0, 1, Gone(LAST_ANSWERS), true);
+    }
+
+    #[test]
+    fn a_client_between_two_calls_has_not_gone() {
+        check(&SIDECAR, 60, 0, Silent(Duration::from_millis(4900)), false);
+        check(&SIDECAR, 60, 0, Silent(Duration::from_secs(5)), true);
+        check(&Options { on_zero: true, ..SIDECAR }, 2, 0, Silent(Duration::ZERO), true);
     }
 
     #[test]
@@ -205,14 +238,15 @@ mod tests {
     #[test]
     fn sockets_of_others_are_found() {
         let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
-        let entry = |user: u32, inode: u32| {
+        let entry = |state: &str, user: u32, inode: u32| {
             format!(
-                "{head}   0: 0100007F:1F90 00000000:0000 01 00000000:00000000 00:00000000 00000000 {user:>5}        0 {inode} 1\n"
+                "{head}   0: 0100007F:1F90 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 {user:>5}        0 {inode} 1\n"
             )
         };
-        assert!(has_sockets(&entry(0, 1), 1337));
-        assert!(!has_sockets(&entry(1337, 1), 1337));
-        assert!(!has_sockets(&entry(0, 0), 1337));
-        assert!(!has_sockets(head, 1337));
+        assert_eq!(sockets(&entry("01", 0, 1), 1337), Sockets { any: true, listening: false });
+        assert_eq!(sockets(&entry("0A", 0, 1), 1337), Sockets { any: true, listening: true });
+        for nobody in [&entry("0A", 1337, 1), &entry("01", 0, 0), head] {
+            assert_eq!(sockets(nobody, 1337), Sockets::default());
+        }
     }
 }
