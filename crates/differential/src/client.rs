@@ -135,8 +135,9 @@ fn text(bytes: &[u8]) -> String {
 fn said(e: &Error) -> String {
     match e.kind() {
         ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof | ErrorKind::BrokenPipe => "closed".into(),
+        // Whether the alert or the reset comes first depends on who was faster.
         _ if e.to_string().contains("AlertReceived") || e.to_string().contains("received fatal alert") => {
-            "alert".into()
+            "closed".into()
         }
         _ => format!("{e}"),
     }

@@ -81,7 +81,8 @@ const UNCOUNTED: &[&str] =
     &["_bytes_", "upstream_cx_", "downstream_cx_", "_time", "_ms", "ssl.", "_active", "assignment_", "worker_"];
 
 /// Counters that we do not keep; `docs/differences.md` lists them.
-const UNKEPT: &[&str] = &[".total_match_count", ".ring_hash_lb.", ".maglev_lb.", ".http2.", "flow_control"];
+const UNKEPT: &[&str] =
+    &[".total_match_count", ".ring_hash_lb.", ".maglev_lb.", ".http2.", "flow_control", ".vcluster."];
 
 fn counted(name: &str, value: &str) -> bool {
     value != "0"

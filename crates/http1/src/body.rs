@@ -338,6 +338,13 @@ impl BodyReader {
                 if input[0] != b'\n' {
                     return Err(BodyError::Trailers);
                 }
+                if !last {
+                    let line = self.trailers.rsplit(|b| *b == b'\n').next().unwrap_or_default();
+                    let name = line.split(|b| *b == b':').next().filter(|n| n.len() < line.len());
+                    if !name.is_some_and(crate::head::is_token) {
+                        return Err(BodyError::Trailers);
+                    }
+                }
                 self.trailers.push(b'\n');
                 if !last {
                     self.state = State::TrailerLine { empty: true };

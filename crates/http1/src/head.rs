@@ -547,7 +547,7 @@ fn push_target(
     }
     let at = offset(head, t);
     if method == "CONNECT" {
-        if !valid_authority(t) {
+        if !valid_authority(t) || !host_and_port(t, true) {
             return Err(HeadError::InvalidUrl);
         }
         push_pseudo(block, HeaderId::AUTHORITY, at, t.len());
@@ -558,7 +558,9 @@ fn push_target(
         return Ok(false);
     }
     if !options.allow_absolute_url {
-        return Err(HeadError::InvalidUrl);
+        // What is no path is refused where paths are judged.
+        push_pseudo(block, HeaderId::PATH, at, t.len());
+        return Ok(false);
     }
     let colon = memchr::memmem::find(t, b"://").ok_or(HeadError::InvalidUrl)?;
     let scheme = &t[..colon];
@@ -570,19 +572,18 @@ fn push_target(
     }
     let rest = &t[colon + 3..];
     let split = rest.iter().position(|b| matches!(b, b'/' | b'?' | b'#')).unwrap_or(rest.len());
-    if !valid_authority(&rest[..split]) {
+    // Whom a user's name is for is not told to the upstream.
+    let user = memchr::memrchr(b'@', &rest[..split]).map_or(0, |n| n + 1);
+    if !valid_authority(&rest[user..split]) || !host_and_port(&rest[user..split], false) {
         return Err(HeadError::InvalidUrl);
     }
     let rest_at = at + colon as u32 + 3;
-    if rest.get(split) == Some(&b'/') {
+    if split < rest.len() {
         push_pseudo(block, HeaderId::PATH, rest_at + split as u32, rest.len() - split);
     } else {
-        let mut path = Vec::with_capacity(rest.len() - split + 1);
-        path.push(b'/');
-        path.extend_from_slice(&rest[split..]);
-        block.add_id(HeaderId::PATH, &path);
+        block.add_id(HeaderId::PATH, b"/");
     }
-    push_pseudo(block, HeaderId::AUTHORITY, rest_at, split);
+    push_pseudo(block, HeaderId::AUTHORITY, rest_at + user as u32, split - user);
     // Only the lower-case form of the scheme is known further on.
     let scheme: &[u8] = if scheme.len() == 5 { b"https" } else { b"http" };
     block.add_id(HeaderId::SCHEME, scheme);
@@ -591,6 +592,30 @@ fn push_target(
 
 fn valid_authority(a: &[u8]) -> bool {
     !a.is_empty() && a.iter().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@[]".contains(b))
+}
+
+/// Whether it is a name, an IPv4 or a bracketed IPv6 address, then a port if there is a colon; `demanded`: there must be one.
+fn host_and_port(authority: &[u8], demanded: bool) -> bool {
+    let (host, port) = match authority.first() {
+        Some(b'[') => match authority.iter().position(|b| *b == b']') {
+            Some(end) => {
+                let inside = std::str::from_utf8(&authority[1..end]).ok();
+                if inside.and_then(|t| t.parse::<std::net::Ipv6Addr>().ok()).is_none() {
+                    return false;
+                }
+                authority.split_at(end + 1)
+            }
+            None => return false,
+        },
+        _ => authority.split_at(authority.iter().position(|b| *b == b':').unwrap_or(authority.len())),
+    };
+    let digits = match port.split_first() {
+        None => return !host.is_empty() && !demanded,
+        Some((b':', digits)) => digits,
+        Some(_) => return false,
+    };
+    let port = std::str::from_utf8(digits).ok().filter(|d| d.bytes().all(|b| b.is_ascii_digit()));
+    !host.is_empty() && port.is_some_and(|p| p.parse::<u16>().is_ok())
 }
 
 fn judge_request(block: &mut HeaderBlock, options: &RequestOptions, head: &mut RequestHead) -> Result<(), HeadError> {
@@ -611,6 +636,9 @@ fn judge_request(block: &mut HeaderBlock, options: &RequestOptions, head: &mut R
     }
     if block.has(HeaderId::CONNECTION) {
         judge_connection(block, head)?;
+    }
+    if block.get_id(HeaderId::PROXY_CONNECTION).is_some_and(|v| v.eq_ignore_ascii_case(b"close")) {
+        head.keep_alive = false;
     }
     if let Some(e) = block.get_id(HeaderId::EXPECT) {
         head.expect_continue = e.eq_ignore_ascii_case(b"100-continue");

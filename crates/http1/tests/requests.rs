@@ -68,6 +68,13 @@ fn accepted() {
             .replace(":authority=b :path=/?x", ":path=/?x :authority=b")
             .as_str(),
     );
+    ok("GET http://u:p@b:80/x HTTP/1.1\r\nHost: a\r\n\r\n", "None :method=GET :path=/x :authority=b:80 :scheme=http");
+    ok(
+        "GET http://[::1]:80/x HTTP/1.1\r\nHost: a\r\n\r\n",
+        "None :method=GET :path=/x :authority=[::1]:80 :scheme=http",
+    );
+    ok("GET http://b?x HTTP/1.1\r\nHost: a\r\n\r\n", "None :method=GET :path=?x :authority=b :scheme=http");
+    ok("GET http://b HTTP/1.1\r\nHost: a\r\n\r\n", "None :path=/ :method=GET :authority=b :scheme=http");
     ok("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", "Tunnel :method=CONNECT :authority=a:80");
     ok("CONNECT a:80 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", "Tunnel :method=CONNECT :authority=a:80");
     ok("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "None :method=OPTIONS :path=* :authority=a");
@@ -172,6 +179,12 @@ fn refused() {
         ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
         ("GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
         ("GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
+        ("GET http://b:x/ HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
+        ("GET http://b:99999/ HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
+        ("GET http://b:/ HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
+        ("GET http://[::1/ HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
+        ("GET http://u@/ HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
+        ("CONNECT a HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
         ("GET ftp://b/x HTTP/1.1\r\nHost: a\r\n\r\n", InvalidScheme),
         ("GET 1http://b/x HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
         ("CONNECT / HTTP/1.1\r\nHost: a\r\n\r\n", InvalidUrl),
@@ -203,7 +216,8 @@ fn options_change_verdicts() {
     let drop = RequestOptions { underscore: Underscore::Drop, ..options() };
     assert_eq!(parse(input, &drop).unwrap().unwrap(), "None :method=GET :path=/ :authority=a");
     let relative = RequestOptions { allow_absolute_url: false, ..options() };
-    assert_eq!(parse(b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", &relative), Err(HeadError::InvalidUrl));
+    let kept = parse(b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", &relative);
+    assert_eq!(kept.unwrap().unwrap(), "None :method=GET :path=http://b/ :authority=a");
     let lenient = RequestOptions { allow_chunked_length: true, ..options() };
     let both = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n";
     let expect = "Chunked :method=POST :path=/ :authority=a transfer-encoding=chunked";

@@ -22,6 +22,8 @@ use crate::stream;
 const BACKOFF_BASE: Duration = Duration::from_millis(25);
 /// Hosts remembered per request to be avoided by later tries.
 const TRIED_HOSTS_MAX: usize = 16;
+/// HTTP/2 error code PROTOCOL_ERROR.
+const PROTOCOL_ERROR: u32 = 1;
 /// HTTP/2 error code REFUSED_STREAM.
 const REFUSED_STREAM: u32 = 7;
 
@@ -89,7 +91,8 @@ impl Failure {
                 ("connection timeout", ResponseFlags::UPSTREAM_CONNECTION_FAILURE)
             }
             Failure::Pool(_) => ("remote connection failure", ResponseFlags::UPSTREAM_CONNECTION_FAILURE),
-            Failure::Upstream { lost: Lost::Protocol, .. } => {
+            // A peer that resets with PROTOCOL_ERROR blames us, and so do our flags.
+            Failure::Upstream { lost: Lost::Protocol | Lost::Reset(PROTOCOL_ERROR), .. } => {
                 ("protocol error", ResponseFlags::UPSTREAM_PROTOCOL_ERROR)
             }
             Failure::Upstream { lost: Lost::Reset(REFUSED_STREAM), .. } => {

@@ -47,7 +47,17 @@ pub async fn serve(
 ) -> Result<(), LocalReply> {
     let stats = &conn.manager.router_stats;
     match &found.route().action {
-        RouteAction::Forward(f) => forward(conn, down, ex, timer, found, f).await,
+        RouteAction::Forward(f) => {
+            let outcome = forward(conn, down, ex, timer, found, f).await;
+            match outcome {
+                Err(mut reply) if found.virtual_host().include_attempt_count_in_response => {
+                    let attempts = ex.attempts.max(1).to_string().into_bytes();
+                    reply.headers.push(("x-envoy-attempt-count".into(), attempts));
+                    Err(reply)
+                }
+                outcome => outcome,
+            }
+        }
         RouteAction::Redirect(r) => {
             stats.inc(router_stat::RQ_DIRECT_RESPONSE);
             Err(redirect::reply(ex, found, r))

@@ -431,6 +431,8 @@ pub async fn send_reply(
         ex.buffered.clear();
         ex.buffered.extend_from_slice(reply.body.as_bytes());
     }
+    // Routes' formats see no response code of a local reply, those of filters do.
+    ex.status = ex.response.status().unwrap_or(reply.status);
     let mut seen_from = conn.manager.filters.len();
     let wait = if reply.direct { None } else { filters::on_response(conn, found, ex, !has_body) };
     let mut body = if has_body { std::mem::take(&mut ex.buffered) } else { Vec::new() };

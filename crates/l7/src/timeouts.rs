@@ -23,7 +23,9 @@ impl Timeouts {
     /// Reads them from the route and the request's headers, which it consumes.
     pub fn read(conn: &Conn, ex: &mut Exchange, f: &Forward) -> Self {
         let limits = &f.max_stream_duration;
-        let mut global = f.timeout;
+        // A route that limits the stream has no response timeout of its own.
+        let limited = limits.max_stream_duration.is_some() || limits.grpc_timeout_header_max.is_some();
+        let mut global = f.timeout.filter(|_| !limited);
         if ex.grpc
             && let Some(max) = limits.max_grpc_timeout
         {
@@ -44,6 +46,15 @@ impl Timeouts {
             let t = if max.is_zero() { t } else { t.min(max) };
             let offset = limits.grpc_timeout_header_offset.unwrap_or_default();
             stream = Some(if t > offset { t - offset } else { t });
+        }
+        if ex.grpc
+            && limited
+            && let Some(d) = stream
+        {
+            let mut digits = [0u8; 20];
+            let mut text = decimal(&mut digits, d.as_millis() as u64).to_vec();
+            text.push(b'm');
+            ex.request.set_id(HeaderId::GRPC_TIMEOUT, &text);
         }
         let mut per_try = f.retry.as_ref().and_then(|r| r.per_try_timeout);
         let respect = conn.manager.router.respect_expected_rq_timeout;
