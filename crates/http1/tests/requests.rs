@@ -74,7 +74,7 @@ fn accepted() {
         "None :method=GET :path=/x :authority=[::1]:80 :scheme=http",
     );
     ok("GET http://b?x HTTP/1.1\r\nHost: a\r\n\r\n", "None :method=GET :path=?x :authority=b :scheme=http");
-    ok("GET http://b HTTP/1.1\r\nHost: a\r\n\r\n", "None :path=/ :method=GET :authority=b :scheme=http");
+    ok("GET http://b HTTP/1.1\r\nHost: a\r\n\r\n", "None :method=GET :path=/ :authority=b :scheme=http");
     ok("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n", "Tunnel :method=CONNECT :authority=a:80");
     ok("CONNECT a:80 HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n", "Tunnel :method=CONNECT :authority=a:80");
     ok("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", "None :method=OPTIONS :path=* :authority=a");
