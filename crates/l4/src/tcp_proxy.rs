@@ -254,7 +254,10 @@ impl TcpProxy {
                     journal.connect_end = Some(about.began.elapsed());
                     return Some(link);
                 }
-                Err(Refused::Connect(e)) => self.failed(&cluster.cluster, &host, e, journal)?,
+                Err(Refused::Connect(e)) => {
+                    stats.inc(cluster_stat::UPSTREAM_RQ_PENDING_FAILURE_EJECT);
+                    self.failed(&cluster.cluster, &host, e, journal)?;
+                }
                 Err(Refused::Status(status)) => {
                     telemetry::debug!(filter, "[C{}] no tunnel through {}: {status}", about.id, host.text);
                     journal.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);

@@ -243,7 +243,9 @@ impl<T> WorkerCluster<T> {
             None => self.pick_in(set, &set.balancer, whole, None, request, random),
             Some(all) => self.pick_subset(set, all, whole, subsets, request, random),
         };
-        if picked.is_none() && set.balancer.load().panic.first() == Some(&true) {
+        // A set without hosts is in panic too, unless panic is off.
+        let nobody = set.hosts.is_empty() && self.cluster.config.lb.panic_threshold_percent > 0.0;
+        if picked.is_none() && (nobody || set.balancer.load().panic.first() == Some(&true)) {
             self.cluster.stats.inc(stat::LB_HEALTHY_PANIC);
         }
         Some(set.hosts[picked? as usize].clone())

@@ -38,6 +38,10 @@ impl Cors {
         let Some(FilterOverride::Cors(policy)) = over else {
             return Step::Continue;
         };
+        // A route that does not forward has no policy in force.
+        if !cx.found.is_some_and(|f| matches!(f.route().action, proxy_config::route::RouteAction::Forward(_))) {
+            return Step::Continue;
+        }
         let enabled = policy.enabled.hit(cx.conn.worker.random());
         let shadow = !enabled && policy.shadow_enabled.hit(cx.conn.worker.random());
         if !enabled && !shadow {
