@@ -118,6 +118,14 @@ async fn serve_stream(job: Job) {
     let Ok(head) = head else {
         return conn.worker.give_exchange(ex);
     };
+    if !underscores(&conn, &mut ex) {
+        let stats = &conn.manager.stats;
+        stats.inc(stat::DOWNSTREAM_RQ_TOTAL);
+        stats.inc(stat::DOWNSTREAM_RQ_HTTP2_TOTAL);
+        stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+        stream.reset(http2::frame::code::INTERNAL_ERROR);
+        return conn.worker.give_exchange(ex);
+    }
     ex.head_request = ex.request.method() == b"HEAD";
     ex.request_ends_with_head = head.ends;
     ex.upgrade = ex.request.method() == b"CONNECT";
@@ -130,4 +138,17 @@ async fn serve_stream(job: Job) {
     drop(down);
     conn.worker.give_exchange(ex);
     drop(guard);
+}
+
+/// Whether the request may pass: names with underscores are dropped or refused where that is configured.
+fn underscores(conn: &Conn, ex: &mut crate::exchange::Exchange) -> bool {
+    use proxy_config::hcm::Underscores;
+    match conn.manager.config.common.underscores {
+        Underscores::Allow => true,
+        Underscores::RejectRequest => !ex.request.iter().any(|(name, _)| name.contains(&b'_')),
+        Underscores::DropHeader => {
+            ex.request.remove_where(|_, name, _| name.contains(&b'_'));
+            true
+        }
+    }
 }

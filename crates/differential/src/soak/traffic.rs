@@ -94,7 +94,8 @@ pub fn start(http: u16, tcp: u16, tally: Arc<Tally>) -> Result<Load> {
 fn wish(rng: &mut Rng) -> (&'static str, &'static str, &'static str, u16, usize) {
     match rng.below(40) {
         0 => ("GET", "/plain", "x-reset: 99", 503, 0),
-        1 => ("GET", "/retry", "x-fail: 2", 200, 0),
+        // One failure per host and at most three hosts: three retries are enough.
+        1 => ("GET", "/retry", "x-fail: 1", 200, 0),
         2 => ("GET", "/plain", "x-envoy-fault-abort-request: 418", 418, 0),
         3 => ("GET", "/slow", "x-delay: 900", 504, 0),
         4 => ("GET", "/plain", "x-bad-head: 1", 502, 0),
