@@ -212,7 +212,9 @@ impl Derivation {
         let has_aliases = next.has_aliases;
         for (key, (old, new)) in &mut changed {
             let twice = |s: &Option<Arc<Service>>| s.as_ref().is_some_and(|s| s.resolution == Resolution::Alias);
-            if self.index.owners(key).count() > 1 || twice(old) || twice(new) || (has_aliases && old.is_none()) {
+            // Another resource declares the host as well: who counts is decided among all.
+            let others = self.index.owners(key).count() > usize::from(new.is_some());
+            if others || twice(old) || twice(new) || (has_aliases && old.is_none()) {
                 return false;
             }
             let allocates = |s: &Option<Arc<Service>>| s.as_ref().is_some_and(|s| registry::wants_address(s));
