@@ -194,7 +194,8 @@ impl Proxy {
 
     fn stat(&self, name: &str) -> u64 {
         let text = self.admin(&format!("/stats?filter=^{name}$")).unwrap_or_default();
-        text.trim().rsplit(' ').next().and_then(|n| n.parse().ok()).unwrap_or(0)
+        let value = text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": "));
+        value.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
     }
 
     fn flags(&self, port: u16) -> String {

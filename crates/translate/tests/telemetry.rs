@@ -61,9 +61,10 @@ fn the_nearest_tracer_wins() {
 fn loggers_are_those_named() {
     let logs = translate::access_log::http(&world("web"), Class::SidecarInbound);
     let names: Vec<_> = logs.iter().map(|l| l.name.as_str()).collect();
+    // By the providers' names: grpc, json, otel.
     assert_eq!(
         names,
-        ["envoy.access_loggers.file", "envoy.access_loggers.http_grpc", "envoy.access_loggers.open_telemetry"]
+        ["envoy.access_loggers.http_grpc", "envoy.access_loggers.file", "envoy.access_loggers.open_telemetry"]
     );
     assert!(logs.iter().all(|l| l.filter.is_some()));
 }
