@@ -48,11 +48,14 @@ struct Views {
     sweep_at: usize,
 }
 
+/// What a proxy looks at, and the proxy that stands for all that look at the same.
+type ClassOf = (LooksAt, Arc<Proxy>);
+
 /// One connected proxy.
 #[derive(Debug)]
 pub struct Connected {
     proxy: Arc<Proxy>,
-    class: (LooksAt, Arc<Proxy>),
+    class: ClassOf,
     view: Arc<Translation>,
     endpoints: Further,
     routes: Further,
@@ -85,11 +88,7 @@ impl ModelSource {
     }
 
     /// The view of a proxy in the current snapshot. `last`: the class and view it had.
-    fn view(
-        &self,
-        proxy: &Proxy,
-        last: Option<(&(LooksAt, Arc<Proxy>), &Arc<Translation>)>,
-    ) -> ((LooksAt, Arc<Proxy>), Arc<Translation>) {
+    fn view(&self, proxy: &Proxy, last: Option<(&ClassOf, &Arc<Translation>)>) -> (ClassOf, Arc<Translation>) {
         let snapshot = self.world.snapshot();
         let jwks = self.world.jwks.load_full();
         let targets = model::view::targets(&snapshot, proxy);

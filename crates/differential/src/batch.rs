@@ -115,7 +115,7 @@ impl Batch<'_> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut seen = Vec::new();
         for ((scene, cases), port) in scenes.iter().zip(cases).zip(&side.ports) {
-            let mut client = Client::new();
+            let mut client = Client::default();
             let mut all = Vec::new();
             for case in cases {
                 let key = case.key(side.letter, scene.seed);

@@ -37,18 +37,14 @@ pub enum Answer {
     None(String),
 }
 
-/// Asks one proxy.
+/// Asks one proxy; begins without connections.
+#[derive(Default)]
 pub struct Client {
     configs: BTreeMap<(bool, Vec<&'static str>), Arc<rustls::ClientConfig>>,
     kept: Option<(SocketAddr, Box<dyn Io>)>,
 }
 
 impl Client {
-    /// A client without connections.
-    pub fn new() -> Self {
-        Self { configs: BTreeMap::new(), kept: None }
-    }
-
     /// Sends a case to the proxy at `to` and notes what came back; handshake facts come first.
     pub async fn ask(&mut self, to: SocketAddr, case: &Case, key: &str, certs: &Certificates) -> (Facts, Answer) {
         let mut facts = Facts::new();

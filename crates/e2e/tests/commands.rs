@@ -61,7 +61,9 @@ fn of_traffic_management(plane: DataPlane) {
     mesh.typed("istioctl delete virtualservice nodebook");
     eventually("nothing is routed", || get("/version").map(|(status, _)| status), |seen| *seen == Some(404));
     mesh.typed("istioctl delete -f nodebook-rule.yaml");
-    assert!(mesh.typed("istioctl proxy-status").contains("SYNCED"));
+    let status = mesh.typed("istioctl proxy-status");
+    assert!(status.contains("(CDS,LDS,EDS,RDS"), "{status}");
+    assert!(mesh.typed("istioctl proxy-status -v 1").contains("SYNCED"));
 }
 
 fn of_a_proxys_insides(plane: DataPlane) {

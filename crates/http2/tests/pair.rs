@@ -248,7 +248,7 @@ fn stream_errors() {
     let get = headers(flag::END_HEADERS, 1, &GET);
     let whole = headers(flag::END_HEADERS | flag::END_STREAM, 1, &GET);
     let protocol = Ok(Some(code::PROTOCOL_ERROR));
-    check(&[get.clone()], Ok(None));
+    check(std::slice::from_ref(&get), Ok(None));
     check(&[whole.clone(), frame(kind::DATA, 0, 1, b"x")], Ok(Some(code::STREAM_CLOSED)));
     check(&[get.clone(), number(kind::WINDOW_UPDATE, 1, 0)], protocol);
     check(&[get.clone(), number(kind::WINDOW_UPDATE, 1, 0x7fff_ffff)], Ok(Some(code::FLOW_CONTROL_ERROR)));

@@ -329,9 +329,9 @@ fn inbound(world: &World, pod: &Pod, config: &Config, backend: &Backend) {
 
 /// The second leg as a proxy with `original_src` makes it: from the client's own address, marked so that the way back is found.
 fn client_address_is_kept(world: &World, pod: &Pod, config: &Config, backend: &Backend) {
-    for family in 0..2 {
-        let context = format!("{backend:?} {:?} {}", config.mode, POD[family]);
-        let mut client = world.on_node(|| TcpStream::connect_timeout(&at(POD[family], 8080), WAIT)).expect(&context);
+    for address in POD {
+        let context = format!("{backend:?} {:?} {}", config.mode, address);
+        let mut client = world.on_node(|| TcpStream::connect_timeout(&at(address, 8080), WAIT)).expect(&context);
         let (mut captured, peer) = accept(&pod.inbound, WAIT).unwrap_or_else(|| panic!("{context}: not captured"));
         let source = SocketAddr::new(peer.ip().to_canonical(), 0);
         // Such a proxy runs as root, in the proxy's group.
@@ -340,7 +340,7 @@ fn client_address_is_kept(world: &World, pod: &Pod, config: &Config, backend: &B
             make_transparent(&socket);
             socket.set_mark(MARK).expect("a socket option");
             socket.bind(&source.into()).expect("an address that is not ours");
-            socket.connect_timeout(&at(POD[family], 8080).into(), WAIT).unwrap_or_else(|e| panic!("{context}: {e}"));
+            socket.connect_timeout(&at(address, 8080).into(), WAIT).unwrap_or_else(|e| panic!("{context}: {e}"));
             socket.into()
         });
         let (mut served, seen) =

@@ -12,7 +12,7 @@ use http1::{HeaderId, push_decimal};
 use crate::connection::Conn;
 use crate::down::Down;
 use crate::exchange::Exchange;
-use crate::filters::{self, FilterCx, Step, Wait};
+use crate::filters::{self, Step, Wait};
 use crate::reply::LocalReply;
 use crate::side::Piece;
 use crate::stream::{self, Found};
@@ -72,8 +72,7 @@ pub async fn respond(
                         None if ends => Vec::new(),
                         None => collect(conn, down, found, ex, &mut source, index, limit).await?,
                     };
-                    let cx = FilterCx::new(conn, found, index);
-                    let step = conn.manager.filters[index].on_response_body(&cx, ex, &mut body);
+                    let step = conn.manager.filters[index].on_response_body(ex, &mut body);
                     held = Held { body: Some(body), seen_from: index };
                     step
                 }
@@ -128,6 +127,7 @@ async fn collect(
                         }));
                     }
                     body.extend_from_slice(&piece);
+                    continue;
                 }
                 Poll::Ready(Ok(Piece::End)) => {
                     up.side.take_trailers(&mut ex.response_trailers);

@@ -3,12 +3,14 @@
 //! Envoy's router filter. One try is: choose a host, get a connection (`pool.rs`), relay both bodies
 //! (`relay.rs`) under the deadlines in force. What failed decides whether there is another try.
 
+mod target;
+
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use http1::{HeaderId, push_decimal};
-use proxy_config::route::{DirectResponse, Forward, HostRewrite, PathRewrite, RouteAction};
+use proxy_config::route::{DirectResponse, Forward, HostRewrite, RouteAction};
 use telemetry::access_log::ResponseFlags;
 use telemetry::stats::envoy::{hcm as stat, router as router_stat};
 
@@ -33,6 +35,9 @@ use crate::timeouts::{Timeouts, decimal};
 use crate::timers::Timer;
 use crate::trace;
 use crate::up::{RequestBody, Up, UpHead};
+
+pub use target::subset;
+use target::{rewrite, set_host, terminates};
 
 /// Request bytes kept for another try when the configuration sets no limit (the default buffer limit).
 const REPLAY_BYTES_MAX: usize = 1 << 20;
@@ -274,65 +279,6 @@ async fn pause(conn: &Conn, down: &mut Down, timer: &Timer, wait: Duration, limi
         Poll::Pending
     })
     .await
-}
-
-/// Header operations and rewrites of the route, in Envoy's order.
-fn rewrite(conn: &Conn, ex: &mut Exchange, found: &Found, f: &Forward) {
-    let weighted = found.weighted();
-    let chain = weighted.map_or(&found.route().request_headers, |w| &w.request_headers);
-    if !chain.is_empty() {
-        decide::request_headers(conn, ex, chain);
-    }
-    let literal = weighted.and_then(|w| w.host_rewrite.as_deref());
-    let host = match (literal, &f.host_rewrite) {
-        (Some(h), _) => Some(h.as_bytes().to_vec()),
-        (None, HostRewrite::None | HostRewrite::Auto) => None,
-        (None, rewrite) => decide::host_rewrite(conn, ex, rewrite),
-    };
-    if let Some(host) = host.filter(|h| !h.is_empty()) {
-        set_host(conn, ex, &host, f.append_x_forwarded_host);
-    }
-    if !matches!(f.path_rewrite, PathRewrite::None)
-        && let Some(path) = decide::path_rewrite(conn, ex, found, f)
-    {
-        if !conn.manager.router.suppress_envoy_headers {
-            let old = ex.request.path().to_vec();
-            ex.request.set_id(HeaderId::X_ENVOY_ORIGINAL_PATH, &old);
-        }
-        ex.request.set_id(HeaderId::PATH, &path);
-    }
-}
-
-/// Replaces the authority and remembers the old one.
-pub fn set_host(conn: &Conn, ex: &mut Exchange, host: &[u8], append_forwarded: bool) {
-    if append_forwarded && ex.request.authority() != host {
-        let old = ex.request.authority().to_vec();
-        ex.request.append_id(HeaderId::X_FORWARDED_HOST, b",", &old);
-    }
-    let old = ex.request.authority().to_vec();
-    if !conn.manager.router.suppress_envoy_headers {
-        ex.request.set(b"x-envoy-original-host", &old);
-    }
-    if old != host {
-        ex.request.set_id(HeaderId::AUTHORITY, host);
-    }
-}
-
-/// How the route terminates a CONNECT, if it does.
-fn terminates(found: &Found, ex: &Exchange) -> Option<proxy_config::route::ConnectConfig> {
-    let RouteAction::Forward(f) = &found.route().action else { return None };
-    let of = f.upgrades.iter().find(|u| u.enabled && &*u.upgrade_type == "connect")?;
-    of.connect.filter(|_| ex.request.method() == b"CONNECT" && !ex.request.has(HeaderId::PROTOCOL))
-}
-
-/// Metadata that the route wants of the host.
-pub fn subset(found: &Found) -> &[(proxy_config::Name, proxy_config::common::Value)] {
-    let own = found.weighted().and_then(|w| w.metadata_match.as_deref());
-    let route = match &found.route().action {
-        RouteAction::Forward(f) => f.metadata_match.as_deref(),
-        _ => None,
-    };
-    own.or(route).unwrap_or(&[])
 }
 
 /// One try.
@@ -703,12 +649,12 @@ impl Attempt<'_> {
             return Tried::Failed(Failure::Client(Lost::Closed));
         }
         self.relay.response_done = body == ResponseBody::None;
-        if let Some(body) = held.body.take().filter(|b| !b.is_empty()) {
-            if self.send_held(ex, body, held.seen_from).is_err() {
-                lease.up.reset();
-                lease.finish(ex);
-                return Tried::Failed(Failure::Client(Lost::Closed));
-            }
+        if let Some(body) = held.body.take().filter(|b| !b.is_empty())
+            && self.send_held(ex, body, held.seen_from).is_err()
+        {
+            lease.up.reset();
+            lease.finish(ex);
+            return Tried::Failed(Failure::Client(Lost::Closed));
         }
         let outcome = self.relay_back(ex, &mut lease, &mut taps, tunnel).await;
         if tunnel {

@@ -28,9 +28,9 @@ struct Seat<J> {
 
 impl<J: 'static> StreamTasks<J> {
     /// Has `job` served by `serve`, of which one worker uses only one.
-    pub fn serve<F: Future<Output = ()>>(worker: &Rc<Worker>, of: fn(&Worker) -> &Self, job: J, serve: fn(J) -> F)
+    pub fn serve<F>(worker: &Rc<Worker>, of: fn(&Worker) -> &Self, job: J, serve: fn(J) -> F)
     where
-        F: 'static,
+        F: Future<Output = ()> + 'static,
     {
         if let Some(seat) = of(worker).0.borrow_mut().pop() {
             seat.job.set(Some(job));

@@ -17,6 +17,9 @@ use crate::service::{Registry, Resolution, Service, ServiceKey};
 use crate::snapshot::{Delta, ServicesByHost, Snapshot};
 use crate::virtual_service::{ResolvedVirtualService, VirtualServices};
 
+/// A service as the last snapshot had it and as the next will.
+type BeforeAndAfter = (Option<Arc<Service>>, Option<Arc<Service>>);
+
 /// Kinds that say where workloads are. They move services and endpoints; as configuration they mean nothing.
 const WORKLOAD_KINDS: [Kind; 15] = [
     Kind::Pod,
@@ -198,7 +201,7 @@ impl Derivation {
         come: &[Arc<Service>],
         delta: &mut Delta,
     ) -> bool {
-        let mut changed: BTreeMap<ServiceKey, (Option<Arc<Service>>, Option<Arc<Service>>)> = BTreeMap::new();
+        let mut changed: BTreeMap<ServiceKey, BeforeAndAfter> = BTreeMap::new();
         for s in gone {
             let known = next.by_host.get(&s.hostname).and_then(|m| m.get(&s.namespace)).cloned();
             changed.insert(s.key(), (known, None));

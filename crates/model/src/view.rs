@@ -48,12 +48,15 @@ pub struct ProxyView {
     pub request_authentication: Vec<Arc<Config<RequestAuthentication>>>,
 }
 
+/// A namespace and the `Sidecar` that governs there.
+type ScopeKey = (Arc<str>, Option<ResourceKey>);
+
 /// Remembers scopes and merged gateways, which are the expensive part and shared by all proxies of a namespace with the
 /// same `Sidecar` or gateway. What nobody holds any more is forgotten with the next snapshot.
 #[derive(Debug, Default)]
 pub struct ScopeCache {
     version: u64,
-    scopes: BTreeMap<(Arc<str>, Option<ResourceKey>), (Arc<Snapshot>, Arc<SidecarScope>)>,
+    scopes: BTreeMap<ScopeKey, (Arc<Snapshot>, Arc<SidecarScope>)>,
     gateways: Vec<MergedFor>,
 }
 

@@ -9,10 +9,13 @@ use protos::envoy::config::listener::v3::Filter;
 
 use crate::listener::Class;
 
+/// What distinguishes connection managers.
+type ManagerKey = (Class, PortProtocol);
+
 /// Parts made when first asked for.
 #[derive(Debug, Default)]
 pub(crate) struct Once {
-    managers: Mutex<HashMap<(Class, PortProtocol), Arc<[u8]>>>,
+    managers: Mutex<HashMap<ManagerKey, Arc<[u8]>>>,
     byte_policies: OnceLock<Vec<Filter>>,
 }
 

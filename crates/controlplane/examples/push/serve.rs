@@ -77,7 +77,8 @@ async fn serve() -> anyhow::Result<()> {
             "endpoint" => mesh::pod(namespace, 5, 9, n % 2 == 1),
             _ => {
                 let mut service = mesh::service(namespace, 5);
-                service["spec"]["ports"][0]["appProtocol"] = if n % 2 == 0 { "http".into() } else { "grpc".into() };
+                service["spec"]["ports"][0]["appProtocol"] =
+                    if n.is_multiple_of(2) { "http".into() } else { "grpc".into() };
                 service
             }
         };

@@ -81,7 +81,7 @@ impl World {
             "@type": format!("{TYPE}upstreams.http.v3.HttpProtocolOptions"),
             "explicit_http_config": {"http2_protocol_options": {}}}}});
         // Every seventh revision the main cluster itself is another one: it warms while requests go on.
-        let policy = if revision / 7 % 2 == 0 { "ROUND_ROBIN" } else { "LEAST_REQUEST" };
+        let policy = if (revision / 7).is_multiple_of(2) { "ROUND_ROBIN" } else { "LEAST_REQUEST" };
         let main = json!({"lb_policy": policy});
         let passing = format!("passing-{}", revision % 5);
         vec![eds("main", main), eds("h2", h2), eds(&passing, json!({}))]

@@ -157,7 +157,7 @@ fn flags(f: F) -> Option<p::ResponseFlags> {
         delay_injected: has(F::DELAY_INJECTED),
         fault_injected: has(F::FAULT_INJECTED),
         rate_limited: has(F::RATE_LIMITED),
-        unauthorized_details: has(F::UNAUTHORIZED_EXTERNAL_SERVICE).then(|| p::response_flags::Unauthorized {
+        unauthorized_details: has(F::UNAUTHORIZED_EXTERNAL_SERVICE).then_some(p::response_flags::Unauthorized {
             reason: p::response_flags::unauthorized::Reason::ExternalService as i32,
         }),
         rate_limit_service_error: has(F::RATE_LIMIT_SERVICE_ERROR),

@@ -401,11 +401,11 @@ pub struct Wait {
 
 impl Filter {
     /// The response body that the filter asked for is collected.
-    pub fn on_response_body(&self, cx: &FilterCx<'_>, ex: &mut Exchange, body: &mut Vec<u8>) -> Step {
+    pub fn on_response_body(&self, ex: &mut Exchange, body: &mut Vec<u8>) -> Step {
         match &self.kind {
             Kind::ExtProc(f) => f.on_response_body(ex, body),
             Kind::Lua(f) => f.on_response_body(ex, body),
-            Kind::Discovered(d) => d.now().map_or(Step::Continue, |f| f.on_response_body(cx, ex, body)),
+            Kind::Discovered(d) => d.now().map_or(Step::Continue, |f| f.on_response_body(ex, body)),
             Kind::GrpcHttp1Bridge(_) => grpc_http1_bridge::on_response_body(ex, body),
             _ => Step::Continue,
         }

@@ -464,7 +464,7 @@ impl Balancer {
                 Some((_, least)) if load > least => {}
                 Some((_, least)) if load == least => {
                     equals += 1;
-                    if (input.random)() % equals == 0 {
+                    if (input.random)().is_multiple_of(equals) {
                         best = Some((*host, load));
                     }
                 }

@@ -86,7 +86,7 @@ impl Subsets {
                         }
                     };
                     let list = &mut members[at as usize];
-                    if !(selector.single_host_per_subset && !list.is_empty()) {
+                    if !selector.single_host_per_subset || list.is_empty() {
                         list.push(host);
                     }
                 }

@@ -169,7 +169,6 @@ fn status(server: &Server, cluster: &Cluster) -> admin::ClusterStatus {
         local_origin_success_rate_ejection_threshold: rates(cluster).and_then(|r| percent(r.1.threshold)),
         host_statuses: hosts(cluster).iter().map(|h| host_status(h)).collect(),
         name,
-        ..Default::default()
     }
 }
 

@@ -37,8 +37,11 @@ enum Depends {
     /// On one service and its rule: the host of a sniffed port that no virtual service shapes.
     Service(Arc<Service>),
     /// On rules of gateways and the services they send to.
-    Rules(Vec<(Arc<ResolvedVirtualService>, Vec<Option<Arc<Service>>>)>),
+    Rules(Vec<RuleAndServices>),
 }
+
+/// A rule and the services it names, in its order; `None`: not known.
+type RuleAndServices = (Arc<ResolvedVirtualService>, Vec<Option<Arc<Service>>>);
 
 /// The routes of these names.
 pub(super) fn routes(context: &Context<'_>, names: &[Arc<str>], before: Option<&Made>) -> Made {
@@ -124,7 +127,8 @@ fn is_current(context: &Context<'_>, name: &str, known: &Route, before: &Made) -
                 return false;
             };
             let hosts = |v: &Arc<ResolvedVirtualService>| v.http_destinations.clone();
-            let same = now.len() == rules.len()
+
+            now.len() == rules.len()
                 && now.iter().zip(rules).all(|((v, services), (w, known))| {
                     Arc::ptr_eq(v, w)
                         && services.len() == known.len()
@@ -137,8 +141,7 @@ fn is_current(context: &Context<'_>, name: &str, known: &Route, before: &Made) -
                             let of = |s: &'_ SidecarScope| s.rules.get(h).cloned().unwrap_or_else(|| empty.clone());
                             all_same(&of(&before.scope), &of(inputs.scope()))
                         })
-                });
-            same
+                })
         }
     }
 }

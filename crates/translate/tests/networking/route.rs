@@ -324,7 +324,7 @@ fn manager_settings(v: &Value, whole: bool) -> Result<(), String> {
     translate::listener::connection::to_manager(&settings, &mut cm);
     let seconds = |d: Option<prost_types::Duration>| d.map_or(0, |d| d.seconds).to_string();
     let http2 = cm.http2_protocol_options.clone();
-    let common = cm.common_http_protocol_options.clone().unwrap_or_default();
+    let common = cm.common_http_protocol_options.unwrap_or_default();
     let number = |n: Option<u32>| n.unwrap_or(0).to_string();
     for line in word(&v["verify"]["$func"]).lines().map(str::trim) {
         let Some(arguments) = line.strip_prefix("assert.Equal(t, ").and_then(|l| l.strip_suffix(')')) else {

@@ -93,7 +93,7 @@ fn visible(v: &Value) -> Option<Result<(), String>> {
 
 fn exported(v: &Value) -> Option<Vec<String>> {
     let args = v["args"].as_array()?;
-    args.iter().map(|a| visibility_word(a)).collect()
+    args.iter().map(visibility_word).collect()
 }
 
 fn visibility_word(v: &Value) -> Option<String> {

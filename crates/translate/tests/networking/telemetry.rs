@@ -137,7 +137,8 @@ fn otel_name(v: &Value) -> Outcome {
     let mut proxy = sidecar("default");
     proxy.labels = literal::labels(&p["Labels"]);
     proxy.pod = word(&p["ID"]).split('.').next().unwrap_or_default().into();
-    for (go, name) in [("WorkloadName", "WORKLOAD_NAME")] {
+    {
+        let (go, name) = ("WorkloadName", "WORKLOAD_NAME");
         proxy.metadata.fields.insert(name.to_owned(), translate::wire::text_value(word(&p["Metadata"][go])));
     }
     for (k, t) in p["Metadata"]["Raw"].as_object().into_iter().flatten() {

@@ -419,9 +419,9 @@ impl ExtProc {
     }
 
     /// The whole response body is here.
-    pub fn on_response_body(self: &Arc<Self>, ex: &mut Exchange, body: &mut Vec<u8>) -> Step {
+    pub fn on_response_body(self: &Arc<Self>, ex: &mut Exchange, body: &[u8]) -> Step {
         let end = ex.response_trailers.is_empty();
-        let message = message::body(body.clone(), end);
+        let message = message::body(body.to_vec(), end);
         self.ask(ex, Request::ResponseBody(message), Asked::ResponseBody)
     }
 
@@ -441,7 +441,7 @@ impl ExtProc {
     fn take_metadata(&self, ex: &mut Exchange, answer: &ProcessingResponse) {
         let Some(given) = &answer.dynamic_metadata else { return };
         for (namespace, value) in wire::fields(given) {
-            let wanted = self.config.receiving_namespaces.iter().any(|n| *n == namespace);
+            let wanted = self.config.receiving_namespaces.contains(&namespace);
             if let (true, Value::Struct(fields)) = (wanted, value) {
                 super::merge_metadata_named(ex, namespace, (*fields).clone());
             }

@@ -475,7 +475,7 @@ impl<'a> Work<'a> {
     fn good(&mut self, provider: &JwtProvider, token: &Token<'_>, jwt: &Jwt) {
         if let Some(name) = &provider.forward_payload_header {
             let mut value = jwt.payload_base64.to_string();
-            while provider.pad_forward_payload_header && value.len() % 4 != 0 {
+            while provider.pad_forward_payload_header && !value.len().is_multiple_of(4) {
                 value.push('=');
             }
             self.request.change().add(name.as_str().as_bytes(), value.as_bytes());
