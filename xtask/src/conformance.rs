@@ -5,7 +5,7 @@
 //! are in the folder and have no runner are listed as not yet served.
 
 use crate::root;
-use crate::suites::Outcome;
+use crate::suites::{Outcome, test_of_units};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -41,7 +41,8 @@ pub fn run() -> Result<Outcome> {
         println!("running {package} {test}");
         let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
             .current_dir(root())
-            .args(["test", "--quiet", "--package", &package, "--test", &test, "--", "--nocapture"])
+            .args(test_of_units())
+            .args(["--quiet", "--test", &test, "--", "--nocapture"])
             .env("PROA_CONFORMANCE", &data)
             .stdin(Stdio::null())
             .stderr(Stdio::inherit())

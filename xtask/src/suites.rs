@@ -96,11 +96,19 @@ const CASES: u64 = 5_000;
 /// Crates with tests of their own suite; `unit` leaves them out.
 const NOT_UNIT: &[&str] = &["proa-e2e", "proa-fuzz", "proa-differential"];
 
+/// `cargo test` of what `unit` builds. Other suites ask for their tests in the same words, since another selection of
+/// packages is another set of features, and cargo would build everything again.
+pub fn test_of_units() -> Vec<&'static str> {
+    let mut args = vec!["test", "--workspace"];
+    NOT_UNIT.iter().for_each(|c| args.extend(["--exclude", c]));
+    args
+}
+
 fn unit() -> Result<Outcome> {
     tools::install(tools::PACKAGES)?;
     let envoy = tools::envoy()?;
-    let mut args = vec!["test", "--workspace", "--no-fail-fast"];
-    NOT_UNIT.iter().for_each(|c| args.extend(["--exclude", c]));
+    let mut args = test_of_units();
+    args.push("--no-fail-fast");
     Ok(cargo(&args, &[("PROA_ENVOY", &envoy.display().to_string()), ("PROA_CONFORMANCE", "/nonexistent")]))
 }
 
@@ -108,7 +116,10 @@ fn e2e() -> Result<Outcome> {
     tools::install(tools::PACKAGES)?;
     tools::rootless_user();
     let envoy = tools::envoy()?.display().to_string();
-    if let Outcome::Failed(why) = cargo(&["build", "--package", "proa"], &[]) {
+    // The binary is built for the tests of its own package.
+    let mut build = test_of_units();
+    build.extend(["--no-run", "--quiet", "--test", "local_mesh"]);
+    if let Outcome::Failed(why) = cargo(&build, &[]) {
         return Ok(Outcome::Failed(why));
     }
     let args = ["test", "--package", "proa-e2e", "--no-fail-fast", "--", "--test-threads=1", "--nocapture"];

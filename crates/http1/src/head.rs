@@ -578,11 +578,10 @@ fn push_target(
         return Err(HeadError::InvalidUrl);
     }
     let rest_at = at + colon as u32 + 3;
-    match rest.get(split) {
-        Some(b'/') => push_pseudo(block, HeaderId::PATH, rest_at + split as u32, rest.len() - split),
-        // A query or fragment without a path is the root's (RFC 3986 6.2.3).
-        Some(_) => block.add_id(HeaderId::PATH, &[b"/", &rest[split..]].concat()),
-        None => block.add_id(HeaderId::PATH, b"/"),
+    if split < rest.len() {
+        push_pseudo(block, HeaderId::PATH, rest_at + split as u32, rest.len() - split);
+    } else {
+        block.add_id(HeaderId::PATH, b"/");
     }
     push_pseudo(block, HeaderId::AUTHORITY, rest_at + user as u32, split - user);
     // Only the lower-case form of the scheme is known further on.
