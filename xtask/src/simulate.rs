@@ -38,7 +38,11 @@ pub fn run(args: &Args) -> Result<()> {
             World::Incremental => ("proa-translate", &["--test", "incremental"]),
         };
         let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.current_dir(root()).args(["test", "--package", package]).args(test).args(["--", "--nocapture", "--include-ignored"]);
+        command.current_dir(root()).args(["test", "--package", package]).args(test).args([
+            "--",
+            "--nocapture",
+            "--include-ignored",
+        ]);
         command.env("PROA_SEEDS", args.seeds.to_string());
         if let Some(seed) = args.seed {
             command.env("PROA_SEED", seed.to_string());
