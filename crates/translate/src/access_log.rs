@@ -17,7 +17,7 @@ use crate::wire::any;
 pub const DEFAULT_FORMAT: &str = "[%START_TIME%] \"%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%\" %RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% \"%UPSTREAM_TRANSPORT_FAILURE_REASON%\" %BYTES_RECEIVED% %BYTES_SENT% %DURATION% %RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)% \"%REQ(X-FORWARDED-FOR)%\" \"%REQ(USER-AGENT)%\" \"%REQ(X-REQUEST-ID)%\" \"%REQ(:AUTHORITY)%\" \"%UPSTREAM_HOST%\" %UPSTREAM_CLUSTER_RAW% %UPSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_LOCAL_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS% %REQUESTED_SERVER_NAME% %ROUTE_NAME%\n";
 
 /// Fields of the default JSON format.
-const DEFAULT_JSON: [(&str, &str); 25] = [
+const DEFAULT_JSON: [(&str, &str); 24] = [
     ("start_time", "%START_TIME%"),
     ("route_name", "%ROUTE_NAME%"),
     ("method", "%REQ(:METHOD)%"),
@@ -42,7 +42,6 @@ const DEFAULT_JSON: [(&str, &str); 25] = [
     ("downstream_remote_address", "%DOWNSTREAM_REMOTE_ADDRESS%"),
     ("requested_server_name", "%REQUESTED_SERVER_NAME%"),
     ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
-    ("grpc_status", "%GRPC_STATUS%"),
 ];
 
 /// Which protocol's log is asked for.
@@ -209,6 +208,8 @@ fn file_log(path: &str, format: core::substitution_format_string::Format, omit_e
         path: path.to_owned(),
         access_log_format: Some(file::file_access_log::AccessLogFormat::LogFormat(core::SubstitutionFormatString {
             formatters: formatters(&format),
+            json_format_options: matches!(format, core::substitution_format_string::Format::JsonFormat(_))
+                .then(core::JsonFormatOptions::default),
             format: Some(format),
             omit_empty_values: omit_empty,
             ..Default::default()
