@@ -160,7 +160,7 @@ impl Files {
     }
 }
 
-/// Keeps a certificate from files, looking at them every [`FILES_EVERY`]: what they are replaced by (behind symbolic links,
+/// Keeps a certificate from files, looking at them every `FILES_EVERY`: what they are replaced by (behind symbolic links,
 /// too) is in force then. Half a replacement does not parse, so the certificate before it stays.
 pub fn keep_files(control: Arc<Control>, files: Files) -> Current {
     let (sender, current) = watch::channel(None::<Arc<Workload>>);

@@ -1,10 +1,10 @@
 //! How does a proxy start and stay served? pilot-agent: bootstrap, certificates, status, DNS, supervision.
 //!
 //! `proa agent proxy sidecar` reads who it is ([`node`], [`config`]), writes Envoy's bootstrap
-//! ([`bootstrap`]), keeps a workload certificate ([`certificate`]), serves it ([`sds`]), carries xDS to the
-//! control plane ([`relay`]), answers probes ([`status`]) and DNS ([`dns`]), and runs the proxy: our own in this
-//! process ([`own`]) or another program ([`envoy`]). What the proxy accepted outlives it ([`last_good`]), so that it
-//! starts without the control plane ([`kept`]).
+//! ([`bootstrap`]), keeps a workload certificate ([`certificate`]), serves it (`sds`), carries xDS to the
+//! control plane (`relay`), answers probes ([`status`]) and DNS ([`dns`]), and runs the proxy: our own in this
+//! process (`own`) or another program (`envoy`). What the proxy accepted outlives it (`last_good`), so that it
+//! starts without the control plane (`kept`).
 
 mod args;
 pub mod bootstrap;

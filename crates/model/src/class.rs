@@ -1,4 +1,4 @@
-//! Which proxies get the same configuration? A [`ProxyClass`] is a proxy without what distinguishes replicas of one
+//! Which proxies get the same configuration? A class is a proxy without what distinguishes replicas of one
 //! workload, as long as nothing in the mesh looks at that. Called by the control plane to share views.
 
 use std::sync::Arc;

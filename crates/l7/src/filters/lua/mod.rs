@@ -2,7 +2,7 @@
 //!
 //! Each worker has a Lua state per script. A script runs as a coroutine; while it waits (for a body, for a
 //! call) the exchange waits with it. It works on what it was given, taken out of the exchange and put back
-//! when it pauses. Scripts are stopped after [`STEPS_MAX`] instructions; standard libraries that reach the
+//! when it pauses. Scripts are stopped after `STEPS_MAX` instructions; standard libraries that reach the
 //! machine (`os.execute`, `io`, `package`) are not there.
 
 mod handle;
