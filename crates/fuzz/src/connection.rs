@@ -2,6 +2,7 @@
 //! pair of sockets in this process.
 
 use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +26,8 @@ struct Bed {
 }
 
 thread_local! {
-    static BED: RefCell<Option<Bed>> = const { RefCell::new(None) };
+    /// Never dropped: at a thread's end the runtime would wake tasks after what they are scheduled by has gone.
+    static BED: RefCell<Option<ManuallyDrop<Bed>>> = const { RefCell::new(None) };
 }
 
 fn bed() -> Option<Bed> {
@@ -66,7 +68,8 @@ fn bed() -> Option<Bed> {
 /// Serves one connection that carries `data` and is then closed.
 pub fn run(data: &[u8]) {
     BED.with_borrow_mut(|slot| {
-        let bed = slot.get_or_insert_with(|| bed().expect("the bootstrap beside this file is valid"));
+        let bed =
+            slot.get_or_insert_with(|| ManuallyDrop::new(bed().expect("the bootstrap beside this file is valid")));
         let address = ([127, 0, 0, 1], 80).into();
         bed.local.block_on(&bed.runtime, async {
             let (Ok((client, server)), data) = (UnixStream::pair(), data.to_vec()) else {
