@@ -103,14 +103,18 @@ pub async fn drain(status: &Arc<Status>, options: Options) {
     }
     tracing::info!(target: "default", "Graceful termination period is {:?}, starting...", options.duration);
     let begun = Instant::now();
-    let (mut gone, mut listened) = (None, false);
+    let (mut gone, mut listened, mut called) = (None, false, None);
     loop {
-        let active = match ask("GET", "/stats?filter=downstream_cx_active$").await {
+        let connections = match ask("GET", "/stats?filter=downstream_cx_(active|total)$").await {
             Ok(Ok(answer)) => Some(connections(&String::from_utf8_lossy(&answer.body))),
             _ => None,
         };
+        let active = connections.map(|c| c.active);
+        let calls = connections.map(|c| c.outbound);
+        let called_since = called.is_some() && called != calls;
+        called = calls;
         let application = match application_is_here().filter(|_| options.sidecar) {
-            Some(Sockets { any: true, listening }) => {
+            Some(Sockets { any, listening }) if any || called_since && !listened => {
                 gone = None;
                 listened |= listening;
                 Application::Here
@@ -131,13 +135,30 @@ pub async fn drain(status: &Arc<Status>, options: Options) {
 }
 
 /// Connections of the workload's listeners; the admin port, Prometheus, readiness and `worker_` duplicates do not count.
-fn connections(stats: &str) -> u64 {
-    let counted = |line: &&str| {
-        line.starts_with("listener.")
-            && !["admin", "15090", "15021", ".worker_"].iter().any(|other| line.contains(other))
-    };
-    let value = |line: &str| line.rsplit_once(": ")?.1.trim().parse::<u64>().ok();
-    stats.lines().filter(counted).filter_map(value).sum()
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Connections {
+    /// Open now.
+    active: u64,
+    /// Ever begun by the application. A look at the sockets misses calls that are shorter than the pause between two looks;
+    /// this does not.
+    outbound: u64,
+}
+
+fn connections(stats: &str) -> Connections {
+    let mut all = Connections::default();
+    for line in stats.lines().filter(|line| line.starts_with("listener.")) {
+        if ["admin", "15090", "15021", ".worker_"].iter().any(|other| line.contains(other)) {
+            continue;
+        }
+        let Some((name, value)) = line.rsplit_once(": ") else { continue };
+        let value = value.trim().parse::<u64>().unwrap_or(0);
+        if name.ends_with("_active") {
+            all.active += value;
+        } else if !name.contains("15006") {
+            all.outbound += value;
+        }
+    }
+    all
 }
 
 /// What TCP sockets processes of other users than the proxy's own hold in this network namespace.
@@ -231,8 +252,10 @@ mod tests {
     #[test]
     fn only_the_workloads_connections_count() {
         let stats = "listener.0.0.0.0_15006.downstream_cx_active: 3\nlistener.0.0.0.0_15006.worker_0.downstream_cx_active: 3\n\
-                     listener.0.0.0.0_15090.downstream_cx_active: 1\nlistener.admin.downstream_cx_active: 1\nlistener.0.0.0.0_15001.downstream_cx_active: 2\n";
-        assert_eq!(connections(stats), 5);
+                     listener.0.0.0.0_15090.downstream_cx_active: 1\nlistener.admin.downstream_cx_active: 1\nlistener.0.0.0.0_15001.downstream_cx_active: 2\n\
+                     listener.0.0.0.0_15006.downstream_cx_total: 70\nlistener.0.0.0.0_15001.downstream_cx_total: 9\n\
+                     listener.10.0.0.1_9080.downstream_cx_total: 4\nlistener.0.0.0.0_15021.downstream_cx_total: 400\n";
+        assert_eq!(connections(stats), Connections { active: 5, outbound: 13 });
     }
 
     #[test]
