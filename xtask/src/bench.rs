@@ -9,7 +9,7 @@ mod handshakes;
 mod latency;
 mod process;
 
-use crate::{root, sidecar_bench, tools};
+use crate::{cargo, root, sidecar_bench, tools};
 use anyhow::{Result, bail};
 use process::Candidate;
 use std::path::PathBuf;
@@ -45,10 +45,7 @@ pub fn run(args: &Args) -> Result<()> {
     let program = args.proxybench.clone().unwrap_or_else(|| root().join("../shared/tools/proxybench/proxybench"));
     tools::install(tools::BENCH_PACKAGES)?;
     let envoy = tools::envoy()?;
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(root())
-        .args(["build", "--release", "--package", "proa"])
-        .status()?;
+    let status = cargo::command().args(["build", "--release", "--package", "proa"]).status()?;
     if !status.success() {
         bail!("the release build failed");
     }

@@ -4,12 +4,12 @@
 //! checkout. Each area has a runner `crates/*/tests/conformance_*.rs` that prints one JSON line of counts; areas that
 //! are in the folder and have no runner are listed as not yet served.
 
-use crate::root;
 use crate::suites::{Outcome, test_of_units};
+use crate::{cargo, root};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 /// Counts of one area.
 #[derive(Serialize, Deserialize, Clone)]
@@ -39,8 +39,7 @@ pub fn run() -> Result<Outcome> {
     let (mut areas, mut broken) = (Vec::new(), Vec::new());
     for (package, test) in runners()? {
         println!("running {package} {test}");
-        let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .current_dir(root())
+        let output = cargo::command()
             .args(test_of_units())
             .args(["--quiet", "--test", &test, "--", "--nocapture"])
             .env("PROA_CONFORMANCE", &data)

@@ -3,8 +3,8 @@
 //! cargo-deny does it where it is installed. Elsewhere the same file is read here: the expressions by the `spdx` crate,
 //! the tree from `cargo tree`. Absent: advisories, whose database is not in a package registry.
 
-use crate::root;
 use crate::suites::Outcome;
+use crate::{cargo, root};
 use anyhow::{Context, Result};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -59,8 +59,7 @@ struct Package {
 
 /// Every package that is built for our targets, our own left out.
 fn packages() -> Result<Vec<Package>> {
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(root())
+    let output = cargo::command()
         .args(["tree", "--workspace", "--edges", "normal,build,dev", "--prefix", "none", "--format", "{p}|{l}"])
         .output()
         .context("cargo tree")?;

@@ -1,6 +1,6 @@
 //! Where does our proxy differ from stock Envoy? Builds both sides and runs `proa-differential`.
 
-use crate::{root, tools};
+use crate::{cargo, tools};
 use anyhow::{Result, bail};
 use std::process::Command;
 
@@ -26,12 +26,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let envoy = tools::envoy()?;
-    let cargo = || {
-        let mut c = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        c.current_dir(root());
-        c
-    };
-    if !cargo().args(["build", "--package", "proa", "--package", "proa-differential"]).status()?.success() {
+    if !cargo::command().args(["build", "--package", "proa", "--package", "proa-differential"]).status()?.success() {
         bail!("the build failed");
     }
     // This program lies beside what it has just built.

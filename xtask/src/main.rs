@@ -3,6 +3,7 @@
 //! Absent: any knowledge of how the mesh works. xtask starts other programs and reads what they print.
 
 mod bench;
+mod cargo;
 mod conformance;
 mod deny;
 mod differential;

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::root;
+use crate::{cargo, root};
 
 pub fn run() -> Result<()> {
     let data = std::env::var_os("PROA_CONFORMANCE").map_or_else(|| root().join("../shared/conformance"), PathBuf::from);
@@ -19,8 +19,7 @@ pub fn run() -> Result<()> {
         Err(e) => bail!("no meshes at {}: {e}; name the folder above in PROA_CONFORMANCE", data.display()),
     };
     files.sort();
-    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(root())
+    let status = cargo::command()
         .args(["build", "--release", "--package", "proa-controlplane", "--example", "push"])
         .status()?;
     if !status.success() {

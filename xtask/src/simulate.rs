@@ -1,11 +1,9 @@
 //! Does it hold for many seeds? The seeded worlds of the test suites, with as many seeds as asked for: xDS at both ends,
 //! and random resources applied step by step against from scratch. The small numbers run with `cargo xtask test`.
 
-use std::process::Command;
-
 use anyhow::{Result, bail};
 
-use crate::root;
+use crate::cargo;
 
 /// Options of `cargo xtask simulate`.
 #[derive(clap::Args)]
@@ -37,12 +35,8 @@ pub fn run(args: &Args) -> Result<()> {
             World::Xds => ("proa-xds", &["--lib", "--test", "world", "world"]),
             World::Incremental => ("proa-translate", &["--test", "incremental"]),
         };
-        let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        command.current_dir(root()).args(["test", "--package", package]).args(test).args([
-            "--",
-            "--nocapture",
-            "--include-ignored",
-        ]);
+        let mut command = cargo::command();
+        command.args(["test", "--package", package]).args(test).args(["--", "--nocapture", "--include-ignored"]);
         command.env("PROA_SEEDS", args.seeds.to_string());
         if let Some(seed) = args.seed {
             command.env("PROA_SEED", seed.to_string());

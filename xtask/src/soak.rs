@@ -1,6 +1,6 @@
 //! Does the proxy stay what it is for a long time? Builds it and runs `proa-soak`.
 
-use crate::root;
+use crate::{cargo, root};
 use anyhow::{Result, bail};
 use std::process::Command;
 
@@ -16,8 +16,8 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let mut build = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    build.current_dir(root()).args(["build", "--package", "proa", "--package", "proa-differential"]);
+    let mut build = cargo::command();
+    build.args(["build", "--package", "proa", "--package", "proa-differential"]);
     if args.release {
         build.arg("--release");
     }

@@ -1,9 +1,9 @@
 //! Which suites are there, what did each show, and which could not run? `cargo xtask test`.
 
-use crate::{conformance, deny, differential, protocols, root, tidy, tools};
+use crate::{cargo, conformance, deny, differential, protocols, tidy, tools};
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// One suite of the test command, in the order in which all of them run.
@@ -77,7 +77,7 @@ fn one(suite: Suite) -> Result<Outcome> {
         Suite::Deny => deny::run()?,
         Suite::Unit => unit()?,
         Suite::Conformance => conformance::run()?,
-        Suite::Fuzz => cargo(&["test", "--package", "proa-fuzz"], &[]),
+        Suite::Fuzz => cargo(&[&test_of_units()[..], &["--test", "corpora"]].concat(), &[]),
         Suite::Differential => {
             differential::run(&differential::Args { cases: CASES, seed: 1, per_scene: 50, scenes: 20, show: 10 })
                 .map(|()| Outcome::Passed)?
@@ -94,7 +94,7 @@ const BY_NAME: &[Suite] = &[Suite::Differential, Suite::Protocols];
 const CASES: u64 = 5_000;
 
 /// Crates with tests of their own suite; `unit` leaves them out.
-const NOT_UNIT: &[&str] = &["proa-e2e", "proa-fuzz", "proa-differential"];
+const NOT_UNIT: &[&str] = &["proa-e2e", "proa-differential"];
 
 /// `cargo test` of what `unit` builds. Other suites ask for their tests in the same words, since another selection of
 /// packages is another set of features, and cargo would build everything again.
@@ -128,12 +128,8 @@ fn e2e() -> Result<Outcome> {
 
 /// Runs cargo in the workspace.
 pub fn cargo(args: &[&str], env: &[(&str, &str)]) -> Outcome {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.current_dir(root()).args(args).envs(env.iter().copied()).stdin(Stdio::null());
-    if std::env::var_os("CI").is_some() {
-        // One build from scratch: what incremental compilation writes would only fill the disk.
-        command.env("CARGO_INCREMENTAL", "0");
-    }
+    let mut command = cargo::command();
+    command.args(args).envs(env.iter().copied()).stdin(Stdio::null());
     match command.status() {
         Ok(status) if status.success() => Outcome::Passed,
         Ok(status) => Outcome::Failed(format!("cargo {}: {status}", args.join(" "))),

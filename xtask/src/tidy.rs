@@ -1,11 +1,10 @@
 //! What does no compiler check? Floors, file sizes, file heads, words that belong elsewhere.
 
-use crate::root;
+use crate::{cargo, root};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Command;
 
 /// Longest file by hand: past 800 lines a file has a second idea in it.
 const FILE_LINES_MAX: usize = 800;
@@ -30,11 +29,8 @@ pub fn run() -> Result<()> {
 }
 
 fn floors() -> Result<Vec<String>> {
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .current_dir(root())
-        .args(["metadata", "--format-version", "1", "--no-deps"])
-        .output()
-        .context("cargo metadata")?;
+    let output =
+        cargo::command().args(["metadata", "--format-version", "1", "--no-deps"]).output().context("cargo metadata")?;
     let metadata: Value = serde_json::from_slice(&output.stdout).context("cargo metadata prints JSON")?;
     let packages = metadata["packages"].as_array().context("packages")?;
     let floor_of = |p: &Value| p["metadata"]["proa"]["floor"].as_u64();
