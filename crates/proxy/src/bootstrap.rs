@@ -9,6 +9,7 @@ use protos::envoy::config::core::v3 as core;
 use serde_json::Value;
 
 use crate::options::Options;
+use crate::packed::Packed;
 
 /// Largest bootstrap file read: far above any real one, far below what would hurt.
 const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -18,8 +19,8 @@ const FILE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub struct Bootstrap {
     /// The message, with the node completed from the command line; its static resources only until they are loaded.
     pub message: proto::Bootstrap,
-    /// All of the message, for `/config_dump`: a tenth of its decoded size.
-    encoded: Box<[u8]>,
+    /// All of the message, for `/config_dump`.
+    encoded: Packed,
     /// Its compiled form.
     pub config: proxy_config::bootstrap::Bootstrap,
 }
@@ -212,14 +213,14 @@ pub fn compile(mut message: proto::Bootstrap, options: &Options) -> Result<Boots
     if dynamic && message.node.as_ref().is_some_and(|n| n.id.is_empty() || n.cluster.is_empty()) {
         return Err(BootstrapError::Node);
     }
-    let encoded = message.encode_to_vec().into();
+    let encoded = Packed::new(&message.encode_to_vec());
     Ok(Bootstrap { message, encoded, config })
 }
 
 impl Bootstrap {
     /// The message as it was loaded.
     pub fn whole(&self) -> Option<proto::Bootstrap> {
-        proto::Bootstrap::decode(&*self.encoded).ok()
+        proto::Bootstrap::decode(&*self.encoded.to_vec()).ok()
     }
 }
 

@@ -31,8 +31,14 @@ fn stamp(path: &str) -> Option<Stamp> {
 /// Watches the files that clusters name, for as long as the server lives.
 pub async fn watch(server: Rc<Server>) {
     let mut seen: HashMap<String, Stamp> = HashMap::new();
+    let clusters_changed = server.config.borrow().clusters.changed();
     loop {
         let paths = server.config.borrow().clusters.endpoint_files();
+        if paths.is_empty() {
+            seen.clear();
+            clusters_changed.notified().await;
+            continue;
+        }
         seen.retain(|path, _| paths.contains(path));
         let mut changed = false;
         for path in &paths {

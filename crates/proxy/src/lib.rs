@@ -16,6 +16,7 @@ mod hot_restart;
 mod memory;
 pub mod options;
 mod overload;
+mod packed;
 pub mod server;
 mod settings;
 mod sinks;

@@ -1,6 +1,7 @@
 //! The config thread: starts everything, applies what streams and signals bring, ends everything.
 
 use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -541,26 +542,34 @@ impl Phase {
 
 /// Runs the periodic part of outlier detection.
 async fn detect_outliers(registry: Arc<upstream::Registry>) {
-    /// How soon a new cluster is noticed.
-    const LOOK: Duration = Duration::from_secs(1);
     /// Finest interval honoured.
     const INTERVAL_MIN: Duration = Duration::from_millis(10);
-    let mut due: std::collections::HashMap<Arc<str>, Instant> = Default::default();
-    let mut next = Instant::now();
+    let mut due: HashMap<Arc<str>, Instant> = HashMap::new();
+    let mut watched = Vec::new();
+    let mut version = 0;
     loop {
-        sleep_until(next).await;
         let now = Instant::now();
-        next = now + LOOK;
-        due.retain(|name, _| registry.get(name).is_some());
-        for cluster in registry.all() {
+        if version != registry.version() {
+            version = registry.version();
+            watched = registry.all();
+            watched.retain(|c| c.config.outlier_detection.is_some());
+            let names: HashSet<&str> = watched.iter().map(|c| &*c.config.name).collect();
+            due.retain(|name, _| names.contains(&**name));
+        }
+        let mut next = None;
+        for cluster in &watched {
             let Some(rules) = &cluster.config.outlier_detection else { continue };
             let interval = rules.interval.max(INTERVAL_MIN);
             let at = due.entry(cluster.config.name.clone()).or_insert(now + interval);
             if *at <= now {
                 *at = now + interval;
-                upstream::outlier::tick(&cluster);
+                upstream::outlier::tick(cluster);
             }
-            next = next.min(*at);
+            next = Some(next.map_or(*at, |n: Instant| n.min(*at)));
+        }
+        tokio::select! {
+            () = registry.changed() => {}
+            () = async { sleep_until(next.unwrap_or(now)).await }, if next.is_some() => {}
         }
     }
 }

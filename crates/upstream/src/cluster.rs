@@ -83,7 +83,6 @@ pub struct Cluster {
     update: Mutex<()>,
     breakers: [OnceLock<Arc<Breakers>>; 2],
     transports: OnceLock<Transports>,
-    original: Mutex<HashMap<SocketAddr, Arc<Host>>>,
 }
 
 /// What most clusters never need, made when first used.
@@ -94,6 +93,7 @@ struct Rare {
     table_stats: OnceLock<tables::Stats>,
     membership: Notify,
     dynamic: dynamic::Cache,
+    original: Mutex<HashMap<SocketAddr, Arc<Host>>>,
     match_stats: OnceLock<Box<[Block<total_match_count::TotalMatchCount>]>>,
     remaining_stats: [OnceLock<Block<circuit_breakers_remaining::CircuitBreakersRemaining>>; 2],
 }
@@ -129,7 +129,6 @@ impl Cluster {
             update: Mutex::new(()),
             breakers: Default::default(),
             transports: OnceLock::new(),
-            original: Mutex::default(),
             config,
         });
         report_idle_settings(&cluster.config);
@@ -155,6 +154,7 @@ impl Cluster {
                 table_stats: OnceLock::new(),
                 membership: Notify::new(),
                 dynamic: dynamic::Cache::default(),
+                original: Mutex::default(),
                 match_stats: OnceLock::new(),
                 remaining_stats: Default::default(),
             })
@@ -539,7 +539,7 @@ impl Cluster {
 
     /// The host of an ORIGINAL_DST cluster for this destination.
     pub fn original_host(&self, address: SocketAddr) -> Arc<Host> {
-        let mut known = self.original.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.rare().original.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(h) = known.get(&address) {
             return h.clone();
         }
@@ -554,7 +554,7 @@ impl Cluster {
 
     /// Hosts that an ORIGINAL_DST cluster remembers.
     pub fn original_hosts(&self) -> Vec<Arc<Host>> {
-        self.original.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.rare().original.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 }
 

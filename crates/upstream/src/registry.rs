@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use proxy_config::Name;
-use proxy_config::cluster::{self as config, Discovery, LoadAssignment};
+use proxy_config::cluster::{self as config, Discovery};
 use telemetry::access_log::{Sink, Sinks};
 use telemetry::stats::Store;
 use tls::SecretStore;
@@ -16,8 +16,8 @@ use crate::cluster::Cluster;
 /// All clusters by name; shared by all threads.
 pub struct Registry {
     clusters: RwLock<HashMap<Name, Arc<Cluster>>>,
-    /// EDS answers by service name, kept for clusters that come later.
     version: AtomicU64,
+    changed: Notify,
     ground: Arc<Ground>,
 }
 
@@ -41,7 +41,12 @@ impl Registry {
         let (sinks, outlier_events) = Default::default();
         let ground =
             Ground { store, secrets, sinks, outlier_events, woken: Arc::default(), threads: AtomicU64::new(1) };
-        Arc::new(Registry { clusters: RwLock::default(), version: AtomicU64::new(1), ground: Arc::new(ground) })
+        Arc::new(Registry {
+            clusters: RwLock::default(),
+            version: AtomicU64::new(1),
+            changed: Notify::new(),
+            ground: Arc::new(ground),
+        })
     }
 
     /// Gives clusters that come from now on somewhere to write events: files, and the log of outlier detection.
@@ -80,6 +85,11 @@ impl Registry {
         self.version.load(Ordering::Acquire)
     }
 
+    /// Resolves when clusters were added, replaced or removed since it last did; for one task.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
     /// Makes a cluster that serves nobody yet. It takes over the hosts of the one that it will replace when both
     /// find them the same way, so that a change of other settings interrupts nothing.
     pub fn build(&self, config: Arc<config::Cluster>) -> Arc<Cluster> {
@@ -97,6 +107,7 @@ impl Registry {
         let mut all = self.clusters.write().unwrap_or_else(PoisonError::into_inner);
         all.insert(cluster.config.name.clone(), cluster.clone());
         self.version.fetch_add(1, Ordering::Release);
+        self.changed.notify_one();
     }
 
     /// Adds or replaces a cluster at once.
@@ -110,20 +121,8 @@ impl Registry {
     pub fn remove(&self, name: &str) -> bool {
         let gone = self.clusters.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some();
         self.version.fetch_add(1, Ordering::Release);
+        self.changed.notify_one();
         gone
-    }
-
-    /// Gives endpoints to every EDS cluster of that service name. Returns how many there were.
-    pub fn assign(&self, service_name: &str, load: &LoadAssignment) -> usize {
-        let eds: Vec<_> = self
-            .all()
-            .into_iter()
-            .filter(|c| matches!(&c.config.discovery, Discovery::Eds { service_name: s, .. } if **s == *service_name))
-            .collect();
-        for c in &eds {
-            c.assign(load, |a| vec![a.clone()]);
-        }
-        eds.len()
     }
 
     /// All clusters, in no order.

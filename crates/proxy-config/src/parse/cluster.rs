@@ -9,7 +9,7 @@ use protos::envoy::extensions as ext;
 
 use super::any::{Typed, no_config};
 use super::common::{self, config_source, metadata, metadata_key, opt_duration, opt_name, required};
-use super::{each, lb, options, reject};
+use super::{each, lb, options, reject, shared};
 use crate::cluster::*;
 use crate::common::Backoff;
 use crate::error::{At, Result, invalid, missing, unsupported};
@@ -48,20 +48,26 @@ pub fn cluster(c: &p::Cluster) -> Result<Cluster> {
         name: required("name", &c.name)?,
         alt_stat_name: opt_name(&c.alt_stat_name),
         discovery,
-        lb: Arc::new(lb),
+        lb: shared::lb(lb),
         connect_timeout: opt_duration("connect_timeout", &c.connect_timeout)?.unwrap_or(CONNECT_TIMEOUT),
         per_connection_buffer_limit_bytes: c.per_connection_buffer_limit_bytes.unwrap_or(BUFFER_BYTES),
-        circuit_breakers: c.circuit_breakers.as_ref().map(breakers).transpose().at("circuit_breakers")?.map(Arc::new),
-        outlier_detection: c.outlier_detection.as_ref().map(outlier).transpose().at("outlier_detection")?.map(Arc::new),
+        circuit_breakers: c
+            .circuit_breakers
+            .as_ref()
+            .map(breakers)
+            .transpose()
+            .at("circuit_breakers")?
+            .map(shared::breakers),
+        outlier_detection: c
+            .outlier_detection
+            .as_ref()
+            .map(outlier)
+            .transpose()
+            .at("outlier_detection")?
+            .map(shared::outlier),
         transport: transport(c.transport_socket.as_ref()).at("transport_socket")?,
-        transport_matches: each("transport_socket_matches", &c.transport_socket_matches, |m| {
-            Ok(TransportMatch {
-                name: required("name", &m.name)?,
-                criteria: m.r#match.as_ref().map(|s| common::entries(s).to_vec().into()).unwrap_or_default(),
-                transport: transport(m.transport_socket.as_ref()).at("transport_socket")?,
-            })
-        })?,
-        http: Arc::new(http),
+        transport_matches: matches(c)?,
+        http: shared::http(http),
         health_checks,
         bind: c.upstream_bind_config.as_ref().map(bind).transpose().at("upstream_bind_config")?.map(Arc::new),
         tcp_keepalive: connection.tcp_keepalive.map(|k| TcpKeepalive {
@@ -104,6 +110,19 @@ fn check_policy(discovery: &Discovery, policy: &LbPolicy) -> Result<()> {
         _ => Ok(()),
     }
     .at("lb_policy")
+}
+
+fn matches(c: &p::Cluster) -> Result<Arc<[TransportMatch]>> {
+    if c.transport_socket_matches.is_empty() {
+        return Ok(Arc::default());
+    }
+    each("transport_socket_matches", &c.transport_socket_matches, |m| {
+        Ok(TransportMatch {
+            name: required("name", &m.name)?,
+            criteria: m.r#match.as_ref().map(|s| common::entries(s).to_vec().into()).unwrap_or_default(),
+            transport: transport(m.transport_socket.as_ref()).at("transport_socket")?,
+        })
+    })
 }
 
 fn assignment(c: &p::Cluster) -> Result<Arc<LoadAssignment>> {
@@ -424,7 +443,7 @@ fn http(c: &p::Cluster) -> Result<UpstreamHttp> {
         auto_san_validation: false,
         override_auto_sni_header: None,
         outlier_error_matcher: None,
-        filters: Arc::new([]),
+        filters: Arc::default(),
     };
     let mut common_options = c.common_http_protocol_options;
     let mut upstream = c.upstream_http_protocol_options.clone();

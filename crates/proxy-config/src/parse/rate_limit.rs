@@ -14,6 +14,10 @@ use crate::route::{RateLimit, RateLimitAction as A};
 
 /// A list of `RateLimit`.
 pub(super) fn limits(field: &str, list: &[p::RateLimit]) -> Result<Arc<[RateLimit]>> {
+    if list.is_empty() {
+        // Made of nothing it would be an allocation of its own.
+        return Ok(Arc::default());
+    }
     each(field, list, limit)
 }
 

@@ -18,6 +18,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use proxy_config::cluster::{LbConfig, LbPolicy, LocalityLb, RingHashFunction, SlowStart};
+use smallvec::SmallVec;
 
 use self::edf::Edf;
 
@@ -66,11 +67,14 @@ enum Source {
     All,
 }
 
+/// Most clusters have one priority and few hosts: their numbers lie where they belong.
+type Numbers = SmallVec<[u32; 4]>;
+
 #[derive(Debug, Default)]
 struct Lists {
-    healthy: Vec<u32>,
-    degraded: Vec<u32>,
-    all: Vec<u32>,
+    healthy: Numbers,
+    degraded: Numbers,
+    all: Numbers,
 }
 
 impl Lists {
@@ -122,14 +126,14 @@ struct PriorityHosts {
     /// (locality number, weight, hosts); only under locality-weighted balancing.
     localities: Vec<(u32, u32, Lists)>,
     /// Consistent hashing: tables of the healthy, degraded and all hosts, built for those that can be asked for.
-    tables: [Option<Table>; 3],
+    tables: Option<Box<[Option<Table>; 3]>>,
 }
 
 /// An immutable picture of a cluster's hosts that requests pick from.
 #[derive(Debug)]
 pub struct Balancer {
     policy: LbPolicy,
-    weights: Vec<u32>,
+    weights: Numbers,
     equal_weights: bool,
     priorities: Vec<PriorityHosts>,
     load: PriorityLoad,
@@ -232,7 +236,8 @@ impl Balancer {
                     Source::All => self.load.panic[p],
                 };
                 if wanted {
-                    self.priorities[p].tables[slot] = self.table(p, source, hosts);
+                    let table = self.table(p, source, hosts);
+                    self.priorities[p].tables.get_or_insert_default()[slot] = table;
                 }
             }
         }
@@ -356,7 +361,7 @@ impl Balancer {
             Source::Degraded => 1,
             Source::All => 2,
         };
-        if let Some(table) = &priority.tables[slot] {
+        if let Some(table) = priority.tables.as_ref().and_then(|t| t[slot].as_ref()) {
             let host = match &table.slots {
                 Slots::Ring(r) => r.pick(hash, attempt),
                 Slots::Maglev(m) => m.pick(hash, attempt),

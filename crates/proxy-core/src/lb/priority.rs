@@ -1,24 +1,26 @@
 //! How much of the load does each priority carry, and which priorities panic? Envoy's arithmetic.
 
-use super::{Health, HostInfo};
+use smallvec::{SmallVec, smallvec};
+
+use super::{Health, HostInfo, Numbers};
 
 /// Load per priority, percent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PriorityLoad {
     /// Share of the healthy hosts of each priority.
-    pub healthy: Vec<u32>,
+    pub healthy: Numbers,
     /// Share of the degraded hosts of each priority.
-    pub degraded: Vec<u32>,
+    pub degraded: Numbers,
     /// All hosts of the priority are used, healthy or not.
-    pub panic: Vec<bool>,
+    pub panic: SmallVec<[bool; 8]>,
     /// How far the healthy and the degraded hosts of each priority could carry everything, percent.
     able: Able,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Able {
-    healthy: Vec<u32>,
-    degraded: Vec<u32>,
+    healthy: Numbers,
+    degraded: Numbers,
 }
 
 impl PriorityLoad {
@@ -27,7 +29,7 @@ impl PriorityLoad {
     /// `excluded` priorities give their load to the others, also to those that carry none so far; unless none is left.
     pub fn choose(&self, hash: u64, excluded: &[u32]) -> Option<(u32, bool)> {
         if !excluded.is_empty() {
-            let kept = |all: &[u32]| -> Vec<u32> {
+            let kept = |all: &[u32]| -> Numbers {
                 all.iter().enumerate().map(|(p, a)| if excluded.contains(&(p as u32)) { 0 } else { *a }).collect()
             };
             let (healthy, degraded) = spread(&kept(&self.able.healthy), &kept(&self.able.degraded));
@@ -54,9 +56,9 @@ fn pick(healthy: &[u32], degraded: &[u32], hash: u64) -> Option<(u32, bool)> {
 }
 
 /// Spreads the load: healthy hosts of all priorities first, then degraded ones; earlier priorities before later ones.
-fn spread(healthy: &[u32], degraded: &[u32]) -> (Vec<u32>, Vec<u32>) {
+fn spread(healthy: &[u32], degraded: &[u32]) -> (Numbers, Numbers) {
     let available = (healthy.iter().sum::<u32>() + degraded.iter().sum::<u32>()).min(100);
-    let mut out = (vec![0; healthy.len()], vec![0; degraded.len()]);
+    let mut out: (Numbers, Numbers) = (smallvec![0; healthy.len()], smallvec![0; degraded.len()]);
     if available > 0 {
         let mut left = 100;
         let first_healthy = distribute(healthy, available, &mut left, &mut out.0);
@@ -105,14 +107,14 @@ pub fn loads(
     }
     let share =
         |part: u64, all: u64| (u64::from(overprovisioning) * part).checked_div(all).map_or(0, |n| n.min(100) as u32);
-    let healthy: Vec<u32> = counts.iter().map(|c| share(c.healthy, c.all)).collect();
-    let degraded: Vec<u32> = counts.iter().map(|c| share(c.degraded, c.all)).collect();
+    let healthy: Numbers = counts.iter().map(|c| share(c.healthy, c.all)).collect();
+    let degraded: Numbers = counts.iter().map(|c| share(c.degraded, c.all)).collect();
     let available = (healthy.iter().sum::<u32>() + degraded.iter().sum::<u32>()).min(100);
     let (spread_healthy, spread_degraded) = spread(&healthy, &degraded);
     let mut out = PriorityLoad {
         healthy: spread_healthy,
         degraded: spread_degraded,
-        panic: vec![false; count],
+        panic: smallvec![false; count],
         able: Able { healthy, degraded },
     };
     let threshold = panic_threshold.min(100.0);

@@ -3,6 +3,7 @@
 //! A cluster that awaits endpoints or secrets is warming: requests go on to its predecessor, if there is one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use proxy_config::cluster::{Cluster, Discovery, LoadAssignment};
 use proxy_config::common::ConfigSource;
 use telemetry::stats::Block;
 use telemetry::stats::envoy::{cluster as cluster_stats, cluster_manager};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use upstream::Registry;
@@ -71,7 +73,7 @@ struct Warming {
 #[derive(Default)]
 struct Entry {
     is_static: bool,
-    active: Option<Active>,
+    active: Option<Box<Active>>,
     warming: Option<Box<Warming>>,
     failed: Option<Box<Failure>>,
 }
@@ -87,6 +89,10 @@ pub struct Clusters {
     registry: Arc<Registry>,
     stats: Block<cluster_manager::ClusterManager>,
     entries: BTreeMap<String, Entry>,
+    /// EDS names that are not their cluster's own, and who has used them; what they use now is in `entries`.
+    aliases: BTreeMap<String, BTreeSet<String>>,
+    /// A cluster was added, changed or removed.
+    changed: Rc<Notify>,
     assignments: BTreeMap<String, Assignment>,
     failed_assignments: BTreeMap<String, Failure>,
     /// Version of the last CDS response.
@@ -115,6 +121,13 @@ fn file_of(cluster: &Cluster) -> Option<String> {
     }
 }
 
+/// Notes who uses an EDS name that is not its own.
+fn note_alias(aliases: &mut BTreeMap<String, BTreeSet<String>>, cluster: &str, eds: Option<&str>) {
+    if let Some(service) = eds.filter(|s| *s != cluster) {
+        aliases.entry(service.to_owned()).or_default().insert(cluster.to_owned());
+    }
+}
+
 impl Clusters {
     /// No clusters yet.
     pub fn new(registry: Arc<Registry>, stats: Block<cluster_manager::ClusterManager>) -> Self {
@@ -122,6 +135,8 @@ impl Clusters {
             registry,
             stats,
             entries: BTreeMap::new(),
+            aliases: BTreeMap::new(),
+            changed: Rc::default(),
             assignments: BTreeMap::new(),
             failed_assignments: BTreeMap::new(),
             version: String::new(),
@@ -140,15 +155,18 @@ impl Clusters {
         let name = proto.name.clone();
         let entry = self.entries.entry(name.clone()).or_default();
         entry.is_static = true;
+        let eds = eds_of(&config).0;
+        note_alias(&mut self.aliases, &name, eds.as_deref());
         entry.warming = Some(Box::new(Warming {
             record: Record::new("", &protos::any(proto)),
-            eds: eds_of(&config).0,
+            eds,
             secrets: sds::of_cluster(proto),
             config,
             deadline: None,
             built: None,
         }));
         self.stats.inc(cluster_manager::CLUSTER_ADDED);
+        self.changed.notify_one();
         self.advance(&name);
     }
 
@@ -177,6 +195,8 @@ impl Clusters {
             }
         };
         let (eds, timeout) = eds_of(&config);
+        note_alias(&mut self.aliases, name, eds.as_deref());
+        self.changed.notify_one();
         let known = entry.active.is_some() || entry.warming.is_some();
         let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
         entry.warming = Some(Box::new(Warming { record, config, secrets, eds, deadline, built: None }));
@@ -192,6 +212,11 @@ impl Clusters {
         }
         let had = self.entries.remove(name).is_some_and(|e| e.active.is_some() || e.warming.is_some());
         self.registry.remove(name);
+        self.aliases.retain(|_, clusters| {
+            clusters.remove(name);
+            !clusters.is_empty()
+        });
+        self.changed.notify_one();
         if had {
             self.stats.inc(cluster_manager::CLUSTER_REMOVED);
         }
@@ -200,7 +225,8 @@ impl Clusters {
 
     /// Takes an answer of EDS.
     pub fn assign(&mut self, name: &str, version: &str, body: &Any) -> Result<(), String> {
-        if !self.service_names().any(|n| n == name) {
+        let users: Vec<&Entry> = self.users(name).map(|(_, e)| e).collect();
+        if users.is_empty() {
             return Ok(());
         }
         let record = Record::new(version, body);
@@ -212,13 +238,12 @@ impl Clusters {
                 for cluster in self.of_service(name) {
                     cluster.stats.inc(cluster_stats::UPDATE_ATTEMPT);
                     cluster.stats.inc(cluster_stats::UPDATE_SUCCESS);
+                    cluster.assign(&load, |a| vec![a.clone()]);
                 }
-                self.registry.assign(name, &load);
-                for (cluster, _) in self.entries.values().filter_map(|e| e.warming.as_ref()?.built.as_ref()) {
-                    if matches!(&cluster.config.discovery, Discovery::Eds { service_name, .. } if **service_name == *name)
-                    {
-                        cluster.assign(&load, |a| vec![a.clone()]);
-                    }
+                let warming =
+                    users.iter().filter_map(|e| e.warming.as_ref().filter(|w| w.eds.as_deref() == Some(name)));
+                for (cluster, _) in warming.filter_map(|w| w.built.as_ref()) {
+                    cluster.assign(&load, |a| vec![a.clone()]);
                 }
                 self.failed_assignments.remove(name);
                 self.assignments.insert(name.into(), Assignment { record, load: Arc::new(load) });
@@ -232,10 +257,27 @@ impl Clusters {
         }
     }
 
+    /// Clusters in service whose endpoints have this name.
     fn of_service(&self, service: &str) -> Vec<Arc<upstream::Cluster>> {
-        let names =
-            self.entries.iter().filter(|(_, e)| e.active.as_ref().is_some_and(|a| a.eds.as_deref() == Some(service)));
-        names.filter_map(|(name, _)| self.registry.get(name)).collect()
+        let active =
+            self.users(service).filter(|(_, e)| e.active.as_ref().and_then(|a| a.eds.as_deref()) == Some(service));
+        active.filter_map(|(name, _)| self.registry.get(name)).collect()
+    }
+
+    /// Entries whose active or warming cluster takes its endpoints by this name. Nearly always it is the cluster's own.
+    fn users<'a>(&'a self, service: &'a str) -> impl Iterator<Item = (&'a str, &'a Entry)> {
+        let others = self.aliases.get(service).into_iter().flatten().map(String::as_str);
+        let named = std::iter::once(service).chain(others.filter(move |n| *n != service));
+        let found = named.filter_map(|n| self.entries.get_key_value(n).map(|(name, e)| (name.as_str(), e)));
+        found.filter(move |(_, e)| {
+            let active = e.active.as_ref().and_then(|a| a.eds.as_deref());
+            active == Some(service) || e.warming.as_ref().and_then(|w| w.eds.as_deref()) == Some(service)
+        })
+    }
+
+    /// Told whenever a cluster is added, changed or removed.
+    pub fn changed(&self) -> Rc<Notify> {
+        self.changed.clone()
     }
 
     /// Files that clusters take their endpoints from, warming ones included.
@@ -314,7 +356,8 @@ impl Clusters {
             return false;
         };
         self.registry.publish(&cluster);
-        entry.active = Some(Active { record, secrets, eds, file: file_of(&cluster.config), _tasks: tasks });
+        let file = file_of(&cluster.config);
+        entry.active = Some(Box::new(Active { record, secrets, eds, file, _tasks: tasks }));
         telemetry::debug!(upstream, "warming cluster {name} complete");
         true
     }

@@ -5,6 +5,8 @@ use std::time::SystemTime;
 use prost_types::{Any, Timestamp};
 use protos::envoy::admin::v3 as admin;
 
+use crate::packed::Packed;
+
 /// A resource as it was applied; packed tightly, for there are thousands.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -13,7 +15,7 @@ pub struct Record {
     /// When it was applied.
     pub at: SystemTime,
     type_url: &'static str,
-    value: Box<[u8]>,
+    value: Packed,
 }
 
 /// Types of resources recorded; others are shown without their type.
@@ -24,7 +26,7 @@ impl Record {
     /// A record of now.
     pub fn new(version: &str, body: &Any) -> Self {
         let type_url = TYPES.into_iter().find(|t| *t == body.type_url).unwrap_or_default();
-        Self { version: version.into(), at: SystemTime::now(), type_url, value: body.value.as_slice().into() }
+        Self { version: version.into(), at: SystemTime::now(), type_url, value: Packed::new(&body.value) }
     }
 
     /// The message.
@@ -34,7 +36,7 @@ impl Record {
 
     /// Is this the message that is held?
     pub fn is(&self, body: &Any) -> bool {
-        *self.value == *body.value
+        self.value.is(&body.value)
     }
 
     /// When, in protobuf's form and to the millisecond, as Envoy prints it.
