@@ -1,6 +1,7 @@
 //! Where does our proxy differ from stock Envoy? Builds both sides and runs `proa-differential`.
 
-use crate::{cargo, tools};
+use crate::suites::{Outcome, cargo, test_of_differential};
+use crate::tools;
 use anyhow::{Result, bail};
 use std::process::Command;
 
@@ -26,8 +27,8 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<()> {
     let envoy = tools::envoy()?;
-    if !cargo::command().args(["build", "--package", "proa", "--package", "proa-differential"]).status()?.success() {
-        bail!("the build failed");
+    if let Outcome::Failed(why) = build() {
+        bail!("{why}");
     }
     // This program lies beside what it has just built.
     let built = std::env::current_exe()?;
@@ -45,4 +46,11 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("differences found");
     }
     Ok(())
+}
+
+/// Builds our proxy and `proa-differential`: programs are built for the tests of their own package.
+pub fn build() -> Outcome {
+    let mut args = test_of_differential();
+    args.extend(["--no-run", "--quiet", "--test", "local_mesh", "--test", "ambiguous"]);
+    cargo(&args, &[])
 }

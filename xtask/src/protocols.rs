@@ -1,8 +1,9 @@
-//! Do others' clients and servers get through the proxy? Installs h2spec, gRPC's interop programs and a WebSocket library,
-//! then runs the tests of `crates/differential` against our proxy and stock Envoy.
+//! Do others' clients and servers get through the proxy? Installs h2spec, gRPC's interop programs, a WebSocket library and
+//! what the services of HTTP filters are written with, then runs the tests of `crates/differential` against our proxy and
+//! stock Envoy.
 
-use crate::suites::{Outcome, cargo};
-use crate::{root, tools};
+use crate::suites::{Outcome, cargo, test_of_differential};
+use crate::{differential, root, tools};
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -14,11 +15,13 @@ const GRPC: &[(&str, &str)] = &[
     ("server", "google.golang.org/grpc/interop/server@latest"),
 ];
 /// The WebSocket library, from PyPI.
-const WEBSOCKETS: &str = "websockets==15.0.1";
+const WEBSOCKETS: &[&str] = &["websockets==15.0.1"];
+/// What the scripts of `crates/differential/tests/filters` import, from PyPI.
+const FILTERS: &[&str] = &["grpcio", "xds-protos", "pyyaml", "pyjwt", "cryptography"];
 
 pub fn run() -> Result<Outcome> {
     let envoy = tools::envoy()?;
-    if let Outcome::Failed(why) = cargo(&["build", "--package", "proa"], &[]) {
+    if let Outcome::Failed(why) = differential::build() {
         return Ok(Outcome::Failed(why));
     }
     let mut missing = Vec::new();
@@ -34,8 +37,12 @@ pub fn run() -> Result<Outcome> {
     let interop = GRPC.iter().map(|(name, package)| tools::from_go(name, package)).collect::<Result<Vec<_>>>();
     add("PROA_GRPC_INTEROP", interop.map(|_| tools::go_programs()));
     add("PROA_WEBSOCKETS", tools::python_with(WEBSOCKETS, "websockets"));
+    let imports = "grpc, yaml, jwt, cryptography, envoy.service.ext_proc.v3.external_processor_pb2";
+    add("PROA_FILTERS_PYTHON", tools::python_with(FILTERS, imports));
     let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    let args = ["test", "--package", "proa-differential", "--no-fail-fast", "--", "--test-threads=1", "--nocapture"];
+    let mut args = test_of_differential();
+    args.extend(["--test", "ambiguous", "--test", "protocols", "--test", "filters", "--no-fail-fast"]);
+    args.extend(["--", "--test-threads=1", "--nocapture"]);
     Ok(match cargo(&args, &env) {
         Outcome::Passed if !missing.is_empty() => {
             Outcome::NotRun(format!("{}; the other cases passed", missing.join("; ")))

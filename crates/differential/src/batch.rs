@@ -6,9 +6,10 @@ use crate::proxy::Proxy;
 use crate::request::{self, Case};
 use crate::scene::{self, Scene, Surroundings};
 use crate::{Options, Report};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Time for counters and logs to settle after the last answer.
@@ -158,10 +159,11 @@ impl Batch<'_> {
         if self.options.verbose {
             println!("{}\n{}", theirs.log.join("\n"), theirs.counters.join("\n"));
         }
-        for (what, theirs, ours) in
-            [("access log", &theirs.log, &ours.log), ("counters", &theirs.counters, &ours.counters)]
-        {
-            let difference = compare::difference(theirs, ours);
+        let early = compare::Early::of(scene.protocol, &theirs.cases, &ours.log);
+        let logs = (early.log(&theirs.log), early.log(&ours.log));
+        let counters = (early.counters(&theirs.counters), early.counters(&ours.counters));
+        for (what, (theirs, ours)) in [("access log", logs), ("counters", counters)] {
+            let difference = compare::difference(&theirs, &ours);
             if !difference.is_empty() {
                 report.differences.push(format!("seed {seed}, {what}\n  {}", difference.join("\n  ")));
             }
@@ -185,12 +187,26 @@ pub fn ours(program: &Path) -> Vec<String> {
     command
 }
 
-/// Ports that were free a moment ago, no two the same.
+/// Below the ports that the system gives to clients: one of those could take a port between its choice and its use.
+const PORTS: std::ops::Range<u32> = 11_000..32_000;
+/// Where the next choice goes on; processes begin at different places.
+static CHOSEN: AtomicU32 = AtomicU32::new(0);
+
+/// Ports that were free a moment ago, no two the same within this process.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    // All at once, so that no two are the same.
-    let held: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<std::io::Result<_>>()?;
-    held.iter().map(|l| Ok(l.local_addr()?.port())).collect()
+    let begin = std::process::id().wrapping_mul(997);
+    let mut ports = Vec::new();
+    for _ in PORTS {
+        if ports.len() == count {
+            return Ok(ports);
+        }
+        let step = begin.wrapping_add(CHOSEN.fetch_add(1, Ordering::Relaxed));
+        let port = u16::try_from(PORTS.start + step % (PORTS.end - PORTS.start))?;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            ports.push(port);
+        }
+    }
+    bail!("fewer than {count} ports are free")
 }
 
 /// A log line with its response flags in the order of the alphabet: ours are in numeric order (docs/differences.md).

@@ -1,6 +1,7 @@
 //! Are two results the same? What differs by nature (times, generated ids) is masked first.
 
 use crate::client::Answer;
+use crate::scene::Protocol;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -89,6 +90,53 @@ fn counted(name: &str, value: &str) -> bool {
         && value.bytes().all(|b| b.is_ascii_digit())
         && !UNCOUNTED.iter().chain(UNKEPT).any(|p| name.contains(p))
 }
+
+/// TCP connections that end before we ask a host, and after Envoy did (docs/differences.md).
+pub struct Early {
+    /// Handshakes that failed.
+    unshaken: usize,
+    /// A network filter refused some.
+    refused: bool,
+}
+
+impl Early {
+    /// Reads from the facts of the scene's cases and from our log.
+    pub fn of(protocol: Protocol, cases: &[Facts], log: &Facts) -> Self {
+        // The client takes its handshake for done when the proxy may still miss a certificate.
+        let served = |facts: &&Facts| facts.iter().any(|f| f.starts_with("bytes "));
+        let unshaken = if protocol == Protocol::TlsTcp { cases.len() - cases.iter().filter(served).count() } else { 0 };
+        Early { unshaken, refused: !protocol.http() && log.iter().any(|l| l.contains(REFUSED)) }
+    }
+
+    /// The log without bytes and host of refused connections, and without as many lines of connections that carried
+    /// nothing as handshakes failed.
+    pub fn log(&self, lines: &Facts) -> Facts {
+        let mut unshaken = self.unshaken;
+        let mut keep = |line: &&String| {
+            let idle = unshaken > 0 && line.split('|').skip(1).take(2).eq(["0", "0"]) && !line.contains(REFUSED);
+            unshaken -= usize::from(idle);
+            !idle
+        };
+        let plain = |line: &String| {
+            let masked = self.refused && line.contains(REFUSED);
+            let field = |(i, f)| if masked && matches!(i, 1 | 2 | 4) { "*" } else { f };
+            line.split('|').enumerate().map(field).collect::<Vec<_>>().join("|")
+        };
+        lines.iter().filter(|l| keep(l)).map(plain).collect()
+    }
+
+    /// The counters without those that asking a host moves.
+    pub fn counters(&self, lines: &Facts) -> Facts {
+        let asked = |l: &&String| ASKED.iter().any(|name| l.contains(name));
+        let any = self.refused || self.unshaken > 0;
+        lines.iter().filter(|l| !(any && asked(l))).cloned().collect()
+    }
+}
+
+/// What the log says of a connection that a network filter refused.
+const REFUSED: &str = "rbac_access_denied";
+/// Counters that move when a TCP proxy asks a host.
+const ASKED: &[&str] = &[".upstream_rq_total:", ".upstream_rq_pending_total:", ".upstream_rq_cancelled:"];
 
 /// Lines that stand on one side only.
 pub fn difference(envoy: &[String], proa: &[String]) -> Facts {

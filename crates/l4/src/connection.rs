@@ -207,8 +207,13 @@ async fn filtered(
                 if let Some(recorder) = &chain.recorder {
                     tcp_proxy::refused(recorder, about);
                 }
-                let ending = Ending { termination_details: &details, ..Default::default() };
-                log_connection(listener, about, worker, ending);
+                match &chain.terminal {
+                    Terminal::Tcp(proxy) => proxy.log_refused(about, worker, listener, &details),
+                    _ => {
+                        let ending = Ending { termination_details: &details, ..Default::default() };
+                        log_connection(listener, about, worker, ending);
+                    }
+                }
                 refuse(stream, worker, delay).await;
                 return None;
             }

@@ -458,12 +458,26 @@ impl TcpProxy {
         facts
     }
 
+    /// Logs a connection that a network filter refused: no host was asked.
+    pub fn log_refused(&self, about: &About, worker: &Worker, listener: &Listener, details: &str) {
+        self.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
+        let (name, _) = self.cluster(about, worker);
+        let cluster = worker.upstream.cluster(name).map(|c| c.cluster.clone());
+        let journal = Journal { cluster_name: Some(name.into()), cluster, ..Default::default() };
+        self.log_with(about, worker, listener, &journal, details);
+    }
+
     fn log(&self, about: &About, worker: &Worker, listener: &Listener, journal: &Journal) {
+        self.log_with(about, worker, listener, journal, "");
+    }
+
+    fn log_with(&self, about: &About, worker: &Worker, listener: &Listener, journal: &Journal, details: &str) {
         if self.loggers.is_empty() && listener.loggers.is_empty() {
             return;
         }
         let text = Texts::of(about, journal);
         let mut facts = self.facts(about, journal, &text);
+        facts.connection_termination_details = details;
         facts.log_type = "NotSet";
         for logger in &listener.loggers {
             logger.log(&facts, worker.random(), &|| worker.random());

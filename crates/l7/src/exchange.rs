@@ -144,6 +144,8 @@ pub struct Exchange {
     pub route_name: Option<proxy_config::Name>,
     /// Virtual host name.
     pub virtual_host: Option<proxy_config::Name>,
+    /// Virtual cluster that the request fell into, before its path was rewritten.
+    pub virtual_cluster: Option<proxy_config::Name>,
     /// Request body collected by a filter or for retries.
     pub buffered: Vec<u8>,
     /// Per-request state of filters.
@@ -229,6 +231,7 @@ impl Exchange {
             internal,
             route_name,
             virtual_host,
+            virtual_cluster,
             buffered,
             filters,
             metadata,
@@ -282,6 +285,7 @@ impl Exchange {
         *internal = Default::default();
         *route_name = Default::default();
         *virtual_host = Default::default();
+        *virtual_cluster = Default::default();
         *metadata = Default::default();
         *state = Default::default();
         *health_check = Default::default();

@@ -155,6 +155,7 @@ pub fn facts<'a>(conn: &'a Conn, ex: &'a Exchange, found: Option<&'a Found>) -> 
         upstream_tls: up.tls.as_deref().map(|t| tls_facts(t, &NO_TEXT)),
         hostname: &conn.manager.node.hostname,
         filter_chain_name: conn.facts.filter_chain.as_deref().unwrap_or(""),
+        virtual_cluster_name: ex.virtual_cluster.as_deref().unwrap_or(""),
         virtual_host_name: ex.virtual_host.as_deref().unwrap_or(""),
         route_name: ex.route_name.as_deref().unwrap_or(""),
         connection_id: conn.facts.id,

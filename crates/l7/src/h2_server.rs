@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::task::Poll;
 
+use telemetry::access_log::ResponseFlags;
 use telemetry::stats::envoy::hcm as stat;
 
 use crate::connection::Conn;
@@ -124,6 +125,11 @@ async fn serve_stream(job: Job) {
         stats.inc(stat::DOWNSTREAM_RQ_HTTP2_TOTAL);
         stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
         stream.reset(http2::frame::code::INTERNAL_ERROR);
+        // What the log knows of a request that was refused as it was read.
+        ex.request.clear();
+        ex.flags.insert(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
+        ex.details = "http2.unexpected_underscore".into();
+        stream::log(&conn, &ex, None);
         return conn.worker.give_exchange(ex);
     }
     ex.head_request = ex.request.method() == b"HEAD";

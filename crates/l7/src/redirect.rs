@@ -28,7 +28,7 @@ pub fn to_tls(ex: &Exchange) -> LocalReply {
 }
 
 /// The response of a redirect route (`RouteEntryImplBase::newUri`).
-pub fn reply(ex: &Exchange, found: &Found, r: &Redirect) -> LocalReply {
+pub fn reply(conn: &Conn, ex: &mut Exchange, found: &Found, r: &Redirect) -> LocalReply {
     let request = &ex.request;
     let scheme: &[u8] = match &r.scheme {
         Some(SchemeRedirect::Https) => b"https",
@@ -63,7 +63,7 @@ pub fn reply(ex: &Exchange, found: &Found, r: &Redirect) -> LocalReply {
     let full = request.path();
     let split = full.iter().position(|b| *b == b'?').unwrap_or(full.len());
     let (path, query) = full.split_at(split);
-    let mut has_query = false;
+    let (mut has_query, mut rewritten) = (false, None);
     match &r.path {
         RedirectPath::Keep => location.extend_from_slice(path),
         RedirectPath::Replace(p) => {
@@ -72,13 +72,21 @@ pub fn reply(ex: &Exchange, found: &Found, r: &Redirect) -> LocalReply {
         }
         RedirectPath::Prefix(p) => {
             let matched = decide::matched_prefix(found, path);
-            location.extend_from_slice(p.as_bytes());
-            location.extend_from_slice(&path[matched..]);
+            rewritten = Some([p.as_bytes(), &path[matched..]].concat());
         }
-        RedirectPath::Regex(rewrite) => location.extend_from_slice(&rewrite.apply(path)),
+        RedirectPath::Regex(rewrite) => rewritten = Some(rewrite.apply(path)),
     }
+    location.extend_from_slice(rewritten.as_deref().unwrap_or_default());
     if !r.strip_query && !has_query {
         location.extend_from_slice(query);
+    }
+    if let Some(path) = rewritten {
+        // Logs see the request as it would have gone on.
+        let (old, new) = (full.to_vec(), [&path, query].concat());
+        if !conn.manager.router.suppress_envoy_headers {
+            ex.request.set_id(HeaderId::X_ENVOY_ORIGINAL_PATH, &old);
+        }
+        ex.request.set_id(HeaderId::PATH, &new);
     }
     LocalReply::redirect(r.status, location, "direct_response")
 }
@@ -98,26 +106,28 @@ pub fn wanted(conn: &Conn, ex: &mut Exchange, found: &Found, relay: &Relay) -> b
         return false;
     }
     let stats = &conn.manager.router_stats;
-    let fail = |counter| {
-        stats.inc(counter);
+    let fail = |why: Option<_>| {
+        why.into_iter().for_each(|counter| stats.inc(counter));
         if let Some(c) = ex.upstream.cluster.as_ref().and_then(|n| pool::cluster(&conn.worker, n)) {
             c.stats().inc(stat::UPSTREAM_INTERNAL_REDIRECT_FAILED_TOTAL);
         }
         false
     };
-    if ex.redirects >= policy.max_internal_redirects {
-        return fail(router_stat::PASSTHROUGH_INTERNAL_REDIRECT_TOO_MANY_REDIRECTS);
-    }
-    if relay.replay_lost || !(relay.request_done || ex.request_ends_with_head) {
-        return false;
-    }
-    let Some((scheme, _, _)) = ex.response.get_id(HeaderId::LOCATION).and_then(parse) else {
-        return fail(router_stat::PASSTHROUGH_INTERNAL_REDIRECT_BAD_LOCATION);
+    // Envoy counts a redirect that it may not follow, and why only when there is a place to go.
+    let complete = !relay.replay_lost && (relay.request_done || ex.request_ends_with_head);
+    let Some(location) = ex.response.get_id(HeaderId::LOCATION).filter(|_| complete) else {
+        return fail(None);
+    };
+    let Some((scheme, _, _)) = parse(location) else {
+        return fail(Some(router_stat::PASSTHROUGH_INTERNAL_REDIRECT_BAD_LOCATION));
     };
     let secure = conn.facts.tls.is_some();
     let target_secure = scheme.eq_ignore_ascii_case(b"https");
     if secure != target_secure && !policy.allow_cross_scheme_redirect {
-        return fail(router_stat::PASSTHROUGH_INTERNAL_REDIRECT_UNSAFE_SCHEME);
+        return fail(Some(router_stat::PASSTHROUGH_INTERNAL_REDIRECT_UNSAFE_SCHEME));
+    }
+    if ex.redirects >= policy.max_internal_redirects {
+        return fail(Some(router_stat::PASSTHROUGH_INTERNAL_REDIRECT_TOO_MANY_REDIRECTS));
     }
     true
 }

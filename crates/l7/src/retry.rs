@@ -23,9 +23,9 @@ const BACKOFF_BASE: Duration = Duration::from_millis(25);
 /// Hosts remembered per request to be avoided by later tries.
 const TRIED_HOSTS_MAX: usize = 16;
 /// HTTP/2 error code PROTOCOL_ERROR.
-const PROTOCOL_ERROR: u32 = 1;
+pub(crate) const PROTOCOL_ERROR: u32 = 1;
 /// HTTP/2 error code REFUSED_STREAM.
-const REFUSED_STREAM: u32 = 7;
+pub(crate) const REFUSED_STREAM: u32 = 7;
 
 /// Why a try failed.
 pub enum Failure {
@@ -196,6 +196,8 @@ pub struct Retries {
     timed_out: bool,
     limit_exceeded: bool,
     overflow: bool,
+    /// The try under way is another one.
+    again: bool,
 }
 
 impl Retries {
@@ -250,12 +252,18 @@ impl Retries {
             timed_out: false,
             limit_exceeded: false,
             overflow: false,
+            again: false,
         }
     }
 
     /// Whether any retry could happen, so that the body must be kept.
     pub fn possible(&self) -> bool {
         !self.on.is_empty() && self.remaining > 0
+    }
+
+    /// An interim response was passed on: there is no other try after it.
+    pub fn forget(&mut self) {
+        self.on = RetryOn::default();
     }
 
     /// The last try ended by its timeout.
@@ -306,10 +314,7 @@ impl Retries {
             return None;
         }
         if !self.wants_head(ex, status) {
-            if ex.attempts > 1 && status < 500 {
-                self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY_SUCCESS);
-            }
-            self.guard = None;
+            self.settled();
             return None;
         }
         self.timed_out = false;
@@ -380,15 +385,25 @@ impl Retries {
             _ => false,
         };
         if !wanted {
+            self.settled();
             return None;
         }
         self.timed_out = matches!(failure, Failure::PerTryTimeout);
         self.admit(conn)
     }
 
+    /// There is no reason for another try; Envoy takes that for the success of the one before.
+    fn settled(&mut self) {
+        self.guard = None;
+        if std::mem::take(&mut self.again) {
+            self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY_SUCCESS);
+        }
+    }
+
     /// Takes a retry from what is left and from the cluster's budget.
     fn admit(&mut self, conn: &Conn) -> Option<Duration> {
         self.guard = None;
+        self.again = false;
         if self.remaining == 0 {
             self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY_LIMIT_EXCEEDED);
             self.limit_exceeded = true;
@@ -403,6 +418,7 @@ impl Retries {
                 return None;
             }
         }
+        self.again = true;
         self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY);
         self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY_BACKOFF_EXPONENTIAL);
         let (base, max) = match &self.policy {

@@ -55,8 +55,8 @@ pub async fn serve(
         RouteAction::Forward(f) => {
             let outcome = forward(conn, down, ex, timer, found, f).await;
             match outcome {
-                Err(mut reply) if found.virtual_host().include_attempt_count_in_response => {
-                    let attempts = ex.attempts.max(1).to_string().into_bytes();
+                Err(mut reply) if ex.attempts > 0 && found.virtual_host().include_attempt_count_in_response => {
+                    let attempts = ex.attempts.to_string().into_bytes();
                     reply.headers.push(("x-envoy-attempt-count".into(), attempts));
                     Err(reply)
                 }
@@ -65,7 +65,7 @@ pub async fn serve(
         }
         RouteAction::Redirect(r) => {
             stats.inc(router_stat::RQ_DIRECT_RESPONSE);
-            Err(redirect::reply(ex, found, r))
+            Err(redirect::reply(conn, ex, found, r))
         }
         RouteAction::Direct(d) => {
             stats.inc(router_stat::RQ_DIRECT_RESPONSE);
@@ -149,6 +149,9 @@ async fn forward(
     }
     ex.request.remove_id(HeaderId::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
     let timeouts = Timeouts::read(conn, ex, f);
+    if let Some(c) = found.virtual_host().virtual_clusters.iter().find(|c| decide::headers_match(&c.headers, &ex.request)) {
+        ex.virtual_cluster = Some(c.name.clone());
+    }
     rewrite(conn, ex, found, f);
     timeouts.write(ex, &conn.manager.router);
     let vhost = found.virtual_host();
@@ -234,6 +237,7 @@ async fn forward(
             }
         };
         relay.request_done = false;
+        deadlines.per_try = NEVER;
         if let Some(wait) = backoff.filter(|d| !d.is_zero()) {
             pause(conn, down, timer, wait, deadlines.next()).await?;
         }
@@ -388,7 +392,8 @@ impl Attempt<'_> {
             self.down.continue_pending = false;
         }
         let mut connect = Box::pin(pool::connect((&**self.conn).into(), ticket));
-        let limit = self.deadlines.next();
+        let (global, stream) = (self.deadlines.global, self.deadlines.stream);
+        let (limit, complete) = (global.min(stream), self.relay.request_done);
         let watch = self.down.side.received_all();
         let (down, timer) = (&mut *self.down, self.timer);
         let outcome = std::future::poll_fn(|cx| {
@@ -399,8 +404,9 @@ impl Attempt<'_> {
                 return Poll::Ready(Err(Failure::Client(lost)));
             }
             if limit != NEVER {
-                if worker.timers.now() >= limit {
-                    return Poll::Ready(Err(Failure::GlobalTimeout));
+                let now = worker.timers.now();
+                if now >= limit {
+                    return Poll::Ready(Err(Failure::expired(now, global, NEVER, stream, complete)));
                 }
                 timer.arm(limit, cx.waker());
             }
@@ -487,7 +493,7 @@ impl Attempt<'_> {
         let (down, relay, deadlines) = (&mut *self.down, &mut *self.relay, &mut *self.deadlines);
         let (timer, global_for) = (self.timer, self.global_for);
         let reused = lease.reused;
-        let cluster = self.cluster;
+        let (cluster, retries) = (self.cluster, &mut *self.retries);
         let up: &mut Up = &mut lease.up;
         let mut sent = false;
         let mut send_failed = None;
@@ -523,6 +529,7 @@ impl Attempt<'_> {
                 match up.poll_head(cx, &mut ex.response, &worker) {
                     Poll::Ready(Ok(head)) if head.status / 100 == 1 && head.status != 101 => {
                         cluster.charge_local(ex, head.status);
+                        retries.forget();
                         if proxy_1xx && down.send_informational(&ex.response, &worker).is_ok() {
                             let _ = down.side.poll_flush(cx, &worker);
                         }

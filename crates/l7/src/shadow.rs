@@ -15,7 +15,7 @@ use crate::decide;
 use crate::destination;
 use crate::exchange::Exchange;
 use crate::pool;
-use crate::request::split_port;
+use crate::request::{IpText, split_port};
 use crate::retry::Failure;
 use crate::router;
 use crate::side::{Lost, Piece};
@@ -76,7 +76,7 @@ impl Shadows {
             copy.protocol = ex.protocol;
             copy.grpc = ex.grpc;
             copy.remote = ex.remote;
-            copy.internal = ex.internal;
+            copy.internal = true;
             copy.times.begin = ex.times.begin;
             copy.request_ends_with_head = body.is_empty() && ex.request_ends_with_head;
             prepare(conn, &mut copy, mirror);
@@ -86,7 +86,12 @@ impl Shadows {
     }
 }
 
+/// A copy comes from this proxy, as requests of Envoy's own client do: internal, and sent on by this node.
 fn prepare(conn: &Conn, copy: &mut Exchange, mirror: &Mirror) {
+    copy.request.set_id(http1::HeaderId::X_ENVOY_INTERNAL, b"true");
+    if let Some(ip) = conn.manager.local_ip {
+        copy.request.append_id(http1::HeaderId::X_FORWARDED_FOR, b",", IpText::default().format(ip));
+    }
     if let Some(host) = &mirror.host_rewrite {
         copy.request.set_id(http1::HeaderId::AUTHORITY, host.as_bytes());
     } else if !mirror.disable_shadow_host_suffix {

@@ -155,7 +155,13 @@ async fn decide_and_forward(
     let table = conn.routes();
     let internal_only = table.as_ref().map_or(&[][..], |t| &t.internal_only_headers);
     ex.grpc = is_grpc(ex);
-    request::prepare(conn, ex, internal_only)?;
+    if let Err(reply) = request::prepare(conn, ex, internal_only) {
+        // Envoy looks for a route before any reply; none is found until x-forwarded-proto is there.
+        if ex.request.get_id(HeaderId::X_FORWARDED_PROTO).is_some_and(|p| !p.is_empty()) {
+            *found = table.as_ref().and_then(|t| find_route(conn, ex, t));
+        }
+        return Err(reply);
+    }
     *found = table.as_ref().and_then(|t| find_route(conn, ex, t));
     if let Some(tracer) = &conn.manager.tracer {
         trace::start(tracer, conn, ex, found.as_ref());
@@ -557,9 +563,15 @@ fn account(conn: &Rc<Conn>, down: &Down, ex: &mut Exchange, found: Option<&Found
         trace::finish(tracer, conn, ex, found);
     }
     filters::on_end(conn, found, ex);
-    if !manager.loggers.is_empty() {
+    log(conn, ex, found);
+}
+
+/// Writes the access log entries.
+pub fn log(conn: &Conn, ex: &Exchange, found: Option<&Found>) {
+    let loggers = &conn.manager.loggers;
+    if !loggers.is_empty() {
         let facts = facts::facts(conn, ex, found);
-        for logger in &manager.loggers {
+        for logger in loggers {
             logger.log(&facts, ex.random, &|| conn.worker.random());
         }
     }

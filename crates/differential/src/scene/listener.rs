@@ -70,8 +70,9 @@ fn tcp(rng: &mut Rng, protocol: Protocol, log: &str) -> Vec<Value> {
     let mut proxy = json!({"@type": format!("{TYPE}filters.network.tcp_proxy.v3.TcpProxy"), "stat_prefix": "~t",
         "access_log": [{"name": "f", "typed_config": {"@type": format!("{TYPE}access_loggers.file.v3.FileAccessLog"),
             "path": log, "log_format": {"text_format_source": {"inline_string": TCP_LOG}}}}]});
-    // Behind TLS Envoy connects before the handshake is done, we after it: only targets that accept (docs/differences.md).
-    let target = match rng.below(if protocol.tls() { 3 } else { 6 }) {
+    // Envoy connects before a handshake is done and before filters judge, we after: only targets that accept then
+    // (docs/differences.md).
+    let target = match rng.below(if protocol.tls() || !out.is_empty() { 3 } else { 6 }) {
         0 => json!({"weighted_clusters": {"clusters": [{"name": "~one", "weight": 100}]}}),
         1 => json!({"cluster": "~one"}),
         2 => json!({"cluster": "~two"}),

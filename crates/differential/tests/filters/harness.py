@@ -192,8 +192,10 @@ def raw(port, data, timeout=8):
     return out
 
 
-OURS = os.environ["PROA_PROXY"]
-ENVOY = os.environ["PROA_ENVOY"]
+OURS = [os.environ["PROA_PROXY"]]
+if os.path.basename(OURS[0]) == "proa":
+    OURS.append("proxy")
+ENVOY = [os.environ["PROA_ENVOY"]]
 
 
 def start(cmd, name, b, ports):
@@ -202,8 +204,8 @@ def start(cmd, name, b, ports):
     json.dump(b, open(f, "w"))
     e = open(d + "/err", "w")
     p = subprocess.Popen(
-        [
-            cmd,
+        cmd
+        + [
             "-c",
             f,
             "--concurrency",

@@ -13,7 +13,7 @@ use upstream::{Guard, Host, Outcome, PoolKey};
 
 use super::{Cluster, Connection, ConnectionFacts, IdleH1, Pooled, h1_up, max_requests};
 use crate::exchange::{Exchange, Protocol};
-use crate::retry::Failure;
+use crate::retry::{Failure, PROTOCOL_ERROR, REFUSED_STREAM};
 use crate::side::{Lost, Side};
 use crate::up::Up;
 use crate::worker::Worker;
@@ -206,9 +206,7 @@ impl Lease {
             }
             Failure::MaxDuration => stats.inc(stat::UPSTREAM_RQ_MAX_DURATION_REACHED),
             Failure::Upstream { lost, .. } => {
-                if matches!(lost, Lost::Reset(_)) {
-                    stats.inc(stat::UPSTREAM_RQ_RX_RESET);
-                }
+                self.count_lost(*lost);
                 if *lost == Lost::Protocol {
                     stats.inc(stat::UPSTREAM_CX_PROTOCOL_ERROR);
                 }
@@ -241,10 +239,9 @@ impl Lease {
 
     /// The response broke off after its head.
     pub fn broken(mut self, ex: &mut Exchange, failure: &Failure) {
-        let stats = self.cluster.stats();
         match failure {
             Failure::Client(_) => self.count_reset(),
-            Failure::Upstream { lost: Lost::Reset(_), .. } => stats.inc(stat::UPSTREAM_RQ_RX_RESET),
+            Failure::Upstream { lost, .. } => self.count_lost(*lost),
             _ => {}
         }
         let _ = ex;
@@ -255,6 +252,16 @@ impl Lease {
     pub fn reset(&mut self) {
         self.up.reset();
         self.count_reset();
+    }
+
+    /// The peer's reset, as Envoy counts it: not one that refuses, and as our own one that blames us.
+    fn count_lost(&self, lost: Lost) {
+        match lost {
+            Lost::Reset(REFUSED_STREAM) => {}
+            Lost::Reset(PROTOCOL_ERROR) => self.cluster.stats().inc(stat::UPSTREAM_RQ_TX_RESET),
+            Lost::Reset(_) => self.cluster.stats().inc(stat::UPSTREAM_RQ_RX_RESET),
+            _ => {}
+        }
     }
 
     /// Resets are counted where streams are: not on HTTP/1.
