@@ -149,7 +149,9 @@ async fn forward(
     }
     ex.request.remove_id(HeaderId::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
     let timeouts = Timeouts::read(conn, ex, f);
-    if let Some(c) = found.virtual_host().virtual_clusters.iter().find(|c| decide::headers_match(&c.headers, &ex.request)) {
+    if let Some(c) =
+        found.virtual_host().virtual_clusters.iter().find(|c| decide::headers_match(&c.headers, &ex.request))
+    {
         ex.virtual_cluster = Some(c.name.clone());
     }
     rewrite(conn, ex, found, f);
