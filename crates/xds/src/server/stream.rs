@@ -12,7 +12,8 @@ use super::subscription::{Subscription, WILDCARD};
 use super::{Changes, Kind, Resource, ResourceSet, TypeStatus};
 
 /// How long listeners and routes wait for the client to take new clusters and ask for their endpoints.
-/// A client that never does so (it needs no endpoints) still gets everything after this time.
+/// A client that never does so (it needs no endpoints, or a cluster of it never gets warm) still gets everything after
+/// this time; clusters first, whose later changes then leave although the earlier ones are not answered.
 pub const WARMING_MAX: Duration = Duration::from_secs(2);
 
 /// Most removed clusters that are held back for a client that refuses a listener or route.
@@ -131,7 +132,9 @@ pub struct Stream {
     /// EDS clusters that were sent and whose endpoints the client has not confirmed, with the number of the
     /// earliest response whose confirmation counts.
     warming: BTreeMap<Arc<str>, u64>,
-    /// Time of the first poll.
+    /// When endpoints last left that the client did not have.
+    warmed_at: Duration,
+    /// Time of the first poll after the client began to speak.
     opened: Option<Duration>,
     /// Time of the last poll.
     polled: Duration,
@@ -147,6 +150,7 @@ impl Stream {
             subs: BTreeMap::new(),
             next_nonce: 1,
             warming: BTreeMap::new(),
+            warmed_at: Duration::ZERO,
             opened: None,
             polled: Duration::ZERO,
             resumed: false,
@@ -201,14 +205,16 @@ impl Stream {
         let nonce = request.response_nonce.as_str();
         let mut event = Event { kind, answer: None, subscribed: false, expired_nonce: false };
         if !first && !nonce.is_empty() && !sub.is_latest(nonce) {
-            sub.answer(nonce, None);
+            // Names in it are of before; as an answer it counts if it is still owed.
+            let error = request.error_detail.as_ref().map(|e| e.message.as_str());
+            self.answer(&mut event, nonce, error);
             event.expired_nonce = true;
             return Ok(event);
         }
         let again = !first && nonce.is_empty();
         if first && !request.version_info.is_empty() {
-            // Only where one version covers everything: of named resources the client may have ignored some.
-            sub.resume = Some(request.version_info.clone()).filter(|_| kind.is_full_state());
+            // The version says nothing of what the client has: it may have taken parts of responses that it refused, and
+            // of named resources it may have ignored some. Everything is sent again.
             self.resumed = true;
         }
         let asked: BTreeSet<&str> = request.resource_names.iter().map(String::as_str).collect();
@@ -287,15 +293,22 @@ impl Stream {
 
     /// The next response that may leave at `now` (time since any fixed moment). Call until `None`.
     pub fn poll(&mut self, now: Duration) -> Option<Push> {
-        self.opened.get_or_insert(now);
+        if !self.subs.is_empty() {
+            self.opened.get_or_insert(now);
+        }
         self.polled = now;
         Kind::ALL.iter().find_map(|kind| self.poll_kind(*kind, now))
     }
 
     fn poll_kind(&mut self, kind: Kind, now: Duration) -> Option<Push> {
         let sub = self.subs.get(&kind)?;
-        if sub.in_flight.is_some() {
-            return None;
+        if let Some(since) = sub.unanswered_since() {
+            // A client that warms a cluster may owe its answer for as long as a secret is missing. Its other clusters
+            // must not wait for that, nor the listeners that refer to them.
+            let overdue = now >= since.max(sub.sent_at) + WARMING_MAX;
+            if kind != Kind::Cluster || !overdue {
+                return None;
+            }
         }
         let target = Arc::clone(sub.target.as_ref().filter(|_| !sub.stale)?);
         let Some(mut changes) = sub.pending(self.protocol) else {
@@ -330,8 +343,11 @@ impl Stream {
         if kind == Kind::Endpoint {
             // Endpoints the client never had: listeners wait for it to take them.
             let since = self.next_nonce - 1;
-            let new = resources.iter().filter(|r| sub.is_new(&r.name)).map(|r| Arc::clone(&r.name));
-            self.warming.extend(new.map(|n| (n, since)));
+            let new = resources.iter().filter(|r| sub.is_new(&r.name));
+            for resource in new {
+                self.warming.insert(Arc::clone(&resource.name), since);
+                self.warmed_at = now;
+            }
         }
         sub.settle(base);
         sub.sent(nonce.clone(), version.clone(), names, full, now);
@@ -388,17 +404,22 @@ impl Stream {
         let Some(clusters) = self.subs.get(&Kind::Cluster) else {
             return self.is_introduced(now);
         };
-        let endpoints = self.subs.get(&Kind::Endpoint);
-        let sent_at = endpoints.map_or(clusters.sent_at, |e| e.sent_at.max(clusters.sent_at));
-        let late = now >= sent_at + WARMING_MAX;
+        // Clusters first, whatever the client owes.
         if clusters.stale || clusters.pending(self.protocol).is_some_and(|c| !c.changed.is_empty()) {
-            return clusters.in_flight.is_some() && late;
+            return false;
         }
-        let missing = endpoints.is_some_and(|e| {
+        let missing = self.subs.get(&Kind::Endpoint).is_some_and(|e| {
             let pending = e.pending(self.protocol).unwrap_or_default();
             e.stale || pending.changed.iter().any(|r| e.is_new(&r.name))
         });
-        late || clusters.in_flight.is_none() && self.warming.is_empty() && !missing
+        let complete = clusters.in_flight.is_empty() && self.warming.is_empty() && !missing;
+        complete || now >= self.waiting_since(clusters) + WARMING_MAX
+    }
+
+    /// Since when listeners and routes wait for the client.
+    fn waiting_since(&self, clusters: &Subscription) -> Duration {
+        // Nothing was sent yet to a client that came back with all clusters.
+        clusters.sent_at.max(self.warmed_at).max(self.opened.unwrap_or(self.polled))
     }
 
     /// Has the client taken all listeners and routes? Those it refused may refer to old clusters, and so may
@@ -421,10 +442,10 @@ impl Stream {
     pub fn deadline(&self) -> Option<Duration> {
         let introduced = self.opened.filter(|_| self.resumed);
         let clusters = self.subs.get(&Kind::Cluster);
-        let waits = |c: &&Subscription| c.in_flight.is_some() || !self.warming.is_empty();
-        let sent_at = self.subs.get(&Kind::Endpoint).map_or(Duration::ZERO, |e| e.sent_at);
-        let warm = clusters.filter(waits).map(|c| c.sent_at.max(sent_at));
-        let times = [introduced, warm].into_iter().flatten().map(|at| at + WARMING_MAX);
+        let waits = |c: &&Subscription| !c.in_flight.is_empty() || !self.warming.is_empty();
+        let warm = clusters.filter(waits).map(|c| self.waiting_since(c));
+        let overdue = clusters.and_then(|c| Some(c.unanswered_since()?.max(c.sent_at)));
+        let times = [introduced, warm, overdue].into_iter().flatten().map(|at| at + WARMING_MAX);
         times.filter(|at| *at > self.polled).min()
     }
 

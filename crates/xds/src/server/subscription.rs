@@ -1,6 +1,6 @@
 //! What does a client want of one type, what has it got, and what is therefore still to be sent?
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +12,15 @@ pub const NAMES_MAX: usize = 100_000;
 /// The name that stands for everything.
 pub const WILDCARD: &str = "*";
 
+/// Responses of one type that may wait for their answer at the same time. Only clusters have more than one, see
+/// [`Stream`](super::Stream); beyond this the oldest two count as one.
+pub const UNANSWERED_MAX: usize = 4;
+
 /// A response the client has not answered yet.
 #[derive(Debug)]
 pub(super) struct InFlight {
     pub nonce: String,
+    pub sent_at: Duration,
     /// Names in it, to know which warming clusters have got their endpoints.
     pub names: Vec<Arc<str>>,
     /// It lists everything.
@@ -38,11 +43,10 @@ pub(super) struct Subscription {
     pub base: Arc<ResourceSet>,
     /// The client starts from nothing and waits for an answer, even an empty one.
     pub fresh: bool,
-    /// State of the world only: the version of the last response of an earlier stream.
-    pub resume: Option<String>,
     /// Names to send whatever the client has: newly subscribed, or endpoints of a changed cluster.
     pub forced: BTreeSet<Arc<str>>,
-    pub in_flight: Option<InFlight>,
+    /// Unanswered responses, oldest first.
+    pub in_flight: VecDeque<InFlight>,
     pub sent_at: Duration,
     pub nack: Option<String>,
     /// Names in refused responses that were not in an accepted one since.
@@ -66,9 +70,8 @@ impl Subscription {
             stale: true,
             base: Arc::default(),
             fresh: true,
-            resume: None,
             forced: BTreeSet::new(),
-            in_flight: None,
+            in_flight: VecDeque::new(),
             sent_at: Duration::ZERO,
             nack: None,
             refused: BTreeSet::new(),
@@ -144,16 +147,17 @@ impl Subscription {
         self.forced.remove(name);
     }
 
-    /// Takes a client's answer. Returns whether the nonce is that of the response in flight.
+    /// Takes a client's answer; returns the response it is for. Older ones it did not answer are forgotten with it: a
+    /// client answers in order, or only the latest.
     pub fn answer(&mut self, nonce: &str, error: Option<&str>) -> Option<InFlight> {
-        if self.in_flight.as_ref().is_none_or(|f| f.nonce != nonce) {
+        let Some(at) = self.in_flight.iter().position(|f| f.nonce == nonce) else {
             // Answering the last response twice is harmless; anything else is out of date.
             if nonce != self.nonce_sent {
                 self.expired_nonces += 1;
             }
             return None;
-        }
-        let answered = self.in_flight.take()?;
+        };
+        let answered = self.in_flight.drain(..=at).next_back()?;
         match error {
             Some(reason) => {
                 self.nacks += 1;
@@ -196,9 +200,6 @@ impl Subscription {
         if Arc::ptr_eq(target, &self.base) && self.forced.is_empty() && !self.fresh {
             return None;
         }
-        if self.resume.as_ref().is_some_and(|v| *v == version_string(self.version_of(target, protocol))) {
-            return None;
-        }
         let all = target.shared_changes_since(&self.base);
         let wanted = |n: &str| self.wants(n) && !self.forced.contains(n);
         let mut changes = Changes {
@@ -223,7 +224,6 @@ impl Subscription {
     pub fn settle(&mut self, base: Arc<ResourceSet>) {
         self.base = base;
         self.fresh = false;
-        self.resume = None;
         self.forced.clear();
     }
 
@@ -231,12 +231,26 @@ impl Subscription {
         self.nonce_sent.clone_from(&nonce);
         self.version = version;
         self.sent_at = now;
-        self.in_flight = Some(InFlight { nonce, names, full });
+        if self.in_flight.len() >= UNANSWERED_MAX
+            && let Some(oldest) = self.in_flight.pop_front()
+            && let Some(next) = self.in_flight.front_mut()
+        {
+            next.sent_at = oldest.sent_at;
+            next.names.extend(oldest.names);
+            next.names.sort();
+            next.names.dedup();
+        }
+        self.in_flight.push_back(InFlight { nonce, sent_at: now, names, full });
+    }
+
+    /// Since when the client owes an answer.
+    pub fn unanswered_since(&self) -> Option<Duration> {
+        self.in_flight.front().map(|f| f.sent_at)
     }
 
     /// Everything known has been sent and answered.
     pub fn is_settled(&self, protocol: Protocol) -> bool {
-        !self.stale && self.in_flight.is_none() && self.pending(protocol).is_none()
+        !self.stale && self.in_flight.is_empty() && self.pending(protocol).is_none()
     }
 
     pub fn status(&self, protocol: Protocol) -> TypeStatus {

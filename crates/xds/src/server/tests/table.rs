@@ -121,6 +121,48 @@ fn a_client_without_endpoints_waits_no_longer_than_the_bound() {
     assert_eq!(stream.poll(WARMING_MAX).unwrap().kind, Kind::Listener);
 }
 
+/// Envoy owes its answer for as long as one of its clusters does not get warm.
+#[test]
+fn clusters_leave_before_listeners_though_earlier_ones_are_unanswered() {
+    let mut stream = Stream::new(Protocol::Delta);
+    stream.on_delta(&ask(Kind::Cluster)).unwrap();
+    stream.on_delta(&ask(Kind::Listener)).unwrap();
+    stream.set_target(Kind::Cluster, set(Kind::Cluster, &[("a", "1")]));
+    stream.set_target(Kind::Listener, Arc::default());
+    let first = stream.poll(Duration::ZERO).unwrap();
+    stream.set_target(Kind::Cluster, set(Kind::Cluster, &[("a", "1"), ("b", "1")]));
+    stream.set_target(Kind::Listener, set(Kind::Listener, &[("l", "b")]));
+    assert!(stream.poll(WARMING_MAX / 2).is_none(), "the client may still answer");
+    assert_eq!(stream.deadline(), Some(WARMING_MAX));
+    let second = stream.poll(WARMING_MAX).unwrap();
+    assert_eq!((second.kind, names(&second)), (Kind::Cluster, vec!["b"]));
+    assert_eq!(stream.deadline(), Some(WARMING_MAX * 2));
+    let third = stream.poll(WARMING_MAX * 2).unwrap();
+    assert_eq!((third.kind, names(&third)), (Kind::Listener, vec!["l"]));
+    // Both answers count when they come at last.
+    let error_detail = Some(protos::google::rpc::Status { message: "a: no".into(), ..Default::default() });
+    let nack = discovery::DeltaDiscoveryRequest { response_nonce: first.nonce, error_detail, ..ask(Kind::Cluster) };
+    assert_eq!(stream.on_delta(&nack).unwrap().answer, Some(Err("a: no".into())));
+    assert_eq!(ack(&mut stream, &second).answer, Some(Ok(())));
+    assert_eq!(stream.status()[0].state, SyncState::Error, "a is still refused");
+}
+
+/// However often clusters change, what a silent client is owed stays bounded.
+#[test]
+fn unanswered_responses_are_bounded() {
+    use crate::server::subscription::UNANSWERED_MAX;
+    let mut stream = Stream::new(Protocol::Delta);
+    stream.on_delta(&ask(Kind::Cluster)).unwrap();
+    let mut last = None;
+    for n in 0..3 * UNANSWERED_MAX as u32 {
+        stream.set_target(Kind::Cluster, set(Kind::Cluster, &[("a", &n.to_string())]));
+        last = stream.poll(WARMING_MAX * n);
+        assert!(last.is_some(), "{n}");
+    }
+    assert_eq!(ack(&mut stream, &last.unwrap()).answer, Some(Ok(())));
+    assert!(stream.is_converged());
+}
+
 #[test]
 fn a_client_that_comes_back_gets_only_what_differs() {
     let target = set(Kind::Cluster, &[("a", "1"), ("b", "2"), ("n", "1")]);
