@@ -10,6 +10,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::SystemTime;
 
@@ -47,6 +48,8 @@ enum Job {
 pub struct LastGood {
     folder: PathBuf,
     jobs: SyncSender<Job>,
+    /// A proxy could not start from it; until listeners are accepted again.
+    doubted: Arc<AtomicBool>,
 }
 
 impl LastGood {
@@ -63,12 +66,13 @@ impl LastGood {
             .name("last-good".into())
             .stack_size(128 << 10)
             .spawn(move || write(&own, &received))?;
-        Ok(Self { folder: folder.to_owned(), jobs })
+        Ok(Self { folder: folder.to_owned(), jobs, doubted: Arc::default() })
     }
 
     /// Keeps what the proxy accepted.
     pub fn keep(&self, kind: Kind, changes: Vec<Change>) {
         if !changes.is_empty() && is_kept(kind) {
+            self.doubted.fetch_and(kind != Kind::Listener, Ordering::AcqRel);
             // Fails only when the writer has died, which it has said.
             let _ = self.jobs.send(Job::Changes(kind, changes));
         }
@@ -86,9 +90,15 @@ impl LastGood {
         kept.into_iter().map(|(name, value)| Resource::new(name, value)).collect()
     }
 
+    /// A proxy could not start from it.
+    pub fn doubt(&self) {
+        self.doubted.store(true, Ordering::Release);
+    }
+
     /// Whether a proxy can start from it: clusters and listeners are there.
     pub fn is_complete(&self) -> bool {
-        [Kind::Cluster, Kind::Listener].iter().all(|kind| !self.resources(*kind).is_empty())
+        !self.doubted.load(Ordering::Acquire)
+            && [Kind::Cluster, Kind::Listener].iter().all(|kind| !self.resources(*kind).is_empty())
     }
 
     /// The certificate, if it holds at `now`.

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use prost::Message as _;
@@ -20,15 +19,13 @@ use xds::server::Kind;
 use crate::control::Control;
 use crate::envoy::{Drain, Options};
 use crate::last_good::Change;
-use crate::relay::Learned;
-use crate::{kept, sds};
+use crate::relay::{self, Learned};
+use crate::sds;
 
 /// The bootstrap's cluster of the control plane.
 const XDS_CLUSTER: &str = "xds-grpc";
 /// The bootstrap's cluster of secrets.
 const SDS_CLUSTER: &str = "sds-grpc";
-/// How long the control plane may take before a proxy that has nothing gets what was kept.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Exit code of a proxy that ended without being asked to.
 const UNASKED: u8 = 1;
@@ -53,31 +50,22 @@ pub fn embedding(
     }
     // Whether this proxy has configuration, from the control plane or from what was kept.
     let configured = Arc::new(AtomicBool::new(false));
-    let (to, kept, metrics) = (Arc::clone(control), learned.kept.clone(), Arc::clone(&learned.metrics));
-    let known = Arc::clone(&configured);
+    let (to, known, served) = (Arc::clone(control), Arc::clone(&configured), learned.clone());
     let dialer: Dialer = Arc::new(move || {
-        let (to, kept, metrics) = (Arc::clone(&to), kept.clone(), Arc::clone(&metrics));
-        let kept = kept.filter(|_| !known.load(Ordering::Acquire));
+        let (to, known, learned) = (Arc::clone(&to), Arc::clone(&known), served.clone());
         Box::pin(async move {
-            let connected = match &kept {
-                Some(_) => tokio::time::timeout(PATIENCE, to.connect())
-                    .await
-                    .unwrap_or_else(|_| Err(anyhow!("not connected within {PATIENCE:?}"))),
-                None => to.connect().await,
-            };
-            match connected {
-                Ok(io) => {
-                    tracing::info!(target: "xdsproxy", "connected to upstream XDS server");
-                    Ok(Dialled { io: Box::pin(io) as BoxIo, metadata: to.metadata() })
-                }
-                Err(error) => {
-                    metrics.istiod_failures.add();
-                    tracing::warn!(target: "xdsproxy", "connection to control plane: {error:#}");
-                    let kept = kept.ok_or_else(|| io::Error::other(format!("{error:#}")))?;
-                    let io = kept::connect(&kept, &to).map_err(|_| io::Error::other(format!("{error:#}")))?;
-                    Ok(Dialled { io: Box::pin(io) as BoxIo, metadata: Vec::new() })
-                }
+            if !known.load(Ordering::Acquire)
+                && let Some(io) = relay::connect_kept(&to, &learned)
+            {
+                return Ok(Dialled { io: Box::pin(io) as BoxIo, metadata: Vec::new() });
             }
+            let connected = to.connect().await.map_err(|error| {
+                learned.metrics.istiod_failures.add();
+                tracing::warn!(target: "xdsproxy", "connection to control plane: {error:#}");
+                io::Error::other(format!("{error:#}"))
+            })?;
+            tracing::info!(target: "xdsproxy", "connected to upstream XDS server");
+            Ok(Dialled { io: Box::pin(connected) as BoxIo, metadata: to.metadata() })
         })
     });
     dialers.insert(XDS_CLUSTER.to_owned(), dialer);

@@ -1,12 +1,12 @@
-//! How does a separate proxy's xDS reach the control plane? Each stream on the agent's Unix socket is carried
-//! over one stream to istiod, message by message, delta or state of the world. The agent rides along: it asks
-//! for the name table and keeps what comes.
+//! Who answers a proxy's xDS stream? A fresh proxy gets what was kept of its earlier life ([`crate::kept`]); any other stream is
+//! carried over one stream to istiod, message by message, delta or state of the world. The agent rides along: it asks for the
+//! name table and keeps what comes. A separate proxy is served on a Unix socket; our own in this process reaches the control
+//! plane itself, and is served from memory only what was kept.
 
 use std::collections::VecDeque;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prost::Message as _;
 use protos::envoy::service::discovery::v3 as discovery;
@@ -15,6 +15,7 @@ use protos::envoy::service::discovery::v3::aggregated_discovery_service_server::
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
 use protos::istio::networking::nds::v1::NameTable;
+use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tokio_stream::{Stream, StreamExt as _};
@@ -34,8 +35,8 @@ const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Requests that wait for the control plane.
 const PENDING_MAX: usize = 64;
 
-/// How long the control plane may take before a proxy that has nothing gets what was kept.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// Bytes on their way between our own proxy and what is kept.
+const MEMORY_PIPE_BYTES: usize = 64 << 10;
 /// Responses of one stream that wait for the proxy's verdict before they are kept.
 const UNSETTLED_MAX: usize = 64;
 
@@ -55,7 +56,7 @@ pub struct Learned {
 /// Serves the proxy on `socket`.
 pub fn serve(socket: &Path, control: Arc<Control>, learned: Learned) -> std::io::Result<()> {
     let listener = crate::unix::bind(socket)?;
-    let relay = Relay { control, learned };
+    let relay = Relay { control, learned, carries: true };
     let service = AggregatedDiscoveryServiceServer::new(relay).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(async move {
@@ -66,9 +67,31 @@ pub fn serve(socket: &Path, control: Arc<Control>, learned: Learned) -> std::io:
     Ok(())
 }
 
+/// A connection to what was kept, for our own proxy in this process; `None`: nothing usable was.
+pub fn connect_kept(control: &Arc<Control>, learned: &Learned) -> Option<DuplexStream> {
+    learned.usable()?;
+    let (own, theirs) = tokio::io::duplex(MEMORY_PIPE_BYTES);
+    let relay = Relay { control: Arc::clone(control), learned: learned.clone(), carries: false };
+    let server = tonic::transport::Server::builder().add_service(AggregatedDiscoveryServiceServer::new(relay));
+    tokio::spawn(async move {
+        // One connection; its end is not worth a word.
+        let _ = server.serve_with_incoming(tokio_stream::once(Ok::<_, std::io::Error>(theirs))).await;
+    });
+    Some(own)
+}
+
+impl Learned {
+    /// What was kept, if a proxy can start from it.
+    fn usable(&self) -> Option<&LastGood> {
+        self.kept.as_ref().filter(|kept| kept.is_complete())
+    }
+}
+
 struct Relay {
     control: Arc<Control>,
     learned: Learned,
+    /// Streams that are not answered from what was kept go on to the control plane.
+    carries: bool,
 }
 
 type Answers<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
@@ -165,10 +188,10 @@ impl Wire for Sotw {
 impl Relay {
     fn open<W: Wire>(&self, inbound: Streaming<W::Request>) -> Response<Answers<W::Response>> {
         let (down, receiver) = mpsc::channel(1);
-        let (control, learned) = (Arc::clone(&self.control), self.learned.clone());
+        let (control, learned, carries) = (Arc::clone(&self.control), self.learned.clone(), self.carries);
         tokio::spawn(async move {
-            if let Err(status) = carry::<W>(inbound, &down, &control, &learned).await {
-                tracing::warn!(target: "xdsproxy", "connection to control plane: {}: {}", status.code(), full_message(&status));
+            if let Err(status) = answer::<W>(inbound, &down, &control, &learned, carries).await {
+                tracing::info!(target: "xdsproxy", "xDS stream ended: {}: {}", status.code(), full_message(&status));
                 // The proxy keeps what it has and comes back with its own back-off.
                 let _ = down.send(Err(Status::unavailable(full_message(&status)))).await;
             }
@@ -196,26 +219,34 @@ impl Unsettled {
     }
 }
 
+async fn answer<W: Wire>(
+    mut inbound: Streaming<W::Request>,
+    down: &mpsc::Sender<Result<W::Response, Status>>,
+    control: &Arc<Control>,
+    learned: &Learned,
+    carries: bool,
+) -> Result<(), Status> {
+    let Some(first) = inbound.next().await.transpose()? else {
+        return Ok(());
+    };
+    match learned.usable().filter(|_| !W::resumes(&first)) {
+        Some(kept) => kept::serve::<W>(first, inbound, down, kept, control).await,
+        None if carries => carry::<W>(first, inbound, down, control, learned).await,
+        None => Err(Status::unavailable("the proxy has its configuration")),
+    }
+}
+
+/// Carries one stream to the control plane and back.
 async fn carry<W: Wire>(
+    first: W::Request,
     mut inbound: Streaming<W::Request>,
     down: &mpsc::Sender<Result<W::Response, Status>>,
     control: &Arc<Control>,
     learned: &Learned,
 ) -> Result<(), Status> {
     let (up, requests) = mpsc::channel(PENDING_MAX);
-    let Some(first) = inbound.next().await.transpose()? else {
-        return Ok(());
-    };
     let gone = || Status::unavailable("control plane closed the stream");
     let metrics = &learned.metrics;
-    // Asked first, so that a proxy without configuration does not wait for a stream that never opens.
-    let usable = learned.kept.as_ref().filter(|kept| !W::resumes(&first) && kept.is_complete());
-    if let Some(kept) = usable
-        && !matches!(tokio::time::timeout(PATIENCE, control.connect()).await, Ok(Ok(_)))
-    {
-        metrics.istiod_failures.add();
-        return kept::serve::<W>(first, inbound, down, kept, control).await;
-    }
     up.send(first).await.map_err(|_| gone())?;
     if learned.want_names {
         up.send(W::names_request("", "")).await.map_err(|_| gone())?;

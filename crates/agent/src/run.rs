@@ -45,6 +45,8 @@ const PROBES_FROM_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 6)
 const PROBES_FROM_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 /// How often a starting proxy is asked whether it is ready.
 const START_LOOK: Duration = Duration::from_millis(5);
+/// After this long a proxy that is ready has done all that belongs to its start.
+const START_OVER: Duration = Duration::from_secs(3);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Environment, with the proxy configuration's metadata over it.
@@ -76,6 +78,7 @@ pub fn proxy(args: args::Proxy) -> anyhow::Result<ExitCode> {
         json: args.log.log_as_json,
         stdout: true,
     });
+    proxy::memory::prepare();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let code = runtime.block_on(serve(args))?;
     runtime.shutdown_background();
@@ -211,10 +214,13 @@ fn watch_start(status: Arc<Status>) {
         loop {
             let asked = Arc::clone(&status);
             if matches!(tokio::task::spawn_blocking(move || asked.check()).await, Ok(Ok(())) | Err(_)) {
-                return;
+                break;
             }
             tokio::time::sleep(START_LOOK).await;
         }
+        // What only the start needed, in code and in memory, is let go once nothing of the start is left.
+        tokio::time::sleep(START_OVER).await;
+        proxy::memory::forget_startup();
     });
 }
 

@@ -127,11 +127,16 @@ struct Secrets {
 }
 
 /// The secrets of one stream.
-struct Own(Current);
+struct Own {
+    current: Current,
+    /// Some of them are in files.
+    files: bool,
+}
 
 impl Source for Own {
     fn make(&mut self, want: &Want<'_>) -> Option<ResourceSet> {
-        let workload = self.0.borrow().clone();
+        let workload = self.current.borrow().clone();
+        self.files = want.names.iter().any(|name| name.starts_with("file-"));
         let made = want.names.iter().filter_map(|name| secret(name, workload.as_deref()));
         let set: ResourceSet = made.map(|s| Resource::new(s.name.as_str(), s.encode_to_vec())).collect();
         // A certificate that is still on its way is not missing.
@@ -147,6 +152,10 @@ impl Source for Own {
         }
         Ok(())
     }
+
+    fn looks_again(&self) -> bool {
+        self.files
+    }
 }
 
 type Answers<R> = Pin<Box<dyn Stream<Item = Result<R, Status>> + Send>>;
@@ -156,7 +165,7 @@ impl Secrets {
         let (sender, receiver) = mpsc::channel(1);
         let current = self.current.clone();
         tokio::spawn(async move {
-            let source = Own(current.clone());
+            let source = Own { current: current.clone(), files: false };
             let served = stream::serve::<D, _, _>(None, inbound, &sender, source, Some(current), Some(FILES_EVERY));
             if let Err(status) = served.await {
                 let _ = sender.send(Err(status)).await;

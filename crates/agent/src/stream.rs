@@ -68,6 +68,10 @@ pub trait Source: Send {
     fn make(&mut self, want: &Want<'_>) -> Option<ResourceSet>;
     /// Judges a request. `Err` ends the stream.
     fn check(&mut self, event: &Event) -> Result<(), Status>;
+    /// Whether what it made may change without anybody saying so, so that it must look again.
+    fn looks_again(&self) -> bool {
+        false
+    }
 }
 
 /// Serves one stream until the proxy leaves, `changed` closes, or `again` says that a look at files is due.
@@ -111,7 +115,9 @@ pub async fn serve<D: Dialect, S: Source, T>(
                 Err(_) => return Err(Status::unavailable("agent is stopping")),
             },
             () = async { match &mut ticks { Some(ticks) => drop(ticks.tick().await), None => pending().await } } => {
-                machine.invalidate(|_| true);
+                if source.looks_again() {
+                    machine.invalidate(|_| true);
+                }
             }
             () = async { match deadline { Some(at) => tokio::time::sleep(at.saturating_sub(start.elapsed())).await, None => pending().await } } => {}
         }

@@ -308,7 +308,8 @@ impl Pod {
     async fn keep(self: Rc<Self>, container: Container) {
         let native_sidecar = container.restart_policy.as_deref() == Some("Always");
         let policy = self.spec.restart_policy.clone().unwrap_or_else(|| "Always".to_owned());
-        let mut pause = BACK_OFF_MIN;
+        // Once at once, as the kubelet does.
+        let mut pause = Duration::ZERO;
         while !*self.stop.borrow() {
             let begun = Instant::now();
             let code = match self.start(&container) {
@@ -338,10 +339,10 @@ impl Pod {
                 return;
             }
             if begun.elapsed() > BACK_OFF_RESET {
-                pause = BACK_OFF_MIN;
+                pause = Duration::ZERO;
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(BACK_OFF_MAX);
+            pause = (pause * 2).clamp(BACK_OFF_MIN, BACK_OFF_MAX);
             self.note(&container, |state| state.restarts += 1);
         }
     }
