@@ -19,7 +19,7 @@ use std::process::Command;
 #[derive(clap::Args)]
 pub struct Args {
     /// Scenarios to run (proxybench's, `connections`, `handshakes`, `latency`); without names: all of the proxy's.
-    /// `control-plane` measures pushes instead.
+    /// `rest` is what `sidecar` measures before its requests; `control-plane` measures pushes instead.
     scenarios: Vec<String>,
     /// Rounds per scenario; what counts is the median of the rounds' ratios.
     #[arg(long, default_value_t = 5)]
@@ -30,6 +30,9 @@ pub struct Args {
     /// The proxybench program.
     #[arg(long)]
     proxybench: Option<PathBuf>,
+    /// A release build to measure, instead of making one.
+    #[arg(long)]
+    proa: Option<PathBuf>,
 }
 
 const SCENARIOS: &[&str] = &["h1", "sidecar", "mtls", "h2", "tcp", "config", "connections", "handshakes", "latency"];
@@ -45,11 +48,10 @@ pub fn run(args: &Args) -> Result<()> {
     let program = args.proxybench.clone().unwrap_or_else(|| root().join("../shared/tools/proxybench/proxybench"));
     tools::install(tools::BENCH_PACKAGES)?;
     let envoy = tools::envoy()?;
-    let status = cargo::command().args(["build", "--release", "--package", "proa"]).status()?;
-    if !status.success() {
-        bail!("the release build failed");
-    }
-    let proa = root().join("target/release/proa");
+    let proa = match &args.proa {
+        Some(named) => named.clone(),
+        None => build()?,
+    };
     let wanted: Vec<&str> = if args.scenarios.is_empty() {
         SCENARIOS.to_vec()
     } else {
@@ -71,14 +73,18 @@ pub fn run(args: &Args) -> Result<()> {
     ];
     let work = std::env::temp_dir().join(format!("proa-bench-{}", std::process::id()));
     std::fs::create_dir_all(&work)?;
+    if wanted.iter().any(|scenario| matches!(*scenario, "rest" | "sidecar")) {
+        // A whole mesh, which is not held to one processor.
+        sidecar_bench::run(&proa, &envoy)?;
+    }
+    if wanted == ["rest"] {
+        return Ok(std::fs::remove_dir_all(&work)?);
+    }
     process::settle()?;
     let measured = wanted.iter().try_for_each(|scenario| match *scenario {
         "connections" => connections::run(&candidates, &work),
         "handshakes" => handshakes::run(&candidates, args.rounds, args.seconds, &work),
-        "sidecar" => {
-            sidecar_bench::run(&proa, &envoy)?;
-            compare(&program, scenario, &candidates, args, &[])
-        }
+        "rest" => Ok(()),
         "latency" => latency::run(&candidates, args.rounds, args.seconds, &work),
         "config" => {
             CLUSTERS.iter().try_for_each(|n| compare(&program, scenario, &candidates, args, &["--clusters", n]))
@@ -87,6 +93,15 @@ pub fn run(args: &Args) -> Result<()> {
     });
     std::fs::remove_dir_all(&work)?;
     measured
+}
+
+/// Makes the release build.
+fn build() -> Result<PathBuf> {
+    let status = cargo::command().args(["build", "--release", "--package", "proa"]).status()?;
+    if !status.success() {
+        bail!("the release build failed");
+    }
+    Ok(root().join("target/release/proa"))
 }
 
 /// Runs one of proxybench's scenarios.

@@ -131,9 +131,13 @@ fn e2e() -> Result<Outcome> {
     if let Outcome::Failed(why) = cargo(&build, &[]) {
         return Ok(Outcome::Failed(why));
     }
-    let args = ["test", "--package", "proa-e2e", "--no-fail-fast", "--", "--test-threads=1", "--nocapture"];
+    let threads = format!("--test-threads={MESHES}");
+    let args = ["test", "--package", "proa-e2e", "--no-fail-fast", "--", &threads, "--nocapture"];
     Ok(cargo(&args, &[("PROA_ENVOY", &envoy)]))
 }
+
+/// Meshes that the scenarios run at a time: much of what they do is to wait.
+const MESHES: usize = 3;
 
 /// Runs cargo in the workspace.
 pub fn cargo(args: &[&str], env: &[(&str, &str)]) -> Outcome {

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use testkit::http::{self, Response};
@@ -59,7 +60,8 @@ impl Mesh {
 
     /// The same with a folder of manifests.
     pub fn up_on(dir: &Path, plane: DataPlane, flags: &[&str]) -> Self {
-        let name = format!("e2e{}", std::process::id());
+        static MESHES: AtomicU32 = AtomicU32::new(0);
+        let name = format!("e2e{}-{}", std::process::id(), MESHES.fetch_add(1, Ordering::Relaxed));
         let state = TempDir::new().expect("a temporary folder");
         let mut command = Command::new(program());
         command.arg("up").arg(dir).args(["--name", &name, "--gateway-port", "0", "--detach", "--quiet"]);

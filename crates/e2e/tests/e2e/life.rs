@@ -37,12 +37,13 @@ fn warm_start(plane: DataPlane) {
 /// A mesh in the foreground, as somebody at a terminal has it.
 struct Foreground {
     child: Child,
+    program: PathBuf,
     state: PathBuf,
 }
 
 impl Foreground {
-    fn up(state: &Path) -> Self {
-        let child = Command::new(program())
+    fn up(program: &Path, state: &Path) -> Self {
+        let child = Command::new(program)
             .args(["up", "--quiet", "--gateway-port", "0", "--name", "life", "--state-dir"])
             .arg(state)
             .arg(root().join("examples/nodebook"))
@@ -52,7 +53,7 @@ impl Foreground {
             .process_group(0)
             .spawn()
             .expect("proa starts");
-        let mesh = Self { child, state: state.to_owned() };
+        let mesh = Self { child, program: program.to_owned(), state: state.to_owned() };
         eventually(
             "the mesh is up",
             || mesh.run(&["ps", "--json"]),
@@ -62,7 +63,7 @@ impl Foreground {
     }
 
     fn run(&self, args: &[&str]) -> (bool, String) {
-        let output = Command::new(program())
+        let output = Command::new(&self.program)
             .args(args)
             .env("PROA_MESH", "life")
             .env("PROA_STATE_DIR", &self.state)
@@ -78,7 +79,7 @@ impl Foreground {
     }
 }
 
-/// Processes of our program, mounts below the state folder, network namespaces, and rules of this machine.
+/// Processes of a program, mounts below the state folder, network namespaces, and rules of this machine.
 #[derive(Debug)]
 struct Traces {
     processes: BTreeSet<String>,
@@ -88,13 +89,12 @@ struct Traces {
 }
 
 impl Traces {
-    fn look(state: &Path) -> Self {
-        let own = std::fs::canonicalize(program()).expect("the program is there");
+    fn look(program: &Path, state: &Path) -> Self {
         let (mut processes, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
         for entry in std::fs::read_dir("/proc").expect("/proc").flatten() {
             let folder = entry.path();
             // A process that has ended meanwhile, or one of another user, tells nothing.
-            if std::fs::read_link(folder.join("exe")).is_ok_and(|exe| exe == own) {
+            if std::fs::read_link(folder.join("exe")).is_ok_and(|exe| exe == program) {
                 processes.insert(entry.file_name().to_string_lossy().into_owned());
                 namespaces.extend(std::fs::read_link(folder.join("ns/net")));
             }
@@ -126,32 +126,38 @@ impl Traces {
 
 #[test]
 fn nothing_is_left_behind() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (folder, place) = (tempfile::tempdir(), tempfile::tempdir());
+    let (folder, place) = (folder.expect("a temporary folder"), place.expect("a temporary folder"));
     let state = folder.path();
-    let before = Traces::look(state);
+    // Under a path of its own, so that its processes are told from those of other meshes.
+    let own = std::fs::canonicalize(place.path()).expect("just made").join("proa");
+    std::fs::hard_link(program(), &own).or_else(|_| std::fs::copy(program(), &own).map(drop)).expect("room for a copy");
+    let look = || Traces::look(&own, state);
+    let before = look();
     let gone = |how: &str| {
-        eventually(&format!("nothing is left after {how}"), || Traces::look(state).since(&before), Traces::none);
+        eventually(&format!("nothing is left after {how}"), || look().since(&before), Traces::none);
     };
+    let up = || Foreground::up(&own, state);
 
-    let mut mesh = Foreground::up(state);
-    assert!(!Traces::look(state).since(&before).none(), "a running mesh is seen");
+    let mut mesh = up();
+    assert!(!look().since(&before).none(), "a running mesh is seen");
     mesh.signal("-INT");
     assert!(mesh.child.wait().expect("ours").success());
     gone("Ctrl-C");
     assert_eq!(std::fs::read_dir(state).expect("the folder").count(), 0, "Ctrl-C leaves no file");
 
-    let mut mesh = Foreground::up(state);
+    let mut mesh = up();
     assert!(mesh.run(&["down"]).0);
     mesh.child.wait().expect("ours");
     gone("down");
     assert_eq!(std::fs::read_dir(state).expect("the folder").count(), 0, "down leaves no file");
 
     // The sudden end, and a new mesh of the same name on what it left.
-    let mut mesh = Foreground::up(state);
+    let mut mesh = up();
     mesh.signal("-KILL");
     mesh.child.wait().expect("ours");
     gone("kill -9");
-    let mut mesh = Foreground::up(state);
+    let mut mesh = up();
     assert!(mesh.run(&["down"]).0);
     mesh.child.wait().expect("ours");
     gone("kill -9, up and down");
