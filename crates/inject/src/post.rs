@@ -10,7 +10,7 @@ use crate::{AUTO_IMAGE, INIT, PROXY, VALIDATION, merge, string_map};
 
 mod probes;
 
-pub use probes::{dump as app_probers, point_at_agent};
+pub use probes::{dump as app_probers, point_at_agent, restore as restore_probes, tell_agent};
 
 const STATUS: &str = "sidecar.istio.io/status";
 const SCRAPE_ENV: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";

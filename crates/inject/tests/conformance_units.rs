@@ -134,6 +134,27 @@ fn run(function: &str, v: &Value) -> Option<(Value, Value)> {
             };
             (json!([found.containers, found.init_containers]), json!([names("containers"), names("initContainers")]))
         }
+        "TestMergeOrAppendProbers" => {
+            // What was rewritten before is restored and rewritten together with what is new.
+            let probers = |text: Option<&str>| -> Map<String, Value> {
+                text.and_then(|t| serde_json::from_str(t).ok()).unwrap_or_default()
+            };
+            let env = v["in"].as_array().cloned().unwrap_or_default();
+            let before = env.iter().find(|e| e["name"] == "ISTIO_KUBE_APP_PROBERS").and_then(|e| e["value"].as_str());
+            let name = |path: &str| path.split('/').nth(2).unwrap_or_default().to_owned();
+            let mut containers = vec![json!({"name": "istio-proxy", "env": env})];
+            containers.extend(
+                probers(before).keys().map(
+                    |path| json!({"name": name(path), "livenessProbe": {"httpGet": {"path": path, "port": 15020}}}),
+                ),
+            );
+            let new = probers(v["probers"].as_str());
+            containers.extend(new.iter().map(|(path, probe)| json!({"name": name(path), "livenessProbe": probe})));
+            let mut pod = json!({"spec": {"containers": containers}});
+            post::restore_probes(&mut pod);
+            post::tell_agent(&mut pod, 15020);
+            (pod["spec"]["containers"][0]["env"].clone(), v["want"].clone())
+        }
         "TestDumpAppGRPCProbers" => {
             let found = post::app_probers(&v["pod"], 15020);
             let want: Value = serde_json::from_str(text("expected")).expect("JSON");

@@ -26,12 +26,17 @@ pub fn rewrite(c: &Context<'_>, pod: &mut Value) {
     if !wanted || port == 0 || proxy_mut(pod).is_none() {
         return;
     }
+    tell_agent(pod, port);
+    point_at_agent(pod, port);
+}
+
+/// Says in the proxy's environment what the agent has to ask.
+pub fn tell_agent(pod: &mut Value, port: u16) {
     let probers = dump(pod, port);
     if !probers.is_empty() {
         let map: Map<String, Value> = probers.into_iter().collect();
         set_env(pod, ENV, &Value::Object(map).to_string());
     }
-    point_at_agent(pod, port);
 }
 
 /// Lets the kubelet ask the agent on `port` instead of the application.
