@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use telemetry::access_log::ResponseFlags;
-use telemetry::stats::envoy::{listener as stat, listener_worker, ssl, ssl_context};
+use telemetry::stats::envoy::{listener as stat, listener_worker, ssl_context};
 use tls::{Failure, HandshakeError, Stream};
 
 use crate::accepted::{About, Accepted, PeerText};
@@ -147,18 +147,13 @@ async fn inspected(listener: &Arc<Listener>, conn: &mut Accepted) -> Option<()> 
 }
 
 fn shaken(listener: &Listener, about: &mut About, info: &tls::TlsInfo) {
-    listener.ssl.inc(ssl::HANDSHAKE);
-    if info.resumed {
-        listener.ssl.inc(ssl::SESSION_REUSED);
-    }
-    if info.peer.is_none() {
-        listener.ssl.inc(ssl::NO_CERTIFICATE);
+    if let Some(stats) = &listener.ssl {
+        stats.shaken(info);
     }
     about.tls = Some(Arc::new(info.clone()));
 }
 
 fn not_shaken(listener: &Listener, e: &HandshakeError) {
-    let s = &listener.ssl;
     match e.failure() {
         Failure::SecretsNotReady => {
             listener.ssl_context.inc(ssl_context::DOWNSTREAM_CONTEXT_SECRETS_NOT_READY);
@@ -166,11 +161,7 @@ fn not_shaken(listener: &Listener, e: &HandshakeError) {
         }
         // The peer went away: Envoy counts nothing.
         Failure::Io => return,
-        Failure::NoCert => s.inc(ssl::FAIL_VERIFY_NO_CERT),
-        Failure::VerifyError => s.inc(ssl::FAIL_VERIFY_ERROR),
-        Failure::VerifySan => s.inc(ssl::FAIL_VERIFY_SAN),
-        Failure::VerifyHash => s.inc(ssl::FAIL_VERIFY_CERT_HASH),
-        Failure::ConnectionError => s.inc(ssl::CONNECTION_ERROR),
+        failure => listener.ssl.iter().for_each(|stats| stats.failed(failure)),
     }
     telemetry::debug!(connection, "TLS handshake failed: {}", e.transport_failure_reason());
 }

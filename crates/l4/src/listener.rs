@@ -20,7 +20,7 @@ use proxy_config::listener::{self as config, DownstreamTransport, ListenAddress,
 use proxy_config::route::RouteTable;
 use proxy_core::filter_chain;
 use telemetry::access_log::Sinks;
-use telemetry::stats::envoy::{http_inspector, listener as stat, ssl, ssl_context, tls_inspector};
+use telemetry::stats::envoy::{http_inspector, listener as stat, ssl_context, tls_inspector};
 use telemetry::stats::{Block, Store};
 use tls::{SecretStore, ServerContext};
 use upstream::Registry;
@@ -63,7 +63,7 @@ pub struct Listener {
     /// `listener.<address>.`
     pub stats: Block<stat::Listener>,
     /// `listener.<address>.ssl.`
-    pub ssl: Block<ssl::Ssl>,
+    pub ssl: Option<tls::stats::SessionStats>,
     /// `listener.<address>.server_ssl_socket_factory.`
     pub ssl_context: Block<ssl_context::SslContext>,
     pub(crate) tls_inspector: Block<tls_inspector::TlsInspector>,
@@ -136,7 +136,7 @@ impl Listener {
             let chain = match kept.get(&fingerprint) {
                 Some(chain) if !chain.draining() => Arc::clone(chain),
                 _ => Arc::new(
-                    Chain::new(c.clone(), fingerprint, &stat_name, config.traffic_direction, deps)
+                    Chain::new(c.clone(), fingerprint, &stat_name, &config, deps)
                         .map_err(|e| format!("listener {}: filter chain '{}': {e}", config.name, c.name))?,
                 ),
             };
@@ -162,7 +162,7 @@ impl Listener {
             |wanted: &dyn Fn(&ListenerFilterKind) -> bool| config.listener_filters.iter().any(|f| wanted(&f.kind));
         Ok(Arc::new(Listener {
             stats: deps.store.block(&prefix),
-            ssl: if tls { deps.store.block(&format!("{prefix}ssl.")) } else { Block::detached() },
+            ssl: tls.then(|| tls::stats::SessionStats::new(deps.store, &format!("{prefix}ssl."))),
             ssl_context: if tls {
                 deps.store.block(&format!("{prefix}server_ssl_socket_factory."))
             } else {
@@ -252,12 +252,7 @@ impl Listener {
     ) -> Result<(), String> {
         for chain in self.chains() {
             if let Terminal::Http(manager) = &chain.terminal {
-                manager.set_discovered(
-                    name,
-                    type_url,
-                    kind,
-                    &http_deps(deps, self.stat_name(), self.config.traffic_direction),
-                )?;
+                manager.set_discovered(name, type_url, kind, &http_deps(deps, self.stat_name(), &self.config))?;
             }
         }
         Ok(())
@@ -283,7 +278,7 @@ impl Chain {
         config: Arc<config::FilterChain>,
         fingerprint: u64,
         stat_name: &str,
-        direction: config::TrafficDirection,
+        listener: &config::Listener,
         deps: &Deps<'_>,
     ) -> Result<Self, String> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -300,13 +295,13 @@ impl Chain {
         }
         let recorder = before.iter().find_map(|f| match &f.kind {
             NetworkFilterKind::IstioStats(c) => {
-                Some(Box::new(l7::istio::Recorder::new(c, direction, &deps.node, deps.store)))
+                Some(Box::new(l7::istio::Recorder::new(c, listener.traffic_direction, &deps.node, deps.store)))
             }
             _ => None,
         });
         let terminal = match &last.kind {
             NetworkFilterKind::Hcm(hcm) => {
-                Terminal::Http(l7::Manager::new(hcm.clone(), &http_deps(deps, stat_name, direction))?)
+                Terminal::Http(l7::Manager::new(hcm.clone(), &http_deps(deps, stat_name, listener))?)
             }
             NetworkFilterKind::TcpProxy(c) if last.name.contains("redis") => {
                 telemetry::info!(config, "network filter {} lets bytes pass uninterpreted", last.name);
@@ -351,7 +346,7 @@ impl Chain {
 }
 
 /// What a connection manager takes from the process.
-fn http_deps<'a>(deps: &Deps<'a>, stat_name: &'a str, direction: config::TrafficDirection) -> l7::Deps<'a> {
+fn http_deps<'a>(deps: &Deps<'a>, stat_name: &'a str, listener: &config::Listener) -> l7::Deps<'a> {
     l7::Deps {
         store: deps.store,
         sinks: deps.sinks,
@@ -359,7 +354,8 @@ fn http_deps<'a>(deps: &Deps<'a>, stat_name: &'a str, direction: config::Traffic
         routes: deps.routes,
         listener: stat_name,
         node: deps.node.clone(),
-        direction,
+        direction: listener.traffic_direction,
+        drain_modify_only: listener.drain_modify_only,
     }
 }
 

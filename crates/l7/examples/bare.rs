@@ -44,6 +44,7 @@ fn main() {
                 listener: &addr.to_string().replace(':', "_"),
                 node: Arc::default(),
                 direction: l.traffic_direction,
+                drain_modify_only: false,
             };
             let manager = l7::Manager::new(hcm.clone(), &deps).expect("supported");
             let listener = std::net::TcpListener::bind(addr).expect("bind");

@@ -154,7 +154,7 @@ pub struct Exchange {
     pub metadata: DynamicMetadata,
     /// Filter state of the request.
     pub state: StateObjects,
-    /// The cluster chosen by a filter instead of the route.
+    /// A health check that the `health_check` filter knows.
     pub health_check: bool,
     /// A filter cleared the route cache.
     pub route_cleared: bool,

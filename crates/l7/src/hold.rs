@@ -72,7 +72,7 @@ pub async fn respond(
                         None if ends => Vec::new(),
                         None => collect(conn, down, found, ex, &mut source, index, limit).await?,
                     };
-                    let step = conn.manager.filters[index].on_response_body(ex, &mut body);
+                    let step = conn.manager.filters[index].on_response_body(index, ex, &mut body);
                     held = Held { body: Some(body), seen_from: index };
                     step
                 }

@@ -38,6 +38,8 @@ pub struct Deps<'a> {
     pub node: Arc<Node>,
     /// The listener's `traffic_direction`.
     pub direction: TrafficDirection,
+    /// The listener's `drain_type` is `MODIFY_ONLY`: failing health checks do not drain it.
+    pub drain_modify_only: bool,
 }
 
 /// Facts of this node, as `--service-node`, `--service-cluster` and the bootstrap give them.
@@ -53,6 +55,16 @@ pub struct Node {
     pub zone: String,
     /// `node.metadata`
     pub metadata: Option<Arc<proxy_config::common::Value>>,
+    /// It is to fail health checks (`/healthcheck/fail`).
+    pub failing: Arc<AtomicBool>,
+}
+
+impl Node {
+    /// Whether it is to fail health checks.
+    #[inline]
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
 }
 
 /// The runtime form of an [`Hcm`].
@@ -85,6 +97,7 @@ pub struct Manager {
     pub tracer: Option<Box<Tracer>>,
     routes: Routes,
     draining: AtomicBool,
+    drain_modify_only: bool,
 }
 
 enum Routes {
@@ -132,6 +145,7 @@ impl Manager {
                     .any(|f| matches!(&f.kind, hcm_filter::ExtAuthz(e) if e.include_peer_certificate)),
             routes,
             draining: AtomicBool::new(false),
+            drain_modify_only: deps.drain_modify_only,
             config,
         }))
     }
@@ -180,10 +194,10 @@ impl Manager {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether this chain drains.
+    /// Whether this chain drains. A node that fails health checks drains all of them, as Envoy.
     #[inline]
     pub fn draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::Relaxed) || (self.node.is_failing() && !self.drain_modify_only)
     }
 }
 

@@ -325,6 +325,28 @@ impl Retries {
         wait
     }
 
+    /// A try is overdue and goes on (`hedge_on_per_try_timeout`): the time to wait before another runs beside it. Unlike a try
+    /// that failed, it is tried again whatever the conditions.
+    pub fn hedge(&mut self, conn: &Conn, ex: &mut Exchange) -> Option<Duration> {
+        if self.on.is_empty() {
+            return None;
+        }
+        self.timed_out = true;
+        let again = self.again;
+        let wait = self.admit(conn);
+        if wait.is_none() {
+            self.note_refusal(ex);
+            // The tries so far go on.
+            self.again = again;
+        }
+        wait
+    }
+
+    /// A response that is not passed back while other tries are under way.
+    pub fn unwanted(&self, ex: &Exchange, status: u16) -> bool {
+        !self.on.is_empty() && self.wants_head(ex, status)
+    }
+
     fn wants_head(&self, ex: &Exchange, status: u16) -> bool {
         let on = |c| self.on.has(c);
         if ex.response.has(HeaderId::X_ENVOY_OVERLOADED) {

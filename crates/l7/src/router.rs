@@ -3,6 +3,7 @@
 //! Envoy's router filter. One try is: choose a host, get a connection (`pool.rs`), relay both bodies
 //! (`relay.rs`) under the deadlines in force. What failed decides whether there is another try.
 
+mod back;
 mod target;
 
 use std::rc::Rc;
@@ -12,26 +13,23 @@ use std::time::Duration;
 use http1::{HeaderId, push_decimal};
 use proxy_config::route::{DirectResponse, Forward, HostRewrite, RouteAction};
 use telemetry::access_log::ResponseFlags;
-use telemetry::stats::envoy::{hcm as stat, router as router_stat};
+use telemetry::stats::envoy::router as router_stat;
 
 use crate::connection::Conn;
 use crate::debug::Heads;
 use crate::decide;
 use crate::destination;
-use crate::down::{Down, ResponseBody};
+use crate::down::Down;
 use crate::exchange::Exchange;
-use crate::filters;
-use crate::hold::{self, Held, Source};
 use crate::pool::{self, Lease};
 use crate::redirect;
 use crate::relay::{Fault, Relay};
 use crate::reply::LocalReply;
-use crate::response;
 use crate::retry::{Failure, Retries};
 use crate::shadow::Shadows;
 use crate::side::{Lost, Side};
 use crate::stream::{self, FilterTaps, Found};
-use crate::timeouts::{Timeouts, decimal};
+use crate::timeouts::Timeouts;
 use crate::timers::Timer;
 use crate::trace;
 use crate::up::{RequestBody, Up, UpHead};
@@ -41,6 +39,9 @@ use target::{rewrite, set_host, terminates};
 
 /// Request bytes kept for another try when the configuration sets no limit (the default buffer limit).
 const REPLAY_BYTES_MAX: usize = 1 << 20;
+
+/// Tries of one request under way at a time (`hedge_on_per_try_timeout`).
+const TRIES_MAX: usize = 16;
 
 /// Serves a request whose route is known.
 pub async fn serve(
@@ -157,6 +158,7 @@ async fn forward(
     rewrite(conn, ex, found, f);
     timeouts.write(ex, &conn.manager.router);
     let vhost = found.virtual_host();
+    let hedges = hedges(ex, f);
     let mut retries = Retries::new(conn, ex, f, &cluster);
     let mut shadows = Shadows::draw(conn, ex, f);
     if !shadows.is_empty() && (ex.request_ends_with_head || ex.body_collected) {
@@ -185,18 +187,22 @@ async fn forward(
         relay.replay_bytes_max = decide::replay_limit(found).unwrap_or(REPLAY_BYTES_MAX);
     }
     let hash = decide::hash(conn, ex, f);
+    let mut earlier = Vec::new();
+    let mut under_way = None;
     loop {
-        ex.attempts += 1;
-        if vhost.include_request_attempt_count {
-            let mut digits = Vec::with_capacity(4);
-            push_decimal(&mut digits, ex.attempts as u64);
-            ex.request.set_id(HeaderId::X_ENVOY_ATTEMPT_COUNT, &digits);
-        }
-        if vhost.include_is_timeout_retry_header && retries.last_was_timeout() {
-            ex.request.set_id(HeaderId::X_ENVOY_IS_TIMEOUT_RETRY, b"true");
-        }
-        if let Some(tracer) = &conn.manager.tracer {
-            trace::inject(tracer, conn, ex);
+        if under_way.is_none() {
+            ex.attempts += 1;
+            if vhost.include_request_attempt_count {
+                let mut digits = Vec::with_capacity(4);
+                push_decimal(&mut digits, ex.attempts as u64);
+                ex.request.set_id(HeaderId::X_ENVOY_ATTEMPT_COUNT, &digits);
+            }
+            if vhost.include_is_timeout_retry_header && retries.last_was_timeout() {
+                ex.request.set_id(HeaderId::X_ENVOY_IS_TIMEOUT_RETRY, b"true");
+            }
+            if let Some(tracer) = &conn.manager.tracer {
+                trace::inject(tracer, conn, ex);
+            }
         }
         let tried = {
             let mut attempt = Attempt {
@@ -210,8 +216,13 @@ async fn forward(
                 global_for,
                 retries: &mut retries,
                 hash,
+                hedges,
+                earlier: &mut earlier,
             };
-            attempt.run(ex).await
+            match under_way.take() {
+                None => attempt.run(ex).await,
+                Some(lease) => attempt.conclude(ex, lease).await,
+            }
         };
         let backoff = match tried {
             Tried::Done => {
@@ -234,7 +245,14 @@ async fn forward(
                 }
                 match retries.after_failure(conn, ex, &failure) {
                     Some(wait) => Some(wait),
-                    None => return Err(give_up(conn, &cluster, &retries, failure, ex)),
+                    None => {
+                        // Tries that are overdue may still succeed.
+                        under_way = earlier.pop();
+                        if under_way.is_some() {
+                            continue;
+                        }
+                        return Err(give_up(conn, &cluster, &retries, failure, ex));
+                    }
                 }
             }
         };
@@ -247,6 +265,16 @@ async fn forward(
         if now >= deadlines.global {
             return Err(Failure::GlobalTimeout.reply(ex));
         }
+    }
+}
+
+/// Whether a try that is overdue goes on beside the next one.
+fn hedges(ex: &mut Exchange, f: &Forward) -> bool {
+    let by_policy = f.hedge.as_ref().is_some_and(|h| h.hedge_on_per_try_timeout);
+    match ex.request.get_id(HeaderId::X_ENVOY_HEDGE_ON_PER_TRY_TIMEOUT) {
+        Some(b"true") => true,
+        Some(b"false") => false,
+        _ => by_policy,
     }
 }
 
@@ -287,6 +315,34 @@ async fn pause(conn: &Conn, down: &mut Down, timer: &Timer, wait: Duration, limi
     .await
 }
 
+/// Looks at tries that are overdue: the first that has a response head, and its number. Those that broke off are gone.
+#[cold]
+fn poll_earlier(
+    cx: &mut std::task::Context<'_>,
+    earlier: &mut Vec<Lease>,
+    ex: &mut Exchange,
+    worker: &crate::worker::Worker,
+) -> Option<(UpHead, Option<usize>)> {
+    let mut index = 0;
+    while index < earlier.len() {
+        let up: &mut Up = &mut earlier[index].up;
+        // A failure to send shows when the head is asked for.
+        let _ = up.side.poll_flush(cx, worker);
+        match up.poll_head(cx, &mut ex.response, worker) {
+            Poll::Ready(Ok(head)) if head.status / 100 == 1 && head.status != 101 => {}
+            Poll::Ready(Ok(head)) => return Some((head, Some(index))),
+            Poll::Ready(Err(lost)) => {
+                let mut gone = earlier.swap_remove(index);
+                let failure = Failure::Upstream { lost, answered: gone.up.answered, reused: gone.reused };
+                gone.up.reset();
+                gone.fail(ex, &failure);
+            }
+            Poll::Pending => index += 1,
+        }
+    }
+    None
+}
+
 /// One try.
 struct Attempt<'a> {
     conn: &'a Rc<Conn>,
@@ -299,6 +355,9 @@ struct Attempt<'a> {
     global_for: u64,
     retries: &'a mut Retries,
     hash: Option<u64>,
+    hedges: bool,
+    /// Tries that are overdue and go on.
+    earlier: &'a mut Vec<Lease>,
 }
 
 impl Attempt<'_> {
@@ -330,32 +389,70 @@ impl Attempt<'_> {
         if self.deadlines.per_try_for > 0 {
             self.deadlines.per_try = worker.timers.now() + self.deadlines.per_try_for;
         }
-        let head = match self.await_head(ex, &mut lease).await {
-            Ok(head) => head,
-            Err(failure) => {
-                lease.up.reset();
-                lease.fail(ex, &failure);
-                return Tried::Failed(failure);
+        self.conclude(ex, lease).await
+    }
+
+    /// Waits for the response of a try that is sent, or of an earlier one, and passes it back.
+    async fn conclude(&mut self, ex: &mut Exchange, mut lease: Lease) -> Tried {
+        let worker = self.conn.worker.clone();
+        let head = loop {
+            let (head, from) = match self.await_head(ex, &mut lease).await {
+                Ok(found) => found,
+                Err(Failure::PerTryTimeout) if self.may_hedge(ex) => {
+                    lease.overdue();
+                    self.deadlines.per_try = NEVER;
+                    match self.retries.hedge(self.conn, ex) {
+                        Some(wait) => {
+                            lease.hedged = true;
+                            self.earlier.push(lease);
+                            return Tried::Again(Some(wait));
+                        }
+                        None => continue,
+                    }
+                }
+                Err(failure) => {
+                    lease.up.reset();
+                    lease.fail(ex, &failure);
+                    return Tried::Failed(failure);
+                }
+            };
+            if let Some(index) = from {
+                let first = self.earlier.swap_remove(index);
+                self.earlier.push(std::mem::replace(&mut lease, first));
+                lease.note_again(ex);
+            }
+            ex.times.upstream_first = Some(worker.now());
+            telemetry::debug!(
+                router,
+                "[C{}][S{}] upstream headers complete: end_stream={}",
+                self.conn.facts.id,
+                ex.stream_id,
+                head.ends
+            );
+            // While other tries are under way, a bad response is not the last word.
+            let others = !self.earlier.is_empty() && self.retries.unwanted(ex, head.status);
+            if from.is_none() || !others {
+                self.deadlines.per_try = NEVER;
+            }
+            let again = match self.relay.replay_lost || lease.hedged {
+                true => None,
+                false => self.retries.after_head(self.conn, ex, head.status),
+            };
+            let dropped = again.is_none() && others;
+            lease.answered(ex, head.status, again.is_some() || dropped, self.cluster);
+            if let Some(wait) = again {
+                lease.abandon(ex, head.ends);
+                return Tried::Again(Some(wait));
+            }
+            match dropped.then(|| self.earlier.pop()).flatten() {
+                Some(other) => {
+                    other.note_again(ex);
+                    std::mem::replace(&mut lease, other).abandon(ex, head.ends);
+                }
+                None => break head,
             }
         };
-        ex.times.upstream_first = Some(worker.now());
-        telemetry::debug!(
-            router,
-            "[C{}][S{}] upstream headers complete: end_stream={}",
-            self.conn.facts.id,
-            ex.stream_id,
-            head.ends
-        );
-        self.deadlines.per_try = NEVER;
-        let again = match self.relay.replay_lost {
-            true => None,
-            false => self.retries.after_head(self.conn, ex, head.status),
-        };
-        lease.answered(ex, head.status, again.is_some(), self.cluster);
-        if let Some(wait) = again {
-            lease.abandon(ex, head.ends);
-            return Tried::Again(Some(wait));
-        }
+        self.earlier.drain(..).for_each(|late| late.abandon(ex, false));
         if redirect::wanted(self.conn, ex, self.found, self.relay) {
             lease.abandon(ex, head.ends);
             return Tried::Redirected;
@@ -487,8 +584,17 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Relays the request until a response head is there.
-    async fn await_head(&mut self, ex: &mut Exchange, lease: &mut Lease) -> Result<UpHead, Failure> {
+    /// Whether this try, whose time is up, may go on: all of the request is on its way, and can be sent again.
+    fn may_hedge(&self, ex: &Exchange) -> bool {
+        self.hedges
+            && self.relay.request_done
+            && !self.relay.replay_lost
+            && !ex.upgrade
+            && self.earlier.len() + 1 < TRIES_MAX
+    }
+
+    /// Relays the request until a response head is there: of this try, or of the earlier one whose number is given.
+    async fn await_head(&mut self, ex: &mut Exchange, lease: &mut Lease) -> Result<(UpHead, Option<usize>), Failure> {
         let worker = self.conn.worker.clone();
         let proxy_1xx = self.conn.manager.config.proxy_100_continue;
         let mut taps = FilterTaps::new(self.conn, Some(self.found), ex);
@@ -497,6 +603,7 @@ impl Attempt<'_> {
         let reused = lease.reused;
         let (cluster, retries) = (self.cluster, &mut *self.retries);
         let up: &mut Up = &mut lease.up;
+        let earlier = &mut *self.earlier;
         let mut sent = false;
         let mut send_failed = None;
         std::future::poll_fn(|cx| {
@@ -536,7 +643,7 @@ impl Attempt<'_> {
                             let _ = down.side.poll_flush(cx, &worker);
                         }
                     }
-                    Poll::Ready(Ok(head)) => return Poll::Ready(Ok(head)),
+                    Poll::Ready(Ok(head)) => return Poll::Ready(Ok((head, None))),
                     Poll::Ready(Err(lost)) => {
                         let answered = up.answered;
                         return Poll::Ready(Err(Failure::Upstream { lost, answered, reused }));
@@ -546,6 +653,11 @@ impl Attempt<'_> {
             }
             if let Some(lost) = send_failed {
                 return Poll::Ready(Err(Failure::Upstream { lost, answered: false, reused }));
+            }
+            if !earlier.is_empty()
+                && let Some(first) = poll_earlier(cx, earlier, ex, &worker)
+            {
+                return Poll::Ready(Ok(first));
             }
             if relay.request_done
                 && let Poll::Ready(lost) = down.side.poll_gone(cx, &worker)
@@ -564,213 +676,6 @@ impl Attempt<'_> {
                         now,
                         deadlines.global,
                         deadlines.per_try,
-                        deadlines.stream,
-                        relay.request_done,
-                    )));
-                }
-                timer.arm(next, cx.waker());
-            }
-            Poll::Pending
-        })
-        .await
-    }
-
-    /// Passes the response back while the rest of the request may still go up.
-    async fn pass_back(&mut self, ex: &mut Exchange, mut lease: Lease, head: UpHead) -> Tried {
-        let conn = self.conn;
-        let worker = conn.worker.clone();
-        if !conn.manager.router.suppress_envoy_headers {
-            let from = ex.times.upstream_sent.or(ex.times.upstream_begin);
-            let ms = match (from, ex.times.upstream_first) {
-                (Some(from), Some(first)) => (first.saturating_duration_since(from)).as_millis() as u64,
-                _ => 0,
-            };
-            let mut digits = [0u8; 20];
-            ex.response.set_id(HeaderId::X_ENVOY_UPSTREAM_SERVICE_TIME, decimal(&mut digits, ms));
-        }
-        if self.found.virtual_host().include_attempt_count_in_response {
-            let mut digits = [0u8; 20];
-            let text = decimal(&mut digits, ex.attempts as u64);
-            ex.response.set_id(HeaderId::X_ENVOY_ATTEMPT_COUNT, text);
-        }
-        if let Some(cookie) = ex.set_cookie.take() {
-            ex.response.add_id(HeaderId::SET_COOKIE, &cookie);
-        }
-        ex.details = "via_upstream".into();
-        ex.status = head.status;
-        response::route_headers(conn, ex, self.found);
-        let mut held = Held::default();
-        if let Some(wait) = filters::on_response(conn, Some(self.found), ex, head.ends) {
-            let source = Source::Upstream(&mut lease.up);
-            let work = hold::respond(conn, self.down, Some(self.found), ex, source, head.ends, wait);
-            match Box::pin(work).await {
-                Ok(h) => held = h,
-                Err(reply) => {
-                    lease.up.reset();
-                    lease.finish(ex);
-                    return Tried::Failed(Failure::Filter(Box::new(reply)));
-                }
-            }
-        }
-        response::finish_head(conn, self.down, ex);
-        let mut taps = FilterTaps::new(conn, Some(self.found), ex);
-        let tunnel = head.tunnel && ex.upgrade;
-        let ends = held.body.as_ref().map_or(head.ends, Vec::is_empty);
-        let body = if tunnel {
-            ResponseBody::Tunnel
-        } else if ends {
-            ResponseBody::None
-        } else if held.body.is_some() {
-            if ex.taps_response {
-                ex.response.remove_id(HeaderId::CONTENT_LENGTH);
-            }
-            ResponseBody::Stream { raw: false }
-        } else {
-            let raw = lease.up.side.receives_chunked()
-                && self.down.takes_raw_chunks()
-                && !ex.taps_response
-                && !conn.manager.config.http1.enable_trailers;
-            self.relay.raw_response = raw;
-            if ex.taps_response {
-                ex.response.remove_id(HeaderId::CONTENT_LENGTH);
-            }
-            ResponseBody::Stream { raw }
-        };
-        self.relay.response_trailers =
-            matches!(self.down.side, Side::H2(_)) || conn.manager.config.http1.enable_trailers;
-        if tunnel {
-            self.down.start_tunnel();
-            lease.start_tunnel();
-            self.relay.request_done = false;
-            self.relay.raw_request = false;
-            self.deadlines.global = NEVER;
-            conn.manager.stats.inc(stat::DOWNSTREAM_CX_UPGRADES_TOTAL);
-            conn.manager.stats.gauge_add(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
-        }
-        if !self.relay.request_done && !tunnel {
-            conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
-            conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
-        }
-        ex.times.response_begin = ex.times.upstream_first;
-        if self.down.send_head(&mut ex.response, body, &worker).is_err() {
-            lease.up.reset();
-            lease.finish(ex);
-            return Tried::Failed(Failure::Client(Lost::Closed));
-        }
-        self.relay.response_done = body == ResponseBody::None;
-        if let Some(body) = held.body.take().filter(|b| !b.is_empty())
-            && self.send_held(ex, body, held.seen_from).is_err()
-        {
-            lease.up.reset();
-            lease.finish(ex);
-            return Tried::Failed(Failure::Client(Lost::Closed));
-        }
-        let outcome = self.relay_back(ex, &mut lease, &mut taps, tunnel).await;
-        if tunnel {
-            conn.manager.stats.gauge_sub(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
-        }
-        let now = worker.now();
-        ex.times.upstream_last = Some(now);
-        ex.times.response_end = Some(now);
-        match outcome {
-            Ok(()) => {
-                if !self.relay.request_done && !tunnel {
-                    // The response came before the request was complete.
-                    lease.reset();
-                    match &mut self.down.side {
-                        Side::H1(_) => self.down.close = true,
-                        Side::H2(s) => s.recv = false,
-                    }
-                }
-                lease.finish(ex);
-                Tried::Done
-            }
-            Err(failure) => {
-                lease.up.reset();
-                lease.broken(ex, &failure);
-                Tried::Failed(failure)
-            }
-        }
-    }
-
-    /// Sends a body that filters had collected.
-    fn send_held(&mut self, ex: &mut Exchange, mut body: Vec<u8>, seen_from: usize) -> Result<(), Lost> {
-        let worker = &self.conn.worker;
-        filters::pass_response_data(self.conn, Some(self.found), ex, &mut body, true, 0..seen_from);
-        if !ex.head_request {
-            ex.bytes_sent += body.len() as u64;
-            self.down.side.send(&body, worker)?;
-        }
-        let trailers = self.relay.response_trailers && !ex.response_trailers.is_empty();
-        self.down.side.finish(trailers.then_some(&ex.response_trailers), worker)?;
-        self.relay.response_done = true;
-        Ok(())
-    }
-
-    async fn relay_back(
-        &mut self,
-        ex: &mut Exchange,
-        lease: &mut Lease,
-        taps: &mut FilterTaps<'_>,
-        tunnel: bool,
-    ) -> Result<(), Failure> {
-        let worker = self.conn.worker.clone();
-        let (down, relay, deadlines) = (&mut *self.down, &mut *self.relay, &mut *self.deadlines);
-        let timer = self.timer;
-        let reused = lease.reused;
-        let up: &mut Up = &mut lease.up;
-        let mut sent = relay.request_done && !tunnel;
-        std::future::poll_fn(|cx| {
-            if !sent {
-                match relay.poll_request(cx, &mut down.side, &mut up.side, ex, taps, &worker) {
-                    Poll::Ready(Ok(())) => {
-                        sent = true;
-                        if tunnel && let Side::H1(s) = &mut up.side {
-                            // Half-close travels through a tunnel.
-                            let _ = s.wire.stream.poll_shutdown_write(cx);
-                        }
-                    }
-                    Poll::Ready(Err(Fault::Down(lost))) => {
-                        return Poll::Ready(Err(Failure::Client(lost)));
-                    }
-                    Poll::Ready(Err(Fault::Up(_) | Fault::Filter)) => sent = true,
-                    Poll::Pending => {}
-                }
-            }
-            match relay.poll_response(cx, &mut down.side, &mut up.side, ex, taps, &worker) {
-                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(Fault::Down(lost))) => {
-                    return Poll::Ready(Err(Failure::Client(lost)));
-                }
-                Poll::Ready(Err(Fault::Up(lost))) => {
-                    // An HTTP/1 body that ends early is a protocol error, as Envoy's codec sees it.
-                    let h1 = matches!(up.side, Side::H1(_));
-                    let lost = if h1 && lost == Lost::Closed { Lost::Protocol } else { lost };
-                    return Poll::Ready(Err(Failure::Upstream { lost, answered: true, reused }));
-                }
-                Poll::Ready(Err(Fault::Filter)) => {
-                    return Poll::Ready(Err(Failure::Filter(ex.refusal.take().unwrap_or_default())));
-                }
-                Poll::Pending => {}
-            }
-            if sent
-                && !tunnel
-                && let Poll::Ready(lost) = down.side.poll_gone(cx, &worker)
-            {
-                return Poll::Ready(Err(Failure::Client(lost)));
-            }
-            if deadlines.idle_for > 0 && (relay.moved || deadlines.idle == NEVER) {
-                relay.moved = false;
-                deadlines.idle = worker.timers.now() + deadlines.idle_for;
-            }
-            let next = deadlines.next();
-            if next != NEVER {
-                let now = worker.timers.now();
-                if now >= next {
-                    return Poll::Ready(Err(Failure::expired(
-                        now,
-                        deadlines.global,
-                        NEVER,
                         deadlines.stream,
                         relay.request_done,
                     )));

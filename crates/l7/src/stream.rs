@@ -548,10 +548,13 @@ fn account(conn: &Rc<Conn>, down: &Down, ex: &mut Exchange, found: Option<&Found
     let stats = &manager.stats;
     if down.responded {
         ex.status = ex.response.status().unwrap_or(0);
-        stats.inc(stat::DOWNSTREAM_RQ_COMPLETED);
-        class(stats, &HCM_CLASSES, ex.status);
-        manager.listener_stats.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
-        class(&manager.listener_stats, &LISTENER_HTTP_CLASSES, ex.status);
+        // Health checks are not traffic.
+        if !ex.health_check {
+            stats.inc(stat::DOWNSTREAM_RQ_COMPLETED);
+            class(stats, &HCM_CLASSES, ex.status);
+            manager.listener_stats.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
+            class(&manager.listener_stats, &LISTENER_HTTP_CLASSES, ex.status);
+        }
     }
     let end = ex.times.response_end.unwrap_or_else(|| conn.worker.now());
     ex.times.response_end = Some(end);

@@ -95,6 +95,7 @@ fn run(case: Case) -> (String, String) {
             listener: "t",
             node: Arc::default(),
             direction: Default::default(),
+            drain_modify_only: false,
         };
         let manager = l7::Manager::new(hcm.clone(), &deps).unwrap();
         let worker = l7::Worker::new(0, 1, registry);

@@ -22,6 +22,7 @@ pub mod headers;
 pub mod ignored;
 pub mod intern;
 pub mod listener;
+pub mod match_tree;
 pub mod matcher;
 pub mod parse;
 pub mod rbac;

@@ -16,6 +16,7 @@ pub mod health;
 pub mod ingress;
 pub mod istio;
 pub mod lb;
+pub mod match_tree;
 pub mod matcher;
 pub mod outcome;
 pub mod path;

@@ -13,7 +13,7 @@ mod export;
 mod files;
 mod handle;
 mod hot_restart;
-mod memory;
+pub mod memory;
 pub mod options;
 mod overload;
 mod packed;

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
 use telemetry::access_log::Sinks as LogFiles;
@@ -93,7 +94,7 @@ pub struct Server {
     /// The process that this one replaces.
     parent: Option<Arc<Parent>>,
     state: Cell<State>,
-    failing: Cell<bool>,
+    node: Arc<l7::Node>,
     kept: Kept,
 }
 
@@ -112,12 +113,12 @@ struct Kept {
 impl Server {
     /// Current state; failing health checks show as draining.
     pub fn state(&self) -> State {
-        if self.failing.get() && self.state.get() == State::Live { State::Draining } else { self.state.get() }
+        if self.node.is_failing() && self.state.get() == State::Live { State::Draining } else { self.state.get() }
     }
 
     /// `/healthcheck/fail` and `/healthcheck/ok`
     pub fn set_failing(&self, failing: bool) {
-        self.failing.set(failing);
+        self.node.failing.store(failing, Relaxed);
         self.publish();
     }
 
@@ -300,6 +301,10 @@ async fn start(
     let workers = Workers::start(options.concurrency, &registry, &store, options.drain_time, overload.as_ref())
         .map_err(StartError::Thread)?;
     registry.set_workers(options.concurrency);
+    if let Some(name) = bootstrap.config.local_cluster.clone() {
+        let none = || proxy_config::cluster::Locality { region: "".into(), zone: "".into(), sub_zone: "".into() };
+        registry.local().set(name, bootstrap.config.node.locality.clone().unwrap_or_else(none));
+    }
     let outlier_log = bootstrap.config.outlier_event_log_path.as_deref();
     registry
         .set_event_logs(sinks.clone(), outlier_log)
@@ -310,6 +315,7 @@ async fn start(
     }
     let routes = Routes::default();
     let (exports, opened) = l7::export::Exports::new(&store);
+    let node = Arc::new(settings::node(&bootstrap));
     exports.set_default_tracer(bootstrap.config.tracer.clone());
     let deps = Deps {
         store: store.clone(),
@@ -318,7 +324,7 @@ async fn start(
         registry: registry.clone(),
         secrets: secret_store.clone(),
         slots: routes.slots.clone(),
-        node: Arc::new(settings::node(&bootstrap)),
+        node: node.clone(),
         parent: parent.clone(),
         keep_sockets: options.handle_signals && !options.disable_hot_restart,
         drain_over: match options.drain_strategy {
@@ -349,7 +355,7 @@ async fn start(
         admin: RefCell::default(),
         parent,
         state: Cell::new(State::PreInitializing),
-        failing: Cell::new(false),
+        node: node.clone(),
         kept: Kept {
             _watchdogs: [store.block("server.main_thread."), store.block("main_thread."), store.block("workers.")],
             _async_client: store.block("http.async-client."),

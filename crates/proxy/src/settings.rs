@@ -16,7 +16,7 @@ pub fn node(bootstrap: &Bootstrap) -> l7::Node {
     let hostname =
         std::fs::read_to_string("/proc/sys/kernel/hostname").map(|h| h.trim().to_owned()).unwrap_or_default();
     let zone = node.locality.map(|l| l.zone).unwrap_or_default();
-    l7::Node { id: node.id, cluster: node.cluster, hostname, zone, metadata }
+    l7::Node { id: node.id, cluster: node.cluster, hostname, zone, metadata, failing: Arc::default() }
 }
 
 /// How stats are kept and tagged.

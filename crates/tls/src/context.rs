@@ -19,7 +19,7 @@ use rustls::{HandshakeKind, SignatureScheme, SupportedProtocolVersion};
 use crate::client_hello::{self, Peek};
 use crate::error::HandshakeError;
 use crate::peer::{Certificate, CertificateFacts, TlsInfo};
-use crate::provider::{suite_name, version_name};
+use crate::provider::{group_name, suite_name, version_name};
 use crate::secret::{CertificateSecret, Secret, SecretSlot};
 use crate::session::{Side, TlsStream};
 use crate::socket::Socket;
@@ -288,6 +288,8 @@ fn info(stream: &TlsStream, sni: Option<Arc<str>>, local: Option<Arc<Certificate
     TlsInfo {
         version: common.protocol_version().map_or("", version_name),
         cipher: common.negotiated_cipher_suite().map_or("", |s| suite_name(s.suite())),
+        group: common.negotiated_key_exchange_group().map_or("", |g| group_name(g.name())),
+        signature: stream.info().signature,
         sni,
         alpn: common.alpn_protocol().map(Into::into),
         resumed: common.handshake_kind() == Some(HandshakeKind::Resumed),

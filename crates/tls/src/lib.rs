@@ -4,7 +4,9 @@
 //! [`ClientContext`] shake hands; they follow the [`SecretStore`], whose slots SDS, files or inline
 //! secrets fill. [`client_hello`] looks at a client's first bytes without consuming them.
 //!
-//! Deliberately absent: listening and connecting, time-outs, xDS, statistics.
+//! [`stats`] counts how handshakes end.
+//!
+//! Deliberately absent: listening and connecting, time-outs, xDS.
 
 pub mod client_hello;
 pub mod config;
@@ -16,6 +18,7 @@ mod provider;
 mod secret;
 mod session;
 mod socket;
+pub mod stats;
 mod stream;
 mod verify;
 

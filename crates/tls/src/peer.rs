@@ -19,6 +19,10 @@ pub struct TlsInfo {
     pub version: &'static str,
     /// The suite's OpenSSL name, as Envoy prints it.
     pub cipher: &'static str,
+    /// The key exchange group by BoringSSL's name (`X25519`), empty when there was none.
+    pub group: &'static str,
+    /// The peer's signature algorithm (`ecdsa_secp256r1_sha256`), empty when it did not sign.
+    pub signature: &'static str,
     /// The name the client asked for.
     pub sni: Option<Arc<str>>,
     /// The protocol agreed on.

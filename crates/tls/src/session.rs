@@ -289,7 +289,12 @@ impl TlsStream {
     /// On a TLS failure the alert is sent to the peer before the error is returned.
     pub(crate) async fn handshake(&mut self) -> io::Result<()> {
         loop {
+            // What another handshake left is not ours.
+            crate::verify::take_verified();
             let stepped = self.step_received(&mut Sink { buf: &mut [], filled: 0 });
+            if let Some(scheme) = crate::verify::take_verified() {
+                self.info.signature = crate::provider::signature_name(scheme);
+            }
             if let Err(e) = stepped {
                 return Err(self.fail(e));
             }

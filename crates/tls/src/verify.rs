@@ -5,6 +5,7 @@
 //! lists. SPIFFE identities are URI names, so host-name rules of the Web do not apply.
 //! Used by `context`. Deliberately absent: fetching anything; CRLs come with the configuration.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
@@ -273,6 +274,17 @@ pub(crate) struct ClientVerifier {
     pub hints: Vec<DistinguishedName>,
 }
 
+thread_local! {
+    /// The scheme of the signature verified last on this thread, for the handshake step that is running on it.
+    static VERIFIED: Cell<Option<SignatureScheme>> = const { Cell::new(None) };
+}
+
+/// Which signature was verified since the last call. rustls tells it to the verifier only, and a step of a handshake does not
+/// leave its thread.
+pub(crate) fn take_verified() -> Option<SignatureScheme> {
+    VERIFIED.take()
+}
+
 macro_rules! signatures {
     () => {
         fn verify_tls12_signature(
@@ -282,6 +294,7 @@ macro_rules! signatures {
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
             let algorithms = &self.provider.signature_verification_algorithms;
+            VERIFIED.set(Some(dss.scheme));
             rustls::crypto::verify_tls12_signature(message, cert, dss, algorithms)
         }
 
@@ -292,6 +305,7 @@ macro_rules! signatures {
             dss: &DigitallySignedStruct,
         ) -> Result<HandshakeSignatureValid, Error> {
             let algorithms = &self.provider.signature_verification_algorithms;
+            VERIFIED.set(Some(dss.scheme));
             rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
         }
 

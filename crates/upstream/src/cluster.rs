@@ -74,7 +74,7 @@ pub struct Cluster {
     /// `cluster.<name>.circuit_breakers.{default,high}.`
     pub breaker_stats: [OnceLock<Block<circuit_breakers::CircuitBreakers>>; 2],
     retry_stats: OnceLock<Block<retry::Retry>>,
-    ssl_stats: OnceLock<Block<telemetry::stats::envoy::ssl::Ssl>>,
+    ssl_stats: OnceLock<Box<tls::stats::SessionStats>>,
     initialized: AtomicBool,
     resolved: AtomicBool,
     rare: OnceLock<Box<Rare>>,
@@ -225,6 +225,11 @@ impl Cluster {
     /// Where ejections are written down.
     pub(crate) fn outlier_events(&self) -> Option<&Sink> {
         self.ground.outlier_events.get().map(|s| &**s)
+    }
+
+    /// The cluster of proxies like this one.
+    pub(crate) fn local(&self) -> &crate::zone::Local {
+        &self.ground.local
     }
 
     /// The hosts now.
@@ -464,19 +469,10 @@ impl Cluster {
         block.code(retry::UPSTREAM_RQ, status);
     }
 
-    /// Counts a failed handshake with an upstream in `cluster.<name>.ssl.`.
-    pub fn count_tls_failure(&self, failure: tls::Failure) {
-        use telemetry::stats::envoy::ssl;
-        use tls::Failure;
-        let block = self.ssl_stats.get_or_init(|| self.ground.store.block(&format!("{}ssl.", self.stats.prefix())));
-        block.inc(ssl::CONNECTION_ERROR);
-        match failure {
-            Failure::NoCert => block.inc(ssl::FAIL_VERIFY_NO_CERT),
-            Failure::VerifyError => block.inc(ssl::FAIL_VERIFY_ERROR),
-            Failure::VerifySan => block.inc(ssl::FAIL_VERIFY_SAN),
-            Failure::VerifyHash => block.inc(ssl::FAIL_VERIFY_CERT_HASH),
-            _ => {}
-        }
+    /// Handshakes with upstreams, in `cluster.<name>.ssl.`.
+    pub fn tls_stats(&self) -> &tls::stats::SessionStats {
+        let make = || tls::stats::SessionStats::new(&self.ground.store, &format!("{}ssl.", self.stats.prefix()));
+        self.ssl_stats.get_or_init(|| Box::new(make()))
     }
 
     /// Reports what came of a request to `host`.

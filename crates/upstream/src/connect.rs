@@ -235,9 +235,12 @@ pub(crate) async fn open(
     };
     let options = ConnectOptions { sni: request.sni, alpn: request.alpn, dns_san: request.dns_san };
     match context.connect(socket, options).await {
-        Ok(stream) => Ok(Stream::from(stream)),
+        Ok(stream) => {
+            cluster.tls_stats().shaken(stream.info());
+            Ok(Stream::from(stream))
+        }
         Err(e) => {
-            cluster.count_tls_failure(e.failure());
+            cluster.tls_stats().failed(e.failure());
             let (transport, reason) = (e.transport_failure_reason().into(), e.to_string().into());
             Err(ConnectError { timeout: false, overflow: false, transport, reason })
         }

@@ -21,6 +21,7 @@ mod outlier_events;
 mod registry;
 mod tables;
 mod worker;
+pub mod zone;
 
 pub use breakers::{Breakers, Guard, Resource};
 pub use cluster::{Cluster, HostSet};

@@ -12,6 +12,7 @@ use tls::SecretStore;
 use tokio::sync::Notify;
 
 use crate::cluster::Cluster;
+use crate::zone::Local;
 
 /// All clusters by name; shared by all threads.
 pub struct Registry {
@@ -33,14 +34,23 @@ pub struct Ground {
     pub(crate) woken: Arc<Notify>,
     /// Threads that balance, the config thread included: Envoy counts subsets once for each.
     pub(crate) threads: AtomicU64,
+    /// The cluster of proxies like this one.
+    pub(crate) local: Local,
 }
 
 impl Registry {
     /// No clusters yet.
     pub fn new(store: Arc<Store>, secrets: Arc<SecretStore>) -> Arc<Self> {
         let (sinks, outlier_events) = Default::default();
-        let ground =
-            Ground { store, secrets, sinks, outlier_events, woken: Arc::default(), threads: AtomicU64::new(1) };
+        let ground = Ground {
+            store,
+            secrets,
+            sinks,
+            outlier_events,
+            woken: Arc::default(),
+            threads: AtomicU64::new(1),
+            local: Local::default(),
+        };
         Arc::new(Registry {
             clusters: RwLock::default(),
             version: AtomicU64::new(1),
@@ -67,6 +77,11 @@ impl Registry {
     /// Says how many workers there are.
     pub fn set_workers(&self, workers: usize) {
         self.ground.threads.store(workers as u64 + 1, Ordering::Relaxed);
+    }
+
+    /// The cluster of proxies like this one, for zone-aware routing.
+    pub fn local(&self) -> &Local {
+        &self.ground.local
     }
 
     /// Resolves when a cluster may have become ready.
@@ -106,6 +121,7 @@ impl Registry {
     pub fn publish(&self, cluster: &Arc<Cluster>) {
         let mut all = self.clusters.write().unwrap_or_else(PoisonError::into_inner);
         all.insert(cluster.config.name.clone(), cluster.clone());
+        self.ground.local.follow(&cluster.config.name, Some(cluster));
         self.version.fetch_add(1, Ordering::Release);
         self.changed.notify_one();
     }
@@ -120,6 +136,7 @@ impl Registry {
     /// Removes a cluster. Requests in flight finish on what they hold.
     pub fn remove(&self, name: &str) -> bool {
         let gone = self.clusters.write().unwrap_or_else(PoisonError::into_inner).remove(name).is_some();
+        self.ground.local.follow(name, None);
         self.version.fetch_add(1, Ordering::Release);
         self.changed.notify_one();
         gone

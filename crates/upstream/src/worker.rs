@@ -21,6 +21,7 @@ use crate::aggregate;
 use crate::cluster::{Cluster, HostSet};
 use crate::host::Host;
 use crate::registry::Registry;
+use crate::zone::{Heed, Zones};
 
 /// Idle connections kept per host and kind on one worker; further ones are closed.
 const IDLE_PER_HOST_MAX: usize = 1024;
@@ -84,6 +85,7 @@ struct Balancing {
     set: Arc<HostSet>,
     whole: LbState,
     subsets: HashMap<u32, LbState>,
+    zones: Option<Zones>,
 }
 
 /// What a pick depends on.
@@ -109,6 +111,8 @@ pub struct PickRequest<'a> {
     pub strict: bool,
     /// Only this priority, its degraded hosts if so said (aggregate clusters).
     pub only: Option<(u32, bool)>,
+    /// Only this locality of the first priority; zone-aware routing says so, not the caller.
+    pub locality: Option<u32>,
 }
 
 impl<T> Worker<T> {
@@ -202,7 +206,7 @@ impl<T> WorkerCluster<T> {
         let state = set.balancer.state(seed);
         WorkerCluster {
             cluster,
-            balancing: RefCell::new(Balancing { set, whole: state, subsets: HashMap::new() }),
+            balancing: RefCell::new(Balancing { set, whole: state, subsets: HashMap::new(), zones: None }),
             aggregate: RefCell::default(),
             idle: RefCell::default(),
             freed: tokio::sync::Notify::new(),
@@ -222,10 +226,10 @@ impl<T> WorkerCluster<T> {
             if !Arc::ptr_eq(&now, &balancing.set) {
                 let set = Arc::clone(&now);
                 let whole = set.balancer.state(self.seed);
-                *balancing = Balancing { set, whole, subsets: HashMap::new() };
+                *balancing = Balancing { set, whole, subsets: HashMap::new(), zones: None };
             }
         }
-        let Balancing { set, whole, subsets } = &mut *balancing;
+        let Balancing { set, whole, subsets, zones } = &mut *balancing;
         let plain = request.attempts <= 1 && request.only.is_none();
         let plain = plain && request.preferred.is_none() && set.subsets.is_none();
         if plain && set.hosts.len() == 1 && set.balancer.load().healthy.first() == Some(&100) {
@@ -240,7 +244,14 @@ impl<T> WorkerCluster<T> {
             }
         }
         let picked = match &set.subsets {
-            None => self.pick_in(set, &set.balancer, whole, None, request, random),
+            None => {
+                let locality = match Zones::heed(zones, self.cluster.local(), &self.cluster, set, random) {
+                    Heed::No => None,
+                    Heed::Locality(locality) => Some(locality),
+                    Heed::Fail => return None,
+                };
+                self.pick_in(set, &set.balancer, whole, None, &PickRequest { locality, ..*request }, random)
+            }
             Some(all) => self.pick_subset(set, all, whole, subsets, request, random),
         };
         // A set without hosts is in panic too, unless panic is off.
@@ -333,6 +344,7 @@ impl<T> WorkerCluster<T> {
             weight: slow_start.is_some().then_some(&weight as &dyn Fn(u32) -> f64),
             excluded_priorities: request.excluded_priorities,
             only: request.only,
+            locality: request.locality,
         };
         let picked = number(balancer.pick(state, &mut input)?);
         if balancer.load().panic.get(hosts[picked as usize].priority as usize) == Some(&true) {

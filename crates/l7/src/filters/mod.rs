@@ -22,10 +22,12 @@ pub mod grpc_stats;
 pub mod grpc_web;
 pub mod header_mutation;
 pub mod header_to_metadata;
+pub mod health_check;
 pub mod istio_stats;
 pub mod jwt_authn;
 pub mod local_ratelimit;
 pub mod lua;
+pub mod matched;
 pub mod peer_metadata;
 mod per_cluster;
 pub mod ratelimit;
@@ -112,6 +114,8 @@ pub enum FilterState {
     GrpcWeb(grpc_web::Translation),
     /// `istio.metadata_exchange`: what the client asked for.
     PeerMetadata(peer_metadata::Asked),
+    /// `ExtensionWithMatcher`, `composite`: what the request chose.
+    Matched(matched::Chosen),
     /// `istio.stats`: messages reported.
     IstioStats(istio_stats::Progress),
 }
@@ -176,7 +180,9 @@ enum Kind {
     ExtProc(Arc<ext_proc::ExtProc>),
     Lua(Arc<lua::Lua>),
     Discovered(Box<discovered::Discovered>),
+    Matched(Box<matched::Matched>),
     DynamicForwardProxy,
+    HealthCheck(Box<health_check::HealthCheck>),
     GrpcHttp1Bridge(grpc_http1_bridge::GrpcHttp1Bridge),
     /// Known to the configuration, without effect on requests here.
     Inert,
@@ -226,8 +232,16 @@ impl Filter {
             HttpFilterKind::ExtProc(c) => Kind::ExtProc(ext_proc::ExtProc::new(c.clone(), prefix, deps)),
             HttpFilterKind::Lua(c) => Kind::Lua(lua::Lua::new(c.clone(), &f.name, prefix, deps)?),
             HttpFilterKind::DynamicForwardProxy(_) => Kind::DynamicForwardProxy,
+            HttpFilterKind::HealthCheck(c) => Kind::HealthCheck(Box::new(health_check::HealthCheck::new(c.clone()))),
             HttpFilterKind::GrpcHttp1Bridge { upgrade_protobuf } => {
                 Kind::GrpcHttp1Bridge(grpc_http1_bridge::GrpcHttp1Bridge { upgrade_protobuf: *upgrade_protobuf })
+            }
+            HttpFilterKind::Matched(c) => {
+                let make = |kind: &HttpFilterKind| {
+                    let filter = HttpFilter { name: f.name.clone(), kind: kind.clone(), disabled: false };
+                    Filter::new(&filter, hcm, deps)
+                };
+                Kind::Matched(Box::new(matched::Matched::new(c.clone(), make)?))
             }
             HttpFilterKind::Discovered(d) => {
                 let default = match &d.default {
@@ -276,6 +290,9 @@ impl Filter {
         {
             f.start(worker);
         }
+        if let Kind::Matched(m) = &self.kind {
+            m.all().for_each(|f| f.start(worker));
+        }
         if let Kind::JwtAuthn(f) = &self.kind {
             f.start(worker);
         }
@@ -311,7 +328,9 @@ impl Filter {
             Kind::ExtProc(f) => f.on_request(cx, ex, over),
             Kind::Lua(f) => f.on_request(cx, ex, over),
             Kind::Discovered(d) => d.now().map_or_else(discovered::Discovered::missing, |f| f.on_request(cx, ex)),
+            Kind::Matched(m) => m.choose(cx, ex).map_or(Step::Continue, |f| f.on_request(cx, ex)),
             Kind::DynamicForwardProxy => dynamic_forward_proxy::on_request(ex, over),
+            Kind::HealthCheck(f) => f.on_request(cx, ex),
             Kind::GrpcHttp1Bridge(f) => f.on_request(ex),
             Kind::Inert => Step::Continue,
         }
@@ -325,6 +344,7 @@ impl Filter {
                 f.on_resume(cx, ex, over)
             }
             Kind::Discovered(d) => d.now().map_or(Step::Continue, |f| f.on_resume(cx, ex)),
+            Kind::Matched(m) => m.chosen(cx.index(), ex).map_or(Step::Continue, |f| f.on_resume(cx, ex)),
             _ => Step::Continue,
         }
     }
@@ -358,9 +378,22 @@ impl Filter {
             Kind::ExtProc(f) => f.on_body(cx, ex, self.active(cx).flatten()),
             Kind::Lua(f) => f.on_body(ex),
             Kind::Discovered(d) => d.now().map_or(Step::Continue, |f| f.on_body(cx, ex)),
+            Kind::Matched(m) => m.chosen(cx.index(), ex).map_or(Step::Continue, |f| f.on_body(cx, ex)),
             Kind::GrpcHttp1Bridge(_) => grpc_http1_bridge::on_body(ex),
             Kind::Buffer(f) => f.on_body(ex),
             _ => Step::Continue,
+        }
+    }
+}
+
+impl Filter {
+    /// The filter that acts in this one's place, if it is a place: `Some(None)` when none does.
+    #[inline]
+    fn stands_for(&self, index: usize, ex: &Exchange) -> Option<Option<Arc<Filter>>> {
+        match &self.kind {
+            Kind::Discovered(d) => Some(d.now()),
+            Kind::Matched(m) => Some(m.chosen(index, ex)),
+            _ => None,
         }
     }
 }
@@ -401,11 +434,12 @@ pub struct Wait {
 
 impl Filter {
     /// The response body that the filter asked for is collected.
-    pub fn on_response_body(&self, ex: &mut Exchange, body: &mut Vec<u8>) -> Step {
+    pub fn on_response_body(&self, index: usize, ex: &mut Exchange, body: &mut Vec<u8>) -> Step {
         match &self.kind {
             Kind::ExtProc(f) => f.on_response_body(ex, body),
             Kind::Lua(f) => f.on_response_body(ex, body),
-            Kind::Discovered(d) => d.now().map_or(Step::Continue, |f| f.on_response_body(ex, body)),
+            Kind::Discovered(d) => d.now().map_or(Step::Continue, |f| f.on_response_body(index, ex, body)),
+            Kind::Matched(m) => m.chosen(index, ex).map_or(Step::Continue, |f| f.on_response_body(index, ex, body)),
             Kind::GrpcHttp1Bridge(_) => grpc_http1_bridge::on_response_body(ex, body),
             _ => Step::Continue,
         }
@@ -430,8 +464,8 @@ pub fn on_response_below(
     for index in (0..below).rev() {
         let told;
         let mut filter = &conn.manager.filters[index];
-        if let Kind::Discovered(d) = &filter.kind {
-            told = d.now();
+        if let Some(stands) = filter.stands_for(index, ex) {
+            told = stands;
             match &told {
                 Some(f) => filter = f,
                 None => continue,
@@ -462,6 +496,7 @@ pub fn on_response_below(
                 }
             }
             Kind::StatefulSession(_) => stateful_session::on_response(&cx, ex),
+            Kind::HealthCheck(f) if filter.active(&cx).is_some() => f.on_response(conn, ex),
             Kind::ExtAuthz(f) => f.on_response(ex),
             Kind::GrpcHttp1Bridge(_) => match grpc_http1_bridge::on_response(ex, end) {
                 Step::Continue => {}
@@ -493,14 +528,13 @@ pub fn pass_response_data(
     range: std::ops::Range<usize>,
 ) {
     let run = ex.filters_run as usize;
-    let range = range.start.min(run)..range.end.min(run);
-    for filter in conn.manager.filters[range].iter().rev() {
+    for index in (range.start.min(run)..range.end.min(run)).rev() {
+        let mut filter = &conn.manager.filters[index];
+        let told = filter.stands_for(index, ex).flatten();
+        if let Some(told) = &told {
+            filter = told;
+        }
         match &filter.kind {
-            Kind::Discovered(d) => {
-                if let Some(Kind::Compressor(f)) = d.now().as_deref().map(|f| &f.kind) {
-                    f.on_response_data(ex, data, end);
-                }
-            }
             Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, false),
             Kind::GrpcWeb => grpc_web::on_response_data(ex, data, end),
             Kind::IstioStats(f) => istio_stats::on_data(f, conn, found, ex),
@@ -513,13 +547,12 @@ pub fn pass_response_data(
 
 /// Request data passes.
 pub fn on_request_data(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, data: &mut Vec<u8>, end: bool) {
-    for filter in conn.manager.filters.iter().take(ex.filters_run as usize) {
+    for (index, mut filter) in conn.manager.filters.iter().enumerate().take(ex.filters_run as usize) {
+        let told = filter.stands_for(index, ex).flatten();
+        if let Some(told) = &told {
+            filter = told;
+        }
         match &filter.kind {
-            Kind::Discovered(d) => {
-                if let Some(Kind::Compressor(f)) = d.now().as_deref().map(|f| &f.kind) {
-                    f.on_request_data(ex, data, end);
-                }
-            }
             Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, true),
             Kind::GrpcWeb => grpc_web::on_request_data(ex, data, end),
             Kind::IstioStats(f) => istio_stats::on_data(f, conn, found, ex),
@@ -537,7 +570,11 @@ pub fn on_response_data(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, d
 
 /// The exchange is over.
 pub fn on_end(conn: &Conn, found: Option<&Found>, ex: &mut Exchange) {
-    for filter in conn.manager.filters.iter().take(ex.filters_run as usize) {
+    for (index, mut filter) in conn.manager.filters.iter().enumerate().take(ex.filters_run as usize) {
+        let told = filter.stands_for(index, ex).flatten();
+        if let Some(told) = &told {
+            filter = told;
+        }
         match &filter.kind {
             Kind::Fault(f) => f.on_end(ex),
             Kind::GrpcStats(f) => f.on_end(conn, ex, found),

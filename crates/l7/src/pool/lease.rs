@@ -24,6 +24,8 @@ pub struct Lease {
     pub up: Held,
     /// The connection had served requests before.
     pub reused: bool,
+    /// Another try runs beside it, because it is overdue.
+    pub hedged: bool,
     cluster: Cluster,
     worker: Rc<Worker>,
     host: Arc<Host>,
@@ -73,6 +75,7 @@ pub(super) fn lease(
     Lease {
         up: Held(Some(up)),
         reused: served > 0,
+        hedged: false,
         cluster: cluster.clone(),
         worker: worker.clone(),
         host,
@@ -108,15 +111,20 @@ impl Lease {
 }
 
 impl Lease {
-    /// Notes host and connection for logs.
+    /// The request is about to be sent: counts it on its connection, and notes host and connection for logs.
     pub fn note(&mut self, ex: &mut Exchange) {
+        if let Some(Connection::H2(s)) = self.connection.as_ref() {
+            s.streams.set(s.streams.get() + 1);
+            s.served.set(s.served.get() + 1);
+        }
+        self.note_again(ex);
+    }
+
+    /// Notes host and connection for logs.
+    pub fn note_again(&self, ex: &mut Exchange) {
         let facts = match self.connection.as_ref() {
             Some(Connection::H1(f)) => f,
-            Some(Connection::H2(s)) => {
-                s.streams.set(s.streams.get() + 1);
-                s.served.set(s.served.get() + 1);
-                &s.facts
-            }
+            Some(Connection::H2(s)) => &s.facts,
             None => return,
         };
         let up = &mut ex.upstream;
@@ -220,6 +228,11 @@ impl Lease {
         }
         let _ = ex;
         self.close(true);
+    }
+
+    /// The try is overdue, and goes on beside another one.
+    pub fn overdue(&self) {
+        self.cluster.0.cluster.report(&self.host, Outcome::Timeout);
     }
 
     /// The HTTP/2 connection takes no more requests.

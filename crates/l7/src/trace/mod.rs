@@ -86,6 +86,11 @@ pub struct Span {
 }
 
 impl Span {
+    /// Is not reported, whatever was decided before.
+    pub fn leave_out(&mut self) {
+        self.context.sampled = false;
+    }
+
     fn new(context: Context, name: String, side: Side, began: SystemTime, decided: bool) -> Self {
         let (trace_hex, span_hex) = (context.trace_hex().into(), context.span_hex().into());
         Span {

@@ -7,6 +7,7 @@ use crate::Name;
 use crate::common::{ConfigSource, DataSource, Fraction, GrpcService, Metadata};
 use crate::filters::network::{SetFilterState, TokenBucket};
 use crate::headers::HeaderOps;
+use crate::match_tree::MatchTree;
 use crate::matcher::{HeaderMatcher, HeaderName, StringMatcher};
 
 mod security;
@@ -78,6 +79,28 @@ pub enum HttpFilterKind {
     IstioStats(Arc<IstioStats>),
     /// `config_discovery`: told by extension config discovery.
     Discovered(Arc<Discovered>),
+    /// `ExtensionWithMatcher` and `envoy.filters.http.composite`: chosen per request.
+    Matched(Arc<Matched>),
+}
+
+/// A filter that the request's own facts choose.
+#[derive(Debug, Clone)]
+pub struct Matched {
+    /// Which action a request leads to; `None`: none, so that `filter` runs.
+    pub tree: Option<MatchTree>,
+    /// What the actions are.
+    pub actions: Box<[MatchAction]>,
+    /// What runs when nothing matches; `None` for `composite`: nothing.
+    pub filter: Option<HttpFilterKind>,
+}
+
+/// What a matcher's leaf means.
+#[derive(Debug, Clone)]
+pub enum MatchAction {
+    /// `SkipFilter`
+    Skip,
+    /// `ExecuteFilterAction`, for this share of the requests
+    Execute(HttpFilterKind, Fraction),
 }
 
 /// `ExtensionConfigSource`.

@@ -19,6 +19,8 @@ use crate::filters::network::SetFilterState;
 use crate::hcm::HttpFilter;
 use crate::matcher::HeaderName;
 
+mod matched;
+
 /// One entry of a filter list; `None` for an unknown optional one.
 pub(super) fn filter(h: &hcm::HttpFilter) -> Result<Option<HttpFilter>> {
     let any = match &h.config_type {
@@ -105,6 +107,10 @@ pub fn http_filter_config(name: &str, any: &Any) -> Result<HttpFilterKind> {
                 None => return Err(missing("implementation_specifier")),
             }
         }
+        "envoy.extensions.common.matching.v3.ExtensionWithMatcher" => {
+            K::Matched(Arc::new(matched::extension(&typed.decode()?)?))
+        }
+        "composite.v3.Composite" => K::Matched(Arc::new(matched::composite(&typed.decode()?)?)),
         "on_demand.v3.OnDemand" => {
             let c: f::on_demand::v3::OnDemand = typed.decode()?;
             K::OnDemand(Arc::new(on_demand(&c.odcds)?))

@@ -19,6 +19,7 @@ mod http_filters;
 mod http_security;
 mod lb;
 mod listener;
+mod match_tree;
 mod matcher;
 mod network;
 mod options;

@@ -9,6 +9,7 @@ mod maglev;
 mod priority;
 mod ring;
 pub mod subset;
+pub mod zone;
 
 pub use maglev::Maglev;
 pub use priority::{PriorityLoad, loads};
@@ -123,10 +124,18 @@ pub struct TableFigures {
 #[derive(Debug, Default)]
 struct PriorityHosts {
     lists: Lists,
-    /// (locality number, weight, hosts); only under locality-weighted balancing.
+    /// (locality number, weight, hosts); only under locality-weighted balancing and zone-aware routing.
     localities: Vec<(u32, u32, Lists)>,
     /// Consistent hashing: tables of the healthy, degraded and all hosts, built for those that can be asked for.
     tables: Option<Box<[Option<Table>; 3]>>,
+}
+
+impl PriorityHosts {
+    /// Healthy hosts of a locality, or all where it has none.
+    fn zone(&self, locality: u32) -> (u32, &[u32]) {
+        let at = self.localities.iter().position(|l| l.0 == locality && !l.2.healthy.is_empty());
+        at.map_or((u32::MAX, &self.lists.healthy[..]), |i| (i as u32, &self.localities[i].2.healthy[..]))
+    }
 }
 
 /// An immutable picture of a cluster's hosts that requests pick from.
@@ -179,6 +188,8 @@ pub struct PickInput<'a> {
     pub excluded_priorities: &'a [u32],
     /// Only this priority, its degraded hosts if so said (aggregate clusters choose it).
     pub only: Option<(u32, bool)>,
+    /// Of the first priority's healthy hosts, those of this locality (zone-aware routing chose it).
+    pub locality: Option<u32>,
 }
 
 impl Balancer {
@@ -193,12 +204,13 @@ impl Balancer {
         weighted_priority_health: bool,
     ) -> Balancer {
         let locality_weighted = config.locality == LocalityLb::Weighted;
+        let by_locality = config.locality != LocalityLb::None;
         let count = hosts.iter().map(|h| h.priority as usize + 1).max().unwrap_or(0);
         let mut priorities: Vec<PriorityHosts> = (0..count).map(|_| PriorityHosts::default()).collect();
         for (i, h) in hosts.iter().enumerate() {
             let p = &mut priorities[h.priority as usize];
             p.lists.push(i as u32, h.health);
-            if locality_weighted {
+            if by_locality {
                 let at = p.localities.iter().position(|(l, ..)| *l == h.locality).unwrap_or_else(|| {
                     let weight = localities.get(h.locality as usize).map_or(0, |l| l.weight);
                     p.localities.push((h.locality, weight, Lists::default()));
@@ -371,7 +383,10 @@ impl Balancer {
                 None => host,
             });
         }
-        let (locality, list) = self.list(state, p, priority, source);
+        let (locality, list) = match input.locality {
+            Some(locality) if p == 0 && source == Source::Healthy => priority.zone(locality),
+            _ => self.list(state, p, priority, source),
+        };
         self.algorithm(state, (p, source, locality), list, input)
     }
 

@@ -48,6 +48,7 @@ fn picks(b: &Balancer, n: usize, hash: Option<u64>) -> Vec<u32> {
                     weight: None,
                     excluded_priorities: &[],
                     only: None,
+                    locality: None,
                 },
             )
         })
@@ -89,6 +90,7 @@ fn least_request_prefers_the_idle_host() {
             weight: None,
             excluded_priorities: &[],
             only: None,
+            locality: None,
         },
     );
     assert_eq!(host, Some(1));
@@ -164,6 +166,7 @@ fn avoided_hosts_are_skipped_while_attempts_last() {
                 weight: None,
                 excluded_priorities: &[],
                 only: None,
+                locality: None,
             },
         )
     };

@@ -88,7 +88,12 @@ fn unchunk(mut body: &[u8]) -> Vec<u8> {
 
 /// A backend that answers every request with `reply` and tells what it saw.
 pub fn backend(reply: &'static str) -> (u16, std::sync::mpsc::Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    backend_at("127.0.0.1", reply)
+}
+
+/// The same on an address of this machine's.
+pub fn backend_at(ip: &str, reply: &'static str) -> (u16, std::sync::mpsc::Receiver<String>) {
+    let listener = TcpListener::bind((ip, 0)).expect("a port");
     let port = listener.local_addr().expect("bound").port();
     let (seen, requests) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

@@ -270,6 +270,19 @@ pub mod ssl {
     }
 }
 
+/// One counter whose name is all prefix: `cluster.<name>.ssl.versions.TLSv1.3` and the like.
+pub mod ssl_named {
+    crate::stat_schema! { SslNamed;
+        counters {
+            TIMES = "",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
 /// Scope `cluster.<name>.client_ssl_socket_factory.`, `listener.<address>.server_ssl_socket_factory.`.
 pub mod ssl_context {
     crate::stat_schema! { SslContext;
