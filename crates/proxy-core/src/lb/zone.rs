@@ -25,7 +25,7 @@ pub enum ZoneRouting {
     Direct(usize),
     /// Some stay.
     Residual {
-        /// The proxy's own zone, and how many of [`WHOLE`] stay there.
+        /// The proxy's own zone, and how many of ten thousand requests stay there.
         here: Option<(usize, u64)>,
         /// What the zones so far can take of the rest.
         capacity: Box<[u64]>,
