@@ -132,12 +132,19 @@ fn e2e() -> Result<Outcome> {
         return Ok(Outcome::Failed(why));
     }
     let threads = format!("--test-threads={MESHES}");
-    let args = ["test", "--package", "proa-e2e", "--no-fail-fast", "--", &threads, "--nocapture"];
-    Ok(cargo(&args, &[("PROA_ENVOY", &envoy)]))
+    let run = |more: &[&str]| {
+        let args = ["test", "--package", "proa-e2e", "--no-fail-fast", "--", "--nocapture"];
+        cargo(&[&args[..], more].concat(), &[("PROA_ENVOY", &envoy)])
+    };
+    let (beside, alone) = (run(&[threads.as_str(), "--skip", ALONE]), run(&["--test-threads=1", ALONE]));
+    Ok(if let Outcome::Passed = beside { alone } else { beside })
 }
 
-/// Meshes that the scenarios run at a time: much of what they do is to wait.
-const MESHES: usize = 3;
+/// The scenario that runs by itself: beside another mesh its calls have been seen to hang (docs/plan.md).
+const ALONE: &str = "client_goes";
+
+/// Meshes that the other scenarios run at a time: much of what they do is to wait.
+const MESHES: usize = 2;
 
 /// Runs cargo in the workspace.
 pub fn cargo(args: &[&str], env: &[(&str, &str)]) -> Outcome {

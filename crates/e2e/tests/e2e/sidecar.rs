@@ -110,12 +110,13 @@ fn whole_pods_go(plane: DataPlane) {
     judge(plane, "three pods replaced", &load.stop());
 }
 
-/// A client that goes on calling after it was asked to end, as many do; then its own sidecar must still be there.
+/// A client that goes on calling after it was asked to end, as many do; then its own sidecar must still be there. It pauses for
+/// longer altogether than a sidecar drains (`terminationDrainDuration`, 5 s).
 fn client_goes(plane: DataPlane) {
     let mesh = Mesh::up("httpbin", plane);
-    let script = "trap 'ending=1' TERM; left=40; while [ $left -gt 0 ]; do \
+    let script = "trap 'ending=1' TERM; left=20; while [ $left -gt 0 ]; do \
                   curl -s -m 5 -o /dev/null -w '%{http_code}\\n' http://httpbin.samples:8000/get || echo failed; \
-                  [ \"$ending\" ] && left=$((left-1)); sleep 0.15; done; echo gone";
+                  [ \"$ending\" ] && left=$((left-1)); sleep 0.3; done; echo gone";
     script_pod(
         &mesh,
         "client",
