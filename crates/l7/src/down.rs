@@ -112,10 +112,10 @@ impl Down {
                     ResponseBody::None => {
                         let silent = has_length || status / 100 == 1 || matches!(status, 204 | 304);
                         if !silent {
-                            extra = if self.head_request {
-                                b"transfer-encoding: chunked\r\n"
-                            } else {
-                                b"content-length: 0\r\n"
+                            extra = match (self.head_request, self.version) {
+                                (false, _) => b"content-length: 0\r\n",
+                                (true, Version::Http10) => b"",
+                                (true, _) => b"transfer-encoding: chunked\r\n",
                             };
                         }
                         SendMode::Nothing

@@ -116,6 +116,7 @@ impl LocalReply {
                 block.set(name.as_bytes(), value);
             }
             self.edit(block);
+            block.set_id(HeaderId::CONTENT_TYPE, b"application/grpc");
             return false;
         }
         block.set_status(self.status);
@@ -130,6 +131,11 @@ impl LocalReply {
             block.set(name.as_bytes(), value);
         }
         self.edit(block);
+        if body.is_empty() {
+            // What another says of its body does not hold for none.
+            block.remove_id(HeaderId::CONTENT_LENGTH);
+            block.remove_id(HeaderId::CONTENT_TYPE);
+        }
         !body.is_empty()
     }
 

@@ -127,15 +127,7 @@ fn mutate(conn: &Conn, ex: &mut Exchange, internal_only: &[proxy_config::matcher
     let hcm = &conn.manager.config;
     let tls = conn.facts.tls.is_some();
     let request = &mut ex.request;
-    if ex.upgrade {
-        if ex.request_ends_with_head
-            && !request.has(HeaderId::CONTENT_LENGTH)
-            && request.method() != b"CONNECT"
-            && ex.protocol != Protocol::Http2
-        {
-            request.set_id(HeaderId::CONTENT_LENGTH, b"0");
-        }
-    } else {
+    if !ex.upgrade {
         request.remove_id(HeaderId::CONNECTION);
         request.remove_id(HeaderId::UPGRADE);
     }

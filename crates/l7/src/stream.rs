@@ -156,8 +156,9 @@ async fn decide_and_forward(
     let internal_only = table.as_ref().map_or(&[][..], |t| &t.internal_only_headers);
     ex.grpc = is_grpc(ex);
     if let Err(reply) = request::prepare(conn, ex, internal_only) {
-        // Envoy looks for a route before any reply; none is found until x-forwarded-proto is there.
-        if ex.request.get_id(HeaderId::X_FORWARDED_PROTO).is_some_and(|p| !p.is_empty()) {
+        // Envoy looks for a route before this reply; none is found until x-forwarded-proto is there.
+        let judged = reply.details == "path_normalization_failed";
+        if judged && ex.request.get_id(HeaderId::X_FORWARDED_PROTO).is_some_and(|p| !p.is_empty()) {
             *found = table.as_ref().and_then(|t| find_route(conn, ex, t));
         }
         return Err(reply);
@@ -416,7 +417,9 @@ pub async fn send_reply(
     if reply.after_wait {
         discard_buffered(conn, down, ex);
     }
-    if reply.close || !down.side.received_all() && matches!(down.side, crate::side::Side::H1(_)) {
+    // An upgrade that fails ends its HTTP/1 connection.
+    let upgrade = ex.upgrade && matches!(down.side, crate::side::Side::H1(_));
+    if reply.close || upgrade || !down.side.received_all() && matches!(down.side, crate::side::Side::H1(_)) {
         down.close = true;
     }
     let grpc = ex.grpc;

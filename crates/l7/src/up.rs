@@ -26,6 +26,8 @@ pub struct Up {
     pub answered: bool,
     /// No HTTP is spoken upstream: a CONNECT ends here, its payload goes on as bytes.
     raw: bool,
+    /// The protocol of an HTTP/1.1 upgrade that went up as an extended CONNECT.
+    upgrade: Option<Box<[u8]>>,
 }
 
 /// A response head just received; its fields are in the block that was passed.
@@ -51,6 +53,7 @@ impl Up {
             keep_alive: true,
             answered: false,
             raw: false,
+            upgrade: None,
         }
     }
 
@@ -69,6 +72,7 @@ impl Up {
             keep_alive: false,
             answered: false,
             raw: false,
+            upgrade: None,
         }
     }
 
@@ -125,7 +129,15 @@ impl Up {
             Side::H2(s) => {
                 let session = self.session.as_ref().ok_or(Lost::Closed)?;
                 let end = body == RequestBody::None;
-                let stream = session.request(block, end).ok_or(Lost::Closed)?;
+                let upgrade = block.get_id(HeaderId::UPGRADE).filter(|_| body == RequestBody::Tunnel);
+                let stream = match upgrade.filter(|_| !self.options.connect_request) {
+                    Some(protocol) => {
+                        self.upgrade = Some(protocol.into());
+                        session.request(&extended_connect(block, protocol), end)
+                    }
+                    None => session.request(block, end),
+                };
+                let stream = stream.ok_or(Lost::Closed)?;
                 *s = H2Side::new(stream, false);
                 s.send = !end;
                 Ok(())
@@ -161,6 +173,13 @@ impl Up {
                         if head.status / 100 == 1 && head.status != 101 {
                             return Poll::Ready(Ok(UpHead { status: head.status, ends: false, tunnel: false }));
                         }
+                        if head.status == 204 && block.has(HeaderId::CONTENT_LENGTH) {
+                            // As Envoy's codec: a length that is none is overlooked, another is an error.
+                            if block.get_id(HeaderId::CONTENT_LENGTH) != Some(b"0") {
+                                return Poll::Ready(Err(Lost::Protocol));
+                            }
+                            block.remove_id(HeaderId::CONTENT_LENGTH);
+                        }
                         self.keep_alive = head.keep_alive;
                         s.reader = http1::BodyReader::new(head.body);
                         block.remove_id(HeaderId::TRANSFER_ENCODING);
@@ -187,6 +206,13 @@ impl Up {
                 }
                 self.answered = true;
                 s.recv = !head.ends;
+                if let Some(protocol) = self.upgrade.take().filter(|_| status == 200) {
+                    block.set_status(101);
+                    block.set_id(HeaderId::CONNECTION, b"upgrade");
+                    block.set_id(HeaderId::UPGRADE, &protocol);
+                    block.remove_id(HeaderId::CONTENT_LENGTH);
+                    return Poll::Ready(Ok(UpHead { status: 101, ends: head.ends, tunnel: true }));
+                }
                 let tunnel = self.options.connect_request && status / 100 == 2;
                 Poll::Ready(Ok(UpHead { status, ends: head.ends, tunnel }))
             }
@@ -219,6 +245,19 @@ impl Up {
             s.send = false;
         }
     }
+}
+
+/// An HTTP/1.1 upgrade as HTTP/2 has it (RFC 8441).
+fn extended_connect(block: &HeaderBlock, protocol: &[u8]) -> HeaderBlock {
+    let mut out = block.clone();
+    out.set_id(HeaderId::METHOD, b"CONNECT");
+    out.set_id(HeaderId::PROTOCOL, protocol);
+    out.remove_id(HeaderId::UPGRADE);
+    out.remove_id(HeaderId::CONNECTION);
+    if out.get_id(HeaderId::CONTENT_LENGTH) == Some(b"0") {
+        out.remove_id(HeaderId::CONTENT_LENGTH);
+    }
+    out
 }
 
 /// What follows a request head.

@@ -27,6 +27,9 @@ def check(req, ctx):
         a["request"]["http"].get("headers", {}).pop("x-forwarded-for", None)
     for k in ("source", "destination"):
         a[k]["address"]["socket_address"].pop("port_value", None)
+    # The order of distinct headers says nothing.
+    for h in [d.get("attributes", {}).get("request", {}).get("http", {}).get("header_map", {})]:
+        h.get("headers", []).sort(key=lambda v: v["key"])
     seen.append(("authz", json.dumps(d, sort_keys=True)))
     p = req.attributes.request.http.path if req.attributes.HasField("request") else "tcp"
     r = A.CheckResponse()
@@ -79,8 +82,6 @@ def check(req, ctx):
         r.dynamic_metadata.update({"k": "v", "n": 1})
     elif p.startswith("/to"):
         r.ok_response.headers.extend([HV(":path", "/elsewhere")])
-    elif p.startswith("/badh"):
-        r.ok_response.headers.extend([HV("x bad", "1"), HV("x-ok", "a\nb")])
     elif p.startswith("/herr"):
         r.status.code = 2
         r.error_response.status.code = 503
@@ -180,7 +181,6 @@ reqs = [
     req("/ctx"),
     req("/to"),
     req("/herr"),
-    req("/badh"),
     req("/x", headers="a: 1\nA: 2\nx-envoy-downstream-service-cluster: sc"),
     req("/deny", method="POST", body="hello"),
 ]

@@ -19,6 +19,8 @@ pub struct Compressor {
     config: Arc<config::Compressor>,
     response: Block<stat::Compressor>,
     request: Block<stat::Compressor>,
+    /// What headers said; Envoy names neither direction.
+    headers: Block<stat::Compressor>,
 }
 
 /// What a request said about codings, before any compressor changed it.
@@ -54,6 +56,7 @@ impl Compressor {
         Compressor {
             response: deps.store.block(&format!("{scope}{response}")),
             request: deps.store.block(&format!("{scope}request.")),
+            headers: deps.store.block(&scope),
             config,
         }
     }
@@ -78,8 +81,9 @@ impl Compressor {
         if self.response_on(over) && remove.unwrap_or(c.remove_accept_encoding_header) {
             ex.request.remove_id(HeaderId::ACCEPT_ENCODING);
         }
-        if c.request {
-            self.compress_request(ex, index);
+        match c.request {
+            true => self.compress_request(ex, index),
+            false => self.request.inc(stat::NOT_COMPRESSED),
         }
         Step::Continue
     }
@@ -145,7 +149,7 @@ impl Compressor {
     fn etag_allowed(&self, response: &HeaderBlock) -> bool {
         let refused = self.config.disable_on_etag_header && response.has(HeaderId::ETAG);
         if refused {
-            self.response.inc(stat::NOT_COMPRESSED_ETAG);
+            self.headers.inc(stat::NOT_COMPRESSED_ETAG);
         }
         !refused
     }
@@ -155,7 +159,7 @@ impl Compressor {
         let kind = ex.response.get_id(HeaderId::CONTENT_TYPE).map(media_type);
         let FilterState::Compressor(wishes) = &mut ex.filters[index] else { return false };
         let Some(accept) = &wishes.accept_encoding else {
-            self.response.inc(stat::NO_ACCEPT_HEADER);
+            self.headers.inc(stat::NO_ACCEPT_HEADER);
             return false;
         };
         let decision = match wishes.decision {
@@ -164,23 +168,23 @@ impl Compressor {
         };
         match decision {
             Decision::Valid(coding) if coding == self.config.coding => {
-                self.response.inc(stat::HEADER_COMPRESSOR_USED);
+                self.headers.inc(stat::HEADER_COMPRESSOR_USED);
                 true
             }
             Decision::Valid(_) => {
-                self.response.inc(stat::HEADER_COMPRESSOR_OVERSHADOWED);
+                self.headers.inc(stat::HEADER_COMPRESSOR_OVERSHADOWED);
                 false
             }
             Decision::Wildcard(coding) => {
-                self.response.inc(stat::HEADER_WILDCARD);
+                self.headers.inc(stat::HEADER_WILDCARD);
                 coding == Some(self.config.coding)
             }
             Decision::Identity => {
-                self.response.inc(stat::HEADER_IDENTITY);
+                self.headers.inc(stat::HEADER_IDENTITY);
                 false
             }
             Decision::NotValid => {
-                self.response.inc(stat::HEADER_NOT_VALID);
+                self.headers.inc(stat::HEADER_NOT_VALID);
                 false
             }
         }
@@ -281,6 +285,7 @@ fn decide(accept: &[u8], offered: &[Arc<config::Compressor>], kind: Option<&str>
     }
     match choice {
         None => Decision::NotValid,
+        Some((b"*", ..)) if allowed.is_empty() => Decision::NotValid,
         Some((b"*", ..)) => Decision::Wildcard(allowed.first().map(|(c, _)| *c)),
         Some((b"identity", ..)) => Decision::Identity,
         Some((name, ..)) => {

@@ -53,15 +53,16 @@ impl Decompressor {
         let name = token(c.coding);
         if c.response && c.advertise_accept_encoding {
             let accept = ex.request.get_id(HeaderId::ACCEPT_ENCODING).unwrap_or_default();
-            let known = accept.split(|b| *b == b',').any(|w| w.trim_ascii().starts_with(name.as_bytes()));
-            if !known {
-                let separator: &[u8] = if accept.is_empty() { b"" } else { b"," };
-                let joined = [accept, separator, name.as_bytes()].concat();
-                ex.request.set_id(HeaderId::ACCEPT_ENCODING, &joined);
-            }
+            // What the client said of the coding gives way to our word.
+            let others = accept.split(|b| *b == b',').map(<[u8]>::trim_ascii).filter(|w| {
+                let coding = w.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+                !coding.is_empty() && !coding.eq_ignore_ascii_case(name.as_bytes())
+            });
+            let joined = others.chain([name.as_bytes()]).collect::<Vec<_>>().join(&b","[..]);
+            ex.request.set_id(HeaderId::ACCEPT_ENCODING, &joined);
         }
-        if c.request {
-            let wanted = !ex.request_ends_with_head && starts_with(&ex.request, name);
+        if c.request && !ex.request_ends_with_head {
+            let wanted = starts_with(&ex.request, name);
             match begin(c.coding, wanted, &mut ex.request, &self.request) {
                 Some(body) => {
                     ex.taps_request = true;

@@ -62,16 +62,12 @@ impl Bucket {
 }
 
 impl Bucket {
-    /// What is left: tokens, and seconds until the bucket is full.
+    /// What is left: tokens, and seconds until there is one when there is none.
     fn left(&self) -> Left {
         let now = OFFSET_NANOS + self.began.elapsed().as_nanos() as u64;
         let held = (now - self.empty_at.load(Ordering::Relaxed).max(now - self.max_nanos)).min(self.max_nanos);
-        let missing = Duration::from_nanos(self.max_nanos - held);
-        Left {
-            limit: self.max_tokens,
-            remaining: (held / self.nanos_per_token) as u32,
-            reset: missing.as_secs() + u64::from(missing.subsec_nanos() > 0),
-        }
+        let missing = Duration::from_nanos(self.nanos_per_token.saturating_sub(held));
+        Left { limit: self.max_tokens, remaining: (held / self.nanos_per_token) as u32, reset: missing.as_secs() }
     }
 }
 

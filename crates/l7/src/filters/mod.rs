@@ -301,6 +301,9 @@ impl Filter {
     /// The request head is here.
     pub fn on_request(&self, cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
         let Some(over) = self.active(cx) else {
+            if let Kind::JwtAuthn(f) = &self.kind {
+                f.on_disabled();
+            }
             return Step::Continue;
         };
         match &self.kind {

@@ -31,7 +31,10 @@ pub struct Rbac {
 impl Rbac {
     /// Compiles the filter.
     pub fn new(config: Arc<config::HttpRbac>, stat_prefix: &Name, deps: &Deps<'_>) -> Self {
-        let block = |own: &str| deps.store.block(&format!("http.{stat_prefix}.rbac.{own}"));
+        let block = |own: &str| {
+            let dot = if own.is_empty() || own.ends_with('.') { "" } else { "." };
+            deps.store.block(&format!("http.{stat_prefix}.rbac.{own}{dot}"))
+        };
         let stats = block(&config.config.rules_stat_prefix);
         let shadow_stats = block(&config.config.shadow_rules_stat_prefix);
         Rbac { config, stats, shadow_stats }
@@ -58,6 +61,7 @@ impl Rbac {
             let hint = BTreeMap::from([("access_log_hint".into(), Value::Bool(policy.is_some()))]);
             super::merge_metadata(ex, "envoy.common", hint);
         }
+        note(ex, &config.rules_stat_prefix, "enforced", allowed, policy.as_deref());
         if allowed {
             self.stats.inc(stat::ALLOWED);
             return Step::Continue;
@@ -84,12 +88,17 @@ impl Rbac {
             (verdict.allowed, verdict.policy.map(str::to_owned))
         };
         self.shadow_stats.inc(if allowed { stat::SHADOW_ALLOWED } else { stat::SHADOW_DENIED });
-        let result = if allowed { "allowed" } else { "denied" };
-        let mut entries: BTreeMap<Name, Value> =
-            BTreeMap::from([(format!("{prefix}shadow_engine_result").into(), Value::String(result.into()))]);
-        if let Some(p) = policy {
-            entries.insert(format!("{prefix}shadow_effective_policy_id").into(), Value::String(p.as_str().into()));
-        }
-        super::merge_metadata(ex, NAMESPACE, entries);
+        note(ex, prefix, "shadow", allowed, policy.as_deref());
     }
+}
+
+/// Leaves what an engine found in the dynamic metadata.
+fn note(ex: &mut Exchange, prefix: &str, engine: &str, allowed: bool, policy: Option<&str>) {
+    let result = if allowed { "allowed" } else { "denied" };
+    let mut entries: BTreeMap<Name, Value> =
+        BTreeMap::from([(format!("{prefix}{engine}_engine_result").into(), Value::String(result.into()))]);
+    if let Some(p) = policy {
+        entries.insert(format!("{prefix}{engine}_effective_policy_id").into(), Value::String(p.into()));
+    }
+    super::merge_metadata(ex, NAMESPACE, entries);
 }

@@ -193,7 +193,7 @@ fn requirement(r: &f::jwt_authn::v3::JwtRequirement, names: &[&str]) -> Result<J
             .ok_or_else(|| invalid(format!("Required provider ['{n}'] is not configured.")))
     };
     Ok(match &r.requires_type {
-        None => JwtRequirement::AllowMissingOrFailed,
+        None => JwtRequirement::Nothing,
         Some(T::ProviderName(n)) => JwtRequirement::Provider(index(n).at("provider_name")?, Box::default()),
         Some(T::ProviderAndAudiences(p)) => JwtRequirement::Provider(
             index(&p.provider_name).at("provider_and_audiences")?,

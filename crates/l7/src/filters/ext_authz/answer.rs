@@ -89,6 +89,13 @@ pub fn of_grpc(r: auth::CheckResponse) -> Verdict {
             out.kind = Kind::Ok;
             if let Some(HttpResponse::OkResponse(ok)) = said {
                 out.headers = edits(&ok.headers, false, &mut out.invalid);
+                // Of the request's headers Envoy knows two kinds, those to append and those to set.
+                let sets = |a| matches!(a, Action::AddIfAbsent | Action::Overwrite);
+                for edit in out.headers.iter_mut() {
+                    if sets(edit.action) {
+                        edit.action = Action::Set;
+                    }
+                }
                 out.response_headers = edits(&ok.response_headers_to_add, true, &mut out.invalid);
                 out.remove = ok.headers_to_remove.iter().map(|n| n.to_ascii_lowercase().into_bytes()).collect();
                 out.query_set = ok.query_parameters_to_set.into_iter().map(|p| (p.key, p.value)).collect();
@@ -184,7 +191,7 @@ pub fn of_http(service: &ExtAuthzHttp, r: Response) -> Verdict {
                 out.headers.push(edit(name, value, Action::Set));
             }
             if any(&service.allowed_upstream_headers_to_append, name) {
-                out.headers.push(edit(name, value, Action::Join));
+                out.headers.push(edit(name, value, Action::Add));
             }
             if any(&service.allowed_client_headers_on_success, name) {
                 out.response_headers.push(edit(name, value, Action::Add));

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::UNIX_EPOCH;
 
-use http1::HeaderBlock;
+use http1::{HeaderBlock, HeaderId};
 use protos::envoy::config::core::v3 as core;
 use protos::envoy::service::auth::v3 as auth;
 use protos::envoy::service::auth::v3::attribute_context as ctx;
@@ -82,6 +82,7 @@ pub fn request(
     };
     headers(config, &ex.request, &mut http);
     if let Some(settings) = body {
+        http.size = announced(ex).unwrap_or(http.size);
         let n = ex.buffered.len().min(settings.max_request_bytes as usize);
         let sent = &ex.buffered[..n];
         if settings.pack_as_bytes {
@@ -105,7 +106,16 @@ pub fn request(
     let namespaces = config.metadata_context_namespaces.iter();
     let metadata = namespaces.filter_map(|n| Some((n.to_string(), wire::to_struct(ex.metadata.get(n)?))));
     attributes.metadata_context = Some(core::Metadata { filter_metadata: metadata.collect(), ..Default::default() });
+    attributes.route_metadata_context = Some(core::Metadata::default());
+    if config.include_tls_session {
+        attributes.tls_session.get_or_insert_default();
+    }
     auth::CheckRequest { attributes: Some(attributes) }
+}
+
+/// The length that the request's head states.
+fn announced(ex: &Exchange) -> Option<i64> {
+    std::str::from_utf8(ex.request.get_id(HeaderId::CONTENT_LENGTH)?).ok()?.parse().ok()
 }
 
 fn headers(config: &ExtAuthz, from: &HeaderBlock, http: &mut ctx::HttpRequest) {

@@ -113,6 +113,11 @@ impl JwtAuthn {
         }
     }
 
+    /// The route wants no judgement.
+    pub fn on_disabled(&self) {
+        self.stats.inc(stat::ALLOWED);
+    }
+
     /// Judges the request.
     pub fn on_request(self: &Arc<Self>, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
         if self.config.bypass_cors_preflight && is_preflight(&ex.request) {
@@ -337,6 +342,7 @@ impl<'a> Work<'a> {
                 Ok(Status::Ok)
             }
             JwtRequirement::Any(list) => self.any(list, now),
+            JwtRequirement::Nothing => Ok(Status::Ok),
         }
     }
 

@@ -95,6 +95,8 @@ impl Remote {
         head.add_id(HeaderId::METHOD, b"GET");
         head.add_id(HeaderId::PATH, self.path.as_bytes());
         head.add_id(HeaderId::AUTHORITY, self.authority.as_bytes());
+        // Envoy's fetcher calls itself so.
+        head.set(b"user-agent", b"Go-browser");
         let request = Request { head, body: Vec::new(), timeout: self.timeout };
         let answer = callout::call(worker, &self.cluster, request).await;
         let why = match answer {

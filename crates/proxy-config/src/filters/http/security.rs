@@ -157,6 +157,8 @@ pub enum JwtRequirement {
     AllowMissingOrFailed,
     /// `allow_missing`
     AllowMissing,
+    /// No `requires_type`: tokens are not looked at.
+    Nothing,
 }
 
 /// `JwtProvider`.
