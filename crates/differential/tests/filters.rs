@@ -21,7 +21,7 @@ fn run(script: &str) {
 }
 
 #[test]
-#[ignore = "takes two minutes; differs still: docs/plan.md"]
+#[ignore = "takes two minutes"]
 fn jwt_authn() {
     run("jwt_authn");
 }
