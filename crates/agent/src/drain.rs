@@ -5,6 +5,7 @@
 //! goes beyond them where they lose requests: a sidecar stays while its application is there, because the application may
 //! still call others (the kubelet's grace period ends both), and leaves as soon as it has gone.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -103,20 +104,18 @@ pub async fn drain(status: &Arc<Status>, options: Options) {
     }
     tracing::info!(target: "default", "Graceful termination period is {:?}, starting...", options.duration);
     let begun = Instant::now();
-    let (mut gone, mut listened, mut called) = (None, false, None);
+    let (mut gone, mut listened) = (None, false);
+    let mut ended = HashSet::new();
     loop {
-        let connections = match ask("GET", "/stats?filter=downstream_cx_(active|total)$").await {
+        let active = match ask("GET", "/stats?filter=downstream_cx_active$").await {
             Ok(Ok(answer)) => Some(connections(&String::from_utf8_lossy(&answer.body))),
             _ => None,
         };
-        let active = connections.map(|c| c.active);
-        let calls = connections.map(|c| c.outbound);
-        let called_since = called.is_some() && called != calls;
-        called = calls;
         let application = match application_is_here().filter(|_| options.sidecar) {
-            Some(Sockets { any, listening }) if any || called_since && !listened => {
+            Some(sockets) if sockets.any || !listened && sockets.ended.iter().any(|e| !ended.contains(e)) => {
                 gone = None;
-                listened |= listening;
+                listened |= sockets.listening;
+                ended = sockets.ended;
                 Application::Here
             }
             Some(_) => {
@@ -135,37 +134,23 @@ pub async fn drain(status: &Arc<Status>, options: Options) {
 }
 
 /// Connections of the workload's listeners; the admin port, Prometheus, readiness and `worker_` duplicates do not count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Connections {
-    /// Open now.
-    active: u64,
-    /// Ever begun by the application. A look at the sockets misses calls that are shorter than the pause between two looks;
-    /// this does not.
-    outbound: u64,
-}
-
-fn connections(stats: &str) -> Connections {
-    let mut all = Connections::default();
-    for line in stats.lines().filter(|line| line.starts_with("listener.")) {
-        if ["admin", "15090", "15021", ".worker_"].iter().any(|other| line.contains(other)) {
-            continue;
-        }
-        let Some((name, value)) = line.rsplit_once(": ") else { continue };
-        let value = value.trim().parse::<u64>().unwrap_or(0);
-        if name.ends_with("_active") {
-            all.active += value;
-        } else if !name.contains("15006") {
-            all.outbound += value;
-        }
-    }
-    all
+fn connections(stats: &str) -> u64 {
+    let counted = |line: &&str| {
+        line.starts_with("listener.")
+            && !["admin", "15090", "15021", ".worker_"].iter().any(|other| line.contains(other))
+    };
+    let value = |line: &str| line.rsplit_once(": ")?.1.trim().parse::<u64>().ok();
+    stats.lines().filter(counted).filter_map(value).sum()
 }
 
 /// What TCP sockets processes of other users than the proxy's own hold in this network namespace.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Sockets {
     any: bool,
     listening: bool,
+    /// Connections to elsewhere that are over, whosever they were; the kernel remembers them for a minute (TIME_WAIT). A look
+    /// at the sockets misses calls that are shorter than the pause between two looks; here they are seen.
+    ended: HashSet<(String, String)>,
 }
 
 fn application_is_here() -> Option<Sockets> {
@@ -175,8 +160,11 @@ fn application_is_here() -> Option<Sockets> {
         return None;
     }
     Some(tables.iter().flatten().fold(Sockets::default(), |all, table| {
-        let found = sockets(table, own);
-        Sockets { any: all.any || found.any, listening: all.listening || found.listening }
+        let mut found = sockets(table, own);
+        found.any |= all.any;
+        found.listening |= all.listening;
+        found.ended.extend(all.ended);
+        found
     }))
 }
 
@@ -191,18 +179,34 @@ fn own_user() -> u32 {
 fn sockets(table: &str, own: u32) -> Sockets {
     /// `TCP_LISTEN`
     const LISTEN: &str = "0A";
+    /// `TCP_TIME_WAIT`
+    const TIME_WAIT: &str = "06";
     let mut found = Sockets::default();
     for line in table.lines().skip(1) {
-        let mut fields = line.split_whitespace().skip(3);
-        let state = fields.next();
+        let mut fields = line.split_whitespace().skip(1);
+        let (Some(local), Some(remote), Some(state)) = (fields.next(), fields.next(), fields.next()) else { continue };
+        if state == TIME_WAIT && !is_loopback(remote) {
+            found.ended.insert((local.to_owned(), remote.to_owned()));
+        }
         let user = fields.nth(3).and_then(|user| user.parse::<u32>().ok());
         let inode = fields.nth(1);
         if user.is_some_and(|user| user != own) && inode.is_some_and(|inode| inode != "0") {
             found.any = true;
-            found.listening |= state == Some(LISTEN);
+            found.listening |= state == LISTEN;
         }
     }
     found
+}
+
+/// Whether an address of the kernel's table is loopback's: agent and proxy talk to each other there.
+fn is_loopback(address: &str) -> bool {
+    let ip = address.split(':').next().unwrap_or_default();
+    match ip.len() {
+        8 => ip.ends_with("7F"),
+        _ => {
+            ip == "00000000000000000000000001000000" || ip.starts_with("0000000000000000FFFF0000") && ip.ends_with("7F")
+        }
+    }
 }
 
 #[cfg(test)]
@@ -252,10 +256,8 @@ mod tests {
     #[test]
     fn only_the_workloads_connections_count() {
         let stats = "listener.0.0.0.0_15006.downstream_cx_active: 3\nlistener.0.0.0.0_15006.worker_0.downstream_cx_active: 3\n\
-                     listener.0.0.0.0_15090.downstream_cx_active: 1\nlistener.admin.downstream_cx_active: 1\nlistener.0.0.0.0_15001.downstream_cx_active: 2\n\
-                     listener.0.0.0.0_15006.downstream_cx_total: 70\nlistener.0.0.0.0_15001.downstream_cx_total: 9\n\
-                     listener.10.0.0.1_9080.downstream_cx_total: 4\nlistener.0.0.0.0_15021.downstream_cx_total: 400\n";
-        assert_eq!(connections(stats), Connections { active: 5, outbound: 13 });
+                     listener.0.0.0.0_15090.downstream_cx_active: 1\nlistener.admin.downstream_cx_active: 1\nlistener.0.0.0.0_15001.downstream_cx_active: 2\n";
+        assert_eq!(connections(stats), 5);
     }
 
     #[test]
@@ -266,10 +268,25 @@ mod tests {
                 "{head}   0: 0100007F:1F90 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 {user:>5}        0 {inode} 1\n"
             )
         };
-        assert_eq!(sockets(&entry("01", 0, 1), 1337), Sockets { any: true, listening: false });
-        assert_eq!(sockets(&entry("0A", 0, 1), 1337), Sockets { any: true, listening: true });
+        assert_eq!(sockets(&entry("01", 0, 1), 1337), Sockets { any: true, ..Sockets::default() });
+        assert_eq!(sockets(&entry("0A", 0, 1), 1337), Sockets { any: true, listening: true, ..Sockets::default() });
         for nobody in [&entry("0A", 1337, 1), &entry("01", 0, 0), head] {
             assert_eq!(sockets(nobody, 1337), Sockets::default());
         }
+    }
+
+    #[test]
+    fn calls_that_are_over_are_seen() {
+        let ended = |remote: &str| {
+            let line = format!(
+                "   1: 0D00F40A:BC66 {remote} 06 00000000:00000000 03:00001770 00000000     0        0 0 3 0\n"
+            );
+            sockets(&format!("head\n{line}"), 1337).ended.len()
+        };
+        assert_eq!(ended("10000A0A:1F40"), 1);
+        assert_eq!(ended("0100007F:3A98"), 0);
+        assert_eq!(ended("00000000000000000000000001000000:3A98"), 0);
+        assert_eq!(ended("0000000000000000FFFF00000100007F:3A98"), 0);
+        assert_eq!(ended("0000000000000000FFFF000010000A0A:1F40"), 1);
     }
 }

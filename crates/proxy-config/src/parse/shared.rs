@@ -83,11 +83,7 @@ mod tests {
 
     #[test]
     fn equal_values_are_one_and_others_are_not() {
-        let value = |max| {
-            let mut breakers = CircuitBreakers::default();
-            breakers.per_host_max_connections = Some(max);
-            breakers
-        };
+        let value = |max| CircuitBreakers { per_host_max_connections: Some(max), ..CircuitBreakers::default() };
         let first = breakers(value(1));
         let others: Vec<_> = (2..=KEPT_MAX as u32).map(|n| breakers(value(n))).collect();
         assert!(Arc::ptr_eq(&first, &breakers(value(1))));
