@@ -29,20 +29,27 @@ pub struct ResolvedVirtualService {
     pub http_destinations: Vec<Hostname>,
     /// Whether a rule asks for labels or a namespace of the client.
     pub asks_for_source: bool,
+    /// Whether every destination of HTTP rules states its port.
+    pub states_ports: bool,
 }
 
 impl ResolvedVirtualService {
+    /// Whether it has rules for TLS or TCP.
+    pub fn has_byte_rules(&self) -> bool {
+        !self.config.spec.tls.is_empty() || !self.config.spec.tcp.is_empty()
+    }
+
     /// Notes what rules depend on, for those who keep their translation.
     fn note_dependencies(&mut self) {
         let http = &self.config.spec.http;
-        let hosts: std::collections::BTreeSet<&str> = http
-            .iter()
-            .flat_map(|h| {
+        let destinations = || {
+            http.iter().flat_map(|h| {
                 let routes = h.route.iter().filter_map(|r| r.destination.as_ref());
                 routes.chain(h.mirror.as_ref()).chain(h.mirrors.iter().filter_map(|m| m.destination.as_ref()))
             })
-            .map(|d| d.host.as_str())
-            .collect();
+        };
+        let hosts: std::collections::BTreeSet<&str> = destinations().map(|d| d.host.as_str()).collect();
+        self.states_ports = destinations().all(|d| d.port.as_ref().is_some_and(|p| p.number > 0));
         self.http_destinations = hosts.into_iter().map(Hostname::from).collect();
         self.asks_for_source =
             http.iter().flat_map(|h| &h.matches).any(|m| !m.source_labels.is_empty() || !m.source_namespace.is_empty());
@@ -104,6 +111,11 @@ impl VirtualServices {
             positions.iter().filter_map(|&i| Some((rank(&self.all[i])?, self.all[i].clone()))).collect();
         found.sort_by_key(|(rank, _)| *rank);
         found.into_iter().map(|(_, v)| v).collect()
+    }
+
+    /// All of them, by age.
+    pub fn as_slice(&self) -> &[Arc<ResolvedVirtualService>] {
+        &self.all
     }
 
     /// All of them, by age.
@@ -171,6 +183,7 @@ pub(crate) fn resolve(
         missing_delegates: Vec::new(),
         http_destinations: Vec::new(),
         asks_for_source: false,
+        states_ports: false,
     };
     out.note_dependencies();
     out

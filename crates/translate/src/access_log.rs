@@ -45,8 +45,8 @@ const DEFAULT_JSON: [(&str, &str); 24] = [
 ];
 
 /// Which protocol's log is asked for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Level {
     Http,
     Tcp,
     Listener,
@@ -150,6 +150,10 @@ fn apply(inputs: &Inputs, entry: &AccessLogging, out: &mut Option<Vec<Chosen>>) 
 }
 
 fn logs(inputs: &Inputs, class: Class, level: Level) -> Vec<accesslog::AccessLog> {
+    inputs.once.logs(class, level, || build(inputs, class, level))
+}
+
+fn build(inputs: &Inputs, class: Class, level: Level) -> Vec<accesslog::AccessLog> {
     let mesh = inputs.mesh();
     let Some(chosen) = chosen(inputs, class) else {
         let defaults = mesh.default_providers.access_logging.iter();

@@ -9,10 +9,21 @@ use protos::envoy::config::endpoint::v3 as endpoint;
 
 use crate::Inputs;
 use crate::cluster::{locality, policy};
+use crate::load::Writer;
+use crate::locality::Group;
 use crate::wire::{address, object, text_value};
 
 /// The endpoints of a cluster by its name; `None` when this proxy has no such cluster.
 pub fn load_assignment(inputs: &Inputs, name: &str) -> Option<endpoint::ClusterLoadAssignment> {
+    of_cluster(inputs, name, |groups| message(inputs, name, groups))
+}
+
+/// The same, encoded.
+pub(crate) fn encoded(inputs: &Inputs, writer: &mut Writer<'_>, name: &str) -> Option<Vec<u8>> {
+    of_cluster(inputs, name, |groups| writer.assignment(name, &groups))
+}
+
+fn of_cluster<T>(inputs: &Inputs, name: &str, then: impl FnOnce(Vec<Group<'_>>) -> T) -> Option<T> {
     let (cluster, sni) = match name.parse::<ClusterName>() {
         Ok(c) => (c, false),
         Err(_) => (ClusterName::from_sni(name).ok()?, true),
@@ -24,7 +35,7 @@ pub fn load_assignment(inputs: &Inputs, name: &str) -> Option<endpoint::ClusterL
     let base = policy::for_port(top, port.number);
     let subset = rule.and_then(|r| r.config.spec.subsets.iter().find(|s| s.name == cluster.subset));
     let merged = policy::for_subset(base, subset.and_then(|s| s.traffic_policy.as_ref()), port.number);
-    Some(assignment(inputs, &service, port, &cluster.subset, name, merged.as_ref(), sni))
+    Some(with_groups(inputs, &service, port, &cluster.subset, merged.as_ref(), sni, then))
 }
 
 /// Whether the endpoints of a service's clusters differ between clients that have the same rule for it.
@@ -58,18 +69,19 @@ pub(crate) fn inline(
     name: &str,
     policy: Option<&TrafficPolicy>,
 ) -> endpoint::ClusterLoadAssignment {
-    assignment(inputs, service, port, subset, name, policy, false)
+    with_groups(inputs, service, port, subset, policy, false, |groups| message(inputs, name, groups))
 }
 
-fn assignment(
+/// What a cluster's endpoints are, grouped for this client.
+fn with_groups<T>(
     inputs: &Inputs,
     service: &Service,
     port: &Port,
     subset: &str,
-    name: &str,
     policy: Option<&TrafficPolicy>,
     only_mtls: bool,
-) -> endpoint::ClusterLoadAssignment {
+    then: impl FnOnce(Vec<Group<'_>>) -> T,
+) -> T {
     let all = inputs.snapshot().endpoints_of(service);
     let labels = inputs
         .scope()
@@ -86,6 +98,10 @@ fn assignment(
     let failover = policy.is_some_and(|p| p.outlier_detection.is_some());
     let switched_off = lb.and_then(|l| l.locality_lb_setting.as_ref()).is_some_and(|s| s.enabled == Some(false));
     let groups = crate::locality::group(&chosen, inputs.proxy(), service, setting, failover && !switched_off);
+    then(groups)
+}
+
+fn message(inputs: &Inputs, name: &str, groups: Vec<Group<'_>>) -> endpoint::ClusterLoadAssignment {
     let endpoints = groups.into_iter().map(|g| endpoint::LocalityLbEndpoints {
         locality: Some(locality(&g.locality)),
         lb_endpoints: g.endpoints.iter().map(|e| lb_endpoint(e, &inputs.proxy().cluster_id)).collect(),
@@ -120,16 +136,29 @@ pub fn metadata(w: &Workload, cluster: &str) -> Option<core::Metadata> {
     if w.speaks_mtls {
         out.filter_metadata.insert("envoy.transport_socket_match".to_owned(), crate::cluster::mtls_match());
     }
-    let text = if w.name.is_empty() {
-        format!(";{};;;{cluster}", w.namespace)
+    let mut text = String::new();
+    workload_text(&mut text, w, cluster);
+    out.filter_metadata.insert("istio".to_owned(), object([("workload", text_value(text))]));
+    Some(out)
+}
+
+/// The text of `istio.workload`, in place of what `out` holds.
+pub(crate) fn workload_text(out: &mut String, w: &Workload, cluster: &str) {
+    let label = |keys: &[&str]| keys.iter().find_map(|k| w.labels.get(*k)).map_or("", String::as_str);
+    let parts = if w.name.is_empty() {
+        ["", &w.namespace, "", "", cluster]
     } else {
-        let label = |keys: &[&str]| keys.iter().find_map(|k| w.labels.get(*k)).map_or("", String::as_str);
         let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
         let canonical = if canonical.is_empty() { &*w.name } else { canonical };
         let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
         let revision = if revision.is_empty() { "latest" } else { revision };
-        format!("{};{};{canonical};{revision};{cluster}", w.name, w.namespace)
+        [&w.name, &w.namespace, canonical, revision, cluster]
     };
-    out.filter_metadata.insert("istio".to_owned(), object([("workload", text_value(text))]));
-    Some(out)
+    out.clear();
+    for (n, part) in parts.into_iter().enumerate() {
+        if n > 0 {
+            out.push(';');
+        }
+        out.push_str(part);
+    }
 }

@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod incremental;
 pub mod jwt;
 pub mod listener;
+mod load;
 pub mod locality;
 pub mod name_table;
 mod once;

@@ -136,9 +136,9 @@ pub fn group<'a>(
             by_labels(proxy, e, &setting.failover_priority)
         }
     };
-    let mut groups: BTreeMap<(u32, String), Vec<&'a Endpoint>> = BTreeMap::new();
+    let mut groups: BTreeMap<(u32, &str), Vec<&'a Endpoint>> = BTreeMap::new();
     for &e in endpoints {
-        groups.entry((priority(e), e.workload.locality.to_string())).or_default().push(e);
+        groups.entry((priority(e), &e.workload.locality)).or_default().push(e);
     }
     let mut levels: Vec<u32> = groups.keys().map(|(p, _)| *p).collect();
     levels.dedup();
@@ -147,7 +147,7 @@ pub fn group<'a>(
         .map(|((p, locality), endpoints)| Group {
             priority: u32::try_from(levels.iter().position(|l| *l == p).unwrap_or(0)).unwrap_or(0),
             weight: endpoints.iter().map(|e| e.weight.max(1)).sum(),
-            locality,
+            locality: locality.to_owned(),
             endpoints,
         })
         .collect();

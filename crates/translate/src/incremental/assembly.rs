@@ -20,6 +20,10 @@ pub(crate) struct Piece {
 pub(crate) struct Assembly {
     pub(crate) pieces: Vec<Arc<Piece>>,
     pub(crate) set: Arc<ResourceSet>,
+    /// Names the pieces refer to, sorted, each once. One allocation while they are the same names.
+    pub(crate) refers: Arc<[Arc<str>]>,
+    /// Resources of all pieces.
+    count: usize,
 }
 
 /// Larger differences are sorted anew.
@@ -30,7 +34,8 @@ impl Assembly {
     pub(crate) fn of(pieces: Vec<Arc<Piece>>, old: Option<&Assembly>) -> Assembly {
         let Some(old) = old else {
             let set = pieces.iter().flat_map(|p| p.resources.iter().cloned()).collect();
-            return Assembly { pieces, set: Arc::new(set) };
+            let count = pieces.iter().map(|p| p.resources.len()).sum();
+            return Assembly { set: Arc::new(set), refers: refers(&pieces).into(), count, pieces };
         };
         let shared =
             |a: &mut dyn Iterator<Item = (&Arc<Piece>, &Arc<Piece>)>| a.take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
@@ -46,9 +51,12 @@ impl Assembly {
         let gone: Vec<&Arc<Piece>> = was.iter().filter(|p| !after.contains(&Arc::as_ptr(p))).collect();
         let come: Vec<&Arc<Piece>> = is.iter().filter(|p| !before.contains(&Arc::as_ptr(p))).collect();
         let size = |list: &[&Arc<Piece>]| list.iter().map(|p| p.resources.len()).sum::<usize>();
-        let count: usize = pieces.iter().map(|p| p.resources.len()).sum();
+        // A piece that occurs twice escapes the difference.
+        let once = before.len() == was.len() && after.len() == is.len();
+        let count =
+            if once { old.count + size(&come) - size(&gone) } else { pieces.iter().map(|p| p.resources.len()).sum() };
         // Names that several pieces claim are rare and need the order of all pieces.
-        let unique = old.set.len() == old.pieces.iter().map(|p| p.resources.len()).sum::<usize>();
+        let unique = once && old.set.len() == old.count;
         let removed = gone.iter().flat_map(|p| p.resources.iter());
         let added = come.iter().flat_map(|p| p.resources.iter());
         let patched = (unique && (size(&gone) + size(&come)) * PATCH_SHARE <= count.max(PATCH_SHARE * 4))
@@ -59,14 +67,21 @@ impl Assembly {
             all.sharing(&old.set)
         });
         let set = if set == *old.set { Arc::clone(&old.set) } else { Arc::new(set) };
-        Assembly { pieces, set }
+        let names = |list: &[&Arc<Piece>]| refers(list.iter().copied());
+        let refers = if once && names(&gone) == names(&come) {
+            Arc::clone(&old.refers)
+        } else {
+            let all = refers(&pieces);
+            if *all == *old.refers { Arc::clone(&old.refers) } else { all.into() }
+        };
+        Assembly { pieces, set, refers, count }
     }
+}
 
-    /// Names the pieces refer to, in order, each once.
-    pub(crate) fn refers(&self) -> Vec<Arc<str>> {
-        let mut out: Vec<Arc<str>> = self.pieces.iter().flat_map(|p| p.refers.iter().cloned()).collect();
-        out.sort();
-        out.dedup();
-        out
-    }
+/// Names that pieces refer to, in order, each once.
+fn refers<'a>(pieces: impl IntoIterator<Item = &'a Arc<Piece>>) -> Vec<Arc<str>> {
+    let mut out: Vec<Arc<str>> = pieces.into_iter().flat_map(|p| p.refers.iter().cloned()).collect();
+    out.sort();
+    out.dedup();
+    out
 }

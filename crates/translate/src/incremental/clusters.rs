@@ -9,8 +9,10 @@ use model::destination_rule::{DestinationRules, MergedRule};
 use model::{Service, ServiceEndpoints, ServiceKey, SharedMap, SidecarScope};
 use names::Hostname;
 use protos::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
+use xds::server::Resource;
 
 use super::{Assembly, Context, Facts, Key, Piece, Unit, resource};
+use crate::load::Writer;
 use crate::patch::Patches;
 
 /// Finished clusters or endpoints of a view, with what they were made from.
@@ -28,11 +30,12 @@ pub(super) struct Made {
 }
 
 impl Made {
-    fn new(context: &Context<'_>, assembly: Assembly, names: Arc<[Arc<str>]>, by_service: bool) -> Self {
+    /// `names`: of clusters, if not those that the pieces refer to.
+    fn new(context: &Context<'_>, assembly: Assembly, names: Option<Arc<[Arc<str>]>>, by_service: bool) -> Self {
         let snapshot = context.inputs.snapshot();
         Made {
+            names: names.unwrap_or_else(|| assembly.refers.clone()),
             assembly,
-            names,
             scope: context.inputs.view.scope.clone(),
             endpoints: snapshot.endpoints.clone(),
             rules: snapshot.destination_rules.clone(),
@@ -90,12 +93,12 @@ impl Made {
 pub(super) fn clusters(context: &Context<'_>, before: Option<&Made>) -> Made {
     let inputs = context.inputs;
     if let Some(same) = before.filter(|b| b.is_current(context)) {
-        return Made::new(context, same.assembly.clone(), same.names.clone(), same.by_service);
+        return Made::new(context, same.assembly.clone(), None, same.by_service);
     }
     let old = before.map(|b| &b.assembly);
     if !Patches::of(inputs, &[ApplyTo::Cluster]).is_empty() {
         let pieces = vec![Arc::new(piece(crate::cluster::build(inputs)))];
-        return finish(context, Assembly::of(pieces, old), before, false);
+        return Made::new(context, Assembly::of(pieces, old), None, false);
     }
     let usable = before.filter(|b| b.by_service && b.facts.same_for_listeners(context.facts));
     let mut pieces: Vec<Arc<Piece>> = match usable {
@@ -112,19 +115,7 @@ pub(super) fn clusters(context: &Context<'_>, before: Option<&Made>) -> Made {
         crate::cluster::own(inputs, &mut out);
         Arc::new(piece(out))
     }));
-    finish(context, Assembly::of(pieces, old), before, true)
-}
-
-fn finish(context: &Context<'_>, assembly: Assembly, before: Option<&Made>, by_service: bool) -> Made {
-    let same = before.filter(|b| Arc::ptr_eq(&b.assembly.set, &assembly.set)).map(|b| b.names.clone());
-    let names = same.unwrap_or_else(|| {
-        let names = assembly.refers();
-        match before {
-            Some(b) if *b.names == *names => b.names.clone(),
-            _ => names.into(),
-        }
-    });
-    Made::new(context, assembly, names, by_service)
+    Made::new(context, Assembly::of(pieces, old), None, true)
 }
 
 fn of_service(context: &Context<'_>, service: &Arc<Service>) -> Arc<Piece> {
@@ -173,10 +164,10 @@ pub(super) fn endpoints(context: &Context<'_>, clusters: &super::clusters::Made,
         let names: Vec<String> = clusters.names.iter().map(ToString::to_string).collect();
         let resources = super::encoded(crate::endpoints(inputs, &names)).collect();
         let pieces = vec![Arc::new(Piece { resources, refers: Vec::new() })];
-        return Made::new(context, Assembly::of(pieces, old), clusters.names.clone(), false);
+        return Made::new(context, Assembly::of(pieces, old), Some(clusters.names.clone()), false);
     }
     if let Some(same) = before.filter(|b| b.by_service && b.is_current(context)) {
-        return Made::new(context, same.assembly.clone(), clusters.names.clone(), true);
+        return Made::new(context, same.assembly.clone(), Some(clusters.names.clone()), true);
     }
     let of = |service: &Arc<Service>, n: usize| endpoints_of(context, service, &clusters.assembly.pieces[n]);
     let usable = before.filter(|b| b.by_service && b.facts.same_for_listeners(context.facts));
@@ -188,7 +179,7 @@ pub(super) fn endpoints(context: &Context<'_>, clusters: &super::clusters::Made,
     let own = clusters.assembly.pieces.last().map(|p| p.refers.iter().map(ToString::to_string).collect::<Vec<_>>());
     let resources = super::encoded(crate::endpoints(inputs, &own.unwrap_or_default())).collect();
     pieces.push(Arc::new(Piece { resources, refers: Vec::new() }));
-    Made::new(context, Assembly::of(pieces, old), clusters.names.clone(), true)
+    Made::new(context, Assembly::of(pieces, old), Some(clusters.names.clone()), true)
 }
 
 fn endpoints_of(context: &Context<'_>, service: &Arc<Service>, clusters: &Arc<Piece>) -> Arc<Piece> {
@@ -203,7 +194,10 @@ fn endpoints_of(context: &Context<'_>, service: &Arc<Service>, clusters: &Arc<Pi
         .part(&facts.mesh)
         .part(clusters);
     context.memo.get(&key, || {
-        let of = |name: &Arc<str>| Some(resource(name, &crate::endpoint::load_assignment(inputs, name)?));
-        Piece { resources: clusters.refers.iter().filter_map(of).collect(), refers: Vec::new() }
+        let mut writer = Writer::new(&inputs.proxy().cluster_id);
+        let mut of = |name: &Arc<str>| {
+            Some(Resource::new(Arc::clone(name), crate::endpoint::encoded(inputs, &mut writer, name)?))
+        };
+        Piece { resources: clusters.refers.iter().filter_map(&mut of).collect(), refers: Vec::new() }
     })
 }

@@ -1,14 +1,16 @@
 //! Listeners, one piece each for those that services share, and one for all others. Gateways and patched proxies have
 //! their listeners made as a whole, and kept as long as nothing they read has moved.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::gateway::is_https_terminated;
 use model::virtual_service::VirtualServices;
-use model::{ServiceEndpoints, ServiceKey, SharedMap, SidecarScope};
+use model::{Service, ServiceEndpoints, ServiceKey, SharedMap, SidecarScope};
 use names::NodeType;
 use protos::envoy::config::listener::v3::{self as listener, filter::ConfigType};
 
+use super::moved::exchanged;
 use super::{Assembly, Context, Facts, Key, Piece, Shared, Unit, resource};
 use crate::listener::hcm::HCM;
 
@@ -20,12 +22,18 @@ pub(super) struct Made {
     endpoints: SharedMap<ServiceKey, Arc<ServiceEndpoints>>,
     virtual_services: Arc<VirtualServices>,
     facts: Facts,
-    /// One piece per shared listener, then the others. Not so for gateways and patched proxies.
-    by_listener: bool,
+    /// What each shared listener is bound to: one piece per shared listener, then the others. `None` for gateways and
+    /// patched proxies.
+    bound: Option<Arc<[Bound]>>,
 }
 
+/// Address and port of a listener.
+type Bound = (String, u16);
+/// Pieces, and what all but the last are bound to.
+type Pieces = (Arc<[Bound]>, Vec<Arc<Piece>>);
+
 impl Made {
-    fn new(context: &Context<'_>, assembly: Assembly, by_listener: bool) -> Self {
+    fn new(context: &Context<'_>, assembly: Assembly, bound: Option<Arc<[Bound]>>) -> Self {
         let snapshot = context.inputs.snapshot();
         Made {
             assembly,
@@ -33,7 +41,7 @@ impl Made {
             endpoints: snapshot.endpoints.clone(),
             virtual_services: snapshot.virtual_services.clone(),
             facts: context.facts.clone(),
-            by_listener,
+            bound,
         }
     }
 }
@@ -49,16 +57,21 @@ pub(super) fn listeners(context: &Context<'_>, before: Option<&Made>) -> Made {
         !reads_services(context) || (services() && rules())
     });
     if let Some(same) = same {
-        return Made::new(context, same.assembly.clone(), same.by_listener);
+        return Made::new(context, same.assembly.clone(), same.bound.clone());
     }
     let old = before.map(|b| &b.assembly);
     if inputs.proxy().node_type != NodeType::Sidecar || crate::patch::listener::are_patched(inputs) {
         let pieces = crate::listener::build(inputs).iter().map(|l| Arc::new(piece(context, l))).collect();
-        return Made::new(context, Assembly::of(pieces, old), false);
+        return Made::new(context, Assembly::of(pieces, old), None);
     }
-    let mut pieces: Vec<Arc<Piece>> =
-        crate::listener::groups(inputs).iter().map(|group| of_group(context, group)).collect();
-    let own = same_facts.filter(|b| b.by_listener).and_then(|b| b.assembly.pieces.last().cloned());
+    let usable = same_facts.filter(|b| b.bound.is_some());
+    if let Some((bound, pieces)) = usable.and_then(|b| follow(context, b)) {
+        return Made::new(context, Assembly::of(pieces, old), Some(bound));
+    }
+    let groups = crate::listener::groups(inputs);
+    let mut pieces: Vec<Arc<Piece>> = groups.iter().map(|group| of_group(context, group)).collect();
+    let bound = groups.iter().map(|g| (g.bind.clone(), g.port)).collect();
+    let own = usable.and_then(|b| b.assembly.pieces.last().cloned());
     pieces.push(own.unwrap_or_else(|| {
         let mut out = Piece::default();
         for l in crate::listener::own(inputs) {
@@ -68,7 +81,83 @@ pub(super) fn listeners(context: &Context<'_>, before: Option<&Made>) -> Made {
         }
         Arc::new(out)
     }));
-    Made::new(context, Assembly::of(pieces, old), true)
+    Made::new(context, Assembly::of(pieces, old), Some(bound))
+}
+
+/// The listeners of `before`, those made again that services ask for which moved. `None`: a `Sidecar`, TLS or TCP rules
+/// or listeners per endpoint decide as well, so all must be looked at.
+fn follow(context: &Context<'_>, before: &Made) -> Option<Pieces> {
+    let (inputs, scope) = (context.inputs, context.inputs.scope());
+    let snapshot = inputs.snapshot();
+    let ([was], [is]) = (before.scope.egress.as_slice(), scope.egress.as_slice()) else {
+        return None;
+    };
+    let whole = before.scope.config.is_none() && scope.config.is_none() && was.port.is_none() && is.port.is_none();
+    let rules = is.virtual_services.iter().chain(&was.virtual_services).any(|v| v.has_byte_rules());
+    if !whole || rules {
+        return None;
+    }
+    let (mut gone, mut come) = exchanged(&was.services, &is.services);
+    for host in scope.rules.changed_keys(&before.scope.rules, |a, b| super::facts::all_same(a, b)) {
+        let of_host = |s: &&Arc<Service>| s.hostname == host;
+        gone.extend(was.services.iter().filter(of_host).cloned());
+        come.extend(is.services.iter().filter(of_host).cloned());
+    }
+    let endpoints = snapshot.endpoints.changed_keys(&before.endpoints, Arc::ptr_eq);
+    let moved = endpoints.iter().filter_map(|k| snapshot.by_host.get(&k.hostname)?.get(&k.namespace));
+    if moved.chain(&gone).chain(&come).any(|s| crate::listener::has_listeners_per_endpoint(inputs, s)) {
+        return None;
+    }
+    let mut bound = before.bound.clone()?;
+    let mut pieces = before.assembly.pieces.clone();
+    if gone.is_empty() && come.is_empty() {
+        return Some((bound, pieces));
+    }
+    let (asked, asks) = (crate::listener::asked_by(inputs, &gone), crate::listener::asked_by(inputs, &come));
+    let places: BTreeSet<&Bound> = asked.keys().chain(asks.keys()).collect();
+    let ports: BTreeSet<u16> = places.iter().map(|(_, port)| *port).collect();
+    let sharing: Vec<Arc<Service>> =
+        is.services.iter().filter(|s| s.ports.iter().any(|p| ports.contains(&p.number))).cloned().collect();
+    let groups = crate::listener::asked_by(inputs, &sharing);
+    let mut table: Vec<Bound> = Vec::new();
+    for place in places {
+        // HTTP asks for the same whoever asks.
+        if let (Some(old), Some(new)) = (asked.get(place), asks.get(place))
+            && old.only_http().is_some()
+            && old.only_http() == new.only_http()
+            && gone.iter().zip(&come).all(|(a, b)| a.age_order(b).is_eq())
+            && gone.len() == come.len()
+        {
+            continue;
+        }
+        let list = if table.is_empty() { &bound[..] } else { &table[..] };
+        let known = list.binary_search(place);
+        match (groups.get(place), known) {
+            (Some(group), Ok(at)) => pieces[at] = of_group(context, group),
+            (Some(group), Err(at)) => {
+                if table.is_empty() {
+                    table = bound.to_vec();
+                }
+                table.insert(at, place.clone());
+                pieces.insert(at, of_group(context, group));
+            }
+            (None, Ok(at)) => {
+                if table.is_empty() {
+                    table = bound.to_vec();
+                }
+                table.remove(at);
+                pieces.remove(at);
+                if table.is_empty() {
+                    return None;
+                }
+            }
+            (None, Err(_)) => {}
+        }
+    }
+    if !table.is_empty() {
+        bound = table.into();
+    }
+    Some((bound, pieces))
 }
 
 /// Whether listeners depend on services and their rules at all. Those of gateways with only HTTP servers do not.

@@ -11,6 +11,7 @@ mod clusters;
 mod facts;
 mod listeners;
 mod memo;
+mod moved;
 mod routes;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -112,7 +113,7 @@ impl Translation {
         let mut made = self.made();
         let context = Context { inputs: &self.inputs, memo: &self.memo, facts: &self.facts };
         let before = self.before.routes.as_ref();
-        let routes = made.routes.get_or_insert_with(|| routes::routes(&context, &listeners.refers(), before));
+        let routes = made.routes.get_or_insert_with(|| routes::routes(&context, &listeners.refers, before));
         (Arc::clone(&routes.names), Arc::clone(&routes.set))
     }
 

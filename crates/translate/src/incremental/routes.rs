@@ -1,15 +1,17 @@
-//! Route configurations by name. A name is made again only when something it could hold has moved; its routes come from
-//! the memo, so that a change of one service among a thousand copies the other 999.
+//! Route configurations by name. A name is made again only when something it could hold has moved (`moved`); its routes
+//! come from the memo, so that a change of one service among a thousand copies the other 999.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use model::snapshot::ServicesByHost;
 use model::virtual_service::VirtualServices;
-use model::{ResolvedVirtualService, Service, SidecarScope};
+use model::{ResolvedVirtualService, Service, SharedMap, SidecarScope};
 use names::{Hostname, NodeType};
 use xds::server::{Resource, ResourceSet};
 
 use super::facts::all_same;
+use super::moved::{Ports, Services, exchanged};
 use super::{Context, Facts};
 
 /// Finished routes, with what they were made from.
@@ -19,8 +21,9 @@ pub(super) struct Made {
     pub(super) names: Arc<[Arc<str>]>,
     scope: Arc<SidecarScope>,
     virtual_services: Arc<VirtualServices>,
+    by_host: ServicesByHost,
     facts: Facts,
-    by_name: Arc<BTreeMap<Arc<str>, Route>>,
+    by_name: SharedMap<Arc<str>, Route>,
 }
 
 /// One route configuration, with what else it was made from.
@@ -37,58 +40,113 @@ enum Depends {
     /// On one service and its rule: the host of a sniffed port that no virtual service shapes.
     Service(Arc<Service>),
     /// On rules of gateways and the services they send to.
-    Rules(Vec<RuleAndServices>),
+    Rules(Arc<[RuleAndServices]>),
 }
 
 /// A rule and the services it names, in its order; `None`: not known.
 type RuleAndServices = (Arc<ResolvedVirtualService>, Vec<Option<Arc<Service>>>);
 
-/// The routes of these names.
-pub(super) fn routes(context: &Context<'_>, names: &[Arc<str>], before: Option<&Made>) -> Made {
-    let inputs = context.inputs;
-    let snapshot = inputs.snapshot();
-    let usable = before.filter(|b| b.facts.same_for_listeners(context.facts));
-    let unmoved = usable.is_some_and(|b| {
-        Arc::ptr_eq(&b.scope, &inputs.view.scope) && Arc::ptr_eq(&b.virtual_services, &snapshot.virtual_services)
-    });
-    let mut by_name = BTreeMap::new();
-    for name in names {
-        let known = usable.and_then(|b| Some((b, b.by_name.get(name)?)));
-        let route = match known {
-            Some((before, known)) if unmoved || is_current(context, name, known, before) => known.clone(),
-            known => {
-                let bytes = crate::route::encoded(inputs, context.memo, name);
-                let made = Resource::new(Arc::clone(name), bytes);
-                let same = known.map(|(_, k)| &k.resource).filter(|r| r.version == made.version).cloned();
-                Route { resource: same.unwrap_or_else(|| context.memo.intern(made)), depends: depends(context, name) }
-            }
+/// What moved since a view's routes were made.
+enum Moved {
+    Sidecar(Ports),
+    Gateway { gateways: BTreeSet<String>, services: Services },
+}
+
+impl Moved {
+    fn since(before: &Made, context: &Context<'_>) -> Moved {
+        let (inputs, snapshot) = (context.inputs, context.inputs.snapshot());
+        if inputs.proxy().node_type != NodeType::Router {
+            return Moved::Sidecar(Ports::between(&before.scope, inputs.scope()));
+        }
+        let (lost, won) = exchanged(before.virtual_services.as_slice(), snapshot.virtual_services.as_slice());
+        let gateways = lost.iter().chain(&won).flat_map(|v| v.config.spec.gateways.iter().cloned()).collect();
+        let hosts = snapshot.by_host.changed_keys(&before.by_host, |a, b| {
+            a.len() == b.len() && a.values().zip(b.values()).all(|(a, b)| Arc::ptr_eq(a, b))
+        });
+        let of = |table: &ServicesByHost| -> Vec<Arc<Service>> {
+            hosts.iter().filter_map(|h| table.get(h)).flat_map(|m| m.values().cloned()).collect()
         };
-        by_name.insert(Arc::clone(name), route);
+        let (gone, come) = exchanged(&of(&before.by_host), &of(&snapshot.by_host));
+        let rules = inputs.scope().rules.changed_keys(&before.scope.rules, |a, b| all_same(a, b));
+        Moved::Gateway { gateways, services: Services::new(&gone, &come, rules) }
     }
-    let set: ResourceSet = by_name.values().map(|r| Arc::clone(&r.resource)).collect();
-    let set = match before {
-        Some(before) if *before.set == set => Arc::clone(&before.set),
-        _ => Arc::new(set),
+
+    fn concern(&self, context: &Context<'_>, name: &str, route: &Route) -> bool {
+        match (self, &route.depends) {
+            (Moved::Sidecar(ports), _) => ports.concern(name),
+            (Moved::Gateway { gateways, services }, Depends::Rules(rules)) => {
+                let gateway = context.inputs.view.gateway.as_ref();
+                let servers = gateway.and_then(|g| g.by_route.get(name)).into_iter().flatten();
+                (!gateways.is_empty() && servers.into_iter().any(|s| gateways.contains(&s.gateway)))
+                    || rules.iter().any(|(v, _)| services.concern(v))
+            }
+            (Moved::Gateway { .. }, _) => true,
+        }
+    }
+}
+
+/// The routes of these names.
+pub(super) fn routes(context: &Context<'_>, names: &Arc<[Arc<str>]>, before: Option<&Made>) -> Made {
+    let inputs = context.inputs;
+    let usable = before.filter(|b| b.facts.same_for_listeners(context.facts));
+    let moved = usable.map(|b| Moved::since(b, context));
+    let mut by_name = usable.map(|b| b.by_name.clone()).unwrap_or_default();
+    let (mut gone, mut come) = (Vec::new(), Vec::new());
+    for name in names.iter() {
+        let known = by_name.get(name);
+        if let (Some(known), Some(moved), Some(before)) = (known, &moved, usable)
+            && (!moved.concern(context, name, known) || is_current(context, name, known, before))
+        {
+            continue;
+        }
+        let made = Resource::new(Arc::clone(name), crate::route::encoded(inputs, context.memo, name));
+        let same = known.map(|k| &k.resource).filter(|r| r.version == made.version).cloned();
+        let resource = same.unwrap_or_else(|| {
+            come.push(context.memo.intern(made));
+            come[come.len() - 1].clone()
+        });
+        by_name.insert(Arc::clone(name), Route { resource, depends: depends(context, name) });
+    }
+    if by_name.len() != names.len() {
+        let unwanted = |n: &&Arc<str>| names.binary_search(n).is_err();
+        for name in by_name.keys().filter(unwanted).cloned().collect::<Vec<_>>() {
+            gone.extend(by_name.remove(&name).map(|r| r.resource));
+        }
+    }
+    let set = match usable {
+        Some(before) if gone.is_empty() && come.is_empty() => Arc::clone(&before.set),
+        Some(before) if gone.len() + come.len() <= PATCH_MAX => Arc::new(before.set.patched(gone.iter(), come.iter())),
+        _ => {
+            let set: ResourceSet = by_name.values().map(|r| Arc::clone(&r.resource)).collect();
+            match before {
+                Some(before) if *before.set == set => Arc::clone(&before.set),
+                _ => Arc::new(set),
+            }
+        }
     };
     let names = match before {
-        Some(before) if *before.names == *names => Arc::clone(&before.names),
-        _ => names.into(),
+        Some(before) if *before.names == **names => Arc::clone(&before.names),
+        _ => Arc::clone(names),
     };
     Made {
         set,
         names,
         scope: inputs.view.scope.clone(),
-        virtual_services: snapshot.virtual_services.clone(),
+        virtual_services: inputs.snapshot().virtual_services.clone(),
+        by_host: inputs.snapshot().by_host.clone(),
         facts: context.facts.clone(),
-        by_name: Arc::new(by_name),
+        by_name,
     }
 }
+
+/// Larger differences are put together anew.
+const PATCH_MAX: usize = 16;
 
 fn depends(context: &Context<'_>, name: &str) -> Depends {
     let inputs = context.inputs;
     if inputs.proxy().node_type == NodeType::Router {
         return match crate::route::gateway_rules(inputs, name) {
-            Some(rules) => Depends::Rules(rules),
+            Some(rules) => Depends::Rules(rules.into()),
             None => Depends::All,
         };
     }
@@ -103,7 +161,9 @@ fn sniffed<'a>(context: &Context<'a>, name: &str) -> Option<&'a Arc<Service>> {
     let egress = scope.egress_for_route(port.parse().ok()?, name)?;
     let host = Hostname::from(host);
     let shaped = egress.virtual_services.iter().any(|v| v.hosts.iter().any(|h| h.matches(&host)));
-    if shaped || scope.config.is_some() {
+    // Of a host in several namespaces, the one counts that has the port.
+    let several = context.inputs.snapshot().by_host.get(&host).is_some_and(|m| m.len() > 1);
+    if shaped || several || scope.config.is_some() {
         return None;
     }
     scope.by_host.get(&host)
@@ -129,7 +189,7 @@ fn is_current(context: &Context<'_>, name: &str, known: &Route, before: &Made) -
             let hosts = |v: &Arc<ResolvedVirtualService>| v.http_destinations.clone();
 
             now.len() == rules.len()
-                && now.iter().zip(rules).all(|((v, services), (w, known))| {
+                && now.iter().zip(rules.iter()).all(|((v, services), (w, known))| {
                     Arc::ptr_eq(v, w)
                         && services.len() == known.len()
                         && services.iter().zip(known).all(|(a, b)| match (a, b) {

@@ -8,7 +8,7 @@ mod inbound;
 pub mod network;
 mod outbound;
 
-pub(crate) use outbound::{Group, fallback_cluster, groups};
+pub(crate) use outbound::{Group, asked_by, fallback_cluster, groups, has_listeners_per_endpoint};
 
 use names::NodeType;
 use protos::envoy::config::core::v3 as core;

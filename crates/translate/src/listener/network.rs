@@ -38,7 +38,8 @@ fn metrics(inputs: &Inputs, class: Class) -> Vec<listener::Filter> {
     if !inputs.proxy().capabilities.istio_stats {
         return Vec::new();
     }
-    crate::telemetry::stats(inputs, class).map(|s| network_filter("istio.stats", any(&s))).into_iter().collect()
+    let make = || crate::telemetry::stats(inputs, class).map(|s| network_filter("istio.stats", any(&s)));
+    inputs.once.metrics(class, make).into_iter().collect()
 }
 
 /// Exchange of peer metadata on inbound byte streams.

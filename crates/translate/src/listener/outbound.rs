@@ -60,12 +60,12 @@ struct Call<'a> {
 /// A listener that is to be: everybody who shares it, older services first. Nothing else decides what it holds beside
 /// the facts of the proxy, so it is what `incremental::listeners` keeps it by.
 pub(crate) struct Group<'a> {
-    bind: String,
-    port: u16,
+    pub(crate) bind: String,
+    pub(crate) port: u16,
     calls: Vec<Call<'a>>,
 }
 
-type Groups<'a> = BTreeMap<(String, u16), Group<'a>>;
+pub(crate) type Groups<'a> = BTreeMap<(String, u16), Group<'a>>;
 
 /// The cluster for destinations nobody knows.
 pub(crate) fn fallback_cluster(inputs: &Inputs) -> String {
@@ -118,9 +118,23 @@ pub(super) fn build(inputs: &Inputs) -> Vec<listener::Listener> {
 pub(crate) fn groups(inputs: &Inputs) -> Vec<Group<'_>> {
     let mut groups = Groups::new();
     for (n, egress) in inputs.scope().egress.iter().enumerate() {
-        from_egress(inputs, egress, n, &mut groups);
+        from_egress(inputs, egress, &egress.services, n, &mut groups);
     }
     groups.into_values().collect()
+}
+
+/// What some services of the catch-all ask for, in a scope without `Sidecar`.
+pub(crate) fn asked_by<'a>(inputs: &'a Inputs, services: &'a [Arc<Service>]) -> Groups<'a> {
+    let mut groups = Groups::new();
+    if let [egress] = inputs.scope().egress.as_slice() {
+        from_egress(inputs, egress, services, 0, &mut groups);
+    }
+    groups
+}
+
+/// Whether some listeners of a service follow its endpoints.
+pub(crate) fn has_listeners_per_endpoint(inputs: &Inputs, service: &Service) -> bool {
+    service.ports.iter().any(|p| per_endpoint(inputs, service, p))
 }
 
 /// The listener that a group shares.
@@ -136,6 +150,12 @@ impl<'a> Group<'a> {
     /// Services whose bytes it carries. HTTP chains are the same for all services: routes tell them apart.
     pub(crate) fn services(&self) -> impl Iterator<Item = &'a Arc<Service>> {
         self.calls.iter().filter(|c| !c.http).map(|c| c.wanted.service)
+    }
+
+    /// What they ask for if nobody asks for bytes.
+    pub(crate) fn only_http(&self) -> Option<Vec<(PortProtocol, bool)>> {
+        let asked = self.calls.iter().map(|c| c.http.then_some((c.wanted.port.protocol, c.wanted.bind_to_port)));
+        asked.collect()
     }
 
     /// What they ask for, as text. `None`: rules of virtual services have a say, which depends on more.
@@ -166,7 +186,14 @@ impl<'a> Group<'a> {
     }
 }
 
-fn from_egress<'a>(inputs: &'a Inputs, egress: &'a EgressListener, number: usize, groups: &mut Groups<'a>) {
+/// What `services` of an egress listener ask for.
+fn from_egress<'a>(
+    inputs: &'a Inputs,
+    egress: &'a EgressListener,
+    services: &'a [Arc<Service>],
+    number: usize,
+    groups: &mut Groups<'a>,
+) {
     let proxy = inputs.proxy();
     let bind_to_port = proxy.interception == Interception::None
         || egress.capture_mode == CaptureMode::None
@@ -175,8 +202,8 @@ fn from_egress<'a>(inputs: &'a Inputs, egress: &'a EgressListener, number: usize
         ("", true) => proxy.localhost().to_owned(),
         (bind, _) => bind.to_owned(),
     };
-    let has_rules = |v: &&Arc<ResolvedVirtualService>| !v.config.spec.tls.is_empty() || !v.config.spec.tcp.is_empty();
-    let rules: Arc<[Arc<ResolvedVirtualService>]> = egress.virtual_services.iter().filter(has_rules).cloned().collect();
+    let rules: Arc<[Arc<ResolvedVirtualService>]> =
+        egress.virtual_services.iter().filter(|v| v.has_byte_rules()).cloned().collect();
     let wanted = |service, port: Port, bind: &str| Wanted {
         service,
         port,
@@ -188,7 +215,7 @@ fn from_egress<'a>(inputs: &'a Inputs, egress: &'a EgressListener, number: usize
         if bind_to_port && proxy.unprivileged && stated.number < 1024 && stated.number > 0 {
             return;
         }
-        for service in &egress.services {
+        for service in services {
             let port = Port {
                 name: stated.name.as_str().into(),
                 number: stated.number,
@@ -199,7 +226,7 @@ fn from_egress<'a>(inputs: &'a Inputs, egress: &'a EgressListener, number: usize
         }
         return;
     }
-    for service in &egress.services {
+    for service in services {
         for port in &service.ports {
             let reserved = super::is_reserved(port.number);
             if bind_to_port && (reserved || (proxy.unprivileged && port.number < 1024)) {
