@@ -123,18 +123,11 @@ fn e2e() -> Result<Outcome> {
         return Ok(Outcome::Failed(why));
     }
     let threads = format!("--test-threads={MESHES}");
-    let run = |more: &[&str]| {
-        let args = ["test", "--package", "proa-e2e", "--no-fail-fast", "--", "--nocapture"];
-        cargo(&[&args[..], more].concat(), &[("PROA_ENVOY", &envoy)])
-    };
-    let (beside, alone) = (run(&[threads.as_str(), "--skip", ALONE]), run(&["--test-threads=1", ALONE]));
-    Ok(if let Outcome::Passed = beside { alone } else { beside })
+    let args = ["test", "--package", "proa-e2e", "--no-fail-fast", "--", "--nocapture", &threads];
+    Ok(cargo(&args, &[("PROA_ENVOY", &envoy)]))
 }
 
-/// The scenario that runs by itself: beside another mesh its calls have been seen to hang (docs/plan.md).
-const ALONE: &str = "client_goes";
-
-/// Meshes that the other scenarios run at a time: much of what they do is to wait.
+/// Meshes that run at a time: much of what they do is to wait.
 const MESHES: usize = 2;
 
 /// Runs cargo in the workspace.
