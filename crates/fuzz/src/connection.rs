@@ -59,6 +59,7 @@ fn bed() -> Option<Bed> {
             listener: "fuzz",
             node: Arc::default(),
             direction: Default::default(),
+            drain_modify_only: false,
         };
         Some((l7::Manager::new(hcm.clone(), &deps).ok()?, worker))
     })?;

@@ -13,7 +13,7 @@ use http1::{BodyKind, HeadError, HeadScanner, HeaderId, RequestHead, Version, pa
 use proxy_config::filters::http::LocalRateLimit;
 use proxy_config::hcm::CodecType;
 use proxy_config::route::RouteTable;
-use telemetry::stats::envoy::{HCM_CLASSES, LISTENER_HTTP_CLASSES, class, hcm as stat, listener_http};
+use telemetry::stats::envoy::hcm as stat;
 use tls::{Stream, TlsInfo};
 use tokio::time::Instant;
 
@@ -425,11 +425,7 @@ pub(crate) fn answer_expect(conn: &Conn, down: &mut Down, ex: &mut Exchange) {
     // The response code so far, as formats see it.
     ex.status = 100;
     down.send_continue(&conn.worker);
-    let (stats, listener) = (&conn.manager.stats, &conn.manager.listener_stats);
-    stats.inc(stat::DOWNSTREAM_RQ_COMPLETED);
-    class(stats, &HCM_CLASSES, 100);
-    listener.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
-    class(listener, &LISTENER_HTTP_CLASSES, 100);
+    stream::count_response(conn, 100);
 }
 
 fn count_bytes(conn: &Conn, down: &mut Down) {

@@ -596,7 +596,8 @@ impl Attempt<'_> {
     /// Relays the request until a response head is there: of this try, or of the earlier one whose number is given.
     async fn await_head(&mut self, ex: &mut Exchange, lease: &mut Lease) -> Result<(UpHead, Option<usize>), Failure> {
         let worker = self.conn.worker.clone();
-        let proxy_1xx = self.conn.manager.config.proxy_100_continue;
+        let conn = self.conn;
+        let proxy_1xx = conn.manager.config.proxy_100_continue;
         let mut taps = FilterTaps::new(self.conn, Some(self.found), ex);
         let (down, relay, deadlines) = (&mut *self.down, &mut *self.relay, &mut *self.deadlines);
         let (timer, global_for) = (self.timer, self.global_for);
@@ -640,6 +641,7 @@ impl Attempt<'_> {
                         cluster.charge_local(ex, head.status);
                         retries.forget();
                         if proxy_1xx && down.send_informational(&ex.response, &worker).is_ok() {
+                            stream::count_response(conn, head.status);
                             let _ = down.side.poll_flush(cx, &worker);
                         }
                     }

@@ -545,6 +545,15 @@ pub async fn flush(conn: &Conn, down: &mut Down, timer: &Timer) {
     .await;
 }
 
+/// Counts a response by its class; as in Envoy, one that only informs counts like the final one.
+pub fn count_response(conn: &Conn, status: u16) {
+    let manager = &conn.manager;
+    manager.stats.inc(stat::DOWNSTREAM_RQ_COMPLETED);
+    class(&manager.stats, &HCM_CLASSES, status);
+    manager.listener_stats.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
+    class(&manager.listener_stats, &LISTENER_HTTP_CLASSES, status);
+}
+
 /// Counts the finished exchange and writes its access log entries.
 fn account(conn: &Rc<Conn>, down: &Down, ex: &mut Exchange, found: Option<&Found>) {
     let manager = &conn.manager;
@@ -553,10 +562,7 @@ fn account(conn: &Rc<Conn>, down: &Down, ex: &mut Exchange, found: Option<&Found
         ex.status = ex.response.status().unwrap_or(0);
         // Health checks are not traffic.
         if !ex.health_check {
-            stats.inc(stat::DOWNSTREAM_RQ_COMPLETED);
-            class(stats, &HCM_CLASSES, ex.status);
-            manager.listener_stats.inc(listener_http::DOWNSTREAM_RQ_COMPLETED);
-            class(&manager.listener_stats, &LISTENER_HTTP_CLASSES, ex.status);
+            count_response(conn, ex.status);
         }
     }
     let end = ex.times.response_end.unwrap_or_else(|| conn.worker.now());
