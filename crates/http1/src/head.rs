@@ -251,7 +251,7 @@ impl HeadScanner {
 
     fn scan(&mut self, input: &[u8]) -> Result<Scan, HeadError> {
         let before = self.lines;
-        while let Some(i) = memchr::memchr(b'\n', &input[self.scanned..]) {
+        while let Some(i) = input.get(self.scanned..).and_then(|rest| memchr::memchr(b'\n', rest)) {
             let at = self.scanned + i;
             if at == 0 || input[at - 1] != b'\r' {
                 return Err(HeadError::Malformed);
@@ -293,6 +293,10 @@ pub fn parse_request(
         return Err(HeadError::TooLarge);
     }
     let input = &input[skip..];
+    if input == b"\r" {
+        // Half of an empty line: what was scanned must not belong to what will be skipped.
+        return Ok(None);
+    }
     let end = match scanner.scan(input)? {
         Scan::Complete(end) if end > options.limits.head_bytes => return Err(HeadError::TooLarge),
         Scan::Complete(end) => end,

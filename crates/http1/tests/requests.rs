@@ -338,6 +338,17 @@ fn chunked_bodies() {
     refuse(&format!("1;{}\r\n", "x".repeat(2000)));
 }
 
+#[test]
+fn an_empty_line_may_come_in_two_pieces() {
+    let input = b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    let (mut block, mut scanner) = (HeaderBlock::new(), HeadScanner::default());
+    for held in 0..input.len() {
+        assert_eq!(parse_request(&input[..held], &mut scanner, &options(), &mut block).map(|h| h.is_some()), Ok(false));
+    }
+    let head = parse_request(input, &mut scanner, &options(), &mut block).unwrap().unwrap();
+    assert_eq!((head.consumed, block.method()), (input.len(), &b"GET"[..]));
+}
+
 proptest! {
     /// However the bytes of a request are split, the verdict is the same.
     #[test]
