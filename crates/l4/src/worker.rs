@@ -334,7 +334,7 @@ async fn accept_tcp(worker: Rc<Worker>, active: Rc<Active>, socket: TcpListener)
             Ok((stream, remote)) => {
                 backoff = ACCEPT_BACKOFF;
                 if worker.admits(&active)
-                    && let Some((stream, local)) = prepared(stream)
+                    && let Some((stream, local)) = prepared(stream, remote)
                 {
                     worker.accepted(&active, Socket::Tcp(stream), remote, local);
                 }
@@ -345,9 +345,10 @@ async fn accept_tcp(worker: Rc<Worker>, active: Rc<Active>, socket: TcpListener)
 }
 
 /// Options of an accepted socket. `None`: the peer is already gone.
-fn prepared(stream: TcpStream) -> Option<(TcpStream, SocketAddr)> {
+fn prepared(stream: TcpStream, remote: SocketAddr) -> Option<(TcpStream, SocketAddr)> {
     stream.set_nodelay(true).ok()?;
     let local = stream.local_addr().ok()?;
+    upstream::cheapen(&stream, local, remote);
     Some((stream, local))
 }
 

@@ -349,9 +349,6 @@ impl Retries {
 
     fn wants_head(&self, ex: &Exchange, status: u16) -> bool {
         let on = |c| self.on.has(c);
-        if ex.response.has(HeaderId::X_ENVOY_OVERLOADED) {
-            return false;
-        }
         if ex.response.has(HeaderId::X_ENVOY_RATELIMITED) {
             return on(RetryOn::ENVOY_RATELIMITED);
         }

@@ -164,6 +164,9 @@ pub async fn connect(
         Ok(stream) => {
             stats.record(stat::UPSTREAM_CX_CONNECT_MS, began.elapsed().as_millis() as u64);
             let (local, remote) = (stream.local_addr(), stream.peer_addr());
+            if let (Some(tcp), Some(local), Some(remote)) = (stream.socket().as_tcp(), local, remote) {
+                crate::near::cheapen(tcp, local, remote);
+            }
             let tls = stream.tls().map(|t| Arc::new(t.clone()));
             Ok(Connection { stream, local, remote, tls, account })
         }
