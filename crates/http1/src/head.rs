@@ -4,6 +4,7 @@
 //! to Envoy's status and response-code details. Never laxer than Envoy's codec: line ends are CRLF
 //! only, `content-length` at most once, never beside `transfer-encoding`, `chunked` alone.
 
+use crate::scan::{HeadScanner, Scan};
 use crate::{HeaderBlock, HeaderId};
 use std::mem::MaybeUninit;
 
@@ -227,43 +228,6 @@ impl HeadError {
             HeadError::InvalidHost => "http1.invalid_characters",
             HeadError::LowVersion => "low_version",
         }
-    }
-}
-
-/// Finds the end of a head over several reads without looking at any byte twice.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HeadScanner {
-    scanned: usize,
-    lines: usize,
-}
-
-/// What a [`HeadScanner`] saw.
-enum Scan {
-    Complete(usize),
-    Partial { new_line: bool },
-}
-
-impl HeadScanner {
-    /// Forgets what was scanned; call when the buffer starts with a new message.
-    pub fn reset(&mut self) {
-        *self = HeadScanner::default();
-    }
-
-    fn scan(&mut self, input: &[u8]) -> Result<Scan, HeadError> {
-        let before = self.lines;
-        while let Some(i) = input.get(self.scanned..).and_then(|rest| memchr::memchr(b'\n', rest)) {
-            let at = self.scanned + i;
-            if at == 0 || input[at - 1] != b'\r' {
-                return Err(HeadError::Malformed);
-            }
-            self.scanned = at + 1;
-            self.lines += 1;
-            if at >= 3 && input[at - 2] == b'\n' {
-                return Ok(Scan::Complete(at + 1));
-            }
-        }
-        self.scanned = input.len();
-        Ok(Scan::Partial { new_line: self.lines > before })
     }
 }
 
