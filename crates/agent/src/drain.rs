@@ -185,7 +185,7 @@ fn sockets(table: &str, own: u32) -> Sockets {
     for line in table.lines().skip(1) {
         let mut fields = line.split_whitespace().skip(1);
         let (Some(local), Some(remote), Some(state)) = (fields.next(), fields.next(), fields.next()) else { continue };
-        if state == TIME_WAIT && !is_loopback(remote) {
+        if state == TIME_WAIT && !is_loopback(remote) && !is_own_port(local) {
             found.ended.insert((local.to_owned(), remote.to_owned()));
         }
         let user = fields.nth(3).and_then(|user| user.parse::<u32>().ok());
@@ -196,6 +196,13 @@ fn sockets(table: &str, own: u32) -> Sockets {
         }
     }
     found
+}
+
+/// Whether a local address is a port of the agent or the proxy that others come to (inbound capture, HBONE, status, readiness,
+/// metrics): the kubelet's probes and a scrape are not the application's calls. 15001 is where those are captured.
+fn is_own_port(address: &str) -> bool {
+    let port = address.rsplit(':').next().and_then(|port| u16::from_str_radix(port, 16).ok());
+    port.is_some_and(|port| (15002..=15099).contains(&port))
 }
 
 /// Whether an address of the kernel's table is loopback's: agent and proxy talk to each other there.
@@ -277,12 +284,15 @@ mod tests {
 
     #[test]
     fn calls_that_are_over_are_seen() {
-        let ended = |remote: &str| {
-            let line = format!(
-                "   1: 0D00F40A:BC66 {remote} 06 00000000:00000000 03:00001770 00000000     0        0 0 3 0\n"
-            );
+        let between = |local: &str, remote: &str| {
+            let line =
+                format!("   1: {local} {remote} 06 00000000:00000000 03:00001770 00000000     0        0 0 3 0\n");
             sockets(&format!("head\n{line}"), 1337).ended.len()
         };
+        let ended = |remote: &str| between("0D00F40A:BC66", remote);
+        // The status port (15020) as the kubelet leaves it, and outbound capture (15001) as a server that closes does.
+        assert_eq!(between("0D00F40A:3AAC", "0100F40A:BC66"), 0);
+        assert_eq!(between("0100007F:3A99", "0D00F40A:BC66"), 1);
         assert_eq!(ended("10000A0A:1F40"), 1);
         assert_eq!(ended("0100007F:3A98"), 0);
         assert_eq!(ended("00000000000000000000000001000000:3A98"), 0);

@@ -1,6 +1,6 @@
 //! What does the data path cost by itself? A bootstrap in JSON, one thread, no admin, no xDS.
 //!
-//! `bare bootstrap.json`: serves the listeners of an Envoy bootstrap with STATIC clusters.
+//! `bare_listener bootstrap.json`: serves the listeners of an Envoy bootstrap with STATIC clusters.
 
 use std::sync::Arc;
 use std::time::Duration;

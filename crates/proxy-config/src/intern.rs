@@ -1,7 +1,7 @@
 //! How do ten thousand clusters share what they have in common? Equal parts become one allocation.
 //!
-//! The holder of the cluster set keeps one [`Interner`] and passes every parsed cluster through it. Nothing depends on
-//! it but memory.
+//! The holder of the cluster set (`proxy::config::clusters`, and the bootstrap for its own) keeps one [`Interner`] and passes every
+//! parsed cluster through it. Nothing depends on it but memory.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -146,4 +146,39 @@ fn same_http(a: &UpstreamHttp, b: &UpstreamHttp) -> bool {
         && *auto_sni == b.auto_sni
         && *auto_san_validation == b.auto_san_validation
         && *override_auto_sni_header == b.override_auto_sni_header
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cluster(name: &str, max_connections: u32) -> Cluster {
+        let limits = serde_json::json!({"thresholds": [{"max_connections": max_connections}]});
+        let json = serde_json::json!({"name": name, "circuit_breakers": limits});
+        crate::parse::cluster(&protos::json::decode_json(&json).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn equal_parts_are_one_and_others_are_not() {
+        let mut interner = Interner::default();
+        let [a, b, c] = [("a", 1), ("b", 1), ("c", 2)].map(|(name, max)| interner.cluster(cluster(name, max)));
+        let breakers = |c: &Cluster| c.circuit_breakers.clone().unwrap();
+        assert!(Arc::ptr_eq(&a.lb, &c.lb) && Arc::ptr_eq(&a.http, &c.http));
+        assert!(Arc::ptr_eq(&breakers(&a), &breakers(&b)));
+        assert!(!Arc::ptr_eq(&breakers(&a), &breakers(&c)));
+        assert_eq!(
+            breakers(&c).default.max_connections,
+            cluster("c", 2).circuit_breakers.unwrap().default.max_connections
+        );
+    }
+
+    #[test]
+    fn more_values_than_are_compared_stay_what_they_are() {
+        let mut interner = Interner::default();
+        let many = DISTINCT_MAX as u32 + 2;
+        let all: Vec<_> = (1..=many).map(|n| interner.cluster(cluster("x", n))).collect();
+        for (n, c) in (1..).zip(&all) {
+            assert_eq!(c.circuit_breakers, cluster("x", n).circuit_breakers);
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What does a connection that never leaves this machine not need? Paced congestion control.
 //!
 //! Half of a sidecar's connections are to its own application. A system that sets BBR for all of them makes the kernel keep
-//! bandwidth samples and pacing timers for a path without a bottleneck: a tenth of a request's processor time.
+//! bandwidth samples and pacing timers for a path without a bottleneck: up to some hundredths of a request's processor time.
 
 use std::net::SocketAddr;
 

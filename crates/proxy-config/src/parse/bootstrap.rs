@@ -16,6 +16,7 @@ use crate::Name;
 use crate::bootstrap::*;
 use crate::common::Value;
 use crate::error::{At, ConfigError, Reason, Result, invalid, missing, unsupported};
+use crate::intern::Interner;
 
 const STATS_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -23,8 +24,9 @@ const STATS_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
 pub fn bootstrap(b: &p::Bootstrap) -> Result<Bootstrap> {
     reject!(b; hds_config, xds_delegate_extension, fatal_actions, certificate_provider_instances);
     let fixed = b.static_resources.clone().unwrap_or_default();
-    let clusters: Vec<_> =
-        each("clusters", &fixed.clusters, |c| super::cluster(c).map(Arc::new)).at("static_resources")?;
+    let mut interner = Interner::default();
+    let mut cluster = |c| super::cluster(c).map(|c| Arc::new(interner.cluster(c)));
+    let clusters: Vec<_> = each("clusters", &fixed.clusters, &mut cluster).at("static_resources")?;
     let listeners: Vec<_> =
         each("listeners", &fixed.listeners, |l| super::listener(l).map(Arc::new)).at("static_resources")?;
     let secrets = each("secrets", &fixed.secrets, super::secret).at("static_resources")?;

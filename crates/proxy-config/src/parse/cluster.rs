@@ -9,7 +9,7 @@ use protos::envoy::extensions as ext;
 
 use super::any::{Typed, no_config};
 use super::common::{self, config_source, metadata, metadata_key, opt_duration, opt_name, required};
-use super::{each, lb, options, reject, shared};
+use super::{each, lb, options, reject};
 use crate::cluster::*;
 use crate::common::Backoff;
 use crate::error::{At, Result, invalid, missing, unsupported};
@@ -48,26 +48,14 @@ pub fn cluster(c: &p::Cluster) -> Result<Cluster> {
         name: required("name", &c.name)?,
         alt_stat_name: opt_name(&c.alt_stat_name),
         discovery,
-        lb: shared::lb(lb),
+        lb: Arc::new(lb),
         connect_timeout: opt_duration("connect_timeout", &c.connect_timeout)?.unwrap_or(CONNECT_TIMEOUT),
         per_connection_buffer_limit_bytes: c.per_connection_buffer_limit_bytes.unwrap_or(BUFFER_BYTES),
-        circuit_breakers: c
-            .circuit_breakers
-            .as_ref()
-            .map(breakers)
-            .transpose()
-            .at("circuit_breakers")?
-            .map(shared::breakers),
-        outlier_detection: c
-            .outlier_detection
-            .as_ref()
-            .map(outlier)
-            .transpose()
-            .at("outlier_detection")?
-            .map(shared::outlier),
+        circuit_breakers: c.circuit_breakers.as_ref().map(breakers).transpose().at("circuit_breakers")?.map(Arc::new),
+        outlier_detection: c.outlier_detection.as_ref().map(outlier).transpose().at("outlier_detection")?.map(Arc::new),
         transport: transport(c.transport_socket.as_ref()).at("transport_socket")?,
         transport_matches: matches(c)?,
-        http: shared::http(http),
+        http: Arc::new(http),
         health_checks,
         bind: c.upstream_bind_config.as_ref().map(bind).transpose().at("upstream_bind_config")?.map(Arc::new),
         tcp_keepalive: connection.tcp_keepalive.map(|k| TcpKeepalive {

@@ -28,7 +28,6 @@ mod rate_limit;
 mod rbac;
 mod retry;
 mod route;
-mod shared;
 mod tls;
 mod tracing;
 mod uri_template;

@@ -12,6 +12,7 @@ use protos::envoy::config::cluster::v3::Cluster as Proto;
 use protos::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use proxy_config::cluster::{Cluster, Discovery, LoadAssignment};
 use proxy_config::common::ConfigSource;
+use proxy_config::intern::Interner;
 use telemetry::stats::Block;
 use telemetry::stats::envoy::{cluster as cluster_stats, cluster_manager};
 use tokio::sync::Notify;
@@ -91,6 +92,7 @@ pub struct Clusters {
     entries: BTreeMap<String, Entry>,
     /// EDS names that are not their cluster's own, and who has used them; what they use now is in `entries`.
     aliases: BTreeMap<String, BTreeSet<String>>,
+    interner: Interner,
     /// A cluster was added, changed or removed.
     changed: Rc<Notify>,
     assignments: BTreeMap<String, Assignment>,
@@ -136,6 +138,7 @@ impl Clusters {
             stats,
             entries: BTreeMap::new(),
             aliases: BTreeMap::new(),
+            interner: Interner::default(),
             changed: Rc::default(),
             assignments: BTreeMap::new(),
             failed_assignments: BTreeMap::new(),
@@ -185,7 +188,7 @@ impl Clusters {
         let record = Record::new(version, body);
         let parsed = protos::unpack::<Proto>(body).map_err(|e| e.to_string()).and_then(|proto| {
             let config = proxy_config::parse::cluster(&proto).map_err(|e| e.to_string())?;
-            Ok((sds::of_cluster(&proto), Arc::new(config)))
+            Ok((sds::of_cluster(&proto), Arc::new(self.interner.cluster(config))))
         });
         let (secrets, config) = match parsed {
             Ok(parsed) => parsed,
