@@ -252,7 +252,7 @@ pub fn cluster(worker: &Worker, name: &str) -> Option<Cluster> {
 
 /// Whether this request is dropped on purpose (EDS drop policy).
 pub fn dropped(cluster: &Cluster, worker: &Worker) -> bool {
-    let ppm = cluster.0.cluster.hosts_ref().drop_ppm;
+    let ppm = cluster.0.cluster.hosts_ref().as_ref().map_or(0, |set| set.drop_ppm);
     ppm > 0 && worker.random() % 1_000_000 < u64::from(ppm)
 }
 

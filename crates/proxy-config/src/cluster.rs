@@ -21,6 +21,26 @@ pub struct Cluster {
     pub alt_stat_name: Option<Name>,
     /// How hosts are found.
     pub discovery: Discovery,
+    /// Transport when nothing in `transport_matches` applies.
+    pub transport: UpstreamTransport,
+    /// `transport_socket_matches`, first match wins.
+    pub transport_matches: Arc<[TransportMatch]>,
+    /// `metadata`
+    pub metadata: Metadata,
+    /// What clusters of a mesh have in common.
+    pub options: Arc<ClusterOptions>,
+}
+
+impl std::ops::Deref for Cluster {
+    type Target = ClusterOptions;
+    fn deref(&self) -> &ClusterOptions {
+        &self.options
+    }
+}
+
+/// The part of a cluster that many share; see [`crate::intern`].
+#[derive(Debug, Clone)]
+pub struct ClusterOptions {
     /// How a host is picked.
     pub lb: Arc<LbConfig>,
     /// `connect_timeout`, default 5 s.
@@ -31,10 +51,6 @@ pub struct Cluster {
     pub circuit_breakers: Option<Arc<CircuitBreakers>>,
     /// Outlier detection.
     pub outlier_detection: Option<Arc<OutlierDetection>>,
-    /// Transport when nothing in `transport_matches` applies.
-    pub transport: UpstreamTransport,
-    /// `transport_socket_matches`, first match wins.
-    pub transport_matches: Arc<[TransportMatch]>,
     /// HTTP options.
     pub http: Arc<UpstreamHttp>,
     /// Active health checks.
@@ -43,8 +59,6 @@ pub struct Cluster {
     pub bind: Option<Arc<UpstreamBind>>,
     /// TCP keepalive.
     pub tcp_keepalive: Option<TcpKeepalive>,
-    /// `metadata`
-    pub metadata: Metadata,
     /// Cluster network filters of Istio that this proxy recognises.
     pub filters: Box<[crate::listener::NetworkFilter]>,
     /// `max_requests_per_connection` (deprecated place), else `http.common`'s.
@@ -188,6 +202,13 @@ pub struct LbConfig {
     pub override_host_status: HealthBits,
     /// Prefers the host that a request header or metadata names (`override_host` policy).
     pub override_host: Option<Box<OverrideHost>>,
+}
+
+impl LbConfig {
+    /// Keys are placed by hash.
+    pub fn is_consistent(&self) -> bool {
+        matches!(self.policy, LbPolicy::RingHash { .. } | LbPolicy::Maglev { .. })
+    }
 }
 
 /// A set of health states.

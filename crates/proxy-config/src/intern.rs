@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::Name;
 use crate::cluster::{
-    CircuitBreakers, Cluster, Discovery, LbConfig, OutlierDetection, UpstreamHttp, UpstreamTransport,
+    CircuitBreakers, Cluster, ClusterOptions, Discovery, LbConfig, OutlierDetection, UpstreamHttp, UpstreamTransport,
 };
 use crate::tls::{CertificateSource, TlsContext, Validation};
 
@@ -28,6 +28,7 @@ pub struct Interner {
     http: Vec<Arc<UpstreamHttp>>,
     breakers: Vec<Arc<CircuitBreakers>>,
     outlier: Vec<Arc<OutlierDetection>>,
+    options: Vec<Arc<ClusterOptions>>,
 }
 
 fn share<T>(seen: &mut Vec<Arc<T>>, value: &mut Arc<T>, equal: impl Fn(&T, &T) -> bool) {
@@ -47,14 +48,16 @@ impl Interner {
     /// The cluster with its common parts shared.
     #[must_use]
     pub fn cluster(&mut self, mut c: Cluster) -> Cluster {
-        share(&mut self.lb, &mut c.lb, PartialEq::eq);
-        share(&mut self.http, &mut c.http, same_http);
-        if let Some(b) = &mut c.circuit_breakers {
+        let options = Arc::make_mut(&mut c.options);
+        share(&mut self.lb, &mut options.lb, PartialEq::eq);
+        share(&mut self.http, &mut options.http, same_http);
+        if let Some(b) = &mut options.circuit_breakers {
             share(&mut self.breakers, b, PartialEq::eq);
         }
-        if let Some(o) = &mut c.outlier_detection {
+        if let Some(o) = &mut options.outlier_detection {
             share(&mut self.outlier, o, PartialEq::eq);
         }
+        share(&mut self.options, &mut c.options, same_options);
         if let Discovery::Eds { service_name, .. } = &mut c.discovery
             && *service_name == c.name
         {
@@ -120,6 +123,48 @@ impl Interner {
     }
 }
 
+/// Compares what was shared before by identity. Health checks and filters cannot be compared: such options are not shared.
+fn same_options(a: &ClusterOptions, b: &ClusterOptions) -> bool {
+    let ClusterOptions {
+        lb,
+        connect_timeout,
+        per_connection_buffer_limit_bytes,
+        circuit_breakers,
+        outlier_detection,
+        http,
+        health_checks,
+        bind,
+        tcp_keepalive,
+        filters,
+        max_requests_per_connection,
+        preconnect,
+        close_connections_on_host_health_failure,
+        ignore_health_on_host_removal,
+        connection_pool_per_downstream_connection,
+        set_local_interface_name,
+        track,
+    } = a;
+    health_checks.is_empty()
+        && b.health_checks.is_empty()
+        && filters.is_empty()
+        && b.filters.is_empty()
+        && Arc::ptr_eq(lb, &b.lb)
+        && Arc::ptr_eq(http, &b.http)
+        && *connect_timeout == b.connect_timeout
+        && *per_connection_buffer_limit_bytes == b.per_connection_buffer_limit_bytes
+        && *circuit_breakers == b.circuit_breakers
+        && *outlier_detection == b.outlier_detection
+        && *bind == b.bind
+        && *tcp_keepalive == b.tcp_keepalive
+        && *max_requests_per_connection == b.max_requests_per_connection
+        && *preconnect == b.preconnect
+        && *close_connections_on_host_health_failure == b.close_connections_on_host_health_failure
+        && *ignore_health_on_host_removal == b.ignore_health_on_host_removal
+        && *connection_pool_per_downstream_connection == b.connection_pool_per_downstream_connection
+        && *set_local_interface_name == b.set_local_interface_name
+        && *track == b.track
+}
+
 /// Filters and matchers hold expressions that cannot be compared: such options are not shared.
 fn same_http(a: &UpstreamHttp, b: &UpstreamHttp) -> bool {
     let UpstreamHttp {
@@ -166,10 +211,8 @@ mod tests {
         assert!(Arc::ptr_eq(&a.lb, &c.lb) && Arc::ptr_eq(&a.http, &c.http));
         assert!(Arc::ptr_eq(&breakers(&a), &breakers(&b)));
         assert!(!Arc::ptr_eq(&breakers(&a), &breakers(&c)));
-        assert_eq!(
-            breakers(&c).default.max_connections,
-            cluster("c", 2).circuit_breakers.unwrap().default.max_connections
-        );
+        assert!(Arc::ptr_eq(&a.options, &b.options) && !Arc::ptr_eq(&a.options, &c.options));
+        assert_eq!(breakers(&c).default.max_connections, breakers(&cluster("c", 2)).default.max_connections);
     }
 
     #[test]

@@ -294,6 +294,20 @@ pub struct DirectResponse {
 pub struct Forward {
     /// Where to.
     pub cluster: ClusterSpecifier,
+    /// All else; routes of a table that differ in nothing of it share it.
+    pub options: Arc<ForwardOptions>,
+}
+
+impl std::ops::Deref for Forward {
+    type Target = ForwardOptions;
+    fn deref(&self) -> &ForwardOptions {
+        &self.options
+    }
+}
+
+/// `RouteAction` but for the cluster.
+#[derive(Debug, Clone)]
+pub struct ForwardOptions {
     /// Status when the cluster does not exist: 503 (default), 404 or 500.
     pub cluster_not_found_status: u16,
     /// Subset wanted, sorted by key (`metadata_match` of `envoy.lb`).

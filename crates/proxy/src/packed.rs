@@ -3,6 +3,7 @@
 //! The bootstrap and a listener with all its routes are megabytes in a large mesh and shrink to a tenth.
 
 use std::io::{Read, Write};
+use std::num::NonZeroU32;
 
 use flate2::Compression;
 use flate2::read::DeflateDecoder;
@@ -16,16 +17,17 @@ const LARGE_BYTES: usize = 16 << 10;
 pub struct Packed {
     bytes: Box<[u8]>,
     /// Length before deflating; `None`: the bytes are as they were.
-    inflated: Option<usize>,
+    inflated: Option<NonZeroU32>,
 }
 
 impl Packed {
     /// Packs `bytes`.
     pub fn new(bytes: &[u8]) -> Self {
         if bytes.len() >= LARGE_BYTES
+            && let Some(length) = u32::try_from(bytes.len()).ok().and_then(NonZeroU32::new)
             && let Some(small) = deflate(bytes)
         {
-            return Packed { bytes: small, inflated: Some(bytes.len()) };
+            return Packed { bytes: small, inflated: Some(length) };
         }
         Packed { bytes: bytes.into(), inflated: None }
     }
@@ -33,7 +35,7 @@ impl Packed {
     /// What was packed.
     pub fn to_vec(&self) -> Vec<u8> {
         let Some(length) = self.inflated else { return self.bytes.to_vec() };
-        let mut out = Vec::with_capacity(length);
+        let mut out = Vec::with_capacity(length.get() as usize);
         // These are our own bytes: what does not inflate was never deflated.
         match DeflateDecoder::new(&*self.bytes).read_to_end(&mut out) {
             Ok(_) => out,
@@ -45,7 +47,7 @@ impl Packed {
     pub fn is(&self, bytes: &[u8]) -> bool {
         match self.inflated {
             None => *self.bytes == *bytes,
-            Some(length) => length == bytes.len() && self.to_vec() == bytes,
+            Some(length) => length.get() as usize == bytes.len() && self.to_vec() == bytes,
         }
     }
 }

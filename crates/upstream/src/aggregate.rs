@@ -54,7 +54,11 @@ impl<T> Flat<T> {
     pub fn is_current(&self, parts: &[Rc<WorkerCluster<T>>]) -> bool {
         parts.len() == self.parts.len()
             && parts.iter().zip(&self.parts).all(|(a, b)| Rc::ptr_eq(a, b))
-            && self.parts.iter().zip(&self.sets).all(|(p, s)| Arc::ptr_eq(&p.cluster.hosts_ref(), s))
+            && self
+                .parts
+                .iter()
+                .zip(&self.sets)
+                .all(|(p, s)| p.cluster.hosts_ref().as_ref().is_some_and(|now| Arc::ptr_eq(now, s)))
     }
 
     /// The part for a request, the priority there, and whether its degraded hosts serve.

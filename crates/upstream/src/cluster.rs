@@ -6,13 +6,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::ArcSwapOption;
 use proxy_config::cluster::{self as config, Discovery, LoadAssignment, UpstreamTransport};
 use proxy_config::common::{Address, Metadata};
 use proxy_config::route::Priority;
 use proxy_core::health::flag;
 use proxy_core::lb::subset::Subsets;
-use proxy_core::lb::{Balancer, HostInfo, LocalityInfo};
+use proxy_core::lb::{Balancer, Health, HostInfo, LocalityInfo};
 use telemetry::access_log::Sink;
 use telemetry::stats::Block;
 use telemetry::stats::envoy::{
@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::breakers::{Breakers, Resource};
 use crate::host::{Host, HostStats, Outcome};
+use crate::idle::{self, Members};
 use crate::registry::Ground;
 use crate::{dynamic, health, outlier, tables};
 
@@ -79,11 +80,15 @@ pub struct Cluster {
     resolved: AtomicBool,
     rare: OnceLock<Box<Rare>>,
     ground: Arc<Ground>,
-    hosts: ArcSwap<HostSet>,
-    update: Mutex<()>,
+    /// None until a worker first picks from a cluster that may wait for that.
+    hosts: ArcSwapOption<HostSet>,
+    update: Mutex<Waiting>,
     breakers: [OnceLock<Arc<Breakers>>; 2],
     transports: OnceLock<Transports>,
 }
+
+/// The assignment of a cluster whose hosts are not built yet. The lock around it lets one thread at a time change hosts.
+type Waiting = Option<Arc<LoadAssignment>>;
 
 /// What most clusters never need, made when first used.
 struct Rare {
@@ -125,8 +130,8 @@ impl Cluster {
             resolved: AtomicBool::new(!is_dns(&config)),
             rare: OnceLock::new(),
             ground: ground.clone(),
-            hosts: ArcSwap::from_pointee(HostSet::empty(&config.lb)),
-            update: Mutex::new(()),
+            hosts: ArcSwapOption::empty(),
+            update: Mutex::default(),
             breakers: Default::default(),
             transports: OnceLock::new(),
             config,
@@ -138,9 +143,11 @@ impl Cluster {
         if cluster.config.outlier_detection.is_some() {
             cluster.outlier_stats();
         }
-        cluster.publish_tables(&cluster.hosts());
+        if cluster.config.lb.is_consistent() {
+            cluster.publish_tables(&cluster.hosts());
+        }
         if let Discovery::Static(load) = &cluster.config.discovery {
-            cluster.assign(load, |a| vec![a.clone()]);
+            cluster.assign_numeric(load);
         }
         cluster
     }
@@ -232,22 +239,83 @@ impl Cluster {
         &self.ground.local
     }
 
-    /// The hosts now.
+    /// The hosts now, built if they were not yet.
     pub fn hosts(&self) -> Arc<HostSet> {
-        self.hosts.load_full()
+        self.hosts.load_full().unwrap_or_else(|| self.built(&mut self.lock()))
     }
 
-    /// The hosts now, cheaply, for comparison.
-    pub fn hosts_ref(&self) -> arc_swap::Guard<Arc<HostSet>> {
+    /// The hosts now, cheaply, for comparison; none while nobody has asked for them by [`Cluster::hosts`].
+    pub fn hosts_ref(&self) -> arc_swap::Guard<Option<Arc<HostSet>>> {
         self.hosts.load()
+    }
+
+    /// The hosts as they are or would be, for a reader who does not use them: what is built for it is not kept.
+    pub fn hosts_view(&self) -> Arc<HostSet> {
+        if let Some(set) = self.hosts.load_full() {
+            return set;
+        }
+        let waiting = self.lock().clone();
+        match (waiting, self.hosts.load_full()) {
+            (_, Some(set)) => set,
+            (Some(load), None) => Arc::new(self.laid_out(&load, &HostSet::empty(&self.config.lb), numeric).0),
+            (None, None) => Arc::new(HostSet::empty(&self.config.lb)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.update.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The hosts, built from what waits if need be.
+    fn built(&self, waiting: &mut Waiting) -> Arc<HostSet> {
+        if let Some(set) = self.hosts.load_full() {
+            return set;
+        }
+        let empty = HostSet::empty(&self.config.lb);
+        let set = Arc::new(match waiting.take() {
+            Some(load) => self.laid_out(&load, &empty, numeric).0,
+            None => empty,
+        });
+        self.hosts.store(Some(set.clone()));
+        set
+    }
+
+    /// Replaces the endpoints, whose addresses are not names. Where only requests need the hosts they are built with the first.
+    pub fn assign_numeric(&self, load: &Arc<LoadAssignment>) {
+        if self.hosts_ref().is_none() && idle::may_wait(&self.config, load) {
+            let mut waiting = self.lock();
+            if self.hosts_ref().is_none() {
+                let members = Members::of(load);
+                let old = waiting.as_ref().map(|l| Members::of(l));
+                self.stats.add(stat::MEMBERSHIP_CHANGE, members.changed(old.as_ref()));
+                self.count_members(members.total(), |h| members.count(h));
+                *waiting = Some(load.clone());
+                return;
+            }
+        }
+        self.assign(load, numeric);
     }
 
     /// Replaces the endpoints. `resolve` yields the addresses of one endpoint (names are resolved by
     /// the caller). Hosts whose address stays keep their state; under active health checking a host that
     /// is removed stays as long as it passes its check.
     pub fn assign(&self, load: &LoadAssignment, resolve: impl Fn(&Address) -> Vec<Address>) {
-        let _one_at_a_time = self.update.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.hosts.load_full();
+        let mut waiting = self.lock();
+        let old = self.built(&mut waiting);
+        let (set, changed) = self.laid_out(load, &old, resolve);
+        // Counted for each priority.
+        self.stats.add(stat::MEMBERSHIP_CHANGE, changed.len() as u64);
+        self.publish(&old, set);
+        self.wake_checker();
+    }
+
+    /// The host set of an assignment that replaces `old`, and the priorities that gain or lose hosts.
+    fn laid_out(
+        &self,
+        load: &LoadAssignment,
+        old: &HostSet,
+        resolve: impl Fn(&Address) -> Vec<Address>,
+    ) -> (HostSet, HashSet<u32>) {
         let checked = !self.config.health_checks.is_empty();
         let mut known: HashMap<&str, &Arc<Host>> = old.hosts.iter().map(|h| (&*h.text, h)).collect();
         let mut hosts: Vec<Arc<Host>> = Vec::new();
@@ -305,11 +373,7 @@ impl Cluster {
             overprovisioning: load.overprovisioning_factor.unwrap_or(OVERPROVISIONING_PERCENT),
             weighted_priority_health: load.weighted_priority_health,
         };
-        let set = HostSet::build(&self.config.lb, hosts.into(), rules, load.drop_overload_ppm);
-        // Counted for each priority.
-        self.stats.add(stat::MEMBERSHIP_CHANGE, changed.len() as u64);
-        self.publish(&old, set);
-        self.wake_checker();
+        (HostSet::build(&self.config.lb, hosts.into(), rules, load.drop_overload_ppm), changed)
     }
 
     /// The state of a host that appears: one that is checked starts as failing.
@@ -336,8 +400,8 @@ impl Cluster {
     }
 
     fn rebuild(&self, keep: impl Fn(&Host) -> bool) {
-        let _one_at_a_time = self.update.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.hosts.load_full();
+        let mut waiting = self.lock();
+        let old = self.built(&mut waiting);
         let hosts = old.hosts.iter().filter(|h| keep(h)).cloned().collect();
         self.publish(&old, HostSet::build(&self.config.lb, hosts, old.rules.clone(), old.drop_ppm));
     }
@@ -348,24 +412,24 @@ impl Cluster {
         if !self.config.health_checks.is_empty() || !old.config.health_checks.is_empty() {
             return;
         }
-        let set = old.hosts.load_full();
-        let own = self.hosts.load_full();
-        self.publish(&own, HostSet::build(&self.config.lb, set.hosts.clone(), set.rules.clone(), set.drop_ppm));
+        let unused = { old.lock().clone() };
+        let mut waiting = self.lock();
+        match unused {
+            Some(load) if self.hosts_ref().is_none() && idle::may_wait(&self.config, &load) => {
+                let members = Members::of(&load);
+                self.count_members(members.total(), |h| members.count(h));
+                *waiting = Some(load);
+            }
+            _ => {
+                let (set, own) = (old.hosts(), self.built(&mut waiting));
+                self.publish(&own, HostSet::build(&self.config.lb, set.hosts.clone(), set.rules.clone(), set.drop_ppm));
+            }
+        }
         self.initialized.store(true, Release);
     }
 
     fn publish(&self, old: &HostSet, set: HostSet) {
-        use proxy_core::lb::Health;
-        let count = |h| set.hosts.iter().filter(|x| x.health() == h).count() as u64;
-        self.stats.gauge_set(stat::MEMBERSHIP_TOTAL, set.hosts.len() as u64);
-        self.stats.gauge_set(stat::MEMBERSHIP_HEALTHY, count(Health::Healthy));
-        let (degraded, excluded) = (count(Health::Degraded), count(Health::Excluded));
-        if degraded > 0 || self.stats.gauge(stat::MEMBERSHIP_DEGRADED) > 0 {
-            self.stats.gauge_set(stat::MEMBERSHIP_DEGRADED, degraded);
-        }
-        if excluded > 0 || self.stats.gauge(stat::MEMBERSHIP_EXCLUDED) > 0 {
-            self.stats.gauge_set(stat::MEMBERSHIP_EXCLUDED, excluded);
-        }
+        self.count_members(set.hosts.len(), |h| set.hosts.iter().filter(|x| x.health() == h).count() as u64);
         if self.config.outlier_detection.is_some() {
             let ejected = set.hosts.iter().filter(|h| h.stats.ejection.ejected.load(Relaxed)).count();
             self.outlier_stats().gauge_set(outlier_detection::EJECTIONS_ACTIVE, ejected as u64);
@@ -378,7 +442,20 @@ impl Cluster {
             self.stats.gauge_set(stat::LB_SUBSETS_ACTIVE, subsets.len() as u64 * threads);
         }
         self.publish_tables(&set);
-        self.hosts.store(Arc::new(set));
+        self.hosts.store(Some(Arc::new(set)));
+    }
+
+    /// `membership_*` gauges.
+    fn count_members(&self, total: usize, count: impl Fn(Health) -> u64) {
+        self.stats.gauge_set(stat::MEMBERSHIP_TOTAL, total as u64);
+        self.stats.gauge_set(stat::MEMBERSHIP_HEALTHY, count(Health::Healthy));
+        let (degraded, excluded) = (count(Health::Degraded), count(Health::Excluded));
+        if degraded > 0 || self.stats.gauge(stat::MEMBERSHIP_DEGRADED) > 0 {
+            self.stats.gauge_set(stat::MEMBERSHIP_DEGRADED, degraded);
+        }
+        if excluded > 0 || self.stats.gauge(stat::MEMBERSHIP_EXCLUDED) > 0 {
+            self.stats.gauge_set(stat::MEMBERSHIP_EXCLUDED, excluded);
+        }
     }
 
     /// `ring_hash_lb.` and `maglev_lb.` gauges.
@@ -444,7 +521,9 @@ impl Cluster {
             stats.gauge_set(left::REMAINING_RETRIES, rest(Resource::Retries));
             let most =
                 if limits.max_connection_pools == u32::MAX { u64::MAX } else { limits.max_connection_pools.into() };
-            let pools = self.hosts().hosts.iter().filter(|h| h.stats.cx_active.load(Relaxed) > 0).count() as u64;
+            let hosts = self.hosts_ref();
+            let hosts = hosts.iter().flat_map(|set| &set.hosts);
+            let pools = hosts.filter(|h| h.stats.cx_active.load(Relaxed) > 0).count() as u64;
             stats.gauge_set(left::REMAINING_CX_POOLS, most.saturating_sub(pools));
         }
     }
@@ -577,6 +656,11 @@ fn report_idle_settings(config: &config::Cluster) {
     if matches!(&config.discovery, Discovery::StrictDns(_, d) | Discovery::LogicalDns(_, d) if d.respect_ttl) {
         idle("respect_dns_ttl");
     }
+}
+
+/// An endpoint's address as it stands.
+fn numeric(address: &Address) -> Vec<Address> {
+    vec![address.clone()]
 }
 
 /// Whether a cluster needs something from the network before it can serve.

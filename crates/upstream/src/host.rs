@@ -243,11 +243,19 @@ impl Host {
         if s.ejection.ejected.load(Ordering::Relaxed) || flags & flag::FAILED_ACTIVE_HC != 0 {
             return Health::Unhealthy;
         }
-        match self.told {
-            HealthStatus::Unhealthy | HealthStatus::Timeout | HealthStatus::Draining => Health::Unhealthy,
-            HealthStatus::Degraded => Health::Degraded,
-            HealthStatus::Unknown | HealthStatus::Healthy if flags & flag::DEGRADED_ACTIVE_HC != 0 => Health::Degraded,
-            HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
+        match told_health(self.told) {
+            Health::Healthy if flags & flag::DEGRADED_ACTIVE_HC != 0 => Health::Degraded,
+            told => told,
         }
+    }
+}
+
+/// What discovery told, as balancing sees it.
+pub(crate) fn told_health(told: HealthStatus) -> Health {
+    match told {
+        HealthStatus::Unhealthy | HealthStatus::Timeout => Health::Unhealthy,
+        HealthStatus::Draining => Health::Excluded,
+        HealthStatus::Degraded => Health::Degraded,
+        HealthStatus::Unknown | HealthStatus::Healthy => Health::Healthy,
     }
 }

@@ -15,6 +15,7 @@ mod event_json;
 mod eyeballs;
 pub mod health;
 mod host;
+mod idle;
 pub mod internal;
 mod near;
 pub mod outlier;

@@ -223,8 +223,11 @@ impl<T> WorkerCluster<T> {
         let mut balancing = self.balancing.borrow_mut();
         {
             let now = self.cluster.hosts_ref();
-            if !Arc::ptr_eq(&now, &balancing.set) {
-                let set = Arc::clone(&now);
+            // Hosts were built when this worker met the cluster.
+            if let Some(now) = &*now
+                && !Arc::ptr_eq(now, &balancing.set)
+            {
+                let set = Arc::clone(now);
                 let whole = set.balancer.state(self.seed);
                 *balancing = Balancing { set, whole, subsets: HashMap::new(), zones: None };
             }

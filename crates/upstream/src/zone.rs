@@ -73,11 +73,11 @@ impl Zones {
         let (Some((_, here)), Some(own)) = (local.about.get(), &*local.cluster.load()) else {
             return Heed::No;
         };
-        let now = own.hosts_ref();
-        let known = zones.take().filter(|zones| Arc::ptr_eq(&zones.local, &now));
+        let current = |zones: &Zones| own.hosts_ref().as_ref().is_some_and(|now| Arc::ptr_eq(&zones.local, now));
+        let known = zones.take().filter(current);
         let zones = zones.insert(match known {
             Some(zones) => zones,
-            None => Zones::new(cluster, set, Arc::clone(&now), &own.config.lb, here, min_cluster_size),
+            None => Zones::new(cluster, set, own.hosts(), &own.config.lb, here, min_cluster_size),
         });
         let Some(routing) = &zones.routing else { return Heed::No };
         if routing_enabled_percent < 100.0 && (random() % 10_000) as f64 >= routing_enabled_percent * 100.0 {

@@ -78,7 +78,7 @@ impl HealthCheck {
             let Some(cluster) = conn.worker.upstream.registry().get(name) else {
                 return (503, "health_check_failed_no_cluster_found");
             };
-            let set = cluster.hosts();
+            let set = cluster.hosts_view();
             let total = set.hosts.len() as u64;
             if total == 0 {
                 match least {

@@ -44,17 +44,12 @@ pub fn cluster(c: &p::Cluster) -> Result<Cluster> {
     }
     let connection = c.upstream_connection_options.unwrap_or_default();
     let track = c.track_cluster_stats.unwrap_or_default();
-    Ok(Cluster {
-        name: required("name", &c.name)?,
-        alt_stat_name: opt_name(&c.alt_stat_name),
-        discovery,
+    let options = ClusterOptions {
         lb: Arc::new(lb),
         connect_timeout: opt_duration("connect_timeout", &c.connect_timeout)?.unwrap_or(CONNECT_TIMEOUT),
         per_connection_buffer_limit_bytes: c.per_connection_buffer_limit_bytes.unwrap_or(BUFFER_BYTES),
         circuit_breakers: c.circuit_breakers.as_ref().map(breakers).transpose().at("circuit_breakers")?.map(Arc::new),
         outlier_detection: c.outlier_detection.as_ref().map(outlier).transpose().at("outlier_detection")?.map(Arc::new),
-        transport: transport(c.transport_socket.as_ref()).at("transport_socket")?,
-        transport_matches: matches(c)?,
         http: Arc::new(http),
         health_checks,
         bind: c.upstream_bind_config.as_ref().map(bind).transpose().at("upstream_bind_config")?.map(Arc::new),
@@ -63,7 +58,6 @@ pub fn cluster(c: &p::Cluster) -> Result<Cluster> {
             time_s: k.keepalive_time,
             interval_s: k.keepalive_interval,
         }),
-        metadata: metadata(&c.metadata),
         filters: each("filters", &c.filters, |f| {
             reject!(f; config_discovery);
             let any = f.typed_config.as_ref().ok_or_else(|| no_config(&f.name))?;
@@ -83,6 +77,15 @@ pub fn cluster(c: &p::Cluster) -> Result<Cluster> {
             request_response_sizes: track.request_response_sizes,
             per_endpoint: track.per_endpoint_stats,
         },
+    };
+    Ok(Cluster {
+        name: required("name", &c.name)?,
+        alt_stat_name: opt_name(&c.alt_stat_name),
+        discovery,
+        transport: transport(c.transport_socket.as_ref()).at("transport_socket")?,
+        transport_matches: matches(c)?,
+        metadata: metadata(&c.metadata),
+        options: Arc::new(options),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use protos::envoy::config::core::v3 as core;
@@ -45,6 +45,12 @@ pub(super) fn disabling(field: &str, d: &Option<pt::Duration>, default: Option<D
 /// A required positive duration.
 pub(super) fn required_duration(field: &str, d: &Option<pt::Duration>) -> Result<Duration> {
     opt_duration(field, d)?.ok_or_else(|| missing(field))
+}
+
+/// A name; the empty one, which is the most frequent, is one for all.
+pub(super) fn name(s: &str) -> Name {
+    static EMPTY: LazyLock<Name> = LazyLock::new(|| "".into());
+    if s.is_empty() { EMPTY.clone() } else { s.into() }
 }
 
 /// `None` when empty.

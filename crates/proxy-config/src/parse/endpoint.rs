@@ -1,11 +1,11 @@
 //! How is a `ClusterLoadAssignment` compiled?
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use protos::envoy::config::endpoint::v3 as p;
 
-use super::common::{self, address, metadata, opt_duration};
+use super::common::{self, address, metadata, name, opt_duration};
 use super::each;
 use crate::cluster::*;
 use crate::error::{At, Result, invalid, missing, unsupported};
@@ -50,7 +50,13 @@ pub fn load_assignment(a: &p::ClusterLoadAssignment) -> Result<LoadAssignment> {
 
 /// `Locality`
 pub(super) fn locality_of(l: &protos::envoy::config::core::v3::Locality) -> Locality {
-    Locality { region: l.region.as_str().into(), zone: l.zone.as_str().into(), sub_zone: l.sub_zone.as_str().into() }
+    Locality { region: name(&l.region), zone: name(&l.zone), sub_zone: name(&l.sub_zone) }
+}
+
+/// The locality without names, which most clusters have: one for all.
+fn nowhere() -> Arc<Locality> {
+    static NOWHERE: LazyLock<Arc<Locality>> = LazyLock::new(|| Arc::new(locality_of(&Default::default())));
+    NOWHERE.clone()
 }
 
 fn locality(
@@ -70,7 +76,10 @@ fn locality(
         return Err(invalid(format!("value must be less than or equal to {PRIORITY_MAX}")).at("priority"));
     }
     let key = locality_of(&l.locality.clone().unwrap_or_default());
-    let locality = shared.entry(key.clone()).or_insert_with(|| Arc::new(key)).clone();
+    let locality = match key.region.is_empty() && key.zone.is_empty() && key.sub_zone.is_empty() {
+        true => nowhere(),
+        false => shared.entry(key.clone()).or_insert_with(|| Arc::new(key)).clone(),
+    };
     Ok(LocalityEndpoints {
         locality,
         priority: l.priority,
@@ -109,7 +118,7 @@ fn endpoint(e: &p::LbEndpoint, named: &std::collections::BTreeMap<String, p::End
             address(a.address.as_ref().ok_or_else(|| missing("address"))?).at("address")
         })
         .at("endpoint")?,
-        hostname: host.hostname.as_str().into(),
+        hostname: name(&host.hostname),
         weight,
         health,
         metadata: metadata(&e.metadata),

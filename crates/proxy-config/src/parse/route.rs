@@ -1,5 +1,6 @@
 //! How is a `RouteConfiguration` compiled? Tables, virtual hosts and routes with all levels resolved.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,20 @@ struct Table<'a> {
     levels: Levels,
     direct_body_bytes_max: u32,
     proto: &'a p::RouteConfiguration,
+    forwards: RefCell<Vec<(ForwardKey, Arc<ForwardOptions>)>>,
 }
+
+/// What [`ForwardOptions`] depend on within one table: the action without its cluster, and what its virtual host adds.
+#[derive(PartialEq)]
+struct ForwardKey {
+    action: p::RouteAction,
+    retry: Option<p::RetryPolicy>,
+    hedge: Option<p::HedgePolicy>,
+    mirrors: Vec<p::route_action::RequestMirrorPolicy>,
+}
+
+/// Distinct options of one table that are compared against; further ones are not shared. Real tables have a handful.
+const FORWARDS_MAX: usize = 16;
 
 struct Host<'a> {
     request_headers: Option<Arc<HeaderOps>>,
@@ -55,6 +69,7 @@ pub fn route_table(r: &p::RouteConfiguration) -> Result<RouteTable> {
         levels: Levels::new().with(&r.typed_per_filter_config)?,
         direct_body_bytes_max: r.max_direct_response_body_size_bytes.unwrap_or(DIRECT_BODY_BYTES_MAX),
         proto: r,
+        forwards: RefCell::default(),
     };
     let mut domains = DomainIndex::default();
     let virtual_hosts: Vec<VirtualHost> = r
@@ -181,7 +196,7 @@ fn route(r: &p::Route, table: &Table<'_>, host: &mut Host<'_>) -> Result<Route> 
         Box::new(Decorator { operation: d.operation.as_str().into(), propagate: d.propagate.unwrap_or(true) })
     });
     Ok(Route {
-        name: r.name.as_str().into(),
+        name: common::name(&r.name),
         matcher,
         action,
         per_filter: levels.resolve()?,
@@ -306,6 +321,29 @@ fn direct(d: &p::DirectResponseAction, body_bytes_max: u32) -> Result<DirectResp
 }
 
 fn forward(a: &p::RouteAction, ctx: &Inherited<'_, '_>) -> Result<Forward> {
+    let host = ctx.host.proto;
+    let key = ForwardKey {
+        action: p::RouteAction { cluster_specifier: None, ..a.clone() },
+        retry: host.retry_policy.clone(),
+        hedge: host.hedge_policy,
+        mirrors: host.request_mirror_policies.clone(),
+    };
+    let known = ctx.table.forwards.borrow().iter().find(|f| f.0 == key).map(|f| f.1.clone());
+    let options = match known {
+        Some(options) => options,
+        None => {
+            let options = Arc::new(forward_options(a, ctx)?);
+            let mut all = ctx.table.forwards.borrow_mut();
+            if all.len() < FORWARDS_MAX {
+                all.push((key, options.clone()));
+            }
+            options
+        }
+    };
+    Ok(Forward { cluster: cluster_specifier(a, ctx, options.metadata_match.as_ref())?, options })
+}
+
+fn forward_options(a: &p::RouteAction, ctx: &Inherited<'_, '_>) -> Result<ForwardOptions> {
     reject!(a; retry_policy_typed_config, internal_redirect_action, max_internal_redirects);
     let host = ctx.host;
     let retry = match &a.retry_policy {
@@ -327,11 +365,9 @@ fn forward(a: &p::RouteAction, ctx: &Inherited<'_, '_>) -> Result<Forward> {
             return Err(invalid(format!("unknown value {n}")).at("cluster_not_found_response_code"));
         }
     };
-    let metadata_match = metadata_match(&a.metadata_match);
-    Ok(Forward {
-        cluster: cluster_specifier(a, ctx, metadata_match.as_ref())?,
+    Ok(ForwardOptions {
         cluster_not_found_status,
-        metadata_match,
+        metadata_match: metadata_match(&a.metadata_match),
         path_rewrite: path_rewrite(a)?,
         host_rewrite: host_rewrite(a)?,
         append_x_forwarded_host: a.append_x_forwarded_host,

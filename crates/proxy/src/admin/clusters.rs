@@ -139,7 +139,7 @@ fn rates(cluster: &Cluster) -> Option<(Rates, Rates)> {
 }
 
 fn hosts(cluster: &Cluster) -> Vec<Arc<Host>> {
-    let mut all: Vec<_> = cluster.hosts().hosts.to_vec();
+    let mut all: Vec<_> = cluster.hosts_view().hosts.to_vec();
     all.extend(cluster.original_hosts());
     all.extend(cluster.dynamic_hosts());
     all

@@ -1,5 +1,6 @@
 //! `/config_dump` and `/init_dump`: configuration as it came, with versions, times and refusals.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use prost::{Message, Name};
@@ -44,10 +45,14 @@ fn clusters(server: &Server, names: &Names) -> admin::ClustersConfigDump {
         error_state: failed.map(Failure::state),
         ..Default::default()
     };
-    for (_, is_static, active, warming, failed) in config.clusters.dump().filter(|e: &State<'_>| names.takes(e.0)) {
+    let bootstrap = server.bootstrap.whole().and_then(|b| b.static_resources).unwrap_or_default();
+    let statics: HashMap<&str, _> = bootstrap.clusters.iter().map(|c| (c.name.as_str(), c)).collect();
+    for (name, is_static, active, warming, failed) in config.clusters.dump().filter(|e: &State<'_>| names.takes(e.0)) {
         if is_static {
-            let cluster =
-                StaticCluster { cluster: active.map(|r| r.body()), last_updated: active.and_then(Record::timestamp) };
+            let cluster = StaticCluster {
+                cluster: active.and(statics.get(name)).map(|c| protos::any(*c)),
+                last_updated: active.and_then(Record::timestamp),
+            };
             dump.static_clusters.push(cluster);
             continue;
         }
@@ -207,7 +212,7 @@ fn assignment(cluster: &upstream::Cluster) -> endpoint::ClusterLoadAssignment {
     use endpoint::lb_endpoint::HostIdentifier;
     use protos::envoy::config::core::v3 as core;
     let mut groups: Vec<(u32, u32, endpoint::LocalityLbEndpoints)> = Vec::new();
-    for host in &cluster.hosts().hosts {
+    for host in &cluster.hosts_view().hosts {
         let at = match groups.iter().position(|g| (g.0, g.1) == (host.priority, host.locality_index)) {
             Some(at) => at,
             None => {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use prost_types::Any;
 use protos::envoy::config::cluster::v3::Cluster as Proto;
 use protos::envoy::config::endpoint::v3::ClusterLoadAssignment;
+use proxy_config::Name;
 use proxy_config::cluster::{Cluster, Discovery, LoadAssignment};
 use proxy_config::common::ConfigSource;
 use proxy_config::intern::Interner;
@@ -30,15 +31,19 @@ pub const INITIAL_FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 /// A cluster in force.
 struct Active {
     record: Record,
-    secrets: Vec<SecretRef>,
-    eds: Option<String>,
-    /// Where its endpoints come from, when that is a file.
-    file: Option<String>,
+    config: Arc<Cluster>,
+    secrets: Box<[SecretRef]>,
     _tasks: Tasks,
 }
 
+impl Active {
+    fn eds(&self) -> Option<&str> {
+        service_of(&self.config)
+    }
+}
+
 /// Resolves names and checks hosts until it is dropped.
-struct Tasks(Vec<AbortHandle>);
+struct Tasks(Box<[AbortHandle]>);
 
 impl Tasks {
     /// Starts what the cluster needs.
@@ -50,7 +55,7 @@ impl Tasks {
         if !cluster.config.health_checks.is_empty() {
             tasks.push(tokio::task::spawn_local(upstream::health::run(cluster.clone())).abort_handle());
         }
-        Tasks(tasks)
+        Tasks(tasks.into())
     }
 }
 
@@ -63,11 +68,16 @@ impl Drop for Tasks {
 struct Warming {
     record: Record,
     config: Arc<Cluster>,
-    secrets: Vec<SecretRef>,
-    eds: Option<String>,
+    secrets: Box<[SecretRef]>,
     deadline: Option<Instant>,
     /// It has its endpoints and secrets; its names are being resolved and its hosts checked for the first time.
     built: Option<(Arc<upstream::Cluster>, Tasks)>,
+}
+
+impl Warming {
+    fn eds(&self) -> Option<&str> {
+        service_of(&self.config)
+    }
 }
 
 /// One name's clusters.
@@ -89,7 +99,7 @@ struct Assignment {
 pub struct Clusters {
     registry: Arc<Registry>,
     stats: Block<cluster_manager::ClusterManager>,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<Name, Entry>,
     /// EDS names that are not their cluster's own, and who has used them; what they use now is in `entries`.
     aliases: BTreeMap<String, BTreeSet<String>>,
     interner: Interner,
@@ -101,21 +111,26 @@ pub struct Clusters {
     pub version: String,
 }
 
-fn eds_of(cluster: &Cluster) -> (Option<String>, Duration) {
+/// The EDS name that a cluster takes its endpoints by.
+fn service_of(cluster: &Cluster) -> Option<&str> {
     match &cluster.discovery {
-        Discovery::Eds { service_name, source } => {
-            let timeout = match source {
-                ConfigSource::Ads { initial_fetch_timeout } | ConfigSource::Grpc { initial_fetch_timeout, .. } => {
-                    *initial_fetch_timeout
-                }
-                ConfigSource::Path(_) => INITIAL_FETCH_TIMEOUT,
-            };
-            (Some(service_name.to_string()), timeout)
-        }
-        _ => (None, INITIAL_FETCH_TIMEOUT),
+        Discovery::Eds { service_name, .. } => Some(service_name),
+        _ => None,
     }
 }
 
+/// How long a cluster waits for its endpoints.
+fn timeout_of(cluster: &Cluster) -> Duration {
+    match &cluster.discovery {
+        Discovery::Eds {
+            source: ConfigSource::Ads { initial_fetch_timeout } | ConfigSource::Grpc { initial_fetch_timeout, .. },
+            ..
+        } => *initial_fetch_timeout,
+        _ => INITIAL_FETCH_TIMEOUT,
+    }
+}
+
+/// Where its endpoints come from, when that is a file.
 fn file_of(cluster: &Cluster) -> Option<String> {
     match &cluster.discovery {
         Discovery::Eds { source: ConfigSource::Path(path), .. } => Some(path.to_string()),
@@ -153,17 +168,15 @@ impl Clusters {
         self.stats.gauge_set(cluster_manager::WARMING_CLUSTERS, of(|e| e.warming.is_some()));
     }
 
-    /// Adds a cluster of the bootstrap, at once.
+    /// Adds a cluster of the bootstrap, at once. The bootstrap keeps its message.
     pub fn add_static(&mut self, proto: &Proto, config: Arc<Cluster>) {
-        let name = proto.name.clone();
+        let name = config.name.clone();
         let entry = self.entries.entry(name.clone()).or_default();
         entry.is_static = true;
-        let eds = eds_of(&config).0;
-        note_alias(&mut self.aliases, &name, eds.as_deref());
+        note_alias(&mut self.aliases, &name, service_of(&config));
         entry.warming = Some(Box::new(Warming {
-            record: Record::new("", &protos::any(proto)),
-            eds,
-            secrets: sds::of_cluster(proto),
+            record: Record::of_bootstrap(),
+            secrets: sds::of_cluster(proto).into(),
             config,
             deadline: None,
             built: None,
@@ -175,34 +188,38 @@ impl Clusters {
 
     /// Takes a cluster of CDS; an error leaves the last good one in force. `Ok(false)`: nothing changed.
     pub fn apply(&mut self, name: &str, version: &str, body: &Any) -> Result<bool, String> {
-        let entry = self.entries.entry(name.to_owned()).or_default();
-        if entry.is_static {
-            // As in Envoy, a static cluster cannot be replaced.
-            return Ok(false);
-        }
-        let newest = entry.warming.as_ref().map(|w| &w.record).or(entry.active.as_ref().map(|a| &a.record));
-        if newest.is_some_and(|r| r.is(body)) {
-            entry.failed = None;
-            return Ok(false);
+        if let Some(entry) = self.entries.get_mut(name) {
+            if entry.is_static {
+                // As in Envoy, a static cluster cannot be replaced.
+                return Ok(false);
+            }
+            let newest = entry.warming.as_ref().map(|w| &w.record).or(entry.active.as_ref().map(|a| &a.record));
+            if newest.is_some_and(|r| r.is(body)) {
+                entry.failed = None;
+                return Ok(false);
+            }
         }
         let record = Record::new(version, body);
         let parsed = protos::unpack::<Proto>(body).map_err(|e| e.to_string()).and_then(|proto| {
             let config = proxy_config::parse::cluster(&proto).map_err(|e| e.to_string())?;
-            Ok((sds::of_cluster(&proto), Arc::new(self.interner.cluster(config))))
+            Ok((sds::of_cluster(&proto).into(), Arc::new(self.interner.cluster(config))))
         });
-        let (secrets, config) = match parsed {
+        let (secrets, config): (_, Arc<Cluster>) = match parsed {
             Ok(parsed) => parsed,
             Err(details) => {
+                let entry = self.entries.entry(name.into()).or_default();
                 entry.failed = Some(Box::new(Failure { record, details: details.clone() }));
                 return Err(details);
             }
         };
-        let (eds, timeout) = eds_of(&config);
-        note_alias(&mut self.aliases, name, eds.as_deref());
+        note_alias(&mut self.aliases, name, service_of(&config));
         self.changed.notify_one();
+        let key = if *config.name == *name { config.name.clone() } else { name.into() };
+        let entry = self.entries.entry(key).or_default();
         let known = entry.active.is_some() || entry.warming.is_some();
+        let timeout = timeout_of(&config);
         let deadline = (!timeout.is_zero()).then(|| Instant::now() + timeout);
-        entry.warming = Some(Box::new(Warming { record, config, secrets, eds, deadline, built: None }));
+        entry.warming = Some(Box::new(Warming { record, config, secrets, deadline, built: None }));
         entry.failed = None;
         self.stats.inc(if known { cluster_manager::CLUSTER_MODIFIED } else { cluster_manager::CLUSTER_ADDED });
         Ok(true)
@@ -238,18 +255,18 @@ impl Clusters {
             .and_then(|a| proxy_config::parse::load_assignment(&a).map_err(|e| e.to_string()));
         match parsed {
             Ok(load) => {
+                let load = Arc::new(load);
                 for cluster in self.of_service(name) {
                     cluster.stats.inc(cluster_stats::UPDATE_ATTEMPT);
                     cluster.stats.inc(cluster_stats::UPDATE_SUCCESS);
-                    cluster.assign(&load, |a| vec![a.clone()]);
+                    cluster.assign_numeric(&load);
                 }
-                let warming =
-                    users.iter().filter_map(|e| e.warming.as_ref().filter(|w| w.eds.as_deref() == Some(name)));
+                let warming = users.iter().filter_map(|e| e.warming.as_ref().filter(|w| w.eds() == Some(name)));
                 for (cluster, _) in warming.filter_map(|w| w.built.as_ref()) {
-                    cluster.assign(&load, |a| vec![a.clone()]);
+                    cluster.assign_numeric(&load);
                 }
                 self.failed_assignments.remove(name);
-                self.assignments.insert(name.into(), Assignment { record, load: Arc::new(load) });
+                self.assignments.insert(name.into(), Assignment { record, load });
                 Ok(())
             }
             Err(details) => {
@@ -262,8 +279,7 @@ impl Clusters {
 
     /// Clusters in service whose endpoints have this name.
     fn of_service(&self, service: &str) -> Vec<Arc<upstream::Cluster>> {
-        let active =
-            self.users(service).filter(|(_, e)| e.active.as_ref().and_then(|a| a.eds.as_deref()) == Some(service));
+        let active = self.users(service).filter(|(_, e)| e.active.as_ref().and_then(|a| a.eds()) == Some(service));
         active.filter_map(|(name, _)| self.registry.get(name)).collect()
     }
 
@@ -271,10 +287,10 @@ impl Clusters {
     fn users<'a>(&'a self, service: &'a str) -> impl Iterator<Item = (&'a str, &'a Entry)> {
         let others = self.aliases.get(service).into_iter().flatten().map(String::as_str);
         let named = std::iter::once(service).chain(others.filter(move |n| *n != service));
-        let found = named.filter_map(|n| self.entries.get_key_value(n).map(|(name, e)| (name.as_str(), e)));
+        let found = named.filter_map(|n| self.entries.get_key_value(n).map(|(name, e)| (&**name, e)));
         found.filter(move |(_, e)| {
-            let active = e.active.as_ref().and_then(|a| a.eds.as_deref());
-            active == Some(service) || e.warming.as_ref().and_then(|w| w.eds.as_deref()) == Some(service)
+            let active = e.active.as_ref().and_then(|a| a.eds());
+            active == Some(service) || e.warming.as_ref().and_then(|w| w.eds()) == Some(service)
         })
     }
 
@@ -285,7 +301,7 @@ impl Clusters {
 
     /// Files that clusters take their endpoints from, warming ones included.
     pub fn endpoint_files(&self) -> BTreeSet<String> {
-        let active = self.entries.values().filter_map(|e| e.active.as_ref()?.file.clone());
+        let active = self.entries.values().filter_map(|e| file_of(&e.active.as_ref()?.config));
         let warming = self.entries.values().filter_map(|e| file_of(&e.warming.as_ref()?.config));
         active.chain(warming).collect()
     }
@@ -293,8 +309,8 @@ impl Clusters {
     /// EDS names that clusters use, warming ones included.
     pub fn service_names(&self) -> impl Iterator<Item = &str> {
         self.entries.values().flat_map(|e| {
-            let active = e.active.as_ref().and_then(|a| a.eds.as_deref());
-            active.into_iter().chain(e.warming.as_ref().and_then(|w| w.eds.as_deref()))
+            let active = e.active.as_ref().and_then(|a| a.eds());
+            active.into_iter().chain(e.warming.as_ref().and_then(|w| w.eds()))
         })
     }
 
@@ -315,13 +331,13 @@ impl Clusters {
 
     /// Puts into force what has all it needs, or has waited long enough. True if something moved.
     pub fn warm(&mut self, secrets: &Secrets, now: Instant) -> bool {
-        let ready: Vec<String> = self
+        let ready: Vec<Name> = self
             .entries
             .iter()
             .filter(|(_, e)| {
                 e.warming.as_ref().is_some_and(|w| {
                     let late = w.deadline.is_some_and(|d| d <= now);
-                    let fed = w.eds.as_ref().is_none_or(|n| self.assignments.contains_key(n))
+                    let fed = w.eds().is_none_or(|n| self.assignments.contains_key(n))
                         && w.secrets.iter().all(|s| secrets.is_ready(s));
                     match &w.built {
                         Some((cluster, _)) => cluster.is_initialized(),
@@ -341,10 +357,10 @@ impl Clusters {
         let Some(entry) = self.entries.get_mut(name) else { return false };
         let Some(warming) = &mut entry.warming else { return false };
         if warming.built.is_none() {
-            let load = warming.eds.as_ref().and_then(|n| self.assignments.get(n)).map(|a| a.load.clone());
+            let load = warming.eds().and_then(|n| self.assignments.get(n)).map(|a| a.load.clone());
             let cluster = self.registry.build(warming.config.clone());
             if let Some(load) = load {
-                cluster.assign(&load, |a| vec![a.clone()]);
+                cluster.assign_numeric(&load);
             }
             let tasks = Tasks::start(&cluster);
             warming.built = Some((cluster, tasks));
@@ -353,14 +369,13 @@ impl Clusters {
         if !warming.built.as_ref().is_some_and(|(c, _)| c.is_initialized()) {
             return false;
         }
-        let Some(Warming { record, secrets, eds, built: Some((cluster, tasks)), .. }) =
+        let Some(Warming { record, config, secrets, built: Some((cluster, tasks)), .. }) =
             entry.warming.take().map(|w| *w)
         else {
             return false;
         };
         self.registry.publish(&cluster);
-        let file = file_of(&cluster.config);
-        entry.active = Some(Box::new(Active { record, secrets, eds, file, _tasks: tasks }));
+        entry.active = Some(Box::new(Active { record, config, secrets, _tasks: tasks }));
         telemetry::debug!(upstream, "warming cluster {name} complete");
         true
     }
@@ -377,15 +392,15 @@ impl Clusters {
 
     /// Names that are warming, for `/init_dump`.
     pub fn warming(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().filter(|(_, e)| e.warming.is_some()).map(|(n, _)| n.as_str())
+        self.entries.iter().filter(|(_, e)| e.warming.is_some()).map(|(n, _)| &**n)
     }
 
-    /// (name, static, active, warming, refused), for `/config_dump`.
+    /// (name, static, active, warming, refused), for `/config_dump`. The bodies of static ones are in the bootstrap.
     #[allow(clippy::type_complexity)]
     pub fn dump(&self) -> impl Iterator<Item = (&str, bool, Option<&Record>, Option<&Record>, Option<&Failure>)> {
         self.entries.iter().map(|(name, e)| {
             (
-                name.as_str(),
+                &**name,
                 e.is_static,
                 e.active.as_ref().map(|a| &a.record),
                 e.warming.as_ref().map(|w| &w.record),

@@ -12,9 +12,10 @@ use crate::packed::Packed;
 pub struct Record {
     /// Version of the resource (delta) or of its response.
     pub version: Box<str>,
-    /// When it was applied.
-    pub at: SystemTime,
-    type_url: &'static str,
+    /// When it was applied, ms since 1970.
+    at_ms: u64,
+    /// Which of `TYPES`.
+    kind: u8,
     value: Packed,
 }
 
@@ -25,13 +26,19 @@ const TYPES: [&str; 5] =
 impl Record {
     /// A record of now.
     pub fn new(version: &str, body: &Any) -> Self {
-        let type_url = TYPES.into_iter().find(|t| *t == body.type_url).unwrap_or_default();
-        Self { version: version.into(), at: SystemTime::now(), type_url, value: Packed::new(&body.value) }
+        let kind = TYPES.iter().position(|t| *t == body.type_url).unwrap_or(TYPES.len());
+        Self { version: version.into(), at_ms: now_ms(), kind: kind as u8, value: Packed::new(&body.value) }
+    }
+
+    /// A record of now of a message that is kept elsewhere: its body is empty.
+    pub fn of_bootstrap() -> Self {
+        Self { version: "".into(), at_ms: now_ms(), kind: TYPES.len() as u8, value: Packed::new(&[]) }
     }
 
     /// The message.
     pub fn body(&self) -> Any {
-        Any { type_url: self.type_url.to_owned(), value: self.value.to_vec() }
+        let type_url = TYPES.get(usize::from(self.kind)).copied().unwrap_or_default();
+        Any { type_url: type_url.to_owned(), value: self.value.to_vec() }
     }
 
     /// Is this the message that is held?
@@ -41,14 +48,25 @@ impl Record {
 
     /// When, in protobuf's form and to the millisecond, as Envoy prints it.
     pub fn timestamp(&self) -> Option<Timestamp> {
-        timestamp(self.at)
+        Some(moment(self.at_ms))
     }
+}
+
+fn ms(at: SystemTime) -> Option<u64> {
+    u64::try_from(at.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_millis()).ok()
+}
+
+fn now_ms() -> u64 {
+    ms(SystemTime::now()).unwrap_or_default()
+}
+
+fn moment(ms: u64) -> Timestamp {
+    Timestamp { seconds: (ms / 1000) as i64, nanos: (ms % 1000) as i32 * 1_000_000 }
 }
 
 /// A moment in protobuf's form, to the millisecond.
 pub fn timestamp(at: SystemTime) -> Option<Timestamp> {
-    let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    Some(Timestamp { seconds: since.as_secs() as i64, nanos: since.subsec_millis() as i32 * 1_000_000 })
+    ms(at).map(moment)
 }
 
 /// The last refused version of a resource.

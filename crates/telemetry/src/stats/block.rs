@@ -94,33 +94,33 @@ impl Core {
 
     fn raw_counter(&self, id: u16) -> u64 {
         let own: u64 = self.each().map(|c| c.read_counter(id)).sum();
-        own + self.peek(|s| look(&s.counters, id).copied()).unwrap_or(0)
+        own + self.peek(|s| s.counter(id)).unwrap_or(0)
     }
 
     pub(crate) fn read_counter(&self, id: u16) -> u64 {
-        self.raw_counter(id).saturating_sub(self.peek(|s| look(&s.base, id).copied()).unwrap_or(0))
+        self.raw_counter(id).saturating_sub(self.peek(|s| look(&s.more()?.base, id).copied()).unwrap_or(0))
     }
 
     pub(crate) fn read_gauge(&self, id: u16) -> u64 {
         let own = self.each().map(|c| c.read_gauge(id)).fold(0u64, |sum, (a, s)| sum.wrapping_add(a).wrapping_sub(s));
-        let shared = self.peek(|s| look(&s.gauges, id).copied()).unwrap_or(0);
+        let shared = self.peek(|s| s.gauge(id)).unwrap_or(0);
         // A reader can catch a decrement on one worker before the increment on another: never print 2^64 - 1.
-        (own.wrapping_add(shared as u64) as i64).max(0) as u64
+        (own.wrapping_add(shared) as i64).max(0) as u64
     }
 
     pub(crate) fn read_histogram(&self, id: u16) -> Bins {
-        let mut all = self.peek(|s| look(&s.histograms, id).cloned()).unwrap_or_default();
+        let mut all = self.peek(|s| look(&s.more()?.histograms, id).cloned()).unwrap_or_default();
         self.each().for_each(|c| c.read_histogram(id, &mut all));
         all
     }
 
     /// What came in during the last whole flush interval.
     pub(crate) fn read_interval(&self, id: u16) -> Bins {
-        self.peek(|s| s.flushed.iter().find(|f| f.0 == id).map(|f| f.2.clone())).unwrap_or_default()
+        self.peek(|s| s.more()?.flushed.iter().find(|f| f.0 == id).map(|f| f.2.clone())).unwrap_or_default()
     }
 
     pub(crate) fn read_text(&self, id: u16) -> Option<Box<str>> {
-        self.peek(|s| look(&s.texts, id).cloned())
+        self.peek(|s| look(&s.more()?.texts, id).cloned())
     }
 
     /// (key, count) of every status code seen, sorted; key as in `code_key`.
@@ -129,7 +129,7 @@ impl Core {
         for cells in self.each() {
             cells.read_codes(|key, n| *entry(&mut all, key) += n);
         }
-        if let Some(shared) = self.lock().as_deref() {
+        if let Some(shared) = self.lock().as_deref().and_then(Shared::more) {
             shared.codes.iter().for_each(|&(key, n)| *entry(&mut all, key) += n);
             shared.code_base.iter().for_each(|&(key, n)| {
                 let now: &mut u64 = entry(&mut all, key);
@@ -142,9 +142,7 @@ impl Core {
     pub(crate) fn used(&self, kind: Kind, id: u16) -> bool {
         match kind {
             Kind::Counter => self.raw_counter(id) != 0,
-            Kind::Gauge => {
-                self.each().any(|c| c.read_gauge(id).0 != 0) || self.peek(|s| look(&s.gauges, id).copied()).is_some()
-            }
+            Kind::Gauge => self.each().any(|c| c.read_gauge(id).0 != 0) || self.peek(|s| s.gauge(id)).is_some(),
             Kind::Histogram => !self.read_histogram(id).is_empty(),
             Kind::Text => self.read_text(id).is_some_and(|t| !t.is_empty()),
             Kind::Code => true,
@@ -160,6 +158,7 @@ impl Core {
             return;
         }
         self.shared(|s| {
+            let s = s.more_mut();
             s.base = now;
             codes.into_iter().for_each(|(key, n)| *entry(&mut s.code_base, key) += n);
         });
@@ -172,15 +171,22 @@ impl Core {
             if now.is_empty() {
                 continue;
             }
-            self.shared(|s| match s.flushed.iter_mut().find(|f| f.0 == id) {
-                Some(f) => {
-                    f.2 = now.since(&f.1);
-                    f.1 = now;
+            self.shared(|s| {
+                let flushed = &mut s.more_mut().flushed;
+                match flushed.iter_mut().find(|f| f.0 == id) {
+                    Some(f) => {
+                        f.2 = now.since(&f.1);
+                        f.1 = now;
+                    }
+                    None => flushed.push((id, now.clone(), now)),
                 }
-                None => s.flushed.push((id, now.clone(), now)),
             });
         }
     }
+}
+
+fn add(gauge: &mut u64, n: u64) {
+    *gauge = gauge.wrapping_add(n);
 }
 
 /// A handle on one scope of stats of table `S`; clones write to the same numbers.
@@ -214,7 +220,7 @@ impl<S: Schema> Block<S> {
     pub fn add(&self, counter: Counter<S>, n: u64) {
         match self.0.cells() {
             Some(cells) => cells.add(counter.0, n),
-            None => self.0.shared(|s| *entry(&mut s.counters, counter.0) += n),
+            None => self.0.shared(|s| *s.counter_mut(counter.0) += n),
         }
     }
 
@@ -223,7 +229,7 @@ impl<S: Schema> Block<S> {
     pub fn gauge_add(&self, gauge: Gauge<S>, n: u64) {
         match self.0.cells() {
             Some(cells) => cells.gauge(gauge.0, n, false),
-            None => self.0.shared(|s| *entry(&mut s.gauges, gauge.0) += n as i64),
+            None => self.0.shared(|s| add(s.gauge_mut(gauge.0), n)),
         }
     }
 
@@ -232,13 +238,13 @@ impl<S: Schema> Block<S> {
     pub fn gauge_sub(&self, gauge: Gauge<S>, n: u64) {
         match self.0.cells() {
             Some(cells) => cells.gauge(gauge.0, n, true),
-            None => self.0.shared(|s| *entry(&mut s.gauges, gauge.0) -= n as i64),
+            None => self.0.shared(|s| add(s.gauge_mut(gauge.0), n.wrapping_neg())),
         }
     }
 
     /// Sets a gauge. A gauge is either set or added to, never both.
     pub fn gauge_set(&self, gauge: Gauge<S>, value: u64) {
-        self.0.shared(|s| *entry(&mut s.gauges, gauge.0) = value as i64);
+        self.0.shared(|s| *s.gauge_mut(gauge.0) = value);
     }
 
     /// Records a value into a histogram.
@@ -246,7 +252,7 @@ impl<S: Schema> Block<S> {
     pub fn record(&self, histogram: Histogram<S>, value: u64) {
         match self.0.cells() {
             Some(cells) => cells.record(histogram.0, value),
-            None => self.0.shared(|s| entry(&mut s.histograms, histogram.0).record(value)),
+            None => self.0.shared(|s| entry(&mut s.more_mut().histograms, histogram.0).record(value)),
         }
     }
 
@@ -254,13 +260,13 @@ impl<S: Schema> Block<S> {
     #[inline]
     pub fn code(&self, family: Code<S>, code: u16) {
         if !self.0.cells().is_some_and(|cells| cells.code(family.0, code)) {
-            self.0.shared(|s| *entry(&mut s.codes, code_key(family.0, code)) += 1);
+            self.0.shared(|s| *entry(&mut s.more_mut().codes, code_key(family.0, code)) += 1);
         }
     }
 
     /// Sets a text readout.
     pub fn text_set(&self, text: Text<S>, value: &str) {
-        self.0.shared(|s| *entry(&mut s.texts, text.0) = value.into());
+        self.0.shared(|s| *entry(&mut s.more_mut().texts, text.0) = value.into());
     }
 
     /// Current value of a counter.

@@ -121,9 +121,18 @@ impl Cells {
 /// What threads other than workers wrote: sparse, behind the block's mutex.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    pub(crate) counters: Vec<(u16, u64)>,
-    /// Set and added values; presence means used.
-    pub(crate) gauges: Vec<(u16, i64)>,
+    /// Counters, and gauges under [`GAUGE`]; presence means used.
+    numbers: Vec<(u16, u64)>,
+    /// What few blocks have.
+    more: Option<Box<More>>,
+}
+
+/// Set in the keys of gauges; a table has far fewer rows.
+const GAUGE: u16 = 1 << 15;
+
+/// What only some blocks have outside of their workers' cells.
+#[derive(Debug, Default)]
+pub(crate) struct More {
     pub(crate) histograms: Vec<(u16, Bins)>,
     pub(crate) texts: Vec<(u16, Box<str>)>,
     pub(crate) codes: Vec<(u16, u64)>,
@@ -133,6 +142,33 @@ pub(crate) struct Shared {
     pub(crate) code_base: Vec<(u16, u64)>,
     /// Histograms at the last flush and what came in between it and the one before.
     pub(crate) flushed: Vec<(u16, Bins, Bins)>,
+}
+
+impl Shared {
+    pub(crate) fn counter(&self, id: u16) -> Option<u64> {
+        look(&self.numbers, id).copied()
+    }
+
+    /// A gauge lowered here and raised elsewhere wraps: only the sum over all writers means something.
+    pub(crate) fn gauge(&self, id: u16) -> Option<u64> {
+        look(&self.numbers, id | GAUGE).copied()
+    }
+
+    pub(crate) fn counter_mut(&mut self, id: u16) -> &mut u64 {
+        entry(&mut self.numbers, id)
+    }
+
+    pub(crate) fn gauge_mut(&mut self, id: u16) -> &mut u64 {
+        entry(&mut self.numbers, id | GAUGE)
+    }
+
+    pub(crate) fn more(&self) -> Option<&More> {
+        self.more.as_deref()
+    }
+
+    pub(crate) fn more_mut(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
 }
 
 /// The entry of `key`, made if absent.
