@@ -1,5 +1,5 @@
-//! Do others' clients and servers get through the proxy? Installs h2spec, gRPC's interop programs, a WebSocket library and
-//! what the services of HTTP filters are written with, then runs the tests of `crates/differential` against our proxy and
+//! Do others' clients and servers get through the proxy, and do receivers read what it tells? Installs h2spec, gRPC's interop
+//! programs, a WebSocket library, Prometheus, statsd, Zipkin and what the services of HTTP filters are written with, then runs the tests of `crates/differential` against our proxy and
 //! stock Envoy.
 
 use crate::suites::{Outcome, cargo, test_of_differential};
@@ -16,6 +16,10 @@ const GRPC: &[(&str, &str)] = &[
 ];
 /// The WebSocket library, from PyPI.
 const WEBSOCKETS: &[&str] = &["websockets==15.0.1"];
+/// Zipkin's server, from Maven Central.
+const ZIPKIN: (&str, &str) = ("io.zipkin:zipkin-server:3.5.1:jar:exec", "zipkin-server.jar");
+/// statsd, from npm.
+const STATSD: &str = "statsd@0.9.0";
 /// What the scripts of `crates/differential/tests/filters` import, from PyPI.
 const FILTERS: &[&str] = &["grpcio", "xds-protos", "pyyaml", "pyjwt", "cryptography"];
 
@@ -37,6 +41,9 @@ pub fn run() -> Result<Outcome> {
     let interop = GRPC.iter().map(|(name, package)| tools::from_go(name, package)).collect::<Result<Vec<_>>>();
     add("PROA_GRPC_INTEROP", interop.map(|_| tools::go_programs()));
     add("PROA_WEBSOCKETS", tools::python_with(WEBSOCKETS, "websockets"));
+    add("PROA_PROMETHEUS", tools::from_debian("prometheus", "prometheus"));
+    add("PROA_STATSD", tools::from_npm("statsd", STATSD));
+    add("PROA_ZIPKIN", tools::from_maven(ZIPKIN.0, ZIPKIN.1));
     let imports = "grpc, yaml, jwt, cryptography, envoy.service.ext_proc.v3.external_processor_pb2";
     add("PROA_FILTERS_PYTHON", tools::python_with(FILTERS, imports));
     let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (*k, v.as_str())).collect();

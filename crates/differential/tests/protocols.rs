@@ -2,7 +2,7 @@
 //!
 //! Each needs its programs named by variables (`cargo xtask test protocols` installs them and sets all): `PROA_PROXY`,
 //! `PROA_H2SPEC`, `PROA_GRPC_INTEROP` (a folder with `client` and `server`), `PROA_WEBSOCKETS` (a Python that has the
-//! library). A case without its program says that it did not run.
+//! library), and what `receivers` names. A case without its program says that it did not run.
 
 use differential::batch::free_ports;
 use differential::stand::{Options, Stand};
@@ -11,6 +11,9 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+#[path = "protocols/receivers.rs"]
+mod receivers;
 
 /// Cases of h2spec that fail and stay so, each with its reason.
 const H2SPEC_ALLOWED: &[(&str, &str)] = &[];
