@@ -146,6 +146,8 @@ pub struct Exchange {
     pub virtual_host: Option<proxy_config::Name>,
     /// Virtual cluster that the request fell into, before its path was rewritten.
     pub virtual_cluster: Option<proxy_config::Name>,
+    /// The stats of that virtual cluster, or of the one for requests that fell into none.
+    pub vcluster: Option<crate::vcluster::Counts>,
     /// Request body collected by a filter or for retries.
     pub buffered: Vec<u8>,
     /// Per-request state of filters.
@@ -232,6 +234,7 @@ impl Exchange {
             route_name,
             virtual_host,
             virtual_cluster,
+            vcluster,
             buffered,
             filters,
             metadata,
@@ -286,6 +289,7 @@ impl Exchange {
         *route_name = Default::default();
         *virtual_host = Default::default();
         *virtual_cluster = Default::default();
+        *vcluster = Default::default();
         *metadata = Default::default();
         *state = Default::default();
         *health_check = Default::default();

@@ -47,6 +47,7 @@ mod timeouts;
 mod timers;
 pub mod trace;
 mod up;
+pub mod vcluster;
 mod worker;
 
 pub use connection::{ConnFacts, serve_connection};

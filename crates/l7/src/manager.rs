@@ -110,7 +110,10 @@ impl Manager {
     pub fn new(config: Arc<Hcm>, deps: &Deps<'_>) -> Result<Arc<Self>, String> {
         let prefix = format!("http.{}.", config.stat_prefix);
         let routes = match &config.routes {
-            RouteSource::Inline(table) => Routes::Fixed(table.clone()),
+            RouteSource::Inline(table) => {
+                crate::vcluster::open(table, deps.store);
+                Routes::Fixed(table.clone())
+            }
             RouteSource::Rds { name, .. } => Routes::Named((deps.routes)(name)),
         };
         let listener = format!("listener.{}.http.{}.", deps.listener, config.stat_prefix);

@@ -31,6 +31,7 @@ use crate::manager::header_case;
 use crate::side::{H1Side, Side};
 use crate::stream::Found;
 use crate::up::Up;
+use crate::vcluster;
 use crate::worker::Worker;
 
 use lease::lease;
@@ -126,6 +127,9 @@ impl Cluster {
     /// Counts a reply made here because the upstream failed.
     pub fn charge_local(&self, ex: &Exchange, status: u16) {
         charge(self.stats(), status, ex.internal, false);
+        if let Some(counts) = &ex.vcluster {
+            vcluster::charge(counts, status);
+        }
     }
 }
 

@@ -8,7 +8,8 @@ use http1::HeaderId;
 use proxy_config::route::{Forward, HostPredicate, RetryOn, RetryPolicy};
 use std::sync::Arc;
 use telemetry::access_log::ResponseFlags;
-use telemetry::stats::envoy::cluster as stat;
+use telemetry::stats::Counter;
+use telemetry::stats::envoy::{cluster as stat, vhost};
 
 use crate::connection::Conn;
 use crate::decide;
@@ -17,6 +18,7 @@ use crate::pool::{self, Cluster, HostKey, Refused};
 use crate::reply::{Body, LocalReply};
 use crate::side::Lost;
 use crate::stream;
+use crate::vcluster::Counts;
 
 /// Back-off when no policy says otherwise.
 const BACKOFF_BASE: Duration = Duration::from_millis(25);
@@ -187,6 +189,7 @@ pub struct Retries {
     remaining: u32,
     codes: Vec<u16>,
     cluster: Cluster,
+    vcluster: Option<Counts>,
     guard: Option<pool::RetryGuard>,
     hosts: Vec<HostKey>,
     /// Priorities tried since `excluded` was last extended.
@@ -244,6 +247,7 @@ impl Retries {
             remaining,
             codes,
             cluster: cluster.clone(),
+            vcluster: ex.vcluster.clone(),
             guard: None,
             hosts: Vec::new(),
             priorities: Vec::new(),
@@ -415,7 +419,15 @@ impl Retries {
     fn settled(&mut self) {
         self.guard = None;
         if std::mem::take(&mut self.again) {
-            self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY_SUCCESS);
+            self.count(stat::UPSTREAM_RQ_RETRY_SUCCESS, vhost::UPSTREAM_RQ_RETRY_SUCCESS);
+        }
+    }
+
+    /// Counts for the cluster and the virtual cluster.
+    fn count(&self, of: Counter<stat::Cluster>, virtually: Counter<vhost::Vcluster>) {
+        self.cluster.stats().inc(of);
+        if let Some(counts) = &self.vcluster {
+            counts.inc(virtually);
         }
     }
 
@@ -424,7 +436,7 @@ impl Retries {
         self.guard = None;
         self.again = false;
         if self.remaining == 0 {
-            self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY_LIMIT_EXCEEDED);
+            self.count(stat::UPSTREAM_RQ_RETRY_LIMIT_EXCEEDED, vhost::UPSTREAM_RQ_RETRY_LIMIT_EXCEEDED);
             self.limit_exceeded = true;
             return None;
         }
@@ -432,13 +444,13 @@ impl Retries {
         match self.cluster.try_retry() {
             Some(guard) => self.guard = Some(guard),
             None => {
-                self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY_OVERFLOW);
+                self.count(stat::UPSTREAM_RQ_RETRY_OVERFLOW, vhost::UPSTREAM_RQ_RETRY_OVERFLOW);
                 self.overflow = true;
                 return None;
             }
         }
         self.again = true;
-        self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY);
+        self.count(stat::UPSTREAM_RQ_RETRY, vhost::UPSTREAM_RQ_RETRY);
         self.cluster.stats().inc(stat::UPSTREAM_RQ_RETRY_BACKOFF_EXPONENTIAL);
         let (base, max) = match &self.policy {
             Some(p) => (p.backoff.base, p.backoff.max),

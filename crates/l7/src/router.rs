@@ -13,7 +13,7 @@ use std::time::Duration;
 use http1::{HeaderId, push_decimal};
 use proxy_config::route::{DirectResponse, Forward, HostRewrite, RouteAction};
 use telemetry::access_log::ResponseFlags;
-use telemetry::stats::envoy::router as router_stat;
+use telemetry::stats::envoy::{router as router_stat, vhost};
 
 use crate::connection::Conn;
 use crate::debug::Heads;
@@ -33,6 +33,7 @@ use crate::timeouts::Timeouts;
 use crate::timers::Timer;
 use crate::trace;
 use crate::up::{RequestBody, Up, UpHead};
+use crate::vcluster;
 
 pub use target::subset;
 use target::{rewrite, set_host, terminates};
@@ -150,11 +151,9 @@ async fn forward(
     }
     ex.request.remove_id(HeaderId::X_ENVOY_UPSTREAM_ALT_STAT_NAME);
     let timeouts = Timeouts::read(conn, ex, f);
-    if let Some(c) =
-        found.virtual_host().virtual_clusters.iter().find(|c| decide::headers_match(&c.headers, &ex.request))
-    {
-        ex.virtual_cluster = Some(c.name.clone());
-    }
+    let of = found.virtual_host().virtual_clusters.iter().find(|c| decide::headers_match(&c.headers, &ex.request));
+    ex.virtual_cluster = of.filter(|c| !c.catch_all).map(|c| c.name.clone());
+    ex.vcluster = of.and_then(vcluster::counts);
     rewrite(conn, ex, found, f);
     timeouts.write(ex, &conn.manager.router);
     let vhost = found.virtual_host();
@@ -369,6 +368,9 @@ impl Attempt<'_> {
             Err(tried) => return tried,
         };
         lease.note(ex);
+        if let Some(counts) = &ex.vcluster {
+            counts.inc(vhost::UPSTREAM_RQ_TOTAL);
+        }
         self.retries.note_host(Some((&lease.host().text, lease.host().priority)));
         telemetry::debug!(
             router,

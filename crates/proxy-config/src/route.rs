@@ -3,7 +3,8 @@
 //! Follows `envoy.config.route.v3`. Matching is `proxy-core::route`; execution is `l7::router`. Levels that Envoy
 //! resolves per request (header operations, per-filter configuration, retry and hedge policies) are resolved here once.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::Name;
@@ -115,6 +116,32 @@ pub struct VirtualCluster {
     pub name: Name,
     /// Tests, all of which must hold.
     pub headers: Box<[HeaderMatcher]>,
+    /// The last of a host that has any: requests that are in no other. It has no name in logs.
+    pub catch_all: bool,
+    /// Its stats.
+    pub kept: Kept,
+}
+
+/// Where whoever serves a table keeps something of its own with a part of it. Set once, read without a lock.
+#[derive(Clone, Default)]
+pub struct Kept(OnceLock<Arc<dyn Any + Send + Sync>>);
+
+impl Kept {
+    /// What is kept, if it is of this type.
+    pub fn get<T: 'static>(&self) -> Option<&T> {
+        self.0.get()?.downcast_ref()
+    }
+
+    /// Keeps it, unless something is kept already.
+    pub fn set(&self, value: impl Any + Send + Sync) {
+        let _ = self.0.set(Arc::new(value));
+    }
+}
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.get().is_some() { "Kept(..)" } else { "Kept()" })
+    }
 }
 
 /// `Route`.

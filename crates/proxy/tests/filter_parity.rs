@@ -222,3 +222,41 @@ fn composite_runs_what_the_request_chooses() {
     assert!(said[3].contains("403"), "{said:?}");
     assert!(said[4].contains("x-a=long"), "{said:?}");
 }
+
+#[test]
+fn virtual_clusters_are_counted() {
+    let (up, _seen) = backend("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n");
+    let (good, _seen) = backend("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+    let port = free_port();
+    let by_path = |path: &str| json!([{"name": ":path", "string_match": {"prefix": path}}]);
+    let manager = || {
+        let retry = json!({"retry_on": "5xx", "num_retries": 1});
+        let routes = json!([
+            {"match": {"prefix": "/bad"}, "route": {"cluster": "bad", "retry_policy": retry}},
+            {"match": {"prefix": "/none"}, "direct_response": {"status": 204}},
+            {"match": {"prefix": "/"}, "route": {"cluster": "good"}}]);
+        let host = json!({"name": "v:80", "domains": ["*"], "routes": routes, "virtual_clusters": [
+            {"name": "bad", "headers": by_path("/bad")}, {"name": "a.b", "headers": by_path("/ab")}]});
+        hcm(json!([]), &[], json!({"route_config": {"name": "r", "virtual_hosts": [host]}}))
+    };
+    let config = || {
+        let clusters = vec![cluster("bad", up), cluster("good", good)];
+        bootstrap(vec![listener(port, &[manager()], json!({}))], clusters)
+    };
+    let say = |running: &Running| {
+        let mut said = Vec::new();
+        for path in ["", "/bad", "/bad", "/ab", "/else", "/none"] {
+            if !path.is_empty() {
+                http(port, "GET", path, &[]).expect("an answer");
+            }
+            let page = running.get("/stats?filter=vcluster").text();
+            // Histograms show when they are flushed.
+            said.extend(page.lines().filter(|l| !l.contains("rq_time")).map(str::to_owned));
+        }
+        said
+    };
+    let ours = say(&Running::ours(&config(), &[]));
+    assert!(ours.iter().any(|l| l == "vhost.v:80.vcluster.bad.upstream_rq_retry: 2"), "{ours:#?}");
+    let Some(envoy) = envoy() else { return };
+    assert_eq!(ours, say(&Running::envoy(&envoy, &config())), "left ours, right Envoy's");
+}

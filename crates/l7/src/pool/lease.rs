@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http1::{HeaderBlock, HeaderId};
-use telemetry::stats::envoy::{charge, charge_time, cluster as stat};
+use telemetry::stats::envoy::{charge, charge_time, cluster as stat, vhost};
 use tokio::time::Instant;
 use upstream::{Guard, Host, Outcome, PoolKey};
 
@@ -16,6 +16,7 @@ use crate::exchange::{Exchange, Protocol};
 use crate::retry::{Failure, PROTOCOL_ERROR, REFUSED_STREAM};
 use crate::side::{Lost, Side};
 use crate::up::Up;
+use crate::vcluster;
 use crate::worker::Worker;
 
 /// One request on one connection.
@@ -175,6 +176,10 @@ impl Lease {
         let ms = self.worker.now().saturating_duration_since(self.sent_at).as_millis() as u64;
         if !retried {
             charge_time(stats, ms, ex.internal, canary);
+            if let Some(counts) = &ex.vcluster {
+                vcluster::charge(counts, status);
+                counts.record(vhost::UPSTREAM_RQ_TIME, ms);
+            }
         }
         let counter = if status >= 500 { &self.host.stats.rq_error } else { &self.host.stats.rq_success };
         counter.fetch_add(1, Relaxed);
@@ -204,6 +209,9 @@ impl Lease {
             Failure::Client(_) => stats.inc(stat::UPSTREAM_RQ_CANCELLED),
             Failure::GlobalTimeout => {
                 stats.inc(stat::UPSTREAM_RQ_TIMEOUT);
+                if let Some(counts) = &ex.vcluster {
+                    counts.inc(vhost::UPSTREAM_RQ_TIMEOUT);
+                }
                 self.host.stats.rq_timeout.fetch_add(1, Relaxed);
                 self.cluster.0.cluster.report(&self.host, Outcome::Timeout);
             }

@@ -22,6 +22,9 @@ const DIRECT_BODY_BYTES_MAX: u32 = 4096;
 /// Envoy's default route timeout.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Envoy's name for the virtual cluster of requests that are in none.
+const OTHER_CLUSTER: &str = "other";
+
 /// What a route inherits from the levels above it.
 struct Table<'a> {
     request_headers: Option<Arc<HeaderOps>>,
@@ -132,9 +135,12 @@ fn virtual_host(v: &p::VirtualHost, table: &Table<'_>) -> Result<VirtualHost> {
         2 => RequireTls::All,
         n => return Err(invalid(format!("unknown value {n}")).at("require_tls")),
     };
-    let virtual_clusters = each("virtual_clusters", &v.virtual_clusters, |c| {
-        Ok(VirtualCluster { name: required("name", &c.name)?, headers: matcher::headers("headers", &c.headers)? })
+    let cluster = |name, headers, catch_all| VirtualCluster { name, headers, catch_all, kept: Kept::default() };
+    let named: Vec<VirtualCluster> = each("virtual_clusters", &v.virtual_clusters, |c| {
+        Ok(cluster(required("name", &c.name)?, matcher::headers("headers", &c.headers)?, false))
     })?;
+    let catch_all = (!named.is_empty()).then(|| cluster(OTHER_CLUSTER.into(), Box::default(), true));
+    let virtual_clusters = named.into_iter().chain(catch_all).collect();
     Ok(VirtualHost {
         name: required("name", &v.name)?,
         routes: routes.into(),

@@ -164,7 +164,7 @@ impl Config {
 
     fn apply_routes(&mut self, update: &Update) -> Result<(), Rejection> {
         let verdict = each(update, "Error adding/updating route configuration(s)", |name, version, body| {
-            let verdict = self.routes.apply(name, version, body);
+            let verdict = self.routes.apply(name, version, body, &self.store);
             for stats in self.rds.iter().filter(|((_, of), _)| of == name).map(|r| r.1) {
                 stats.inc(rds::UPDATE_ATTEMPT);
                 match &verdict {

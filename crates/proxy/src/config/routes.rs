@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 use prost_types::Any;
 use protos::envoy::config::route::v3::RouteConfiguration;
 use proxy_config::route::RouteTable;
+use telemetry::stats::Store;
 
 use super::record::{Failure, Record};
 
@@ -50,7 +51,7 @@ pub struct Routes {
 
 impl Routes {
     /// Takes a route configuration of RDS; an error leaves the last good one in force.
-    pub fn apply(&mut self, name: &str, version: &str, body: &Any) -> Result<(), String> {
+    pub fn apply(&mut self, name: &str, version: &str, body: &Any, store: &Arc<Store>) -> Result<(), String> {
         let Some(entry) = self.dynamic.get_mut(name) else {
             // Not asked for any more: the answer crossed our request.
             return Ok(());
@@ -61,6 +62,7 @@ impl Routes {
             .and_then(|r| proxy_config::parse::route_table(&r).map_err(|e| e.to_string()));
         match parsed {
             Ok(table) => {
+                l7::vcluster::open(&table, store);
                 self.slots.get(name).store(Some(Arc::new(table)));
                 entry.active = Some(record);
                 entry.failed = None;

@@ -456,13 +456,17 @@ pub mod http2 {
     }
 }
 
-/// Scope `vhost.<virtual host>.vcluster.<virtual cluster>.` and `vhost.<virtual host>.route.<stat_prefix>.`.
+/// Scope `vhost.<virtual host>.vcluster.<virtual cluster>.`.
 pub mod vhost {
     crate::stat_schema! { Vcluster;
         counters {
+            UPSTREAM_RQ_1XX = "upstream_rq_1xx" lazy,
+            UPSTREAM_RQ_2XX = "upstream_rq_2xx" lazy,
+            UPSTREAM_RQ_3XX = "upstream_rq_3xx" lazy,
+            UPSTREAM_RQ_4XX = "upstream_rq_4xx" lazy,
+            UPSTREAM_RQ_5XX = "upstream_rq_5xx" lazy,
+            UPSTREAM_RQ_COMPLETED = "upstream_rq_completed" lazy,
             UPSTREAM_RQ_RETRY = "upstream_rq_retry",
-            UPSTREAM_RQ_RETRY_BACKOFF_EXPONENTIAL = "upstream_rq_retry_backoff_exponential",
-            UPSTREAM_RQ_RETRY_BACKOFF_RATELIMITED = "upstream_rq_retry_backoff_ratelimited",
             UPSTREAM_RQ_RETRY_LIMIT_EXCEEDED = "upstream_rq_retry_limit_exceeded",
             UPSTREAM_RQ_RETRY_OVERFLOW = "upstream_rq_retry_overflow",
             UPSTREAM_RQ_RETRY_SUCCESS = "upstream_rq_retry_success",
@@ -470,7 +474,7 @@ pub mod vhost {
             UPSTREAM_RQ_TOTAL = "upstream_rq_total",
         }
         gauges { }
-        histograms { }
+        histograms { UPSTREAM_RQ_TIME = "upstream_rq_time" ms lazy }
         texts { }
         codes {
             UPSTREAM_RQ = "upstream_rq_",
