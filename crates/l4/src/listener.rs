@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
 use l7::log::{Logger, Targets, loggers};
@@ -21,7 +21,7 @@ use proxy_config::route::RouteTable;
 use proxy_core::filter_chain;
 use telemetry::access_log::Sinks;
 use telemetry::stats::envoy::{http_inspector, listener as stat, ssl_context, tls_inspector};
-use telemetry::stats::{Block, Store};
+use telemetry::stats::{Block, Expiring, Store};
 use tls::{SecretStore, ServerContext};
 use upstream::Registry;
 
@@ -75,6 +75,14 @@ pub struct Listener {
     chains: HashMap<usize, Arc<Chain>>,
     bound: Mutex<Vec<SocketAddr>>,
     stat_name: String,
+}
+
+impl Expiring for Listener {
+    fn expiries(&self, each: &mut dyn FnMut(String, u64)) {
+        for context in self.chains.values().filter_map(|c| c.tls.as_ref()) {
+            context.expiries(&mut |name, at| each(format!("{}ssl.certificate.{name}.", self.stats.prefix()), at));
+        }
+    }
 }
 
 /// State of a listener filter beside its configuration.
@@ -160,7 +168,7 @@ impl Listener {
         let tls = chains.values().any(|c| c.tls.is_some());
         let has =
             |wanted: &dyn Fn(&ListenerFilterKind) -> bool| config.listener_filters.iter().any(|f| wanted(&f.kind));
-        Ok(Arc::new(Listener {
+        let listener = Arc::new(Listener {
             stats: deps.store.block(&prefix),
             ssl: tls.then(|| tls::stats::SessionStats::new(deps.store, &format!("{prefix}ssl."))),
             ssl_context: if tls {
@@ -186,7 +194,12 @@ impl Listener {
             bound: Mutex::new(previous.map_or_else(Vec::new, |p| p.local_addresses())),
             stat_name,
             config,
-        }))
+        });
+        if tls {
+            let holder: Weak<Listener> = Arc::downgrade(&listener);
+            deps.store.expires(holder);
+        }
+        Ok(listener)
     }
 
     /// Binds its sockets: one bundle per worker, empty ones when it is reached by hand-over only.

@@ -19,10 +19,6 @@ const ONLY_ENVOY: &[(&str, &str)] = &[
     ("upstream_rq_completed", "printed once a response was counted"),
     ("tcp.t.route_delayed_total", "routes of byte streams are never delayed"),
     ("tcp.t.downstream_cx_", "byte streams are not closed for overload or drain by their proxy"),
-    (
-        ".ssl.certificate.",
-        "when certificates end is told for all of them together (`server.days_until_first_cert_expiring`)",
-    ),
     (".client_ssl_socket_factory.", "secrets of upstream contexts are counted with their subscription"),
 ];
 

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use rustls::client::{ResolvesClientCert, Resumption, UnbufferedClientConnection};
@@ -43,6 +44,10 @@ pub struct ValidationSource {
     pub slot: Option<Arc<SecretSlot>>,
 }
 
+/// Envoy's names for certificates that are part of a configuration: with the hash of a name that is empty.
+const UNNAMED_CERTIFICATE: &str = "unnamed_cert_e3b0c442";
+const UNNAMED_ROOT: &str = "unnamed_ca_cert_e3b0c442";
+
 /// What clients and servers have in common; from a `CommonTlsContext`.
 #[derive(Debug, Clone)]
 pub struct CommonSpec {
@@ -66,6 +71,38 @@ impl CommonSpec {
             CertificateSource::Fixed(_) => None,
         });
         slots.chain(&self.validation.slot).map(|s| s.load()).collect()
+    }
+
+    /// The certificates it holds now by the names that Envoy gives them, with their ends in seconds since 1970; of a bundle of
+    /// roots the first.
+    fn expiries(&self, each: &mut dyn FnMut(&str, u64)) {
+        let mut tell = |name: &str, certificate: &Certificate| {
+            let end = certificate.facts().not_after.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+            if let Some(end) = end {
+                each(name, end.as_secs());
+            }
+        };
+        for source in &self.certificates {
+            match source {
+                CertificateSource::Fixed(c) => tell(UNNAMED_CERTIFICATE, &c.certificate),
+                CertificateSource::Slot(s) => {
+                    if let Some(Secret::Certificate(c)) = s.load().as_deref() {
+                        tell(s.name(), &c.certificate);
+                    }
+                }
+            }
+        }
+        let first = |rules: &PeerRules| rules.roots.as_ref().and_then(|r| r.certificates().first().cloned());
+        let root = match &self.validation.slot {
+            None => self.validation.fixed.as_deref().and_then(first).map(|root| (UNNAMED_ROOT, root)),
+            Some(slot) => match slot.load().as_deref() {
+                Some(Secret::Validation(rules)) => first(rules).map(|root| (&**slot.name(), root)),
+                _ => None,
+            },
+        };
+        if let Some((name, root)) = root {
+            tell(name, &root);
+        }
     }
 
     fn certificates(&self, inputs: &Inputs) -> Result<Vec<Arc<CertificateSecret>>, HandshakeError> {
@@ -169,6 +206,11 @@ impl ServerContext {
     /// A context that builds its rustls configuration when first used.
     pub fn new(common: CommonSpec, require_client_certificate: bool, tickets: bool) -> Self {
         ServerContext { common, require_client_certificate, tickets, built: Cached::default() }
+    }
+
+    /// Names and ends of its certificates, for their stats.
+    pub fn expiries(&self, each: &mut dyn FnMut(&str, u64)) {
+        self.common.expiries(each);
     }
 
     /// Whether all secrets have arrived.
@@ -369,6 +411,11 @@ impl ClientContext {
     pub fn new(common: CommonSpec, sni: Option<Arc<str>>, max_session_keys: usize) -> Self {
         let sni = sni.filter(|s| !s.is_empty());
         ClientContext { common, sni, max_session_keys, built: Cached::default() }
+    }
+
+    /// Names and ends of its certificates, for their stats.
+    pub fn expiries(&self, each: &mut dyn FnMut(&str, u64)) {
+        self.common.expiries(each);
     }
 
     /// Whether all secrets have arrived.

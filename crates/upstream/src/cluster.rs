@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
 use proxy_config::cluster::{self as config, Discovery, LoadAssignment, UpstreamTransport};
@@ -14,10 +14,10 @@ use proxy_core::health::flag;
 use proxy_core::lb::subset::Subsets;
 use proxy_core::lb::{Balancer, Health, HostInfo, LocalityInfo};
 use telemetry::access_log::Sink;
-use telemetry::stats::Block;
 use telemetry::stats::envoy::{
     circuit_breakers, circuit_breakers_remaining, cluster as stat, health_check, outlier_detection, total_match_count,
 };
+use telemetry::stats::{Block, Expiring};
 use tls::ClientContext;
 use tokio::sync::Notify;
 
@@ -136,6 +136,11 @@ impl Cluster {
             transports: OnceLock::new(),
             config,
         });
+        let raw = |t: &UpstreamTransport| matches!(t, UpstreamTransport::Raw);
+        if !raw(&cluster.config.transport) || !cluster.config.transport_matches.iter().all(|m| raw(&m.transport)) {
+            let holder: Weak<Cluster> = Arc::downgrade(&cluster);
+            ground.store.expires(holder);
+        }
         report_idle_settings(&cluster.config);
         if !cluster.config.health_checks.is_empty() {
             cluster.health_stats();
@@ -630,6 +635,22 @@ impl Cluster {
     /// Hosts that an ORIGINAL_DST cluster remembers.
     pub fn original_hosts(&self) -> Vec<Arc<Host>> {
         self.rare().original.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+impl Expiring for Cluster {
+    fn expiries(&self, each: &mut dyn FnMut(String, u64)) {
+        let mut tell = |context: Arc<ClientContext>| {
+            context.expiries(&mut |name, at| each(format!("{}ssl.certificate.{name}.", self.stats.prefix()), at));
+        };
+        match self.transports.get() {
+            Some(t) => t.default.iter().chain(t.matches.iter().flatten()).cloned().for_each(tell),
+            // Contexts that nobody used are made to be asked, and not kept.
+            None => {
+                let matches = self.config.transport_matches.iter().map(|m| &m.transport);
+                matches.chain([&self.config.transport]).filter_map(|t| self.context(t)).for_each(&mut tell);
+            }
+        }
     }
 }
 

@@ -22,5 +22,5 @@ pub use matcher::{NameMatcher, StatsMatcher};
 pub use prometheus::prometheus;
 pub use render::{HistogramMode, Query, TypeFilter, json, text};
 pub use schema::{Code, CodeDef, Counter, Gauge, Histogram, Schema, SchemaDef, StatDef, Text, Unit};
-pub use store::{HistogramBuckets, Metric, MetricKind, Store, StoreOptions, sanitize};
+pub use store::{Expiring, HistogramBuckets, Metric, MetricKind, Store, StoreOptions, sanitize};
 pub use tags::{TagExtractor, TagSpec};

@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, HashSet};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::block::{Block, Core, Kind};
+use super::envoy::ssl_certificate;
 use super::histogram::{BUCKETS, Bins};
 use super::matcher::{NameMatcher, StatsMatcher};
 use super::schema::{Schema, SchemaDef};
@@ -72,12 +73,20 @@ pub struct Metric<'a> {
     pub value: MetricKind,
 }
 
+/// Who holds certificates. When they end is not kept but asked for when stats are shown: a mesh has thousands of holders of one
+/// certificate.
+pub trait Expiring: Send + Sync {
+    /// Calls `each` with the scope (`listener.<address>.ssl.certificate.<name>.`) and the moment, in seconds since 1970.
+    fn expiries(&self, each: &mut dyn FnMut(String, u64));
+}
+
 /// All stats of one proxy.
 #[derive(Debug)]
 pub struct Store {
     options: StoreOptions,
     extractor: TagExtractor,
     blocks: Mutex<HashMap<u64, Weak<Core>>>,
+    expiring: Mutex<Vec<Weak<dyn Expiring>>>,
 }
 
 /// Envoy's clean-up of scope names: `:` and the like become `_`.
@@ -92,7 +101,7 @@ impl Store {
     /// An empty store.
     pub fn new(options: StoreOptions) -> Arc<Self> {
         let extractor = TagExtractor::new(options.default_tags, options.tags.clone());
-        Arc::new(Self { options, extractor, blocks: Mutex::default() })
+        Arc::new(Self { options, extractor, blocks: Mutex::default(), expiring: Mutex::default() })
     }
 
     /// Number of workers with cells of their own.
@@ -154,6 +163,28 @@ impl Store {
         }
     }
 
+    /// Shows when the certificates of `holder` end, for as long as it lives.
+    pub fn expires(&self, holder: Weak<dyn Expiring>) {
+        self.expiring.lock().unwrap_or_else(PoisonError::into_inner).push(holder);
+    }
+
+    /// Blocks of all certificates' ends; of two holders under one scope the later counts.
+    fn ends(&self) -> impl Iterator<Item = Arc<Core>> {
+        let holders = self.expiring.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut ends = BTreeMap::new();
+        for holder in holders.iter().filter_map(Weak::upgrade) {
+            holder.expiries(&mut |scope, at| {
+                ends.insert(scope, at);
+            });
+        }
+        ends.into_iter().map(|(scope, at)| {
+            let core = Core::new(ssl_certificate::SslCertificate::DEF, &scope, Box::default(), 0);
+            let block = Block::<ssl_certificate::SslCertificate>::of(Arc::new(core));
+            block.gauge_set(ssl_certificate::EXPIRATION_UNIX_TIME_SECONDS, at);
+            block.0
+        })
+    }
+
     fn live(&self) -> Vec<Arc<Core>> {
         self.lock().values().filter_map(Weak::upgrade).collect()
     }
@@ -174,6 +205,7 @@ impl Store {
             }
         }
         all.extend(absent);
+        all.extend(self.ends());
         all.sort_by(|a, b| a.prefix.cmp(&b.prefix));
         all
     }
@@ -186,6 +218,7 @@ impl Store {
     /// Closes the histogram interval and forgets dead scopes; called every `stats_flush_interval`.
     pub fn flush(&self) {
         self.lock().retain(|_, core| core.strong_count() > 0);
+        self.expiring.lock().unwrap_or_else(PoisonError::into_inner).retain(|holder| holder.strong_count() > 0);
         self.live().iter().for_each(|c| c.flush());
     }
 

@@ -125,6 +125,9 @@ impl<'a> Extraction<'a> {
         {
             take("envoy.response_code_class", hit);
         }
+        if let Some(hit) = tls_certificate(name).filter(|_| self.extractor.wants_default("envoy.tls_certificate")) {
+            take("envoy.tls_certificate", hit);
+        }
         let mut done: Vec<&str> = Vec::new();
         for (key, pattern) in TOKENIZED {
             if done.contains(key) || !self.extractor.wants_default(key) {
@@ -164,6 +167,13 @@ impl<'a> Extraction<'a> {
         }
         cut(name, removed, bare);
     }
+}
+
+/// `*.ssl.certificate.$.expiration_unix_time_seconds`, where the name may hold dots.
+fn tls_certificate(name: &str) -> Option<Hit<'_>> {
+    let whole = name.strip_suffix(".expiration_unix_time_seconds")?;
+    let at = whole.find(".ssl.certificate.")? + ".ssl.certificate.".len();
+    Some((at..whole.len() + 1, &whole[at..]))
 }
 
 /// Copies `name` without the given, possibly overlapping, ranges.
@@ -329,6 +339,11 @@ mod tests {
             "envoy.virtual_cluster=c,envoy.virtual_host=v",
         );
         check("cluster.c.ssl.ciphers.AES", "cluster.ssl.ciphers", "envoy.cluster_ssl_ciphers=AES,envoy.cluster_name=c");
+        check(
+            "listener.0.0.0.0_443.ssl.certificate.a.b.expiration_unix_time_seconds",
+            "listener.ssl.certificate.expiration_unix_time_seconds",
+            "envoy.tls_certificate=a.b,envoy.listener_address=0.0.0.0_443",
+        );
         check("tcp.p.downstream_cx_total", "tcp.downstream_cx_total", "envoy.tcp_prefix=p");
         check("runtime.load_success", "runtime.load_success", "");
         check("", "", "");

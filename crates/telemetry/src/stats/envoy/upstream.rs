@@ -270,6 +270,20 @@ pub mod ssl {
     }
 }
 
+/// Scope `cluster.<name>.ssl.certificate.<certificate>.`, `listener.<address>.ssl.certificate.<certificate>.`; see
+/// [`crate::stats::Expiring`].
+pub mod ssl_certificate {
+    crate::stat_schema! { SslCertificate;
+        counters { }
+        gauges {
+            EXPIRATION_UNIX_TIME_SECONDS = "expiration_unix_time_seconds",
+        }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
 /// One counter whose name is all prefix: `cluster.<name>.ssl.versions.TLSv1.3` and the like.
 pub mod ssl_named {
     crate::stat_schema! { SslNamed;
