@@ -30,7 +30,7 @@ pub use gateway::{GatewayServer, MergedGateway};
 pub use mesh::{MeshConfig, OutboundMode};
 pub use proxy::{Capabilities, Interception, Proxy};
 pub use security::{MergedPeerAuthentication, MtlsMode};
-pub use service::{Port, Registry, Resolution, Service, ServiceKey, TargetPort, Visibility};
+pub use service::{Port, Reach, Registry, Resolution, Service, ServiceKey, TargetPort, Visibility};
 pub use shared_map::SharedMap;
 pub use sidecar::{EgressListener, SidecarScope};
 pub use snapshot::{Change, Delta, Snapshot, Store};

@@ -8,6 +8,8 @@ use names::{Labels, NodeId, NodeType};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
+use crate::service::Reach;
+
 /// How traffic reaches the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Interception {
@@ -163,6 +165,11 @@ impl Proxy {
     /// Whether no address is IPv4.
     pub fn is_ipv6_only(&self) -> bool {
         !self.ips.is_empty() && self.ips.iter().all(|ip| ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()))
+    }
+
+    /// Which addresses of services it uses.
+    pub fn reach(&self) -> Reach {
+        Reach { dns_capture: self.dns_capture, ipv6: self.is_ipv6_only() }
     }
 
     /// The wildcard and loopback addresses its listeners use.

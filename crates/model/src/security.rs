@@ -9,6 +9,8 @@ use api::security::{AuthorizationPolicy, MutualTls, MutualTlsMode, PeerAuthentic
 use names::{Labels, LabelsExt};
 
 use crate::config::Config;
+use crate::proxy::Proxy;
+use crate::service::{Registry, Service};
 
 /// What inbound connections must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,52 +85,109 @@ pub fn peer_authentication(
     out
 }
 
-/// Whether a policy that may name its targets applies to sidecars and plain gateways: those with target references
-/// are for Gateway API objects.
-fn targets_workload(one: Option<&PolicyTargetReference>, many: &[PolicyTargetReference]) -> bool {
-    one.is_none() && many.is_empty()
+/// What a policy may attach to: a workload, by selector; or a gateway or waypoint of the Gateway API, by target
+/// references. Follows `pilot/pkg/model/policyattachment.go`.
+#[derive(Clone, Copy, Debug)]
+pub struct Attachment<'a> {
+    /// Namespace of the workload.
+    pub namespace: &'a str,
+    /// Its labels; `gateway.networking.k8s.io/gateway-name` names the Gateway it is an instance of.
+    pub labels: &'a Labels,
+    /// Whose policies are everybody's.
+    pub root_namespace: &'a str,
+    /// Whether it is a waypoint, which heeds no selectors.
+    pub waypoint: bool,
+    /// Services whose traffic a waypoint judges.
+    pub services: &'a [&'a Service],
+    /// Whether gateways of the Gateway API heed policies without target references.
+    pub selectors_for_gateways: bool,
 }
 
-/// Authorization policies of a workload: the root namespace's, then its own, each by age.
+/// The label with the name of the Gateway that a workload is an instance of.
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// The GatewayClass of waypoints.
+const WAYPOINT_CLASS: &str = "istio-waypoint";
+
+impl<'a> Attachment<'a> {
+    /// That of a proxy.
+    pub fn of(proxy: &'a Proxy, root_namespace: &'a str) -> Self {
+        Attachment {
+            namespace: &proxy.namespace,
+            labels: &proxy.labels,
+            root_namespace,
+            waypoint: proxy.node_type == names::NodeType::Waypoint,
+            services: &[],
+            selectors_for_gateways: true,
+        }
+    }
+
+    /// Whether a policy of `namespace` applies.
+    pub fn takes(
+        &self,
+        namespace: &str,
+        selector: Option<&LabelSelector>,
+        one: Option<&PolicyTargetReference>,
+        many: &[PolicyTargetReference],
+    ) -> bool {
+        let targets = if many.is_empty() { one.map(std::slice::from_ref).unwrap_or_default() } else { many };
+        let Some(gateway) = self.labels.get(GATEWAY_NAME) else {
+            return targets.is_empty() && selected(selector, self.labels);
+        };
+        if targets.is_empty() {
+            return !self.waypoint && self.selectors_for_gateways && selected(selector, self.labels);
+        }
+        targets.iter().any(|t| self.is_target(t, namespace, gateway))
+    }
+
+    fn is_target(&self, target: &PolicyTargetReference, namespace: &str, gateway: &str) -> bool {
+        let serves = |registry: Registry| {
+            let named =
+                |s: &&Service| s.registry == registry && *s.namespace == *namespace && *s.resource == *target.name;
+            self.waypoint && self.services.iter().any(|s| named(s))
+        };
+        let own = self.namespace == namespace && (target.namespace.is_empty() || target.namespace == self.namespace);
+        match (target.group.as_str(), target.kind.as_str()) {
+            ("" | "core", "Service") => serves(Registry::Kubernetes),
+            ("networking.istio.io", "ServiceEntry") => serves(Registry::External),
+            ("gateway.networking.k8s.io", "GatewayClass") => {
+                self.waypoint && namespace == self.root_namespace && target.name == WAYPOINT_CLASS
+            }
+            ("gateway.networking.k8s.io", "Gateway") => own && target.name == gateway,
+            _ => false,
+        }
+    }
+
+    /// Those of the root namespace, then those of its own, then those of its services, each by age.
+    fn chosen<T>(&self, policies: &[Arc<Config<T>>], takes: impl Fn(&Config<T>) -> bool) -> Vec<Arc<Config<T>>> {
+        let mut out = Vec::new();
+        let mut seen = Vec::new();
+        let others = self.services.iter().map(|s| &*s.namespace);
+        for namespace in [self.root_namespace, self.namespace].into_iter().chain(others) {
+            if !seen.contains(&namespace) {
+                seen.push(namespace);
+                out.extend(policies.iter().filter(|p| *p.namespace == *namespace && takes(p)).cloned());
+            }
+        }
+        out
+    }
+}
+
+/// Authorization policies of a workload.
 pub fn authorization_policies(
     policies: &[Arc<Config<AuthorizationPolicy>>],
-    namespace: &str,
-    labels: &Labels,
-    root_namespace: &str,
+    to: &Attachment<'_>,
 ) -> Vec<Arc<Config<AuthorizationPolicy>>> {
-    let of = |wanted: &str| -> Vec<_> {
-        let chosen = policies.iter().filter(|p| {
-            *p.namespace == *wanted
-                && targets_workload(p.spec.target_ref.as_ref(), &p.spec.target_refs)
-                && selected(p.spec.selector.as_ref(), labels)
-        });
-        chosen.cloned().collect()
-    };
-    let mut out = of(root_namespace);
-    if namespace != root_namespace {
-        out.extend(of(namespace));
-    }
-    out
+    to.chosen(policies, |p| {
+        to.takes(&p.namespace, p.spec.selector.as_ref(), p.spec.target_ref.as_ref(), &p.spec.target_refs)
+    })
 }
 
-/// Request authentications of a workload: the root namespace's, then its own, each by age.
+/// Request authentications of a workload.
 pub fn request_authentications(
     policies: &[Arc<Config<RequestAuthentication>>],
-    namespace: &str,
-    labels: &Labels,
-    root_namespace: &str,
+    to: &Attachment<'_>,
 ) -> Vec<Arc<Config<RequestAuthentication>>> {
-    let of = |wanted: &str| -> Vec<_> {
-        let chosen = policies.iter().filter(|p| {
-            *p.namespace == *wanted
-                && targets_workload(p.spec.target_ref.as_ref(), &p.spec.target_refs)
-                && selected(p.spec.selector.as_ref(), labels)
-        });
-        chosen.cloned().collect()
-    };
-    let mut out = of(root_namespace);
-    if namespace != root_namespace {
-        out.extend(of(namespace));
-    }
-    out
+    to.chosen(policies, |p| {
+        to.takes(&p.namespace, p.spec.selector.as_ref(), p.spec.target_ref.as_ref(), &p.spec.target_refs)
+    })
 }

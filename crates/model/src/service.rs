@@ -1,6 +1,7 @@
 //! What is a service to the mesh, whatever registry it came from? Built by `kube` and `service_entry`, read by
 //! everything above. Follows `pilot/pkg/model.Service`. Absent: endpoints, which change on their own.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -115,6 +116,15 @@ pub enum TrafficDistribution {
     PreferSameNode,
 }
 
+/// Which of a service's addresses a proxy uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Reach {
+    /// It answers DNS for the application, so that automatic addresses reach it.
+    pub dns_capture: bool,
+    /// It has IPv6 addresses only.
+    pub ipv6: bool,
+}
+
 /// A service: a host with ports, visible to some namespaces.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Service {
@@ -169,14 +179,15 @@ impl Service {
         self.ports.iter().find(|p| &*p.name == name)
     }
 
-    /// Virtual addresses a proxy of this kind uses: those stated, else (with DNS capture) the automatic ones.
-    pub fn addresses_for(&self, dns_capture: bool) -> &[String] {
-        if self.addresses.is_empty() && dns_capture { &self.auto_addresses } else { &self.addresses }
-    }
-
-    /// The address its listeners bind to: the first, else [`UNSPECIFIED`].
-    pub fn address_for(&self, dns_capture: bool) -> &str {
-        self.addresses_for(dns_capture).first().map_or(UNSPECIFIED, String::as_str)
+    /// Virtual addresses a proxy of this kind uses: those stated, else (with DNS capture) the automatic ones; of the
+    /// family that the proxy has.
+    pub fn addresses_for(&self, reach: Reach) -> Cow<'_, [String]> {
+        let all = if self.addresses.is_empty() && reach.dns_capture { &self.auto_addresses } else { &self.addresses };
+        let reached = |a: &&String| a.contains(':') == reach.ipv6;
+        if all.iter().all(|a| reached(&a)) {
+            return Cow::Borrowed(all);
+        }
+        Cow::Owned(all.iter().filter(reached).cloned().collect())
     }
 
     /// Identity of a service among all, for keys.

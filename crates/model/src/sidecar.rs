@@ -374,27 +374,23 @@ impl Imports {
         out
     }
 
-    /// Hosts listed for exactly this namespace, else those of `*`.
-    fn of(map: &BTreeMap<String, Vec<Hostname>>, namespace: &str, both: bool) -> Vec<Hostname> {
-        let own = map.get(namespace);
-        let any = map.get("*");
-        match (own, any) {
-            (Some(own), Some(any)) if both => own.iter().chain(any).cloned().collect(),
-            (Some(hosts), _) | (None, Some(hosts)) => hosts.clone(),
-            (None, None) => Vec::new(),
-        }
+    /// Hosts listed for this namespace and those of `*`.
+    fn of<'a>(map: &'a BTreeMap<String, Vec<Hostname>>, namespace: &str) -> impl Iterator<Item = &'a Hostname> {
+        map.get(namespace).into_iter().chain(map.get("*")).flatten()
     }
 
     fn service(&self, service: &Service) -> bool {
-        let covers = |map, both| Self::of(map, &service.namespace, both).iter().any(|h| service.hostname.subset_of(h));
-        covers(&self.by_namespace, false) && !covers(&self.excluded, true)
+        let host = &service.hostname;
+        Self::of(&self.by_namespace, &service.namespace).any(|h| host.subset_of(h))
+            && !Self::of(&self.excluded, &service.namespace).any(|h| host.subset_of(h))
     }
 
     fn virtual_service(&self, v: &ResolvedVirtualService) -> bool {
         let namespace = &v.config.namespace;
-        let wanted = Self::of(&self.by_namespace, namespace, true);
-        let excluded = Self::of(&self.excluded, namespace, true);
-        v.hosts.iter().any(|h| wanted.iter().any(|w| h.matches(w)) && !excluded.iter().any(|e| h.subset_of(e)))
+        v.hosts.iter().any(|h| {
+            Self::of(&self.by_namespace, namespace).any(|w| h.matches(w))
+                && !Self::of(&self.excluded, namespace).any(|e| h.subset_of(e))
+        })
     }
 }
 

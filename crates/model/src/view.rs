@@ -159,6 +159,7 @@ impl ProxyView {
     ) -> Self {
         let root = snapshot.mesh.root_namespace.as_str();
         let router = proxy.node_type == NodeType::Router;
+        let attachment = security::Attachment::of(proxy, root);
         ProxyView {
             scope: cache.get(snapshot, proxy),
             gateway: router.then(|| cache.gateway(snapshot, proxy, &targets)),
@@ -168,18 +169,8 @@ impl ProxyView {
                 &proxy.labels,
                 root,
             ),
-            authorization: security::authorization_policies(
-                &snapshot.authorization_policies,
-                &proxy.namespace,
-                &proxy.labels,
-                root,
-            ),
-            request_authentication: security::request_authentications(
-                &snapshot.request_authentications,
-                &proxy.namespace,
-                &proxy.labels,
-                root,
-            ),
+            authorization: security::authorization_policies(&snapshot.authorization_policies, &attachment),
+            request_authentication: security::request_authentications(&snapshot.request_authentications, &attachment),
             targets,
             snapshot: snapshot.clone(),
             proxy: proxy.clone(),
@@ -208,6 +199,8 @@ impl ProxyView {
             | Kind::RequestAuthentication
             | Kind::Telemetry
             | Kind::EnvoyFilter
+            | Kind::WasmPlugin
+            | Kind::TrafficExtension
             | Kind::Sidecar => *key.namespace == *self.proxy.namespace || *key.namespace == *root,
             Kind::Gateway => self.proxy.node_type == NodeType::Router,
             _ => true,

@@ -240,12 +240,6 @@ pub fn formatters(format: &core::substitution_format_string::Format) -> Vec<core
         let config = any(&f::req_without_query::v3::ReqWithoutQuery::default());
         out.push(typed("envoy.formatter.req_without_query", config));
     }
-    if text.contains("%METADATA") {
-        out.push(typed("envoy.formatter.metadata", any(&f::metadata::v3::Metadata::default())));
-    }
-    if text.contains("%CEL") {
-        out.push(typed("envoy.formatter.cel", any(&f::cel::v3::Cel::default())));
-    }
     out
 }
 

@@ -53,7 +53,7 @@ pub fn build(inputs: &Inputs) -> NameTable {
 }
 
 fn addresses(inputs: &Inputs, service: &Service) -> Vec<String> {
-    let vips = service.addresses_for(inputs.proxy().dns_capture);
+    let vips = service.addresses_for(inputs.proxy().reach());
     let plain: Vec<String> = vips.iter().filter(|a| !a.contains('/') && *a != UNSPECIFIED).cloned().collect();
     if !plain.is_empty() || service.resolution != Resolution::Passthrough || service.registry != Registry::Kubernetes {
         return plain;

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use api::security::{IstioMetric, Mode, TagOperation, TagOverride, Telemetry};
-use names::LabelsExt;
+use model::security::Attachment;
 
 use crate::Inputs;
 use crate::listener::Class;
@@ -19,12 +19,18 @@ pub(crate) fn applicable(inputs: &Inputs) -> Vec<&Telemetry> {
     fn labels(t: &Telemetry) -> Option<&names::Labels> {
         t.selector.as_ref().map(|s| &s.match_labels).filter(|l| !l.is_empty())
     }
-    // Those with targets are for Gateway API objects.
-    let for_workloads =
-        || snapshot.telemetries.iter().filter(|t| t.spec.target_ref.is_none() && t.spec.target_refs.is_empty());
-    let default = |ns: &str| for_workloads().find(|t| *t.namespace == *ns && labels(&t.spec).is_none());
-    let own = for_workloads()
-        .find(|t| *t.namespace == *proxy.namespace && labels(&t.spec).is_some_and(|l| l.subset_of(&proxy.labels)));
+    fn has_targets(t: &Telemetry) -> bool {
+        t.target_ref.is_some() || !t.target_refs.is_empty()
+    }
+    let to = Attachment::of(proxy, root);
+    let defaults = || snapshot.telemetries.iter().filter(|t| !has_targets(&t.spec) && labels(&t.spec).is_none());
+    let default = |ns: &str| defaults().find(|t| *t.namespace == *ns);
+    let own = snapshot.telemetries.iter().find(|t| {
+        let spec = &t.spec;
+        *t.namespace == *proxy.namespace
+            && (has_targets(spec) || labels(spec).is_some())
+            && to.takes(&t.namespace, spec.selector.as_ref(), spec.target_ref.as_ref(), &spec.target_refs)
+    });
     let namespace = (*proxy.namespace != *root).then(|| default(&proxy.namespace)).flatten();
     [default(root), namespace, own].into_iter().flatten().map(|t| &t.spec).collect()
 }

@@ -76,6 +76,8 @@ fn default_endpoint(inputs: &Inputs, text: &str) -> Option<(String, u16)> {
     let host = match host.trim_matches(['[', ']']) {
         "0.0.0.0" => own(false).unwrap_or_else(|| "127.0.0.1".to_owned()),
         "::" => own(true).unwrap_or_else(|| "::1".to_owned()),
+        // The loopback address of a family that the pod has.
+        "::1" if own(true).is_some() => "::1".to_owned(),
         "127.0.0.1" | "::1" => proxy.localhost().to_owned(),
         other => other.to_owned(),
     };

@@ -162,7 +162,13 @@ fn http_filters(inputs: &Inputs, config: &ChainConfig) -> Vec<listener::Filter> 
         inputs,
         Options {
             class: Class::SidecarInbound,
-            routes: Routes::Inline(Box::new(crate::route::inbound(inputs, &config.cluster, &config.host, config.port))),
+            routes: Routes::Inline(Box::new(crate::route::inbound(
+                inputs,
+                &config.cluster,
+                &config.host,
+                config.port,
+                config.protocol,
+            ))),
             stat_prefix: delimited(&stat),
             protocol: config.protocol,
         },

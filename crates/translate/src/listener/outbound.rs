@@ -255,7 +255,7 @@ fn from_egress<'a>(
 fn per_endpoint(inputs: &Inputs, service: &Service, port: &Port) -> bool {
     let p = port.protocol;
     service.resolution == Resolution::Passthrough
-        && service.addresses_for(inputs.proxy().dns_capture).is_empty()
+        && service.addresses_for(inputs.proxy().reach()).is_empty()
         && (p.is_tcp() || p == PortProtocol::Unsupported)
 }
 
@@ -269,7 +269,8 @@ fn add<'a>(inputs: &Inputs, wanted: Wanted<'a>, egress: usize, groups: &mut Grou
     }
     let wildcard = inputs.proxy().wildcard();
     let mut call = |bind: String, http: bool, cidrs: Vec<String>| {
-        if conflicts_with_own_ports(inputs, &bind, wanted.port.number) {
+        // Captured bytes on such a port bind nothing.
+        if (http || !wanted.bind.is_empty()) && conflicts_with_own_ports(inputs, &bind, wanted.port.number) {
             return;
         }
         let call = Call { wanted: wanted.clone(), http, cidrs, egress };
@@ -294,7 +295,7 @@ fn add<'a>(inputs: &Inputs, wanted: Wanted<'a>, egress: usize, groups: &mut Grou
     if !wanted.bind.is_empty() {
         return call(wanted.bind.clone(), false, Vec::new());
     }
-    let addresses = wanted.service.addresses_for(inputs.proxy().dns_capture);
+    let addresses = wanted.service.addresses_for(inputs.proxy().reach());
     let (ranges, plain): (Vec<&String>, Vec<&String>) = addresses.iter().partition(|a| a.contains('/'));
     for ip in &plain {
         call((*ip).clone(), false, Vec::new());
@@ -485,7 +486,7 @@ fn tls_chains(inputs: &Inputs, wanted: &Wanted<'_>, bind: &str, cidrs: &[String]
         return out;
     }
     let service = wanted.service;
-    let own = service.addresses_for(inputs.proxy().dns_capture);
+    let own = service.addresses_for(inputs.proxy().reach());
     let wildcard = inputs.proxy().wildcard();
     // Where the address does not tell services apart, the server name must.
     let by_name = !cidrs.is_empty() || (bind == wildcard && own.iter().all(|a| a == UNSPECIFIED || a.contains('/')));

@@ -137,6 +137,7 @@ impl Patches {
 
 fn selected(inputs: &Inputs) -> Vec<&Arc<Config<EnvoyFilter>>> {
     let (proxy, root) = (inputs.proxy(), inputs.mesh().root_namespace.as_str());
+    let to = model::security::Attachment::of(proxy, root);
     let mut out: Vec<_> = inputs
         .snapshot()
         .envoy_filters
@@ -144,8 +145,11 @@ fn selected(inputs: &Inputs) -> Vec<&Arc<Config<EnvoyFilter>>> {
         .filter(|f| {
             let selector = f.spec.workload_selector.as_ref();
             (*f.namespace == *root || f.namespace == proxy.namespace)
-                && f.spec.target_refs.is_empty()
-                && selector.is_none_or(|s| s.labels.iter().all(|(k, v)| proxy.labels.get(k) == Some(v)))
+                && if f.spec.target_refs.is_empty() {
+                    selector.is_none_or(|s| s.labels.iter().all(|(k, v)| proxy.labels.get(k) == Some(v)))
+                } else {
+                    to.takes(&f.namespace, None, None, &f.spec.target_refs)
+                }
         })
         .collect();
     // By age already.

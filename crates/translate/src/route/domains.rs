@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use model::service::UNSPECIFIED;
-use model::{Registry, Resolution, Service};
+use model::{Reach, Registry, Resolution, Service};
 
 use crate::incremental::{Key, Memo, Unit};
 use crate::wire::{bracketed, host_port};
@@ -53,17 +53,18 @@ pub(crate) fn of_service(
     port: u16,
     spelled: u16,
     proxy_domain: &str,
-    dns_capture: bool,
+    reach: Reach,
 ) -> Arc<Domains> {
-    let bits = u64::from(port) | u64::from(spelled) << 16 | u64::from(dns_capture) << 32;
+    let bits =
+        u64::from(port) | u64::from(spelled) << 16 | u64::from(reach.dns_capture) << 32 | u64::from(reach.ipv6) << 33;
     memo.get(&Key::new(Unit::Domains, proxy_domain).bits(bits).part(service), || {
-        let (all, short) = names_of(service, spelled, proxy_domain, dns_capture);
+        let (all, short) = names_of(service, spelled, proxy_domain, reach);
         Domains::new(&service.hostname, port, all, &short)
     })
 }
 
 /// Domains of a service, and those among them that are shortened forms. `port` is added to each unless 0.
-pub fn names_of(service: &Service, port: u16, proxy_domain: &str, dns_capture: bool) -> (Vec<String>, Vec<String>) {
+pub fn names_of(service: &Service, port: u16, proxy_domain: &str, reach: Reach) -> (Vec<String>, Vec<String>) {
     let mut out = Vec::new();
     let mut short = Vec::new();
     for host in std::iter::once(&service.hostname).chain(&service.aliases) {
@@ -82,7 +83,7 @@ pub fn names_of(service: &Service, port: u16, proxy_domain: &str, dns_capture: b
         let below: Vec<String> = out.iter().map(|d| format!("*.{d}")).collect();
         out.extend(below);
     }
-    for address in service.addresses_for(dns_capture).iter().filter(|a| *a != UNSPECIFIED && !a.contains('/')) {
+    for address in service.addresses_for(reach).iter().filter(|a| *a != UNSPECIFIED && !a.contains('/')) {
         push(&mut out, address, port);
     }
     (out, short)

@@ -13,7 +13,7 @@ use api::envoy_filter::PatchContext;
 use api::networking::Destination;
 use model::{OutboundMode, Service};
 use names::well_known::{ALLOW_ANY, BLACK_HOLE_CLUSTER, BLOCK_ALL};
-use names::{ClusterName, Hostname, NodeType};
+use names::{ClusterName, Hostname, NodeType, PortProtocol};
 use protos::envoy::config::route::v3 as route;
 use protos::prost::Message as _;
 
@@ -92,8 +92,16 @@ fn unpatched(inputs: &Inputs, memo: &Memo, name: &str) -> Vec<u8> {
     out
 }
 
-/// The route to the application: everything on one port, no timeouts, one retry for requests that never left.
-pub(crate) fn inbound(inputs: &Inputs, cluster: &str, host: &str, port: u16) -> route::RouteConfiguration {
+/// The route to the application: everything on one port, no timeouts, retries for requests that never left, but for
+/// gRPC, whose clients retry themselves.
+pub(crate) fn inbound(
+    inputs: &Inputs,
+    cluster: &str,
+    host: &str,
+    port: u16,
+    protocol: PortProtocol,
+) -> route::RouteConfiguration {
+    let stated = inputs.mesh().default_inbound_http_retry_policy.as_ref();
     let action = route::RouteAction {
         cluster_specifier: Some(route::route_action::ClusterSpecifier::Cluster(cluster.to_owned())),
         timeout: Some(no_timeout()),
@@ -102,7 +110,7 @@ pub(crate) fn inbound(inputs: &Inputs, cluster: &str, host: &str, port: u16) -> 
             grpc_timeout_header_max: Some(no_timeout()),
             ..Default::default()
         }),
-        retry_policy: retry::inbound(inputs.mesh().default_inbound_http_retry_policy.as_ref()),
+        retry_policy: retry::inbound(stated).filter(|_| protocol != PortProtocol::Grpc),
         ..Default::default()
     };
     let vhost = route::VirtualHost {

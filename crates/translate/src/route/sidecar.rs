@@ -162,7 +162,7 @@ fn spell(inputs: &Inputs, memo: &Memo, port: u16, wrappers: Vec<Wrapper>) -> Vec
         let known = w
             .services
             .iter()
-            .map(|s| domains::of_service(memo, s, w.port, spelled(w), &proxy.dns_domain, proxy.dns_capture));
+            .map(|s| domains::of_service(memo, s, w.port, spelled(w), &proxy.dns_domain, proxy.reach()));
         (plain.collect(), known.collect())
     };
     let wanted: Vec<_> = wrappers.iter().map(of).collect();

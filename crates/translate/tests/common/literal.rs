@@ -60,7 +60,20 @@ pub fn text(v: &Value) -> String {
 /// A text to text map (labels), without its type mark.
 pub fn labels(v: &Value) -> BTreeMap<String, String> {
     let entries = v.as_object().into_iter().flatten().filter(|(k, _)| *k != "$t");
-    entries.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
+    entries.filter_map(|(k, v)| Some((key(k), v.as_str()?.to_owned()))).collect()
+}
+
+/// Constants that tables use as keys of maps.
+const KEYS: [(&str, &str); 3] = [
+    ("IoK8sNetworkingGatewayGatewayName", "gateway.networking.k8s.io/gateway-name"),
+    ("PersistentSessionHeaderLabel", "istio.io/persistent-session-header"),
+    ("PersistentSessionLabel", "istio.io/persistent-session"),
+];
+
+/// A key of a map: itself, or the constant it names.
+pub fn key(text: &str) -> String {
+    let known = KEYS.iter().find(|(name, _)| text.contains("$ref") && text.contains(name));
+    known.map_or(text, |(_, value)| value).to_owned()
 }
 
 fn string_matcher(kind: &str, args: &Value) -> Value {
@@ -75,7 +88,8 @@ fn string_matcher(kind: &str, args: &Value) -> Value {
 }
 
 /// Full names of messages that tables pack, by Go type without its package.
-const PACKED: [(&str, &str); 14] = [
+const PACKED: [(&str, &str); 15] = [
+    ("ReqWithoutQuery", "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery"),
     ("UpstreamTlsContext", "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"),
     ("DownstreamTlsContext", "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
     ("JwtAuthentication", "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication"),
@@ -113,6 +127,7 @@ fn evaluated(call: &str, args: &Value) -> Option<Value> {
         "protoconv.MessageToAny" => pack(&args[0]),
         "protomarshal.Clone" | "v" | "wrapperspb.UInt32" | "cluster.ID" | "visibility.Instance" => plain(&args[0]),
         "mesh.DefaultMeshConfig" => json!({}),
+        "route.TranslateRouteMatch" => json!({}),
         "yamlPermission" | "yamlPrincipal" | "yamlRule" => {
             serde_norway::from_str(args[1].as_str().unwrap_or_default()).unwrap_or(Value::Null)
         }
@@ -173,7 +188,7 @@ pub fn plain(v: &Value) -> Value {
                         out.insert(k.clone(), (n.parse::<i32>().expect("a number") + 1).into());
                     }
                     value => {
-                        out.insert(spelled(k), value);
+                        out.insert(spelled(&key(k)), value);
                     }
                 }
             }
@@ -193,6 +208,7 @@ fn reference(name: &str) -> Value {
         "EnvoyTLSSocketName" | "TransportSocketTLS" => "envoy.transport_sockets.tls".into(),
         "MaxUint32" => u32::MAX.into(),
         "UnixAddressPrefix" => "unix://".into(),
+        "Notimeout" => "0s".into(),
         other => other.into(),
     }
 }

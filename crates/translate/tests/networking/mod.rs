@@ -1,9 +1,14 @@
 //! Tables by subject. Each `serve` gives `None` for tables that are not its own.
 
 pub mod cluster;
+pub mod differences;
+pub mod listeners;
 pub mod patch;
+pub mod policy;
+pub mod proxies;
 pub mod route;
 pub mod scope;
+pub mod security;
 pub mod small;
 pub mod telemetry;
 
@@ -17,6 +22,20 @@ use translate::Inputs;
 use crate::common::literal;
 
 pub type Outcome = Option<Result<(), String>>;
+
+/// A row by the runner that knows its table; `all` are the rows beside it.
+pub fn serve(func: &str, v: &Value, all: &[Value]) -> Outcome {
+    small::serve(func, v)
+        .or_else(|| cluster::serve(func, v))
+        .or_else(|| route::serve(func, v))
+        .or_else(|| scope::serve(func, v))
+        .or_else(|| telemetry::serve(func, v))
+        .or_else(|| patch::serve(func, v))
+        .or_else(|| security::serve(func, v, all))
+        .or_else(|| policy::serve(func, v))
+        .or_else(|| listeners::serve(func, v))
+        .or_else(|| proxies::serve(func, v))
+}
 
 pub fn flag(v: &Value) -> bool {
     v.as_bool().unwrap_or(false)
@@ -65,7 +84,7 @@ pub fn service(v: &Value) -> Service {
         } else {
             Registry::External
         },
-        ports: v["Ports"].as_array().into_iter().flatten().map(port).collect(),
+        ports: literal::elements(&v["Ports"]).iter().map(port).collect(),
         addresses,
         auto_addresses: Vec::new(),
         resolution: match v["Resolution"]["$ref"].as_str().and_then(|r| r.rsplit('.').next()) {

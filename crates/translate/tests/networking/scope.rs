@@ -92,8 +92,8 @@ fn visible(v: &Value) -> Option<Result<(), String>> {
 }
 
 fn exported(v: &Value) -> Option<Vec<String>> {
-    let args = v["args"].as_array()?;
-    args.iter().map(visibility_word).collect()
+    let list = v["args"].as_array().or(v.as_array());
+    list.into_iter().flatten().map(visibility_word).collect()
 }
 
 fn visibility_word(v: &Value) -> Option<String> {
@@ -113,8 +113,7 @@ fn visibility_word(v: &Value) -> Option<String> {
 
 fn visibility(v: &Value, exported: &[String]) -> Result<(), String> {
     let defaults = &v["pushContext"]["exportToDefaults"]["service"];
-    let defaults =
-        if defaults.get("$call").is_some() { self::exported(defaults).unwrap_or_default() } else { texts(defaults) };
+    let defaults = self::exported(defaults).unwrap_or_default();
     let namespace = word(&v["service"]["Attributes"]["Namespace"]);
     let got = Visibility::parse(exported, &defaults, namespace).allows("foo");
     same(got, flag(&v["expect"]))
@@ -282,6 +281,61 @@ fn route_name(v: &Value) -> Result<(), String> {
     )
 }
 
+/// The services that an egress listener imports.
+fn egress_services(v: &Value) -> Result<(), String> {
+    let namespace = word(&v["namespace"]);
+    let hosts: Vec<String> = v["listenerHosts"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(ns, _)| *ns != "$t")
+        .flat_map(|(ns, hosts)| {
+            let imported = texts(&hosts["allHosts"]).into_iter().map(move |h| format!("{ns}/{h}"));
+            imported.chain(texts(&hosts["excludedHosts"]).into_iter().map(move |h| format!("~{ns}/{h}")))
+        })
+        .collect();
+    let services: Vec<Service> = v["services"].as_array().into_iter().flatten().map(service).collect();
+    let store = Store::with_config_domain(MeshConfig::default(), "");
+    let snapshot = with_services(&store.snapshot(), services);
+    let sidecar = Config {
+        kind: Kind::Sidecar,
+        name: "foo".into(),
+        namespace: namespace.into(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        created_us: 0,
+        spec: object(&json!({"egress": [{"hosts": hosts}]}))?,
+    };
+    let scope = SidecarScope::new(&snapshot, &namespace.into(), Some(Arc::new(sidecar)));
+    let facts = |s: &Service| {
+        let ports: Vec<u16> = s.ports.iter().map(|p| p.number).collect();
+        (s.hostname.to_string(), s.namespace.to_string(), ports)
+    };
+    let got: BTreeSet<_> = scope.egress.iter().flat_map(|l| &l.services).map(|s| facts(s)).collect();
+    let want: BTreeSet<_> = v["expected"].as_array().into_iter().flatten().map(|s| facts(&service(s))).collect();
+    same(got, want)
+}
+
+/// Whether a change of a resource can matter to a proxy of namespace `default`.
+fn dependencies(v: &Value) -> Result<(), String> {
+    let mut resources = Vec::new();
+    if v["egress"].is_array() {
+        resources.push(made("Sidecar", "foo", "default", json!({"egress": [{"hosts": v["egress"]}]}))?);
+    }
+    let inputs = super::inputs(&json!({}), super::sidecar("default"), resources);
+    for (key, want) in v["contains"].as_object().into_iter().flatten().filter(|(k, _)| *k != "$t") {
+        let key: Value = serde_json::from_str(key).map_err(|e| e.to_string())?;
+        let name = text(&key["Kind"]);
+        let kind = Kind::from_word(&name).ok_or_else(|| format!("no kind {name}"))?;
+        let changed = names::ResourceKey::new(kind, word(&key["Namespace"]), word(&key["Name"]));
+        let delta = model::Delta { configs: [changed].into(), ..Default::default() };
+        if inputs.view.is_affected_by(&delta) != flag(want) {
+            return Err(format!("{key}: {want} wanted"));
+        }
+    }
+    Ok(())
+}
+
 pub fn serve(func: &str, v: &Value) -> Outcome {
     match func {
         "TestCreateSidecarScope" => sidecar_scope(v),
@@ -289,7 +343,9 @@ pub fn serve(func: &str, v: &Value) -> Outcome {
         "TestResolveServiceAliases" => Some(aliases(v)),
         "TestMergeHTTPMatchRequests" => Some(merged_matches(v)),
         "TestHasConflict" => Some(conflict(v)),
-        "gatewayNameTests" => Some(gateway_name(v)),
+        "(var) gatewayNameTests" => Some(gateway_name(v)),
+        "TestIstioEgressListenerWrapper" => Some(egress_services(v)),
+        "TestRootNsSidecarDependencies" => Some(dependencies(v)),
         "TestMergeGateways" => merged_gateways(v),
         "TestSidecarOutboundTrafficPolicy" => outbound_policy(v),
         // Others are built by functions that the table does not show.

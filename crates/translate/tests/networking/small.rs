@@ -29,9 +29,7 @@ fn domains(v: &Value) -> Result<(), String> {
     if vips.is_array() {
         s.addresses = texts(vips);
     }
-    // Only addresses of a family that the proxy has.
-    s.addresses.retain(|a| a.contains(':') == proxy.is_ipv6_only());
-    let (got, _) = translate::route::domains::names_of(&s, 0, word(&v["node"]["DNSDomain"]), false);
+    let (got, _) = translate::route::domains::names_of(&s, 0, word(&v["node"]["DNSDomain"]), proxy.reach());
     let sorted = |mut l: Vec<String>| {
         l.sort();
         l
@@ -162,7 +160,7 @@ fn listener_tls(v: &Value) -> Result<(), String> {
 }
 
 /// `util.StringToExactMatch([...])` in TLS contexts.
-fn with_exact_matches(v: &Value) -> Value {
+pub fn with_exact_matches(v: &Value) -> Value {
     match v {
         Value::Object(o) => {
             if o.get("$call").and_then(Value::as_str) == Some("util.StringToExactMatch") {
@@ -249,6 +247,29 @@ fn proxy_matches(v: &Value) -> Result<(), String> {
     Ok(())
 }
 
+/// The addresses that a proxy of one family uses of a service.
+fn reached(v: &Value) -> Result<(), String> {
+    let mode = v["ipMode"]["$ref"].as_str().or(v["proxy"]["ipMode"]["$ref"].as_str()).unwrap_or_default();
+    let mut s = service(&v["service"]);
+    // Addresses in other clusters are not this one's.
+    let clusters = v["service"]["ClusterVIPs"]["Addresses"].as_object();
+    let own = |c: &String| c != "other-cluster";
+    if clusters.is_some_and(|c| !c.keys().any(own)) {
+        s.addresses = vec![word(&v["service"]["DefaultAddress"]).to_owned()];
+    }
+    s.addresses.retain(|a| !a.is_empty() && a != "0.0.0.0");
+    for key in ["AutoAllocatedIPv4Address", "AutoAllocatedIPv6Address"] {
+        s.auto_addresses.extend(v["service"][key].as_str().map(str::to_owned));
+    }
+    let dns_capture = flag(&v["autoAllocationEnabled"]) || flag(&v["proxy"]["Metadata"]["DNSCapture"]);
+    let reach = model::Reach { dns_capture, ipv6: mode.ends_with("IPv6") };
+    let got = s.addresses_for(reach).to_vec();
+    if let Some(want) = v["expectedAddress"].as_str() {
+        return same(got.first().map(String::as_str), Some(want));
+    }
+    same(got, texts(&v["expectedAddresses"]))
+}
+
 pub fn serve(func: &str, v: &Value) -> Outcome {
     Some(match func {
         "TestGenerateVirtualHostDomains" => domains(v),
@@ -274,6 +295,7 @@ pub fn serve(func: &str, v: &Value) -> Outcome {
         "TestDomainName" => {
             same(translate::wire::host_port(word(&v["host"]), number(&v["port"]).into()).as_str(), word(&v["match"]))
         }
+        "TestGetAllAddresses" | "TestGetAddressForProxy" => reached(v),
         "TestTraceOperation" => same(
             format!("{}/*", translate::wire::host_port(word(&v["host"]), number(&v["port"]).into())).as_str(),
             word(&v["match"]),
