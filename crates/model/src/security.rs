@@ -143,7 +143,7 @@ impl<'a> Attachment<'a> {
         let serves = |registry: Registry| {
             let named =
                 |s: &&Service| s.registry == registry && *s.namespace == *namespace && *s.resource == *target.name;
-            self.waypoint && self.services.iter().any(|s| named(s))
+            self.waypoint && self.services.iter().any(named)
         };
         let own = self.namespace == namespace && (target.namespace.is_empty() || target.namespace == self.namespace);
         match (target.group.as_str(), target.kind.as_str()) {

@@ -190,6 +190,13 @@ impl Service {
         Cow::Owned(all.iter().filter(reached).cloned().collect())
     }
 
+    /// Whether clients can be told where this port is: a name that the proxy resolves must be in the request or in the
+    /// handshake.
+    pub fn is_reachable(&self, port: &Port) -> bool {
+        let p = port.protocol;
+        p != PortProtocol::Udp && (self.resolution != Resolution::DynamicDns || !p.is_tcp() || p.is_tls())
+    }
+
     /// Identity of a service among all, for keys.
     pub fn key(&self) -> ServiceKey {
         ServiceKey { namespace: self.namespace.clone(), hostname: self.hostname.clone() }

@@ -159,7 +159,7 @@ fn outbound(inputs: &Inputs, service: &Arc<Service>, mode: ClusterMode, out: &mu
     }
     let labels = &inputs.proxy().labels;
     let rule = inputs.scope().rule(&service.hostname, labels, false);
-    for port in service.ports.iter().filter(|p| p.protocol != PortProtocol::Udp) {
+    for port in service.ports.iter().filter(|p| service.is_reachable(p)) {
         let top = rule.and_then(|r| r.config.spec.traffic_policy.as_ref());
         let base = policy::for_port(top, port.number);
         let rule_has_selector = rule.is_some_and(|r| r.config.spec.workload_selector.is_some());

@@ -405,6 +405,9 @@ fn upstream_tls(draft: &mut Draft, context: &Context<'_>, tls: Option<&Tls>) {
         Some(t) if t.mode == TlsMode::IstioMutual => {
             let sans = if t.subject_alt_names.is_empty() { identities() } else { t.subject_alt_names.clone() };
             let sni = if t.sni.is_empty() { &default_sni } else { &t.sni };
+            if context.service.resolution == Resolution::DynamicDns {
+                auto_sni(draft, t);
+            }
             let socket = mesh_socket(context, draft, &sans, sni, exchange);
             draft.cluster.transport_socket = Some(socket);
         }

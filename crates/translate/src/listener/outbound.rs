@@ -262,7 +262,7 @@ fn per_endpoint(inputs: &Inputs, service: &Service, port: &Port) -> bool {
 fn add<'a>(inputs: &Inputs, wanted: Wanted<'a>, egress: usize, groups: &mut Groups<'a>) {
     let protocol = wanted.port.protocol;
     if wanted.service.resolution == Resolution::Alias
-        || protocol == PortProtocol::Udp
+        || !wanted.service.is_reachable(&wanted.port)
         || protocol == PortProtocol::Hbone
     {
         return;

@@ -128,6 +128,7 @@ fn evaluated(call: &str, args: &Value) -> Option<Value> {
         "protomarshal.Clone" | "v" | "wrapperspb.UInt32" | "cluster.ID" | "visibility.Instance" => plain(&args[0]),
         "mesh.DefaultMeshConfig" => json!({}),
         "route.TranslateRouteMatch" => json!({}),
+        "buildPatchStruct" => serde_json::from_str(args[0].as_str().unwrap_or_default()).unwrap_or(Value::Null),
         "yamlPermission" | "yamlPrincipal" | "yamlRule" => {
             serde_norway::from_str(args[1].as_str().unwrap_or_default()).unwrap_or(Value::Null)
         }
@@ -168,6 +169,9 @@ pub fn plain(v: &Value) -> Value {
                 Some("structpb.Struct") => {
                     let fields = plain(o.get("fields").unwrap_or(&Value::Null));
                     return if fields.is_object() { fields } else { json!({}) };
+                }
+                Some("structpb.ListValue") => {
+                    return o.get("values").and_then(Value::as_array).into_iter().flatten().map(plain).collect();
                 }
                 // A value holds one of its kinds, itself a group of one field.
                 Some("structpb.Value") => {

@@ -11,6 +11,7 @@ pub mod scope;
 pub mod security;
 pub mod small;
 pub mod telemetry;
+pub mod traffic;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ pub fn serve(func: &str, v: &Value, all: &[Value]) -> Outcome {
         .or_else(|| policy::serve(func, v))
         .or_else(|| listeners::serve(func, v))
         .or_else(|| proxies::serve(func, v))
+        .or_else(|| traffic::serve(func, v))
 }
 
 pub fn flag(v: &Value) -> bool {

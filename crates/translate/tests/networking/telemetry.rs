@@ -76,6 +76,9 @@ fn access_logging(v: &Value) -> Outcome {
 
 fn tracing(v: &Value) -> Outcome {
     let want = &v["want"];
+    if want["ClientSpec"].is_object() {
+        return both_sides(v);
+    }
     let expected = match (want.is_null(), want["$call"].as_str()) {
         (true, _) => None,
         (_, Some("newTracingConfig")) => {
@@ -89,6 +92,27 @@ fn tracing(v: &Value) -> Outcome {
         let said = got.provider.clone().map(|p| (p, got.disabled));
         // The original says nothing where no resource and no default does.
         same(said, expected)
+    }))
+}
+
+/// Settings of both sides of the traffic, spelled out.
+fn both_sides(v: &Value) -> Outcome {
+    let world = world(v, "tracing")?;
+    Some(world.and_then(|inputs| {
+        for (side, class) in [("ClientSpec", Class::SidecarOutbound), ("ServerSpec", Class::SidecarInbound)] {
+            let want = &v["want"][side];
+            let got = translate::tracing::settings(&inputs, class);
+            same(got.provider.as_deref(), want["Provider"]["name"].as_str())?;
+            same(got.disabled, super::flag(&want["Disabled"]))?;
+            same(got.sampling, want["RandomSamplingPercentage"].as_f64())?;
+            // What is not stated is on.
+            same(got.by_request_id.unwrap_or(true), super::flag(&want["UseRequestIDForTraceSampling"]))?;
+            if class == Class::SidecarInbound || want.get("EnableIstioTags").is_some() {
+                same(got.istio_tags.unwrap_or(true), super::flag(&want["EnableIstioTags"]))?;
+            }
+            same(got.no_propagation, super::flag(&want["DisableContextPropagation"]))?;
+        }
+        Ok(())
     }))
 }
 
@@ -157,9 +181,6 @@ fn logger(v: &Value) -> Outcome {
     if !literal::is_plain(&v["expected"]) || !literal::is_plain(&v["fp"]) || provider.get("envoyOtelAls").is_some() {
         return None;
     }
-    if v["meshConfig"].to_string().contains("$ident") {
-        return None;
-    }
     let name = word(&provider["name"]).to_owned();
     let mut provider = provider;
     // The format's alternatives are a field of their own in the API.
@@ -172,6 +193,10 @@ fn logger(v: &Value) -> Outcome {
     }
     let tcp = provider.get("envoyTcpAls").is_some();
     let mut mesh = super::mesh(&v["meshConfig"]);
+    // The default format, by its name.
+    if let (Some(mesh), true) = (mesh.as_object_mut(), v["meshConfig"]["accessLogFormat"].is_object()) {
+        mesh.remove("accessLogFormat");
+    }
     mesh["extensionProviders"] = json!([provider]);
     mesh["defaultProviders"] = json!({"accessLogging": [name]});
     let resources = entry("grpc-als.foo.svc.cluster.local", "foo", &[(9811, "GRPC")], &["10.0.0.1"]);
