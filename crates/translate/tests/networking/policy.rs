@@ -133,7 +133,7 @@ fn destination_rule(v: &Value) -> Result<(), String> {
         };
         if want.circuit_breakers.is_some() {
             let (got, want) = (thresholds(got), thresholds(&want));
-            same(got.retry_budget.clone(), want.retry_budget.clone())?;
+            same(got.retry_budget, want.retry_budget)?;
             if want.retry_budget.is_none() {
                 same(got.max_retries, want.max_retries)?;
             }
