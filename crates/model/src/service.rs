@@ -182,12 +182,22 @@ impl Service {
     /// Virtual addresses a proxy of this kind uses: those stated, else (with DNS capture) the automatic ones; of the
     /// family that the proxy has.
     pub fn addresses_for(&self, reach: Reach) -> Cow<'_, [String]> {
-        let all = if self.addresses.is_empty() && reach.dns_capture { &self.auto_addresses } else { &self.addresses };
+        let all = self.all_addresses(reach);
         let reached = |a: &&String| a.contains(':') == reach.ipv6;
         if all.iter().all(|a| reached(&a)) {
             return Cow::Borrowed(all);
         }
         Cow::Owned(all.iter().filter(reached).cloned().collect())
+    }
+
+    fn all_addresses(&self, reach: Reach) -> &[String] {
+        if self.addresses.is_empty() && reach.dns_capture { &self.auto_addresses } else { &self.addresses }
+    }
+
+    /// Addresses its listeners match: those used, else the first whatever its family.
+    pub fn listened_for(&self, reach: Reach) -> Cow<'_, [String]> {
+        let used = self.addresses_for(reach);
+        if used.is_empty() { Cow::Borrowed(self.all_addresses(reach).get(..1).unwrap_or_default()) } else { used }
     }
 
     /// Whether clients can be told where this port is: a name that the proxy resolves must be in the request or in the

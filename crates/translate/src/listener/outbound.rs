@@ -255,7 +255,7 @@ fn from_egress<'a>(
 fn per_endpoint(inputs: &Inputs, service: &Service, port: &Port) -> bool {
     let p = port.protocol;
     service.resolution == Resolution::Passthrough
-        && service.addresses_for(inputs.proxy().reach()).is_empty()
+        && service.listened_for(inputs.proxy().reach()).is_empty()
         && (p.is_tcp() || p == PortProtocol::Unsupported)
 }
 
@@ -295,7 +295,7 @@ fn add<'a>(inputs: &Inputs, wanted: Wanted<'a>, egress: usize, groups: &mut Grou
     if !wanted.bind.is_empty() {
         return call(wanted.bind.clone(), false, Vec::new());
     }
-    let addresses = wanted.service.addresses_for(inputs.proxy().reach());
+    let addresses = wanted.service.listened_for(inputs.proxy().reach());
     let (ranges, plain): (Vec<&String>, Vec<&String>) = addresses.iter().partition(|a| a.contains('/'));
     for ip in &plain {
         call((*ip).clone(), false, Vec::new());
@@ -486,7 +486,7 @@ fn tls_chains(inputs: &Inputs, wanted: &Wanted<'_>, bind: &str, cidrs: &[String]
         return out;
     }
     let service = wanted.service;
-    let own = service.addresses_for(inputs.proxy().reach());
+    let own = service.listened_for(inputs.proxy().reach());
     let wildcard = inputs.proxy().wildcard();
     // Where the address does not tell services apart, the server name must.
     let by_name = !cidrs.is_empty() || (bind == wildcard && own.iter().all(|a| a == UNSPECIFIED || a.contains('/')));
