@@ -112,7 +112,16 @@ fn quietly(command: &mut Command) -> Ended {
     Ended(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the program starts"))
 }
 
+/// All at once: each waits most of the time, for a program that starts or looks again.
 #[test]
+fn receivers_read_what_is_told() {
+    std::thread::scope(|scope| {
+        scope.spawn(prometheus_reads_the_stats);
+        scope.spawn(statsd_hears_the_stats);
+        scope.spawn(zipkin_keeps_the_spans);
+    });
+}
+
 fn prometheus_reads_the_stats() {
     let Some([proxy, prometheus]) = programs(["PROA_PROXY", "PROA_PROMETHEUS"]) else {
         return;
@@ -147,7 +156,6 @@ fn prometheus_reads_the_stats() {
     expect("envoy_cluster_membership_healthy%7Benvoy_cluster_name=%22app%22%7D", "1");
 }
 
-#[test]
 fn statsd_hears_the_stats() {
     let Some([proxy, statsd]) = programs(["PROA_PROXY", "PROA_STATSD"]) else {
         return;
@@ -202,7 +210,6 @@ fn statsd_hears_the_stats() {
     }
 }
 
-#[test]
 fn zipkin_keeps_the_spans() {
     let Some([proxy, jar]) = programs(["PROA_PROXY", "PROA_ZIPKIN"]) else {
         return;
@@ -224,7 +231,10 @@ fn zipkin_keeps_the_spans() {
     let told = Told::start(&proxy, "zipkin", port, &json!({}), &manager);
     let trace = "463ac35c9f6413ad48485a3953bb6124";
     let headers = format!("x-b3-traceid: {trace}\r\nx-b3-spanid: a2fb4a1d1a96d312\r\nx-b3-sampled: 1\r\n");
-    get(told.port, "/traced", &headers).expect("an answer");
+    // Spans are sent at once when there are five.
+    for _ in 0..5 {
+        get(told.port, "/traced", &headers).expect("an answer");
+    }
     let spans: Value = eventually("the trace", || {
         let answer = get(port, &format!("/api/v2/trace/{trace}"), "").map_err(|e| e.to_string())?;
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
