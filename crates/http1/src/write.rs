@@ -116,7 +116,18 @@ pub fn push_chunk_head(out: &mut Vec<u8>, len: usize) {
 }
 
 /// Appends a decimal number.
-pub fn push_decimal(out: &mut Vec<u8>, mut n: u64) {
+#[inline]
+pub fn push_decimal(out: &mut Vec<u8>, n: u64) {
+    let digit = |n: u64| b'0' + n as u8;
+    match n {
+        0..10 => out.push(digit(n)),
+        10..100 => out.extend_from_slice(&[digit(n / 10), digit(n % 10)]),
+        100..1000 => out.extend_from_slice(&[digit(n / 100), digit(n / 10 % 10), digit(n % 10)]),
+        _ => push_long_decimal(out, n),
+    }
+}
+
+fn push_long_decimal(out: &mut Vec<u8>, mut n: u64) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     loop {

@@ -290,7 +290,7 @@ impl Exchange {
         *virtual_host = Default::default();
         *virtual_cluster = Default::default();
         *vcluster = Default::default();
-        *metadata = Default::default();
+        metadata.clear();
         *state = Default::default();
         *health_check = Default::default();
         *route_cleared = Default::default();

@@ -93,6 +93,23 @@ fn tls_facts<'a>(tls: &'a TlsInfo, text: &'a PeerText) -> TlsFacts<'a> {
     facts
 }
 
+/// Who asks for what, and from where: what permissions and principals look at. No points of time, nothing of the upstream.
+pub fn identities<'a>(conn: &'a Conn, ex: &'a Exchange, found: Option<&'a Found>) -> Facts<'a> {
+    Facts {
+        request: Some(&ex.request),
+        metadata: ex,
+        route_metadata: found.map(|f| &f.route().metadata),
+        downstream_remote: Some(ex.remote.unwrap_or(conn.facts.remote)),
+        downstream_direct_remote: Some(conn.facts.direct_remote),
+        downstream_local: Some(conn.facts.local),
+        downstream_direct_local: Some(conn.facts.direct_local),
+        downstream_tls: downstream_tls(conn),
+        filter_chain_name: conn.facts.filter_chain.as_deref().unwrap_or(""),
+        requested_server_name: conn.facts.server_name.as_deref().unwrap_or(""),
+        ..Default::default()
+    }
+}
+
 /// Everything known of a stream now.
 pub fn facts<'a>(conn: &'a Conn, ex: &'a Exchange, found: Option<&'a Found>) -> Facts<'a> {
     static NO_TEXT: PeerText = PeerText { sha256: String::new(), sha1: String::new(), pem: String::new() };

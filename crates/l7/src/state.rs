@@ -9,27 +9,37 @@ use proxy_config::common::Value;
 /// Entries of filter state per stream, and namespaces of dynamic metadata; more are refused.
 const ENTRIES_MAX: usize = 128;
 
-/// Dynamic metadata: filter namespace to struct.
+/// Dynamic metadata: filter namespace to struct, by name. A handful of them; their place is kept for the next request.
 #[derive(Default, Clone)]
-pub struct DynamicMetadata(Option<Box<BTreeMap<Name, Value>>>);
+pub struct DynamicMetadata(Vec<(Name, Value)>);
 
 impl DynamicMetadata {
     /// The struct of a namespace.
     pub fn get(&self, namespace: &str) -> Option<&Value> {
-        self.0.as_ref()?.get(namespace)
+        self.at(namespace).ok().map(|i| &self.0[i].1)
+    }
+
+    fn at(&self, namespace: &str) -> Result<usize, usize> {
+        self.0.binary_search_by(|(name, _)| (**name).cmp(namespace))
     }
 
     /// Replaces the struct of a namespace.
     pub fn set(&mut self, namespace: Name, value: Value) {
-        let map = self.0.get_or_insert_default();
-        if map.len() < ENTRIES_MAX || map.contains_key(&namespace) {
-            map.insert(namespace, value);
+        match self.at(&namespace) {
+            Ok(i) => self.0[i].1 = value,
+            Err(i) if self.0.len() < ENTRIES_MAX => self.0.insert(i, (namespace, value)),
+            Err(_) => {}
         }
     }
 
     /// All namespaces.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, &Value)> {
-        self.0.iter().flat_map(|m| m.iter())
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.0.clear();
     }
 }
 

@@ -74,6 +74,8 @@ pub struct VirtualHost {
     pub name: Name,
     /// Routes in order; the first that matches wins.
     pub routes: Box<[Route]>,
+    /// How the paths of the routes begin, in their order; empty where there are too few routes for it to pay.
+    pub beginnings: Box<[Beginning]>,
     /// Distinct header names that the routes of this host test; [`RouteHeaderMatch::slot`] indexes it, so that
     /// each is looked up at most once per request.
     pub header_slots: Box<[HeaderName]>,
@@ -95,6 +97,43 @@ pub struct VirtualHost {
     pub response_headers: HeaderChain,
     /// `metadata`
     pub metadata: Metadata,
+}
+
+/// The first bytes of the paths that a route can match: tells for most routes of a long list that they cannot, without
+/// looking at them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning {
+    word: u64,
+    mask: u64,
+}
+
+impl Beginning {
+    /// Of a route.
+    pub fn of(path: &PathMatch) -> Self {
+        let text: &[u8] = match path {
+            PathMatch::Prefix(p) | PathMatch::Exact(p) | PathMatch::Separated(p) => p.as_bytes(),
+            _ => b"",
+        };
+        // A zero byte would look like the end of a shorter path.
+        let known = text.iter().take(8).take_while(|&&b| b != 0).count();
+        let mask = if known == 8 { u64::MAX } else { (1 << (8 * known)) - 1 };
+        Beginning { word: Self::word(&text[..known]), mask }
+    }
+
+    /// The first bytes of a path, to be asked about.
+    #[inline]
+    pub fn word(path: &[u8]) -> u64 {
+        match path.first_chunk() {
+            Some(first) => u64::from_le_bytes(*first),
+            None => path.iter().rev().fold(0, |word, &b| word << 8 | u64::from(b)),
+        }
+    }
+
+    /// Whether a path that begins so may match. False is certain.
+    #[inline]
+    pub fn may_match(self, word: u64) -> bool {
+        (word ^ self.word) & self.mask == 0
+    }
 }
 
 /// `VirtualHost.TlsRequirementType`.

@@ -4,9 +4,10 @@
 //! JSON logs (absent values are null, numbers stay numbers).
 
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
 
+use http1::push_decimal;
 use proxy_config::common::{Metadata, Value};
 use proxy_config::format::{
     AddressKind, AddressPart, ByteCount, Format, FormatBody, GrpcStatusStyle, HeaderBlock, JsonFormat, MetadataKind,
@@ -201,6 +202,34 @@ fn put(text: &str, out: &mut Vec<u8>) -> bool {
     !text.is_empty()
 }
 
+/// An address as `Display` has it. Formatting machinery is left to IPv6: a log line holds several addresses.
+fn put_address(address: SocketAddr, out: &mut Vec<u8>) -> bool {
+    match address {
+        SocketAddr::V4(v4) => {
+            put_ip((*v4.ip()).into(), out);
+            out.push(b':');
+            push_decimal(out, v4.port().into());
+            true
+        }
+        SocketAddr::V6(v6) => write!(out, "{v6}").is_ok(),
+    }
+}
+
+fn put_ip(ip: IpAddr, out: &mut Vec<u8>) -> bool {
+    match ip {
+        IpAddr::V4(v4) => {
+            for (i, octet) in v4.octets().into_iter().enumerate() {
+                if i > 0 {
+                    out.push(b'.');
+                }
+                push_decimal(out, octet.into());
+            }
+            true
+        }
+        IpAddr::V6(v6) => write!(out, "{v6}").is_ok(),
+    }
+}
+
 fn put_opt(text: Option<&[u8]>, out: &mut Vec<u8>) -> bool {
     text.is_some_and(|t| {
         out.extend_from_slice(t);
@@ -211,7 +240,8 @@ fn put_opt(text: Option<&[u8]>, out: &mut Vec<u8>) -> bool {
 /// Writes the value of `op`; false when there is none (what was written is then dropped).
 pub fn value(op: &Operator, f: &Facts<'_>, out: &mut Vec<u8>) -> bool {
     if let Some(n) = number(op, f) {
-        let _ = write!(out, "{n}");
+        // Whole numbers all, and none below zero.
+        push_decimal(out, n as u64);
         return true;
     }
     match op {
@@ -247,7 +277,7 @@ pub fn value(op: &Operator, f: &Facts<'_>, out: &mut Vec<u8>) -> bool {
         }
         Operator::UpstreamHostName => {
             if f.upstream_host_name.is_empty() {
-                return f.upstream_host.is_some_and(|a| write!(out, "{a}").is_ok());
+                return f.upstream_host.is_some_and(|a| put_address(a, out));
             }
             put(f.upstream_host_name, out)
         }
@@ -258,8 +288,8 @@ pub fn value(op: &Operator, f: &Facts<'_>, out: &mut Vec<u8>) -> bool {
         Operator::UpstreamCluster => put(f.upstream_cluster, out),
         Operator::UpstreamClusterRaw => put(f.upstream_cluster_raw, out),
         Operator::Address(kind, part) => address(*kind, f).is_some_and(|a| match part {
-            AddressPart::Full => write!(out, "{a}").is_ok(),
-            AddressPart::WithoutPort => write!(out, "{}", a.ip()).is_ok(),
+            AddressPart::Full => put_address(a, out),
+            AddressPart::WithoutPort => put_ip(a.ip(), out),
             AddressPart::Port | AddressPart::EndpointId => false,
         }),
         Operator::TransportFailureReason(Side::Upstream) => {
@@ -349,12 +379,15 @@ fn path<'a>(source: PathSource, f: &Facts<'a>) -> Option<&'a [u8]> {
 
 fn time(at: SystemTime, format: &TimeFormat, out: &mut Vec<u8>) -> bool {
     let civil = Civil::from(at);
-    let mut text = String::with_capacity(32);
     match &format.pattern {
-        None => civil.rfc3339_millis(&mut text),
-        Some(p) => civil.format(p, &mut text),
+        None => out.extend_from_slice(&civil.rfc3339_millis()),
+        Some(p) => {
+            let mut text = String::with_capacity(32);
+            civil.format(p, &mut text);
+            return put(&text, out);
+        }
     }
-    put(&text, out)
+    true
 }
 
 fn tls_of<'a>(side: Side, f: &Facts<'a>) -> Option<TlsFacts<'a>> {

@@ -2,7 +2,7 @@
 
 use proxy_config::matcher::HeaderName;
 use proxy_config::route::{
-    ClusterSpecifier, PathMatch, RequireTls, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
+    Beginning, ClusterSpecifier, PathMatch, RequireTls, Route, RouteMatch, RouteTable, VirtualHost, WeightedCluster,
     WeightedClusters,
 };
 use smallvec::SmallVec;
@@ -124,11 +124,16 @@ fn first<H: HeaderView + ?Sized>(
     let connect = headers.method() == b"CONNECT";
     let mut slots: Slots<'_> = SmallVec::new();
     slots.resize(host.header_slots.len(), None);
-    let position = host.routes.iter().position(|r| {
+    let mut matches = |r: &Route| {
         path_matches(&r.matcher.path, path, connect)
             && slots_match(&r.matcher, &host.header_slots, headers, &mut slots)
             && rest_matches(&r.matcher, full, headers, input)
-    });
+    };
+    let word = Beginning::word(path);
+    let position = match &host.beginnings[..] {
+        [] => host.routes.iter().position(matches),
+        some => some.iter().zip(&host.routes).position(|(b, r)| b.may_match(word) && matches(r)),
+    };
     position.map(|i| i as u32)
 }
 

@@ -419,12 +419,20 @@ pub fn merge_metadata(ex: &mut Exchange, namespace: &'static str, entries: BTree
 
 /// The same for a namespace that configuration names.
 pub fn merge_metadata_named(ex: &mut Exchange, namespace: Name, entries: BTreeMap<Name, Value>) {
-    let mut map = match ex.metadata.get(&namespace) {
-        Some(Value::Struct(old)) => (**old).clone(),
-        _ => BTreeMap::new(),
+    merge_note(ex, &namespace, Arc::new(entries));
+}
+
+/// The same for entries that are kept from request to request: they are shared while the namespace has no others.
+pub fn merge_note(ex: &mut Exchange, namespace: &Name, entries: Arc<BTreeMap<Name, Value>>) {
+    let entries = match ex.metadata.get(namespace) {
+        Some(Value::Struct(old)) => {
+            let mut map = (**old).clone();
+            map.extend(entries.iter().map(|(k, v)| (k.clone(), v.clone())));
+            Arc::new(map)
+        }
+        _ => entries,
     };
-    map.extend(entries);
-    ex.metadata.set(namespace, Value::Struct(Arc::new(map)));
+    ex.metadata.set(namespace.clone(), Value::Struct(entries));
 }
 
 /// A filter that must wait before the response goes on.

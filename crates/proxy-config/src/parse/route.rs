@@ -19,6 +19,8 @@ use crate::vhost::DomainIndex;
 
 /// Envoy's default of `max_direct_response_body_size_bytes`.
 const DIRECT_BODY_BYTES_MAX: u32 = 4096;
+/// Virtual hosts with that many routes keep their [`Beginning`]s.
+const BEGINNINGS_FROM_ROUTES: usize = 4;
 /// Envoy's default route timeout.
 const ROUTE_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -141,9 +143,14 @@ fn virtual_host(v: &p::VirtualHost, table: &Table<'_>) -> Result<VirtualHost> {
     })?;
     let catch_all = (!named.is_empty()).then(|| cluster(OTHER_CLUSTER.into(), Box::default(), true));
     let virtual_clusters = named.into_iter().chain(catch_all).collect();
+    let beginnings = match routes.len() {
+        0..BEGINNINGS_FROM_ROUTES => Box::default(),
+        _ => routes.iter().map(|r| Beginning::of(&r.matcher.path)).collect(),
+    };
     Ok(VirtualHost {
         name: required("name", &v.name)?,
         routes: routes.into(),
+        beginnings,
         header_slots: host.slots.into(),
         require_tls,
         virtual_clusters,

@@ -110,6 +110,24 @@ fn cost_of_forty_routes() {
 }
 
 proptest! {
+    /// A route that a path's beginning rules out does not match it.
+    #[test]
+    fn beginnings_rule_out_only_what_cannot_match(text in "[/a\\x00]{0,12}", path in "[/a\\x00]{0,12}", kind in 0..4) {
+        let text = text.into_boxed_str();
+        let m = match kind {
+            0 => PathMatch::Prefix(text),
+            1 => PathMatch::Exact(text),
+            2 => PathMatch::Separated(text),
+            _ => PathMatch::PrefixNoCase(text),
+        };
+        let may = Beginning::of(&m).may_match(Beginning::word(path.as_bytes()));
+        prop_assert!(may || !path_matches(&m, path.as_bytes(), false));
+        // What shares the first eight bytes is looked at; what does not is not.
+        if kind < 3 && !path.contains('\0') && path.len() >= 8 && m_text(&m).len() >= 8 && !m_text(&m).contains('\0') {
+            prop_assert_eq!(may, path[..8] == m_text(&m)[..8]);
+        }
+    }
+
     #[test]
     fn weights_are_walked_exactly(weights in prop::collection::vec(0u32..50, 1..6), value in any::<u64>()) {
         let total: u64 = weights.iter().map(|w| u64::from(*w)).sum();
@@ -137,5 +155,12 @@ proptest! {
         let t = table(TABLE);
         let h = HeaderList(vec![(b":authority".to_vec(), authority), (b":path".to_vec(), path), (b":method".to_vec(), b"GET".to_vec())]);
         let _ = select(&t, &h, &RouteInput::default());
+    }
+}
+
+fn m_text(m: &PathMatch) -> &str {
+    match m {
+        PathMatch::Prefix(p) | PathMatch::Exact(p) | PathMatch::Separated(p) => p,
+        _ => "",
     }
 }

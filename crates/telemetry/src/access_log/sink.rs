@@ -24,6 +24,8 @@ const STACK_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 struct State {
     lines: Vec<u8>,
+    /// The batch that was written last, empty: what the next lines gather in.
+    spare: Vec<u8>,
     closed: bool,
     reopen: bool,
 }
@@ -61,9 +63,10 @@ fn open(path: &Path) -> io::Result<File> {
 impl Shared {
     fn flush(&self) {
         let mut file = lock(&self.file);
-        let (batch, reopen) = {
+        let (mut batch, reopen) = {
             let mut state = lock(&self.state);
-            (std::mem::take(&mut state.lines), std::mem::take(&mut state.reopen))
+            let spare = std::mem::take(&mut state.spare);
+            (std::mem::replace(&mut state.lines, spare), std::mem::take(&mut state.reopen))
         };
         if !batch.is_empty() {
             match file.write_all(&batch) {
@@ -77,11 +80,10 @@ impl Shared {
                 Err(_) => self.stats.inc(filesystem::REOPEN_FAILED),
             }
         }
-        // Give the buffer back if nobody has started another.
-        let mut state = lock(&self.state);
-        if state.lines.capacity() == 0 && batch.capacity() <= 2 * FLUSH_BYTES {
-            state.lines = batch;
-            state.lines.clear();
+        // One that grew while the file was slow is not kept.
+        if batch.capacity() <= 2 * FLUSH_BYTES {
+            batch.clear();
+            lock(&self.state).spare = batch;
         }
     }
 
@@ -116,7 +118,7 @@ impl Sink {
     fn open(path: &Path, interval: Duration, stats: Block<filesystem::Filesystem>) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             path: path.into(),
-            state: Mutex::new(State { lines: Vec::new(), closed: false, reopen: false }),
+            state: Mutex::new(State { lines: Vec::new(), spare: Vec::new(), closed: false, reopen: false }),
             wake: Condvar::new(),
             file: Mutex::new(open(path)?),
             stats,
