@@ -15,6 +15,9 @@ use std::time::Duration;
 /// Time for counters and logs to settle after the last answer.
 const SETTLE: Duration = Duration::from_millis(150);
 
+/// Longest wait for what a case left behind, in the background.
+const BACKGROUND_MAX: Duration = Duration::from_secs(5);
+
 /// A batch to be run.
 pub struct Batch<'a> {
     /// What to run.
@@ -31,6 +34,8 @@ struct Side {
     proxy: Proxy,
     ports: Vec<u16>,
     logs: Vec<PathBuf>,
+    /// What each scene does in the background.
+    background: Vec<Background>,
 }
 
 /// What one side showed of one scene.
@@ -96,6 +101,7 @@ impl Batch<'_> {
             _ => ("proa", ours(&self.options.proa)),
         };
         let (mut listeners, mut clusters, mut logs) = (Vec::new(), Vec::new(), Vec::new());
+        let mut background = Vec::new();
         for (scene, port) in scenes.iter().zip(&ports) {
             let log = self.dir.join(format!("{name}-{}.log", scene.seed));
             std::fs::write(&log, "")?;
@@ -103,19 +109,20 @@ impl Batch<'_> {
             if self.options.verbose && letter == 'e' {
                 println!("{listener:#}");
             }
+            background.push(Background::of(&listener));
             listeners.push(listener);
             clusters.extend(more);
             logs.push(log);
         }
         let bootstrap = scene::bootstrap(admin, listeners, clusters);
         let proxy = Proxy::start(&command, name, self.dir, admin, &bootstrap)?;
-        Ok(Side { letter, proxy, ports, logs })
+        Ok(Side { letter, proxy, ports, logs, background })
     }
 
     fn ask(&self, side: &mut Side, scenes: &[Scene], cases: &[Vec<Case>]) -> Result<Vec<Seen>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut seen = Vec::new();
-        for ((scene, cases), port) in scenes.iter().zip(cases).zip(&side.ports) {
+        for (((scene, cases), port), background) in scenes.iter().zip(cases).zip(&side.ports).zip(&side.background) {
             let mut client = Client::default();
             let mut all = Vec::new();
             for case in cases {
@@ -123,6 +130,7 @@ impl Batch<'_> {
                 let to = ([127, 0, 0, 1], *port).into();
                 let (mut facts, answer) = runtime.block_on(client.ask(to, case, &key, self.around.certificates));
                 facts.extend(compare::answer(&answer));
+                background.settle(&side.proxy, &scene.prefix);
                 all.push(facts.iter().map(|f| plain(f, side.letter, scene, *port)).collect());
             }
             seen.push(Seen { cases: all, log: Facts::new(), counters: Facts::new() });
@@ -167,6 +175,42 @@ impl Batch<'_> {
             if !difference.is_empty() {
                 report.differences.push(format!("seed {seed}, {what}\n  {}", difference.join("\n  ")));
             }
+        }
+    }
+}
+
+/// What a scene does beside answering: the next case begins when it is over, so that what it finds does not depend on time.
+enum Background {
+    /// Nothing.
+    Idle,
+    /// Hosts may be ejected: Envoy's main thread does that, which also serves the admin pages, in turn.
+    Ejections,
+    /// Requests are mirrored.
+    Mirrors,
+}
+
+impl Background {
+    fn of(listener: &serde_json::Value) -> Self {
+        let text = listener.to_string();
+        match (text.contains("request_mirror_policies"), text.contains("-eject\"")) {
+            (true, _) => Background::Mirrors,
+            (false, true) => Background::Ejections,
+            (false, false) => Background::Idle,
+        }
+    }
+
+    /// Waits until it is over. Twice nothing, as a mirrored request is not there at once.
+    fn settle(&self, proxy: &Proxy, prefix: &str) {
+        let page = match self {
+            Background::Idle => return,
+            Background::Ejections => "/ready".to_owned(),
+            Background::Mirrors => format!("/stats?filter={prefix}shadow.upstream_rq_.*active"),
+        };
+        let begun = std::time::Instant::now();
+        let mut quiet = 0;
+        while quiet < 2 && begun.elapsed() < BACKGROUND_MAX {
+            let busy = proxy.admin(&page).unwrap_or_default().lines().any(|l| l.contains("active") && !l.ends_with(": 0"));
+            quiet = if busy { 0 } else { quiet + 1 };
         }
     }
 }

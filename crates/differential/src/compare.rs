@@ -33,10 +33,15 @@ pub fn answer(answer: &Answer) -> Facts {
 }
 
 fn upstream(seen: &Value) -> Facts {
+    // What is left of the timeout: another try has spent some.
+    let spent = |n: &str| {
+        seen["attempt"] != 1
+            && ["x-envoy-expected-rq-timeout-ms", "grpc-timeout"].iter().any(|t| n.eq_ignore_ascii_case(t))
+    };
     let lines = |field: &str, mark: &str| -> Facts {
         let all = seen[field].as_array().into_iter().flatten();
         let split = all.filter_map(|h| h.as_str()?.split_once(": "));
-        split.map(|(n, v)| format!("> {mark}{n}: {}", masked(n, v))).collect()
+        split.map(|(n, v)| format!("> {mark}{n}: {}", if spent(n) { "~" } else { masked(n, v) })).collect()
     };
     let mut headers = lines("headers", "");
     headers.sort();
@@ -53,10 +58,6 @@ fn masked<'a>(name: &str, value: &'a str) -> &'a str {
     let uuid = value.len() == 36 && value.bytes().filter(|b| *b == b'-').count() == 4;
     if MASKED.contains(&name.as_str()) && value != "today" || (name == "x-request-id" && uuid) {
         return "*";
-    }
-    // What is left of the timeout: a retry has spent some.
-    if (name == "x-envoy-expected-rq-timeout-ms" || name == "grpc-timeout") && value.len() > 3 {
-        return "~";
     }
     // The echoed request is as long as its masked values.
     if name == "content-length" && value.len() >= 3 { "*" } else { value }

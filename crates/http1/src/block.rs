@@ -249,6 +249,14 @@ impl HeaderBlock {
         }
     }
 
+    /// Adds a field; one that has one value is joined to what is there, as [`HeaderBlock::add_received`] does.
+    pub fn append(&mut self, name: &[u8], value: &[u8], request: bool) {
+        match HeaderId::of(name) {
+            id if id != HeaderId::OTHER && joined(id, request) && self.has(id) => self.append_id(id, b",", value),
+            _ => self.add(name, value),
+        }
+    }
+
     /// Adds a field with a known name.
     pub fn add_id(&mut self, id: HeaderId, value: &[u8]) {
         debug_assert!(id != HeaderId::OTHER);

@@ -198,6 +198,10 @@ pub struct Exchange {
     pub taps_response: bool,
     /// The whole request body is in `buffered`.
     pub body_collected: bool,
+    /// A filter had the request wait.
+    pub waited: bool,
+    /// A header was dropped for its underscore (HTTP/2).
+    pub underscore_dropped: bool,
     /// Random number of this request: weighted clusters, runtime fractions.
     pub random: u64,
 }
@@ -249,6 +253,8 @@ impl Exchange {
             taps_request,
             taps_response,
             body_collected,
+            waited,
+            underscore_dropped,
             random,
             downstream_peer,
             upstream_peer,
@@ -302,6 +308,8 @@ impl Exchange {
         *taps_request = Default::default();
         *taps_response = Default::default();
         *body_collected = Default::default();
+        *waited = Default::default();
+        *underscore_dropped = Default::default();
         *random = Default::default();
         *downstream_peer = Default::default();
         *upstream_peer = Default::default();

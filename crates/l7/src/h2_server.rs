@@ -128,7 +128,7 @@ async fn serve_stream(job: Job) {
         // What the log knows of a request that was refused as it was read.
         ex.request.clear();
         ex.flags.insert(ResponseFlags::DOWNSTREAM_REMOTE_RESET);
-        ex.details = "http2.unexpected_underscore".into();
+        ex.details = stream::UNEXPECTED_UNDERSCORE.into();
         stream::log(&conn, &ex, None);
         return conn.worker.give_exchange(ex);
     }
@@ -153,7 +153,7 @@ fn underscores(conn: &Conn, ex: &mut crate::exchange::Exchange) -> bool {
         Underscores::Allow => true,
         Underscores::RejectRequest => !ex.request.iter().any(|(name, _)| name.contains(&b'_')),
         Underscores::DropHeader => {
-            ex.request.remove_where(|_, name, _| name.contains(&b'_'));
+            ex.underscore_dropped = ex.request.remove_where(|_, name, _| name.contains(&b'_'));
             true
         }
     }

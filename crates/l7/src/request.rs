@@ -51,7 +51,8 @@ fn normalize_path(conn: &Conn, ex: &mut Exchange) -> Result<(), LocalReply> {
         && let Some(path) = path::unescape_slashes(ex.request.path())
     {
         ex.request.set_id(HeaderId::PATH, &path);
-        if rules.escaped_slashes == EscapedSlashes::RejectRequest {
+        // gRPC knows no redirects: it is refused instead.
+        if rules.escaped_slashes == EscapedSlashes::RejectRequest || ex.grpc {
             conn.manager.stats.inc(stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION);
             return Err(LocalReply::bare(400, "path_normalization_failed"));
         }
@@ -162,6 +163,10 @@ fn mutate(conn: &Conn, ex: &mut Exchange, internal_only: &[proxy_config::matcher
         }
         if hcm.xff_num_trusted_hops == 0 || !request.has(HeaderId::X_FORWARDED_PROTO) {
             request.set_id(HeaderId::X_FORWARDED_PROTO, if tls { b"https" } else { b"http" });
+        }
+        if hcm.xff_num_trusted_hops == 0 && hcm.append_x_forwarded_port {
+            // What a client that is not trusted says of its port does not count.
+            request.remove_id(HeaderId::X_FORWARDED_PORT);
         }
     } else if ex.request.has(HeaderId::X_FORWARDED_FOR)
         && let Some((address, alone)) = last_address(ex, hcm.xff_num_trusted_hops)

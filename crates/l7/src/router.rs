@@ -223,13 +223,12 @@ async fn forward(
                 Some(lease) => attempt.conclude(ex, lease).await,
             }
         };
+        // Copies go out with the complete request, whatever becomes of it.
+        if !shadows.is_empty() && relay.request_done && !relay.replay_lost {
+            shadows.start(conn, ex, found, f, &ex.buffered);
+        }
         let backoff = match tried {
-            Tried::Done => {
-                if !shadows.is_empty() && relay.request_done && !relay.replay_lost {
-                    shadows.start(conn, ex, found, f, &ex.buffered);
-                }
-                return Ok(());
-            }
+            Tried::Done => return Ok(()),
             Tried::Redirected => {
                 // The caller's table is searched anew with the rewritten request.
                 return Box::pin(redirect::follow(conn, down, ex, timer, found)).await;
@@ -578,7 +577,8 @@ impl Attempt<'_> {
                     }
                 }
                 if ex.body_collected || self.down.side.received_all() && !self.relay.raw_request && ex.attempts > 1 {
-                    lease.up.side.finish(None, worker)?;
+                    let trailers = self.relay.request_trailers && !ex.request_trailers.is_empty();
+                    lease.up.side.finish(trailers.then_some(&ex.request_trailers), worker)?;
                     self.relay.request_done = true;
                 }
             }

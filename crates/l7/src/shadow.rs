@@ -14,11 +14,11 @@ use crate::connection::Conn;
 use crate::decide;
 use crate::destination;
 use crate::exchange::Exchange;
-use crate::pool;
+use crate::pool::{self, Lease};
 use crate::request::{IpText, split_port};
 use crate::retry::Failure;
 use crate::router;
-use crate::side::{Lost, Piece};
+use crate::side::Piece;
 use crate::stream::Found;
 use crate::up::RequestBody;
 
@@ -132,27 +132,53 @@ async fn run(
     let worker = conn.worker.clone();
     let timer = worker.timers.timer();
     let deadline = if timeout_ms == 0 { u64::MAX } else { worker.timers.now() + timeout_ms };
-    {
-        let mut work = Box::pin(exchange(&conn, &cluster, &mut copy, &found, &body));
+    let mut lease = None;
+    let outcome = {
+        let mut work = Box::pin(exchange(&conn, &cluster, &mut copy, &found, &body, &mut lease));
         std::future::poll_fn(|cx| {
-            if work.as_mut().poll(cx).is_ready() || worker.timers.now() >= deadline {
-                return Poll::Ready(());
+            if let Poll::Ready(outcome) = work.as_mut().poll(cx) {
+                return Poll::Ready(outcome);
+            }
+            if worker.timers.now() >= deadline {
+                return Poll::Ready(Err(Failure::GlobalTimeout));
             }
             timer.arm(deadline, cx.waker());
             Poll::Pending
         })
-        .await;
-    }
+        .await
+    };
+    conclude(&cluster, &mut copy, lease, outcome);
     worker.give_exchange(copy);
 }
 
+/// Counts how a copy ended. One without a response counts as the answer that a client would have got.
+fn conclude(cluster: &pool::Cluster, copy: &mut Exchange, lease: Option<Lease>, outcome: Result<(), Failure>) {
+    let answered = copy.status != 0;
+    match (outcome, lease) {
+        (Ok(()), Some(lease)) => lease.finish(copy),
+        (Ok(()), None) => {}
+        (Err(failure), lease) => {
+            if !answered {
+                cluster.charge_local(copy, failure.reply(copy).status);
+            }
+            match lease {
+                Some(lease) if answered => lease.broken(copy, &failure),
+                Some(lease) => lease.fail(copy, &failure),
+                None => {}
+            }
+        }
+    }
+}
+
+/// Sends the copy and reads what comes back. `lease` is the request as long as it may be under way.
 async fn exchange(
     conn: &Rc<Conn>,
     cluster: &pool::Cluster,
     copy: &mut Exchange,
     found: &Found,
     body: &[u8],
-) -> Option<()> {
+    lease: &mut Option<Lease>,
+) -> Result<(), Failure> {
     let ask = pool::Ask {
         hash: None,
         attempt: 1,
@@ -164,17 +190,19 @@ async fn exchange(
         host: if cluster.is_dynamic() { destination::dynamic_host(cluster, copy).await } else { None },
         wanted: router::subset(found),
     };
-    let mut lease = match pool::try_checkout((&**conn).into(), cluster, copy, &ask).ok()? {
+    let lease = lease.insert(match pool::try_checkout((&**conn).into(), cluster, copy, &ask).map_err(Failure::Pool)? {
         Ok(lease) => lease,
-        Err(ticket) => pool::connect((&**conn).into(), ticket).await.ok()?,
-    };
+        Err(ticket) => pool::connect((&**conn).into(), ticket).await.map_err(Failure::Pool)?,
+    });
     lease.note(copy);
+    let reused = lease.reused;
+    let lost = |lost, answered| Failure::Upstream { lost, answered, reused };
     let worker = &conn.worker;
     let kind = if copy.request_ends_with_head { RequestBody::None } else { RequestBody::Stream { raw: false } };
-    lease.up.send_head(&copy.request, kind, worker).ok()?;
+    lease.up.send_head(&copy.request, kind, worker).map_err(|l| lost(l, false))?;
     if kind != RequestBody::None {
-        lease.up.side.send(body, worker).ok()?;
-        lease.up.side.finish(None, worker).ok()?;
+        let side = &mut lease.up.side;
+        side.send(body, worker).and_then(|()| side.finish(None, worker)).map_err(|l| lost(l, false))?;
     }
     let mut block = HeaderBlock::new();
     let head = std::future::poll_fn(|cx| {
@@ -183,39 +211,29 @@ async fn exchange(
         }
         loop {
             match lease.up.poll_head(cx, &mut block, worker) {
-                Poll::Ready(Ok(h)) if h.status / 100 == 1 => {}
+                Poll::Ready(Ok(h)) if h.status / 100 == 1 => cluster.charge_local(copy, h.status),
                 other => return other,
             }
         }
     })
-    .await;
-    let head = match head {
-        Ok(head) => head,
-        Err(lost) => {
-            lease.fail(copy, &Failure::Upstream { lost, answered: false, reused: false });
-            return None;
-        }
-    };
+    .await
+    .map_err(|l| lost(l, false))?;
+    copy.status = head.status;
     lease.answered(copy, head.status, false, cluster);
-    if !head.ends {
-        let done = std::future::poll_fn(|cx| {
-            loop {
-                match lease.up.side.poll_piece(cx, false, worker) {
-                    Poll::Ready(Ok(Piece::Bytes { .. })) => {}
-                    Poll::Ready(Ok(Piece::End)) => return Poll::Ready(true),
-                    Poll::Ready(Err(_)) => return Poll::Ready(false),
-                    Poll::Pending => return Poll::Pending,
-                }
-            }
-        })
-        .await;
-        if !done {
-            lease.broken(copy, &Failure::Upstream { lost: Lost::Closed, answered: true, reused: false });
-            return None;
-        }
+    if head.ends {
+        return Ok(());
     }
-    lease.finish(copy);
-    Some(())
+    std::future::poll_fn(|cx| {
+        loop {
+            match lease.up.side.poll_piece(cx, false, worker) {
+                Poll::Ready(Ok(Piece::Bytes { .. })) => {}
+                Poll::Ready(Ok(Piece::End)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(l)) => return Poll::Ready(Err(lost(l, true))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
 }
 
 #[cfg(test)]

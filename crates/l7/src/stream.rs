@@ -246,21 +246,21 @@ async fn run_filters(
     table: &Option<Rc<Arc<RouteTable>>>,
 ) -> Result<(), LocalReply> {
     for (index, filter) in conn.manager.filters.iter().enumerate() {
+        ex.filters_run = index as u16 + 1;
         let cx = FilterCx::new(conn, found.as_ref(), index);
         let mut step = filter.on_request(&cx, ex);
         loop {
             step = match step {
                 Step::Continue => break,
-                Step::Reply(reply) => {
-                    ex.filters_run = index as u16 + 1;
-                    return Err(*reply);
-                }
+                Step::Reply(reply) => return Err(*reply),
                 Step::Delay(duration) => {
+                    ex.waited = true;
                     wait_or_gone(conn, down, conn.worker.timers.sleep(duration)).await?;
                     let cx = FilterCx::new(conn, found.as_ref(), index);
                     filter.on_resume(&cx, ex)
                 }
                 Step::Call(call) => {
+                    ex.waited = true;
                     let answer = wait_or_gone(conn, down, call).await?;
                     answer(ex)
                 }
@@ -281,7 +281,6 @@ async fn run_filters(
             *found = table.as_ref().and_then(|t| find_route(conn, ex, t));
         }
     }
-    ex.filters_run = conn.manager.filters.len() as u16;
     Ok(())
 }
 
@@ -376,6 +375,9 @@ async fn collect_body(
     .await
 }
 
+/// Details of an HTTP/2 request with a header name that is not allowed.
+pub const UNEXPECTED_UNDERSCORE: &str = "http2.unexpected_underscore";
+
 /// The answer to a stream that was idle for too long.
 pub fn idle_timeout(request_complete: bool) -> LocalReply {
     let status = if request_complete { 504 } else { 408 };
@@ -414,7 +416,7 @@ pub async fn send_reply(
         down.abort(http2::frame::code::INTERNAL_ERROR);
         return;
     }
-    if reply.after_wait {
+    if reply.after_wait || ex.waited {
         discard_buffered(conn, down, ex);
     }
     // An upgrade that fails ends its HTTP/1 connection.
@@ -424,8 +426,7 @@ pub async fn send_reply(
     }
     let grpc = ex.grpc;
     if down.incomplete || !down.side.received_all() {
-        conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
-        conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+        early_response(conn, ex);
     }
     let mut has_body = reply.write_head(grpc, ex.head_request, &mut ex.response);
     // A filter's reply follows the route only when that forwards; the router's own always.
@@ -434,14 +435,14 @@ pub async fn send_reply(
     if let Some(found) = found.filter(follows) {
         response::route_headers(conn, ex, found);
     }
+    // Filters see the status before gRPC made it 200, routes' formats none.
+    ex.status = reply.status;
     if let Some(local) = &conn.manager.config.local_reply {
         has_body = decide::local_reply(conn, ex, local, &reply, has_body);
     } else if has_body {
         ex.buffered.clear();
         ex.buffered.extend_from_slice(reply.body.as_bytes());
     }
-    // Routes' formats see no response code of a local reply, those of filters do.
-    ex.status = ex.response.status().unwrap_or(reply.status);
     let mut seen_from = conn.manager.filters.len();
     let wait = if reply.direct { None } else { filters::on_response(conn, found, ex, !has_body) };
     let mut body = if has_body { std::mem::take(&mut ex.buffered) } else { Vec::new() };
@@ -483,6 +484,16 @@ pub async fn send_reply(
     }
     flush(conn, down, timer).await;
     ex.times.response_end = Some(conn.worker.now());
+}
+
+/// Counts a response that is sent before the request is complete.
+pub fn early_response(conn: &Conn, ex: &mut Exchange) {
+    conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
+    conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+    if ex.underscore_dropped {
+        // Envoy's codec is asked for the cause of the reset, and remembers this.
+        ex.fail(ResponseFlags::DOWNSTREAM_PROTOCOL_ERROR, UNEXPECTED_UNDERSCORE);
+    }
 }
 
 /// Reads what is left of a request body that is already here, so that the connection can be kept.

@@ -61,6 +61,11 @@ pub trait HeaderEdit: HeaderView {
     fn set(&mut self, name: &[u8], value: &[u8]);
     /// Adds another value.
     fn add(&mut self, name: &[u8], value: &[u8]);
+    /// Adds another value, to the one that is there when the name has but one in messages of that kind.
+    fn append(&mut self, name: &[u8], value: &[u8], request: bool) {
+        let _ = request;
+        self.add(name, value);
+    }
     /// Removes all values; true when there were any.
     fn remove(&mut self, name: &[u8]) -> bool;
 }
@@ -121,6 +126,10 @@ impl HeaderEdit for http1::HeaderBlock {
 
     fn add(&mut self, name: &[u8], value: &[u8]) {
         http1::HeaderBlock::add(self, name, value);
+    }
+
+    fn append(&mut self, name: &[u8], value: &[u8], request: bool) {
+        http1::HeaderBlock::append(self, name, value, request);
     }
 
     fn remove(&mut self, name: &[u8]) -> bool {

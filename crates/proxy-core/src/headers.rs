@@ -44,7 +44,7 @@ pub fn apply_level<H: HeaderEdit>(ops: &HeaderOps, headers: &mut H, facts: &Fact
         headers.set(add.name.as_str().as_bytes(), &value);
     }
     for (add, value) in additions {
-        headers.add(add.name.as_str().as_bytes(), &value);
+        headers.append(add.name.as_str().as_bytes(), &value, request);
     }
 }
 
@@ -75,7 +75,7 @@ pub fn mutate<H: HeaderEdit>(list: &[Mutation], headers: &mut H, facts: &Facts<'
                 let name = add.name.as_str().as_bytes();
                 let present = headers.get(name).is_some();
                 match add.action {
-                    AppendAction::AppendIfExistsOrAdd => headers.add(name, &value),
+                    AppendAction::AppendIfExistsOrAdd => headers.append(name, &value, request),
                     AppendAction::AddIfAbsent if !present => headers.add(name, &value),
                     AppendAction::OverwriteIfExistsOrAdd => headers.set(name, &value),
                     AppendAction::OverwriteIfExists if present => headers.set(name, &value),

@@ -2,17 +2,19 @@
 //!
 //! Follows Envoy's `FaultFilter`: delay first, abort after it, both by their own draw.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use http1::HeaderId;
 use proxy_config::Name;
 use proxy_config::common::Fraction;
 use proxy_config::filters::FilterOverride;
 use proxy_config::filters::http::{self as config, AbortKind};
 use telemetry::access_log::ResponseFlags;
-use telemetry::stats::Block;
-use telemetry::stats::envoy::fault as stat;
+use telemetry::stats::envoy::{fault as stat, fault_by_cluster as by_cluster};
+use telemetry::stats::{Block, Counter, Store};
 
 use super::{FilterCx, FilterState, Step};
 use crate::decide;
@@ -23,11 +25,15 @@ use crate::request::split_port;
 
 /// Longest delay that a header may ask for.
 const HEADER_DELAY_MAX: Duration = Duration::from_secs(3600);
+/// Downstream clusters that are counted one by one: requests name them, so there could be any number.
+const CLUSTERS_MAX: usize = 256;
 
 /// The filter of one chain.
 pub struct Fault {
     config: Arc<config::Fault>,
     stats: Block<stat::Fault>,
+    store: Arc<Store>,
+    clusters: Mutex<BTreeMap<Box<str>, Block<by_cluster::FaultByCluster>>>,
     active: AtomicU32,
 }
 
@@ -38,7 +44,8 @@ impl Fault {
     /// Compiles the filter.
     pub fn new(config: Arc<config::Fault>, stat_prefix: &Name, deps: &Deps<'_>) -> Self {
         let stats = deps.store.block(&format!("http.{stat_prefix}.fault."));
-        Fault { config, stats, active: AtomicU32::new(0) }
+        let store = deps.store.clone();
+        Fault { config, stats, store, clusters: Mutex::default(), active: AtomicU32::new(0) }
     }
 
     fn config<'a>(&'a self, over: Option<&'a FilterOverride>) -> &'a config::Fault {
@@ -62,7 +69,7 @@ impl Fault {
             if !self.admit(c, ex) {
                 return Step::Continue;
             }
-            self.stats.inc(stat::DELAYS_INJECTED);
+            self.count(stat::DELAYS_INJECTED, by_cluster::DELAYS_INJECTED, ex);
             ex.flags.insert(ResponseFlags::DELAY_INJECTED);
             return Step::Delay(duration);
         }
@@ -80,6 +87,25 @@ impl Fault {
             ex.filters.swap_remove(i);
             self.active.fetch_sub(1, Ordering::Relaxed);
             self.stats.gauge_sub(stat::ACTIVE_FAULTS, 1);
+        }
+    }
+
+    /// Counts a fault, also for the cluster that the request says it comes from.
+    fn count(&self, all: Counter<stat::Fault>, one: Counter<by_cluster::FaultByCluster>, ex: &Exchange) {
+        self.stats.inc(all);
+        let from = ex.request.get_id(HeaderId::X_ENVOY_DOWNSTREAM_SERVICE_CLUSTER).unwrap_or(b"");
+        let Some(from) = std::str::from_utf8(from).ok().filter(|f| !f.is_empty()) else {
+            return;
+        };
+        let mut clusters = self.clusters.lock().unwrap_or_else(PoisonError::into_inner);
+        if !clusters.contains_key(from) {
+            if clusters.len() >= CLUSTERS_MAX {
+                return;
+            }
+            clusters.insert(from.into(), self.store.block(&format!("{}{from}.", self.stats.prefix())));
+        }
+        if let Some(stats) = clusters.get(from) {
+            stats.inc(one);
         }
     }
 
@@ -122,7 +148,7 @@ impl Fault {
         if !fraction.hit(cx.conn.worker.random()) || !self.admit(c, ex) {
             return Step::Continue;
         }
-        self.stats.inc(stat::ABORTS_INJECTED);
+        self.count(stat::ABORTS_INJECTED, by_cluster::ABORTS_INJECTED, ex);
         let mut reply = LocalReply::text(status, "fault filter abort", "fault_filter_abort");
         reply.grpc_status = grpc;
         reply.flags = ResponseFlags::FAULT_INJECTED;

@@ -5,7 +5,7 @@
 use std::task::Poll;
 
 use http1::HeaderId;
-use telemetry::stats::envoy::hcm as stat;
+use telemetry::stats::envoy::{hcm as stat, router};
 
 use super::{Attempt, NEVER, Tried};
 use crate::down::ResponseBody;
@@ -17,7 +17,7 @@ use crate::relay::Fault;
 use crate::response;
 use crate::retry::Failure;
 use crate::side::{Lost, Side};
-use crate::stream::FilterTaps;
+use crate::stream::{self, FilterTaps};
 use crate::timeouts::decimal;
 use crate::up::{Up, UpHead};
 
@@ -95,8 +95,7 @@ impl Attempt<'_> {
             conn.manager.stats.gauge_add(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
         }
         if !self.relay.request_done && !tunnel {
-            conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RESPONSE_BEFORE_RQ_COMPLETE);
-            conn.manager.stats.inc(stat::DOWNSTREAM_RQ_RX_RESET);
+            stream::early_response(conn, ex);
         }
         ex.times.response_begin = ex.times.upstream_first;
         if self.down.send_head(&mut ex.response, body, &worker).is_err() {
@@ -133,6 +132,9 @@ impl Attempt<'_> {
                 Tried::Done
             }
             Err(failure) => {
+                if ex.grpc && head.status < 500 && matches!(failure, Failure::Upstream { .. }) {
+                    conn.manager.router_stats.inc(router::RQ_RESET_AFTER_DOWNSTREAM_RESPONSE_STARTED);
+                }
                 lease.up.reset();
                 lease.broken(ex, &failure);
                 Tried::Failed(failure)

@@ -163,6 +163,20 @@ pub mod fault {
     }
 }
 
+/// Scope `http.<stat_prefix>.fault.<downstream cluster>.`.
+pub mod fault_by_cluster {
+    crate::stat_schema! { FaultByCluster;
+        counters {
+            ABORTS_INJECTED = "aborts_injected",
+            DELAYS_INJECTED = "delays_injected",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
 /// Scope `http.<stat_prefix>.cors.`.
 pub mod cors {
     crate::stat_schema! { Cors;
