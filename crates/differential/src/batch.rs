@@ -203,23 +203,37 @@ impl Background {
     fn settle(&self, proxy: &Proxy, prefix: &str) {
         let page = match self {
             Background::Idle => return,
-            Background::Ejections => "/ready".to_owned(),
-            Background::Mirrors => format!("/stats?filter={prefix}shadow.upstream_rq_.*active"),
+            Background::Ejections => "/ready",
+            // A page of all statistics takes Envoy much longer.
+            Background::Mirrors => "/clusters",
         };
+        let mirror = format!("{prefix}shadow::");
+        let busy = |line: &str| line.starts_with(&mirror) && line.contains("::rq_active::") && !line.ends_with("::0");
         let begun = std::time::Instant::now();
         let mut quiet = 0;
         while quiet < 2 && begun.elapsed() < BACKGROUND_MAX {
-            let busy = proxy.admin(&page).unwrap_or_default().lines().any(|l| l.contains("active") && !l.ends_with(": 0"));
-            quiet = if busy { 0 } else { quiet + 1 };
+            let any = proxy.admin(page).unwrap_or_default().lines().any(busy);
+            quiet = if any { 0 } else { quiet + 1 };
         }
     }
 }
 
 /// A fact without what differs between the sides on purpose.
 fn plain(fact: &str, side: char, scene: &Scene, port: u16) -> String {
-    fact.replace(&format!("{side}-{}-", scene.seed), "case ")
-        .replace(&scene.prefix, "")
-        .replace(&port.to_string(), "PORT")
+    let fact = fact.replace(&format!("{side}-{}-", scene.seed), "case ").replace(&scene.prefix, "");
+    // Not as a part of a longer number, such as the code of a TLS error.
+    let (port, digit) = (port.to_string(), |b: Option<&u8>| b.is_some_and(u8::is_ascii_digit));
+    let mut out = String::new();
+    let mut rest = 0;
+    for (at, _) in fact.match_indices(&port) {
+        let bytes = fact.as_bytes();
+        if !digit(bytes[..at].last()) && !digit(bytes.get(at + port.len())) {
+            out.push_str(&fact[rest..at]);
+            out.push_str("PORT");
+            rest = at + port.len();
+        }
+    }
+    out + &fact[rest..]
 }
 
 /// The command that starts our proxy: the program itself, or its role.

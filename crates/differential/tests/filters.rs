@@ -21,7 +21,6 @@ fn run(script: &str) {
 }
 
 #[test]
-#[ignore = "takes two minutes"]
 fn jwt_authn() {
     run("jwt_authn");
 }

@@ -590,6 +590,18 @@ mod tests {
     }
 
     #[test]
+    fn names_of_one_value_are_joined() {
+        let mut b = HeaderBlock::new();
+        for (name, value) in [("server", "a"), ("Server", "b"), ("x-a", "1"), ("x-a", "2")] {
+            b.append(name.as_bytes(), value.as_bytes(), false);
+        }
+        b.append(b"server", b"c", true);
+        let all: Vec<_> = b.iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
+        let expect = [("server", "a,b"), ("x-a", "1"), ("x-a", "2"), ("server", "c")];
+        assert_eq!(all, expect.map(|(n, v)| (n.as_bytes().to_vec(), v.as_bytes().to_vec())));
+    }
+
+    #[test]
     fn remove_where_keeps_the_index_right() {
         let mut b = HeaderBlock::new();
         for v in ["a", "b", "c"] {

@@ -52,11 +52,12 @@ fn normalize_path(conn: &Conn, ex: &mut Exchange) -> Result<(), LocalReply> {
     {
         ex.request.set_id(HeaderId::PATH, &path);
         // gRPC knows no redirects: it is refused instead.
-        if rules.escaped_slashes == EscapedSlashes::RejectRequest || ex.grpc {
+        let redirects = rules.escaped_slashes == EscapedSlashes::UnescapeAndRedirect;
+        if rules.escaped_slashes == EscapedSlashes::RejectRequest || redirects && ex.grpc {
             conn.manager.stats.inc(stat::DOWNSTREAM_RQ_FAILED_PATH_NORMALIZATION);
             return Err(LocalReply::bare(400, "path_normalization_failed"));
         }
-        if rules.escaped_slashes == EscapedSlashes::UnescapeAndRedirect {
+        if redirects {
             let path = finish_path(conn, &path).unwrap_or(path);
             conn.manager.stats.inc(stat::DOWNSTREAM_RQ_REDIRECTED_WITH_NORMALIZED_PATH);
             return Err(LocalReply::redirect(307, path, "path_normalization_failed"));

@@ -190,10 +190,11 @@ async fn exchange(
         host: if cluster.is_dynamic() { destination::dynamic_host(cluster, copy).await } else { None },
         wanted: router::subset(found),
     };
-    let lease = lease.insert(match pool::try_checkout((&**conn).into(), cluster, copy, &ask).map_err(Failure::Pool)? {
-        Ok(lease) => lease,
-        Err(ticket) => pool::connect((&**conn).into(), ticket).await.map_err(Failure::Pool)?,
-    });
+    let lease =
+        lease.insert(match pool::try_checkout((&**conn).into(), cluster, copy, &ask).map_err(Failure::Pool)? {
+            Ok(lease) => lease,
+            Err(ticket) => pool::connect((&**conn).into(), ticket).await.map_err(Failure::Pool)?,
+        });
     lease.note(copy);
     let reused = lease.reused;
     let lost = |lost, answered| Failure::Upstream { lost, answered, reused };

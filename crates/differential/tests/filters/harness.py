@@ -149,6 +149,8 @@ def boot(filters, routes, clusters, lp, ap, log, vhost={}, logx="", hcm={}, net=
                                             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
                                             "stat_prefix": "t",
                                             "generate_request_id": False,
+                                            # Envoy waits that long for the client to close first, and the client for Envoy.
+                                            "delayed_close_timeout": "0.01s",
                                             "route_config": {
                                                 "name": "r",
                                                 "virtual_hosts": [

@@ -3,8 +3,8 @@
 //! Follows Envoy's `FaultFilter`: delay first, abort after it, both by their own draw.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http1::HeaderId;
