@@ -24,8 +24,9 @@ pub struct Options {
     pub streams_burst: f64,
     /// Streams end after this time, so that proxies spread over replicas; `None`: never.
     pub max_age: Option<Duration>,
-    /// Bytes of large responses that may be under way and not answered, over all streams. Bounds memory when everybody
-    /// connects at once; Istio bounds the number of pushes (`PILOT_PUSH_THROTTLE`).
+    /// Bytes of large responses that may be written and not answered, over all streams; a stream holds at most
+    /// [`WRITTEN_BYTES_MAX`]. Bounds memory when everybody connects at once; Istio bounds the number of pushes
+    /// (`PILOT_PUSH_THROTTLE`).
     pub in_flight_bytes: usize,
 }
 
@@ -43,6 +44,9 @@ impl Default for Options {
         }
     }
 }
+
+/// Most bytes of a response that are written while the client has not taken them: HTTP/2's send buffer and a chunk.
+pub const WRITTEN_BYTES_MAX: usize = 512 << 10;
 
 fn kilobytes(bytes: usize) -> usize {
     (bytes / 1024).max(1)
@@ -77,9 +81,9 @@ impl<S: Source> Hub<S> {
         })
     }
 
-    /// A share of what may be under way; waits until there is room. A response larger than all of it takes all of it.
+    /// A share of what may be under way for a response of this size; waits until there is room.
     pub(crate) async fn in_flight(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        let share = kilobytes(bytes).min(kilobytes(self.options.in_flight_bytes));
+        let share = kilobytes(bytes.min(WRITTEN_BYTES_MAX)).min(kilobytes(self.options.in_flight_bytes));
         let share = u32::try_from(share).unwrap_or(u32::MAX);
         Arc::clone(&self.under_way).acquire_many_owned(share).await.ok()
     }

@@ -6,6 +6,7 @@
 //! in flight. What the resources are is the [`Source`]'s business. Absent: listeners and TLS
 //! (`controlplane`), Istio semantics (`model`, `translate`).
 
+mod answers;
 mod connection;
 mod debounce;
 mod hub;

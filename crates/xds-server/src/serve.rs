@@ -44,7 +44,7 @@ impl<S: Source> Drop for Registered<'_, S> {
 pub(crate) async fn serve<W: Wire, S: Source>(
     hub: Arc<Hub<S>>,
     mut inbound: impl Inbound<Item = Result<W::Request, Status>> + Send + Unpin,
-    outbound: &Sender<Result<W::Response, Status>>,
+    outbound: &Sender<Result<Push, Status>>,
     identities: Vec<String>,
     address: String,
 ) -> Result<(), Status> {
@@ -76,7 +76,7 @@ pub(crate) async fn serve<W: Wire, S: Source>(
             if held.is_none() && push.bytes() >= LARGE_BYTES {
                 held = hub.in_flight(push.bytes()).await.map(|share| (share, Instant::now() + HELD_MAX));
             }
-            if outbound.send(Ok(W::encode(&push, &hub.options.identifier))).await.is_err() {
+            if outbound.send(Ok(push)).await.is_err() {
                 return Ok(());
             }
         }

@@ -1,40 +1,39 @@
-//! The gRPC face: `envoy.service.discovery.v3.AggregatedDiscoveryService`, delta and state of the world.
+//! The gRPC face: `envoy.service.discovery.v3.AggregatedDiscoveryService`, delta and state of the world. By hand, because
+//! responses are written as clients take them (`answers`), where generated code would build and encode a message each.
 
+use std::convert::Infallible;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use protos::envoy::config::core::v3::{ControlPlane, Node};
+use protos::envoy::config::core::v3::Node;
 use protos::envoy::service::discovery::v3 as discovery;
-use protos::envoy::service::discovery::v3::aggregated_discovery_service_server::{
-    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
-};
+use protos::envoy::service::discovery::v3::aggregated_discovery_service_server::SERVICE_NAME;
+use protos::prost::Message;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
-use xds::server::{Event, Protocol, Push, Refused, Stream};
+use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
+use tonic::codegen::{Body, Context, Poll, Service, StdError, http};
+use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
+use tonic::{Request, Status, Streaming};
+use xds::server::{Event, Protocol, Refused, Stream};
 
+use crate::answers::Answers;
 use crate::serve::serve;
 use crate::{Authenticate, Hub, REQUEST_BYTES_MAX, Source};
 
 /// One of the two protocols, as messages.
 pub(crate) trait Wire: Send + 'static {
-    type Request: Send + 'static;
-    type Response: Send + 'static;
+    type Request: Message + Default + 'static;
     const PROTOCOL: Protocol;
     fn node(request: &mut Self::Request) -> Option<Node>;
     fn feed(stream: &mut Stream, request: &Self::Request) -> Result<Event, Refused>;
-    fn encode(push: &Push, identifier: &str) -> Self::Response;
 }
 
 pub(crate) struct Delta;
 pub(crate) struct Sotw;
 
-fn control_plane(identifier: &str) -> Option<ControlPlane> {
-    Some(ControlPlane { identifier: identifier.to_owned() })
-}
-
 impl Wire for Delta {
     type Request = discovery::DeltaDiscoveryRequest;
-    type Response = discovery::DeltaDiscoveryResponse;
     const PROTOCOL: Protocol = Protocol::Delta;
     fn node(request: &mut Self::Request) -> Option<Node> {
         request.node.take()
@@ -42,14 +41,10 @@ impl Wire for Delta {
     fn feed(stream: &mut Stream, request: &Self::Request) -> Result<Event, Refused> {
         stream.on_delta(request)
     }
-    fn encode(push: &Push, identifier: &str) -> Self::Response {
-        Self::Response { control_plane: control_plane(identifier), ..push.to_delta() }
-    }
 }
 
 impl Wire for Sotw {
     type Request = discovery::DiscoveryRequest;
-    type Response = discovery::DiscoveryResponse;
     const PROTOCOL: Protocol = Protocol::Sotw;
     fn node(request: &mut Self::Request) -> Option<Node> {
         request.node.take()
@@ -57,10 +52,25 @@ impl Wire for Sotw {
     fn feed(stream: &mut Stream, request: &Self::Request) -> Result<Event, Refused> {
         stream.on_sotw(request)
     }
-    fn encode(push: &Push, identifier: &str) -> Self::Response {
-        Self::Response { control_plane: control_plane(identifier), ..push.to_sotw() }
+}
+
+/// Reads requests of one protocol.
+struct Requests<W>(PhantomData<fn() -> W>);
+
+impl<W: Wire> Decoder for Requests<W> {
+    type Item = W::Request;
+    type Error = Status;
+    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<W::Request>, Status> {
+        let request = W::Request::decode(bytes);
+        request.map(Some).map_err(|e| Status::invalid_argument(e.to_string()))
+    }
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::new(REQUEST_BUFFER_BYTES, REQUEST_BUFFER_BYTES)
     }
 }
+
+/// What an idle stream holds for its next request; a longer one asks for its own size.
+const REQUEST_BUFFER_BYTES: usize = 1 << 10;
 
 /// Serves the hub's source to callers that the authenticator knows.
 pub struct AdsService<S: Source> {
@@ -68,47 +78,78 @@ pub struct AdsService<S: Source> {
     authenticate: Arc<dyn Authenticate>,
 }
 
+impl<S: Source> Clone for AdsService<S> {
+    fn clone(&self) -> Self {
+        AdsService { hub: Arc::clone(&self.hub), authenticate: Arc::clone(&self.authenticate) }
+    }
+}
+
 impl<S: Source> AdsService<S> {
-    /// A tonic service, with the message limits set.
-    pub fn server(hub: Arc<Hub<S>>, authenticate: impl Authenticate) -> AggregatedDiscoveryServiceServer<Self> {
-        let service = AdsService { hub, authenticate: Arc::new(authenticate) };
-        AggregatedDiscoveryServiceServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX)
+    /// A tonic service.
+    pub fn server(hub: Arc<Hub<S>>, authenticate: impl Authenticate) -> Self {
+        AdsService { hub, authenticate: Arc::new(authenticate) }
     }
 
-    async fn open<W: Wire>(&self, request: Request<Streaming<W::Request>>) -> Result<Answers<W>, Status> {
+    fn open<W: Wire, B>(&self, request: http::Request<B>) -> Result<Answers, Status>
+    where
+        B: Body<Error: Into<StdError> + Send> + Send + 'static,
+    {
+        let (parts, body) = request.into_parts();
+        let inbound = Streaming::new_request(Requests::<W>(PhantomData), body, None, Some(REQUEST_BYTES_MAX));
+        let request = Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, inbound);
         let identities = self.authenticate.authenticate(request.metadata(), request.extensions())?;
         let forwarded = request.metadata().get("x-forwarded-for").and_then(|v| v.to_str().ok());
         let address = request.remote_addr().map(|a| a.to_string());
         let address = address.or_else(|| forwarded.map(str::to_owned)).unwrap_or_default();
         let (sender, receiver) = mpsc::channel(1);
         let hub = Arc::clone(&self.hub);
+        let answers = Answers::new(receiver, W::PROTOCOL, hub.options.identifier.as_str());
         tokio::spawn(async move {
             let inbound = request.into_inner();
             if let Err(status) = serve::<W, S>(hub, inbound, &sender, identities, address).await {
                 let _ = sender.send(Err(status)).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        Ok(answers)
+    }
+
+    fn answer<W: Wire, B>(&self, request: http::Request<B>) -> http::Response<tonic::body::Body>
+    where
+        B: Body<Error: Into<StdError> + Send> + Send + 'static,
+    {
+        match self.open::<W, B>(request) {
+            Err(status) => status.into_http(),
+            Ok(answers) => {
+                let mut response = http::Response::new(tonic::body::Body::new(answers));
+                let grpc = http::HeaderValue::from_static("application/grpc");
+                response.headers_mut().insert(http::header::CONTENT_TYPE, grpc);
+                response
+            }
+        }
     }
 }
 
-type Answers<W> = Response<ReceiverStream<Result<<W as Wire>::Response, Status>>>;
+impl<S: Source> NamedService for AdsService<S> {
+    const NAME: &'static str = SERVICE_NAME;
+}
 
-#[tonic::async_trait]
-impl<S: Source> AggregatedDiscoveryService for AdsService<S> {
-    type StreamAggregatedResourcesStream = ReceiverStream<Result<discovery::DiscoveryResponse, Status>>;
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<discovery::DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.open::<Sotw>(request).await
+impl<S: Source, B> Service<http::Request<B>> for AdsService<S>
+where
+    B: Body<Error: Into<StdError> + Send> + Send + 'static,
+{
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    type DeltaAggregatedResourcesStream = ReceiverStream<Result<discovery::DeltaDiscoveryResponse, Status>>;
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<discovery::DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.open::<Delta>(request).await
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        std::future::ready(Ok(match request.uri().path().rsplit('/').next() {
+            Some("StreamAggregatedResources") => self.answer::<Sotw, B>(request),
+            Some("DeltaAggregatedResources") => self.answer::<Delta, B>(request),
+            _ => Status::unimplemented("no such method").into_http(),
+        }))
     }
 }

@@ -8,7 +8,7 @@ use protos::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscover
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
-use xds::server::{Kind, Resource, ResourceSet, Want};
+use xds::server::{Kind, Push, Resource, ResourceSet, Want};
 
 use crate::serve::serve;
 use crate::service::Delta;
@@ -60,7 +60,7 @@ impl Source for World {
 
 struct Client {
     up: mpsc::Sender<Result<DeltaDiscoveryRequest, Status>>,
-    down: mpsc::Receiver<Result<DeltaDiscoveryResponse, Status>>,
+    down: mpsc::Receiver<Result<Push, Status>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -89,7 +89,7 @@ impl Client {
     }
 
     async fn receive(&mut self) -> DeltaDiscoveryResponse {
-        self.down.recv().await.unwrap().unwrap()
+        self.down.recv().await.unwrap().unwrap().to_delta()
     }
 }
 

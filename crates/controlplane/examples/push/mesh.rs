@@ -4,7 +4,10 @@
 
 use serde_json::{Value, json};
 
-pub const NAMESPACES: usize = 100;
+/// Namespaces; fewer to look for a fault (`PUSH_NAMESPACES`).
+pub fn namespaces() -> usize {
+    std::env::var("PUSH_NAMESPACES").ok().and_then(|n| n.parse().ok()).unwrap_or(100)
+}
 pub const SERVICES: usize = 10;
 pub const PODS: usize = 10;
 /// Ports that services share: a change of one re-sends the routes of all on its port.
@@ -47,7 +50,7 @@ pub fn destination_rule(n: usize) -> Value {
 }
 
 pub fn all() -> impl Iterator<Item = Value> {
-    (0..NAMESPACES).flat_map(|n| {
+    (0..namespaces()).flat_map(|n| {
         let services = (0..SERVICES).map(move |s| service(n, s));
         let pods = (0..SERVICES).flat_map(move |s| (0..PODS).map(move |p| pod(n, s, p, true)));
         services.chain(pods).chain([virtual_service(n, 1), destination_rule(n)])

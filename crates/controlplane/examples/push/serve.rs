@@ -57,7 +57,7 @@ async fn serve() -> anyhow::Result<()> {
         let mut words = command.split(' ');
         let what = words.next().unwrap_or_default().to_owned();
         let n: usize = words.next().and_then(|n| n.parse().ok()).unwrap_or(0);
-        let namespace = n % mesh::NAMESPACES;
+        let namespace = n % mesh::namespaces();
         let change = match what.as_str() {
             "memory" => {
                 println!("{}", resident_kb()?);
@@ -74,11 +74,12 @@ async fn serve() -> anyhow::Result<()> {
                 continue;
             }
             "route" => mesh::virtual_service(namespace, 2 + n),
-            "endpoint" => mesh::pod(namespace, 5, 9, n % 2 == 1),
+            // Each round another pod goes: what changes nothing is pushed to nobody.
+            "endpoint" => mesh::pod(namespace, 5, n / mesh::namespaces() % mesh::PODS, false),
             _ => {
                 let mut service = mesh::service(namespace, 5);
                 service["spec"]["ports"][0]["appProtocol"] =
-                    if n.is_multiple_of(2) { "http".into() } else { "grpc".into() };
+                    if (n / mesh::namespaces()).is_multiple_of(2) { "grpc".into() } else { "http".into() };
                 service
             }
         };
@@ -86,6 +87,12 @@ async fn serve() -> anyhow::Result<()> {
         inputs.send(batch([change].into_iter())).await?;
         while hub.metrics().convergence.count() < before + connected && start.elapsed() < Duration::from_secs(30) {
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let done = hub.metrics().convergence.count() - before;
+        if done < connected {
+            println!("only {done} of {connected} clients have confirmed it after 30 s");
+            std::io::stdout().flush()?;
+            continue;
         }
         let took: Vec<f64> =
             hub.status().iter().filter_map(|c| c.convergence.last).map(|t| t.as_secs_f64() * 1e3).collect();

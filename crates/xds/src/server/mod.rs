@@ -10,6 +10,7 @@
 //! resources come from.
 
 mod kind;
+mod push;
 mod resource;
 mod status;
 mod stream;
@@ -18,6 +19,7 @@ mod subscription;
 mod tests;
 
 pub use kind::Kind;
+pub use push::{Push, Writer};
 pub use resource::{Changes, Resource, ResourceSet, version_string};
 pub use status::{SyncState, TypeStatus};
-pub use stream::{Event, Protocol, Push, Refused, Stream, Want};
+pub use stream::{Event, Protocol, Refused, Stream, Want};

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use prost_types::Any;
 use protos::envoy::service::discovery::v3 as discovery;
 
 use super::resource::{is_eds_cluster, version_string};
 use super::subscription::{Subscription, WILDCARD};
-use super::{Changes, Kind, Resource, ResourceSet, TypeStatus};
+use super::{Changes, Kind, Push, Resource, ResourceSet, TypeStatus};
 
 /// How long listeners and routes wait for the client to take new clusters and ask for their endpoints.
 /// A client that never does so (it needs no endpoints, or a cluster of it never gets warm) still gets everything after
@@ -66,61 +65,6 @@ pub struct Want<'a> {
     pub names: &'a BTreeSet<Arc<str>>,
     /// Counts the changes of what is wanted, so that who compares names need not do so again.
     pub asked: u64,
-}
-
-/// A response that may leave.
-#[derive(Debug, Clone)]
-pub struct Push {
-    /// Its type.
-    pub kind: Kind,
-    /// Unique on the stream.
-    pub nonce: String,
-    /// Version of all that the client has of this type afterwards.
-    pub version: String,
-    /// Resources to send: changed ones, or all in state of the world of clusters and listeners.
-    pub resources: Vec<Arc<Resource>>,
-    /// Names that are gone (delta only).
-    pub removed: Vec<Arc<str>>,
-}
-
-impl Push {
-    /// Sum of the encoded resources in bytes.
-    pub fn bytes(&self) -> usize {
-        self.resources.iter().map(|r| r.value.len()).sum()
-    }
-
-    fn any(&self, resource: &Resource) -> Any {
-        Any { type_url: self.kind.type_url().to_owned(), value: resource.value.clone() }
-    }
-
-    /// The response of a delta stream.
-    pub fn to_delta(&self) -> discovery::DeltaDiscoveryResponse {
-        let resource = |r: &Arc<Resource>| discovery::Resource {
-            name: r.name.to_string(),
-            version: version_string(r.version),
-            resource: Some(self.any(r)),
-            ..Default::default()
-        };
-        discovery::DeltaDiscoveryResponse {
-            system_version_info: self.version.clone(),
-            resources: self.resources.iter().map(resource).collect(),
-            type_url: self.kind.type_url().to_owned(),
-            removed_resources: self.removed.iter().map(|n| n.to_string()).collect(),
-            nonce: self.nonce.clone(),
-            ..Default::default()
-        }
-    }
-
-    /// The response of a state-of-the-world stream.
-    pub fn to_sotw(&self) -> discovery::DiscoveryResponse {
-        discovery::DiscoveryResponse {
-            version_info: self.version.clone(),
-            resources: self.resources.iter().map(|r| self.any(r)).collect(),
-            type_url: self.kind.type_url().to_owned(),
-            nonce: self.nonce.clone(),
-            ..Default::default()
-        }
-    }
 }
 
 /// One ADS stream.
