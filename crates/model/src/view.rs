@@ -17,7 +17,7 @@ use crate::sidecar::{SidecarScope, select_sidecar};
 use crate::snapshot::{Delta, Snapshot};
 
 /// A port of a service that this proxy's workload serves.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct ServiceTarget {
     /// The service.
     pub service: Arc<Service>,
@@ -25,6 +25,14 @@ pub struct ServiceTarget {
     pub port: Port,
     /// The port of the workload.
     pub target_port: u16,
+}
+
+impl PartialEq for ServiceTarget {
+    fn eq(&self, other: &Self) -> bool {
+        // Replicas hold the same allocation; they are compared with each change.
+        let same = Arc::ptr_eq(&self.service, &other.service) || self.service == other.service;
+        same && self.target_port == other.target_port && self.port == other.port
+    }
 }
 
 /// One proxy's view of a snapshot.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
-use tokio::time::{sleep, sleep_until};
+use tokio::time::{Instant as TokioInstant, sleep, sleep_until};
 use tokio_stream::{Stream as Inbound, StreamExt as _};
 use tonic::Status;
 use xds::server::{Event, Push};
@@ -64,7 +64,7 @@ pub(crate) async fn serve<W: Wire, S: Source>(
     tracing::info!(target: "ads", "ADS: new {}connection for node:{}", if W::PROTOCOL == xds::server::Protocol::Delta { "delta " } else { "" }, connection.id);
 
     // What this client has not answered yet of the bytes that may be under way.
-    let mut held: Option<(OwnedSemaphorePermit, Instant)> = None;
+    let mut held: Option<(OwnedSemaphorePermit, TokioInstant)> = None;
     let age = sleep(hub.options.max_age.unwrap_or(NEVER));
     tokio::pin!(age);
     receive::<W, S>(&hub, &connection, &request)?;
@@ -74,14 +74,14 @@ pub(crate) async fn serve<W: Wire, S: Source>(
             // A whole mesh that connects at once must not be encoded at once. Who holds a share does not wait for
             // another: nobody waits for itself.
             if held.is_none() && push.bytes() >= LARGE_BYTES {
-                held = hub.in_flight(push.bytes()).await.map(|share| (share, Instant::now() + HELD_MAX));
+                held = hub.in_flight(push.bytes()).await.map(|share| (share, TokioInstant::now() + HELD_MAX));
             }
             if outbound.send(Ok(push)).await.is_err() {
                 return Ok(());
             }
         }
         let deadline = connection.stream().deadline();
-        let deadline = hub.start + deadline.unwrap_or_else(|| hub.start.elapsed() + NEVER);
+        let deadline = TokioInstant::from(hub.start + deadline.unwrap_or_else(|| hub.start.elapsed() + NEVER));
         let deadline = held.as_ref().map_or(deadline, |(_, until)| deadline.min(*until));
         tokio::select! {
             message = inbound.next() => match message {
@@ -99,7 +99,7 @@ pub(crate) async fn serve<W: Wire, S: Source>(
                     connection.stream().invalidate(|k| kinds.contains(&k));
                 }
             }
-            () = sleep_until(deadline.into()) => held = held.filter(|(_, until)| *until > Instant::now()),
+            () = sleep_until(deadline) => held = held.filter(|(_, until)| *until > TokioInstant::now()),
             () = &mut age => return Ok(()),
             () = connection.close.notified() => return Err(Status::aborted("disconnected by the operator")),
             changed = draining.wait_for(|d| *d) => {

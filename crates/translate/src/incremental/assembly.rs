@@ -18,7 +18,8 @@ pub(crate) struct Piece {
 /// A set and the pieces it consists of.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Assembly {
-    pub(crate) pieces: Vec<Arc<Piece>>,
+    /// Shared between views that differ in other types.
+    pub(crate) pieces: Arc<Vec<Arc<Piece>>>,
     pub(crate) set: Arc<ResourceSet>,
     /// Names the pieces refer to, sorted, each once. One allocation while they are the same names.
     pub(crate) refers: Arc<[Arc<str>]>,
@@ -35,7 +36,7 @@ impl Assembly {
         let Some(old) = old else {
             let set = pieces.iter().flat_map(|p| p.resources.iter().cloned()).collect();
             let count = pieces.iter().map(|p| p.resources.len()).sum();
-            return Assembly { set: Arc::new(set), refers: refers(&pieces).into(), count, pieces };
+            return Assembly { set: Arc::new(set), refers: refers(pieces.iter()).into(), count, pieces: Arc::new(pieces) };
         };
         let shared =
             |a: &mut dyn Iterator<Item = (&Arc<Piece>, &Arc<Piece>)>| a.take_while(|(a, b)| Arc::ptr_eq(a, b)).count();
@@ -71,10 +72,10 @@ impl Assembly {
         let refers = if once && names(&gone) == names(&come) {
             Arc::clone(&old.refers)
         } else {
-            let all = refers(&pieces);
+            let all = refers(pieces.iter());
             if *all == *old.refers { Arc::clone(&old.refers) } else { all.into() }
         };
-        Assembly { pieces, set, refers, count }
+        Assembly { pieces: Arc::new(pieces), set, refers, count }
     }
 }
 

@@ -109,7 +109,7 @@ fn follow(context: &Context<'_>, before: &Made) -> Option<Pieces> {
         return None;
     }
     let mut bound = before.bound.clone()?;
-    let mut pieces = before.assembly.pieces.clone();
+    let mut pieces = (*before.assembly.pieces).clone();
     if gone.is_empty() && come.is_empty() {
         return Some((bound, pieces));
     }

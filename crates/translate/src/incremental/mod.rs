@@ -38,10 +38,10 @@ pub struct Translation {
 /// Finished types.
 #[derive(Debug, Clone, Default)]
 struct Made {
-    clusters: Option<clusters::Made>,
-    endpoints: Option<clusters::Made>,
-    listeners: Option<listeners::Made>,
-    routes: Option<routes::Made>,
+    clusters: Option<Arc<clusters::Made>>,
+    endpoints: Option<Arc<clusters::Made>>,
+    listeners: Option<Arc<listeners::Made>>,
+    routes: Option<Arc<routes::Made>>,
     names: Option<Names>,
 }
 
@@ -65,14 +65,14 @@ impl Translation {
 
     /// All clusters (CDS).
     pub fn clusters(&self) -> Arc<ResourceSet> {
-        self.cluster_pieces().assembly.set
+        Arc::clone(&self.cluster_pieces().assembly.set)
     }
 
-    fn cluster_pieces(&self) -> clusters::Made {
+    fn cluster_pieces(&self) -> Arc<clusters::Made> {
         let mut made = self.made();
         let context = Context { inputs: &self.inputs, memo: &self.memo, facts: &self.facts };
-        let before = self.before.clusters.as_ref();
-        made.clusters.get_or_insert_with(|| clusters::clusters(&context, before)).clone()
+        let before = self.before.clusters.as_deref();
+        made.clusters.get_or_insert_with(|| Arc::new(clusters::clusters(&context, before))).clone()
     }
 
     /// Endpoints (EDS) of all those clusters that take them over EDS.
@@ -85,21 +85,22 @@ impl Translation {
         let clusters = self.cluster_pieces();
         let mut made = self.made();
         let context = Context { inputs: &self.inputs, memo: &self.memo, facts: &self.facts };
-        let before = self.before.endpoints.as_ref();
-        let endpoints = made.endpoints.get_or_insert_with(|| clusters::endpoints(&context, &clusters, before));
+        let before = self.before.endpoints.as_deref();
+        let make = || Arc::new(clusters::endpoints(&context, &clusters, before));
+        let endpoints = made.endpoints.get_or_insert_with(make);
         (Arc::clone(&endpoints.names), endpoints.assembly.set.clone())
     }
 
     /// All listeners (LDS).
     pub fn listeners(&self) -> Arc<ResourceSet> {
-        self.listener_pieces().set.clone()
+        Arc::clone(&self.listeners_made().assembly.set)
     }
 
-    fn listener_pieces(&self) -> Assembly {
+    fn listeners_made(&self) -> Arc<listeners::Made> {
         let mut made = self.made();
         let context = Context { inputs: &self.inputs, memo: &self.memo, facts: &self.facts };
-        let before = self.before.listeners.as_ref();
-        made.listeners.get_or_insert_with(|| listeners::listeners(&context, before)).assembly.clone()
+        let before = self.before.listeners.as_deref();
+        made.listeners.get_or_insert_with(|| Arc::new(listeners::listeners(&context, before))).clone()
     }
 
     /// Routes (RDS) that those listeners refer to.
@@ -109,11 +110,12 @@ impl Translation {
 
     /// The same with the names of the routes, which stay one allocation while they are the same names.
     pub fn route_names_and_set(&self) -> (Arc<[Arc<str>]>, Arc<ResourceSet>) {
-        let listeners = self.listener_pieces();
+        let listeners = self.listeners_made();
         let mut made = self.made();
         let context = Context { inputs: &self.inputs, memo: &self.memo, facts: &self.facts };
-        let before = self.before.routes.as_ref();
-        let routes = made.routes.get_or_insert_with(|| routes::routes(&context, &listeners.refers, before));
+        let before = self.before.routes.as_deref();
+        let make = || Arc::new(routes::routes(&context, &listeners.assembly.refers, before));
+        let routes = made.routes.get_or_insert_with(make);
         (Arc::clone(&routes.names), Arc::clone(&routes.set))
     }
 
