@@ -12,11 +12,10 @@ use tonic::Status;
 use tonic::codegen::http::HeaderMap;
 use xds::server::{Protocol, Push, Writer};
 
+use crate::requests::PREFIX_BYTES;
+
 /// Bytes that are written at once. HTTP/2 sends them in frames of its own size.
 const CHUNK_BYTES: usize = 64 << 10;
-
-/// Bytes before a gRPC message: whether it is compressed, and its length.
-const PREFIX_BYTES: usize = 5;
 
 /// What leaves on one stream, in the order in which it is put into the channel.
 pub(crate) struct Answers {

@@ -12,6 +12,7 @@ mod debounce;
 mod hub;
 mod limit;
 mod metrics;
+mod requests;
 mod serve;
 mod service;
 #[cfg(test)]

@@ -2,7 +2,6 @@
 //! responses are written as clients take them (`answers`), where generated code would build and encode a message each.
 
 use std::convert::Infallible;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use protos::envoy::config::core::v3::Node;
@@ -10,16 +9,16 @@ use protos::envoy::service::discovery::v3 as discovery;
 use protos::envoy::service::discovery::v3::aggregated_discovery_service_server::SERVICE_NAME;
 use protos::prost::Message;
 use tokio::sync::mpsc;
-use tonic::codec::{BufferSettings, DecodeBuf, Decoder};
 use tonic::codegen::{Body, Context, Poll, Service, StdError, http};
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
-use tonic::{Request, Status, Streaming};
+use tonic::{Request, Status};
 use xds::server::{Event, Protocol, Refused, Stream};
 
 use crate::answers::Answers;
+use crate::requests::Requests;
 use crate::serve::serve;
-use crate::{Authenticate, Hub, REQUEST_BYTES_MAX, Source};
+use crate::{Authenticate, Hub, Source};
 
 /// One of the two protocols, as messages.
 pub(crate) trait Wire: Send + 'static {
@@ -54,24 +53,6 @@ impl Wire for Sotw {
     }
 }
 
-/// Reads requests of one protocol.
-struct Requests<W>(PhantomData<fn() -> W>);
-
-impl<W: Wire> Decoder for Requests<W> {
-    type Item = W::Request;
-    type Error = Status;
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<W::Request>, Status> {
-        let request = W::Request::decode(bytes);
-        request.map(Some).map_err(|e| Status::invalid_argument(e.to_string()))
-    }
-    fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(REQUEST_BUFFER_BYTES, REQUEST_BUFFER_BYTES)
-    }
-}
-
-/// What an idle stream holds for its next request; a longer one asks for its own size.
-const REQUEST_BUFFER_BYTES: usize = 1 << 10;
-
 /// Serves the hub's source to callers that the authenticator knows.
 pub struct AdsService<S: Source> {
     hub: Arc<Hub<S>>,
@@ -95,7 +76,7 @@ impl<S: Source> AdsService<S> {
         B: Body<Error: Into<StdError> + Send> + Send + 'static,
     {
         let (parts, body) = request.into_parts();
-        let inbound = Streaming::new_request(Requests::<W>(PhantomData), body, None, Some(REQUEST_BYTES_MAX));
+        let inbound = Requests::<B, W::Request>::new(body);
         let request = Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, inbound);
         let identities = self.authenticate.authenticate(request.metadata(), request.extensions())?;
         let forwarded = request.metadata().get("x-forwarded-for").and_then(|v| v.to_str().ok());

@@ -36,7 +36,12 @@ impl Assembly {
         let Some(old) = old else {
             let set = pieces.iter().flat_map(|p| p.resources.iter().cloned()).collect();
             let count = pieces.iter().map(|p| p.resources.len()).sum();
-            return Assembly { set: Arc::new(set), refers: refers(pieces.iter()).into(), count, pieces: Arc::new(pieces) };
+            return Assembly {
+                set: Arc::new(set),
+                refers: refers(pieces.iter()).into(),
+                count,
+                pieces: Arc::new(pieces),
+            };
         };
         let shared =
             |a: &mut dyn Iterator<Item = (&Arc<Piece>, &Arc<Piece>)>| a.take_while(|(a, b)| Arc::ptr_eq(a, b)).count();

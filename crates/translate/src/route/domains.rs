@@ -57,10 +57,25 @@ pub(crate) fn of_service(
 ) -> Arc<Domains> {
     let bits =
         u64::from(port) | u64::from(spelled) << 16 | u64::from(reach.dns_capture) << 32 | u64::from(reach.ipv6) << 33;
-    memo.get(&Key::new(Unit::Domains, proxy_domain).bits(bits).part(service), || {
+    memo.get(&Key::new(Unit::Domains, decisive(service, proxy_domain)).bits(bits).part(service), || {
         let (all, short) = names_of(service, spelled, proxy_domain, reach);
         Domains::new(&service.hostname, port, all, &short)
     })
+}
+
+/// What of the proxy's domain decides the domains of a service: all namespaces but its own call it the same, and keep
+/// its domains together.
+fn decisive<'a>(service: &Service, proxy_domain: &'a str) -> &'a str {
+    let Some(at) = proxy_domain.find(".svc.") else {
+        return proxy_domain;
+    };
+    let (namespace, suffix) = proxy_domain.split_at(at);
+    let own = |host: &str| {
+        let base = host.strip_suffix(suffix).and_then(|base| base.split_once('.'));
+        base.is_some_and(|(_, of)| of == namespace)
+    };
+    let hosts = std::iter::once(&service.hostname).chain(&service.aliases);
+    if hosts.into_iter().any(|h| own(h)) { proxy_domain } else { suffix }
 }
 
 /// Domains of a service, and those among them that are shortened forms. `port` is added to each unless 0.
