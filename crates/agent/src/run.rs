@@ -45,8 +45,6 @@ const PROBES_FROM_V4: std::net::Ipv4Addr = std::net::Ipv4Addr::new(127, 0, 0, 6)
 const PROBES_FROM_V6: std::net::Ipv6Addr = std::net::Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 /// How often a starting proxy is asked whether it is ready.
 const START_LOOK: Duration = Duration::from_millis(5);
-/// After this long a proxy that is ready has done all that belongs to its start.
-const START_OVER: Duration = Duration::from_secs(3);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Environment, with the proxy configuration's metadata over it.
@@ -194,6 +192,8 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
     };
     watch_start(Arc::clone(&status));
     if args.proxy_binary.is_some() {
+        // Our own proxy does it for the whole process.
+        tokio::spawn(proxy::memory::rest());
         let mut hang_up = signal(SignalKind::hangup())?;
         let renew = async || match options.hot_restart {
             true => drop(hang_up.recv().await),
@@ -218,9 +218,6 @@ fn watch_start(status: Arc<Status>) {
             }
             tokio::time::sleep(START_LOOK).await;
         }
-        // What only the start needed, in code and in memory, is let go once nothing of the start is left.
-        tokio::time::sleep(START_OVER).await;
-        proxy::memory::forget_startup();
     });
 }
 

@@ -1,6 +1,8 @@
 //! How much memory is in use? glibc's own account, and the settings that keep it small.
 #![allow(unsafe_code)] // mallinfo2, mallopt and malloc_trim are plain C calls without preconditions.
 
+use std::time::Duration;
+
 /// The figures of `/memory`, in bytes, under the names that Envoy gives them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -63,9 +65,60 @@ pub fn trim() {
     }
 }
 
+/// How often a process is asked whether it has come to rest.
+const LOOK: Duration = Duration::from_secs(5);
+/// Processor time between two looks of a process that is at rest.
+const AT_REST: Duration = Duration::from_millis(20);
+/// So much more code than it needs at rest may a process keep.
+const SLACK_BYTES: u64 = 256 * 1024;
+
+/// Gives back what work has left behind, each time that it is over: a start, a change of configuration and a burst of requests map megabytes
+/// of code that a process at rest does not run. One that has work is left alone.
+pub async fn rest() {
+    let mut tick = tokio::time::interval(LOOK);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut needed = 0;
+    let mut cleared = false;
+    let mut spent = processor_time();
+    loop {
+        tick.tick().await;
+        let before = std::mem::replace(&mut spent, processor_time());
+        if spent.saturating_sub(before) > AT_REST {
+            continue;
+        }
+        let mapped = file_bytes();
+        if std::mem::take(&mut cleared) {
+            needed = mapped;
+        } else if mapped > needed + SLACK_BYTES {
+            forget_code();
+            cleared = true;
+        }
+    }
+}
+
+/// What of the process's files is in memory.
+fn file_bytes() -> u64 {
+    const SHARED: usize = 2;
+    let statm = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = statm.and_then(|s| s.split_whitespace().nth(SHARED)?.parse::<u64>().ok());
+    pages.unwrap_or(0) * page_bytes()
+}
+
+/// Spent by all threads, in the program and in the kernel.
+fn processor_time() -> Duration {
+    // SAFETY: a plain struct for the kernel to fill in.
+    let usage = unsafe {
+        let mut usage = std::mem::zeroed::<libc::rusage>();
+        libc::getrusage(libc::RUSAGE_SELF, &mut usage);
+        usage
+    };
+    let span = |t: libc::timeval| Duration::new(t.tv_sec as u64, t.tv_usec as u32 * 1000);
+    span(usage.ru_utime) + span(usage.ru_stime)
+}
+
 /// Unmaps the read-only pages of the program and its libraries, most of which only the start needed; those in use come back from
-/// the page cache at once. Called when the server goes live, and once more when the first probes of its listeners are over.
-pub fn forget_startup() {
+/// the page cache at once. Called when the server goes live, and by [`rest`].
+pub fn forget_code() {
     // SAFETY: the callback below touches only what the loader describes.
     unsafe {
         libc::dl_iterate_phdr(Some(forget_segments), std::ptr::null_mut());
@@ -102,7 +155,7 @@ unsafe extern "C" fn forget_segments(info: *mut libc::dl_phdr_info, _: usize, _:
 mod tests {
     #[test]
     fn code_that_was_forgotten_still_runs() {
-        super::forget_startup();
+        super::forget_code();
         assert!(super::figures().total_physical_bytes > 0);
         assert_eq!(format!("{:?}", [1.5f64, 2.25].map(f64::sqrt).len()), "2");
     }

@@ -33,9 +33,6 @@ use crate::subscriptions::{EVENTS_MAX, Subscriptions};
 use crate::workers::Workers;
 use crate::{StartError, admin, hot_restart, memory, settings};
 
-/// By then whoever waited for the listeners has looked at them.
-const PROBED: Duration = Duration::from_millis(600);
-
 /// `envoy.admin.v3.ServerInfo.State`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -543,11 +540,8 @@ impl Phase {
             server.stats.record(stat::INITIALIZATION_TIME_MS, server.started.elapsed().as_millis() as u64);
             server.set_state(State::Live);
             server.take_over();
-            memory::forget_startup();
-            tokio::task::spawn_local(async {
-                tokio::time::sleep(PROBED).await;
-                memory::forget_startup();
-            });
+            memory::forget_code();
+            tokio::task::spawn_local(memory::rest());
             telemetry::info!(main, "starting main dispatch loop");
         }
     }
