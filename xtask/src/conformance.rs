@@ -4,12 +4,12 @@
 //! checkout. Each area has a runner `crates/*/tests/conformance_*.rs` that prints one JSON line of counts; areas that
 //! are in the folder and have no runner are listed as not yet served.
 
-use crate::suites::{Outcome, test_of_units};
-use crate::{cargo, root};
+use crate::programs::{self, Program};
+use crate::root;
+use crate::suites::Outcome;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 /// Counts of one area.
 #[derive(Serialize, Deserialize, Clone)]
@@ -24,7 +24,10 @@ struct Area {
     not_served: usize,
 }
 
-pub fn run() -> Result<Outcome> {
+/// Programs that run at a time.
+const AT_A_TIME: usize = 2;
+
+pub fn run(programs: Vec<Program>) -> Result<Outcome> {
     let data = match std::env::var_os("PROA_CONFORMANCE") {
         Some(named) => PathBuf::from(named),
         None => root().join("../shared/conformance"),
@@ -37,25 +40,15 @@ pub fn run() -> Result<Outcome> {
     }
     let data = data.canonicalize()?;
     let (mut areas, mut broken) = (Vec::new(), Vec::new());
-    for (package, test) in runners()? {
-        println!("running {package} {test}");
-        let output = cargo::command()
-            .args(test_of_units())
-            .args(["--quiet", "--test", &test, "--", "--nocapture"])
-            .env("PROA_CONFORMANCE", &data)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .context("cargo test")?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let found = text.lines().filter_map(counts);
+    let env = [("PROA_CONFORMANCE", data.to_str().context("the data's path is not UTF-8")?)];
+    for said in programs::run(programs, AT_A_TIME, &["--nocapture"], &env) {
+        let Program { package, name, .. } = &said.program;
         let before = areas.len();
-        areas.extend(found);
-        if areas.len() == before || !output.status.success() {
-            print!("{text}");
-        }
+        areas.extend(said.text.lines().filter_map(counts));
         if areas.len() == before {
-            broken.push(format!("{package} {test} printed no counts"));
+            broken.push(format!("{package} {name} printed no counts"));
+        } else if !said.passed {
+            broken.push(format!("{package} {name} failed"));
         }
     }
     unserved(&data, &mut areas)?;
@@ -70,28 +63,17 @@ pub fn run() -> Result<Outcome> {
     })
 }
 
-/// A runner's line of counts; cargo may have printed something in front of it on the same line.
+/// A runner's line of counts; the test harness may have printed something in front of it on the same line.
 fn counts(line: &str) -> Option<Area> {
     serde_json::from_str(&line[line.find("{\"area\"")?..]).ok()
 }
 
-/// `(package, test)` of every `crates/*/tests/conformance_*.rs`.
-fn runners() -> Result<Vec<(String, String)>> {
-    let mut found = Vec::new();
-    for krate in std::fs::read_dir(root().join("crates"))? {
-        let krate = krate?;
-        let Ok(tests) = std::fs::read_dir(krate.path().join("tests")) else {
-            continue;
-        };
-        for file in tests {
-            let file = file?.file_name().to_string_lossy().into_owned();
-            if let Some(test) = file.strip_suffix(".rs").filter(|t| t.starts_with("conformance_")) {
-                found.push((format!("proa-{}", krate.file_name().to_string_lossy()), test.to_owned()));
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
+/// Names of every `crates/*/tests/conformance_*.rs`.
+pub fn runners() -> Vec<String> {
+    let folders = std::fs::read_dir(root().join("crates")).into_iter().flatten().flatten();
+    let files = folders.flat_map(|krate| std::fs::read_dir(krate.path().join("tests")).into_iter().flatten().flatten());
+    let names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+    names.filter_map(|n| n.strip_suffix(".rs").filter(|t| t.starts_with("conformance_")).map(str::to_owned)).collect()
 }
 
 /// Adds the folders of the data that no runner spoke for. An area `networking-simulation` speaks for `networking`.

@@ -1,7 +1,6 @@
 //! Where does our proxy differ from stock Envoy? Builds both sides and runs `proa-differential`.
 
-use crate::suites::{Outcome, cargo, test_of_differential};
-use crate::tools;
+use crate::{programs, tools};
 use anyhow::{Result, bail};
 use std::process::Command;
 
@@ -25,11 +24,16 @@ pub struct Args {
     pub show: usize,
 }
 
+/// Builds both programs, then compares.
 pub fn run(args: &Args) -> Result<()> {
+    // Programs are built for the tests of their own package.
+    programs::build(&["local_mesh", "ambiguous"])?;
+    compare(args)
+}
+
+/// Compares with what is built.
+pub fn compare(args: &Args) -> Result<()> {
     let envoy = tools::envoy()?;
-    if let Outcome::Failed(why) = build() {
-        bail!("{why}");
-    }
     // This program lies beside what it has just built.
     let built = std::env::current_exe()?;
     let built = built.parent().unwrap_or(&built);
@@ -46,11 +50,4 @@ pub fn run(args: &Args) -> Result<()> {
         bail!("differences found");
     }
     Ok(())
-}
-
-/// Builds our proxy and `proa-differential`: programs are built for the tests of their own package.
-pub fn build() -> Outcome {
-    let mut args = test_of_differential();
-    args.extend(["--no-run", "--quiet", "--test", "local_mesh", "--test", "ambiguous"]);
-    cargo(&args, &[])
 }

@@ -7,6 +7,7 @@ mod cargo;
 mod conformance;
 mod deny;
 mod differential;
+mod programs;
 mod protocols;
 mod protos;
 mod push;

@@ -2,8 +2,9 @@
 //! programs, a WebSocket library, Prometheus, statsd, Zipkin and what the services of HTTP filters are written with, then runs the tests of `crates/differential` against our proxy and
 //! stock Envoy.
 
-use crate::suites::{Outcome, cargo, test_of_differential};
-use crate::{differential, root, tools};
+use crate::programs::{self, Program};
+use crate::suites::{Outcome, held};
+use crate::{root, tools};
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -23,16 +24,10 @@ const STATSD: &str = "statsd@0.9.0";
 /// What the scripts of `crates/differential/tests/filters` import, from PyPI.
 const FILTERS: &[&str] = &["grpcio", "xds-protos", "pyyaml", "pyjwt", "cryptography"];
 
-pub fn run() -> Result<Outcome> {
-    let envoy = tools::envoy()?;
-    if let Outcome::Failed(why) = differential::build() {
-        return Ok(Outcome::Failed(why));
-    }
+/// What the tests are told, and what of it cannot be had.
+pub fn tools() -> (Vec<(&'static str, String)>, Vec<String>) {
     let mut missing = Vec::new();
-    let mut env: Vec<(&str, String)> = vec![
-        ("PROA_ENVOY", envoy.display().to_string()),
-        ("PROA_PROXY", root().join("target/debug/proa").display().to_string()),
-    ];
+    let mut env = vec![("PROA_PROXY", root().join("target/debug/proa").display().to_string())];
     let mut add = |name: &'static str, found: Result<PathBuf>| match found {
         Ok(path) => env.push((name, path.display().to_string())),
         Err(why) => missing.push(format!("{name}: {why:#}")),
@@ -46,11 +41,14 @@ pub fn run() -> Result<Outcome> {
     add("PROA_ZIPKIN", tools::from_maven(ZIPKIN.0, ZIPKIN.1));
     let imports = "grpc, yaml, jwt, cryptography, envoy.service.ext_proc.v3.external_processor_pb2";
     add("PROA_FILTERS_PYTHON", tools::python_with(FILTERS, imports));
+    (env, missing)
+}
+
+pub fn run(programs: Vec<Program>) -> Result<Outcome> {
+    let (mut env, missing) = tools();
+    env.push(("PROA_ENVOY", tools::envoy()?.display().to_string()));
     let env: Vec<(&str, &str)> = env.iter().map(|(k, v)| (*k, v.as_str())).collect();
-    let mut args = test_of_differential();
-    args.extend(["--test", "ambiguous", "--test", "protocols", "--test", "filters", "--no-fail-fast"]);
-    args.extend(["--", "--test-threads=1", "--nocapture"]);
-    Ok(match cargo(&args, &env) {
+    Ok(match held(&programs::run(programs, 1, &["--test-threads=1", "--nocapture"], &env)) {
         Outcome::Passed if !missing.is_empty() => {
             Outcome::NotRun(format!("{}; the other cases passed", missing.join("; ")))
         }
