@@ -11,16 +11,17 @@ use l7::istio::{End, Kind, KnownPeer, Recorder, Series};
 use l7::log::{Logger, loggers};
 use proxy_config::Name;
 use proxy_config::cluster::Discovery;
+use proxy_config::filters::http::Odcds;
 use proxy_config::filters::network::{self as config, TcpCluster};
 use proxy_config::listener::NetworkFilterKind;
 use proxy_config::route::{HashPolicyKind, Priority, SubsetMatch};
 use proxy_core::Facts;
 use proxy_core::facts::{Bytes, Marks};
 use telemetry::access_log::ResponseFlags;
-use telemetry::stats::envoy::{cluster as cluster_stat, istio, tcp as stat};
+use telemetry::stats::envoy::{cluster as cluster_stat, istio, tcp as stat, tcp_on_demand};
 use telemetry::stats::{Block, Store};
 use tls::Stream;
-use upstream::{Account, Cluster, ConnectError, ConnectRequest, Host, Outcome, PickRequest, Resource, Source};
+use upstream::{Account, Cluster, ConnectError, ConnectRequest, Host, Outcome, PickRequest, Resource, Source, Wish};
 
 use crate::accepted::{About, PeerText, tls_facts};
 use crate::filters::TCP_PROXY_CLUSTER;
@@ -37,6 +38,8 @@ const EXCHANGES_MAX: usize = 16;
 pub struct TcpProxy {
     config: Arc<config::TcpProxy>,
     stats: Block<stat::Tcp>,
+    /// Only where clusters are asked for.
+    on_demand: Block<tcp_on_demand::TcpOnDemand>,
     loggers: Box<[Logger]>,
     hostname: Arc<l7::Node>,
     store: Arc<Store>,
@@ -104,8 +107,10 @@ impl TcpProxy {
         if config.tunneling.as_ref().is_some_and(|t| t.propagate_response_headers || t.propagate_response_trailers) {
             return Err("tcp_proxy: tunneling_config: propagate_response_headers and trailers are not supported".into());
         }
+        let scope = format!("tcp.{}.", config.stat_prefix);
         Ok(TcpProxy {
-            stats: deps.store.block(&format!("tcp.{}.", config.stat_prefix)),
+            stats: deps.store.block(&scope),
+            on_demand: if config.on_demand.is_some() { deps.store.block(&scope) } else { Block::detached() },
             loggers: loggers(&config.access_logs, deps.targets())?,
             hostname: deps.node.clone(),
             store: deps.store.clone(),
@@ -189,7 +194,14 @@ impl TcpProxy {
     /// Connects to a host of the cluster, as often as the configuration allows.
     async fn connect(&self, about: &About, worker: &Rc<Worker>, journal: &mut Journal) -> Option<Link> {
         let (name, wanted) = self.cluster(about, worker);
-        let Some(cluster) = worker.upstream.cluster(name) else {
+        let cluster = match (worker.upstream.cluster(name), &self.config.on_demand) {
+            (None, Some(odcds)) => {
+                self.ask(odcds, name, worker).await;
+                worker.upstream.cluster(name)
+            }
+            (cluster, _) => cluster,
+        };
+        let Some(cluster) = cluster else {
             self.stats.inc(stat::DOWNSTREAM_CX_NO_ROUTE);
             journal.flags.insert(ResponseFlags::NO_CLUSTER_FOUND);
             return None;
@@ -274,6 +286,24 @@ impl TcpProxy {
                 *wait = (*wait * 2).min(limits.max);
             }
         }
+    }
+
+    /// Waits until the cluster is there, is known not to be, or the time is up.
+    async fn ask(&self, odcds: &Odcds, name: &str, worker: &Worker) {
+        self.on_demand.inc(tcp_on_demand::ON_DEMAND_CLUSTER_ATTEMPT);
+        let wish = Wish::Cluster { source: odcds.source.clone(), name: name.into() };
+        let outcome = match worker.upstream.registry().demand().ask(wish) {
+            Some(answer) => tokio::select! {
+                // An answer that was dropped is none.
+                there = answer => match there.unwrap_or(false) {
+                    true => tcp_on_demand::ON_DEMAND_CLUSTER_SUCCESS,
+                    false => tcp_on_demand::ON_DEMAND_CLUSTER_MISSING,
+                },
+                () = worker.http.timers.sleep(odcds.timeout) => tcp_on_demand::ON_DEMAND_CLUSTER_TIMEOUT,
+            },
+            None => tcp_on_demand::ON_DEMAND_CLUSTER_MISSING,
+        };
+        self.on_demand.inc(outcome);
     }
 
     /// A connection to the host, or a tunnel through it.

@@ -51,7 +51,7 @@ pub async fn respond(
         let mut step = step;
         loop {
             step = match step {
-                Step::Continue => break,
+                Step::Continue | Step::Reroute => break,
                 Step::Reply(reply) => {
                     return Err(LocalReply { direct: true, ..*reply });
                 }

@@ -152,7 +152,7 @@ async fn decide_and_forward(
         reply.flags = ResponseFlags::OVERLOAD_MANAGER;
         return Err(reply);
     }
-    let table = conn.routes();
+    let mut table = conn.routes();
     let internal_only = table.as_ref().map_or(&[][..], |t| &t.internal_only_headers);
     ex.grpc = is_grpc(ex);
     if let Err(reply) = request::prepare(conn, ex, internal_only) {
@@ -176,7 +176,7 @@ async fn decide_and_forward(
             return Err(reply);
         }
     }
-    run_filters(conn, down, ex, timer, found, &table).await?;
+    run_filters(conn, down, ex, timer, found, &mut table).await?;
     conn.manager.router_stats.inc(telemetry::stats::envoy::router::RQ_TOTAL);
     let Some(found) = found.as_ref() else {
         if ex.tls_first {
@@ -243,7 +243,7 @@ async fn run_filters(
     ex: &mut Exchange,
     timer: &Timer,
     found: &mut Option<Found>,
-    table: &Option<Rc<Arc<RouteTable>>>,
+    table: &mut Option<Rc<Arc<RouteTable>>>,
 ) -> Result<(), LocalReply> {
     for (index, filter) in conn.manager.filters.iter().enumerate() {
         ex.filters_run = index as u16 + 1;
@@ -263,6 +263,11 @@ async fn run_filters(
                     ex.waited = true;
                     let answer = wait_or_gone(conn, down, call).await?;
                     answer(ex)
+                }
+                Step::Reroute => {
+                    *table = conn.routes();
+                    *found = table.as_ref().and_then(|t| find_route(conn, ex, t));
+                    filter.on_request(&FilterCx::new(conn, found.as_ref(), index), ex)
                 }
                 Step::Body(limit) => {
                     collect_body(conn, down, ex, timer, limit, false).await?;

@@ -213,7 +213,7 @@ pub enum DataSource {
 }
 
 /// Where a discovery resource comes from; `envoy.config.core.v3.ConfigSource`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ConfigSource {
     /// The aggregated stream (also `self`).
     Ads {

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::Name;
-use crate::common::{Fraction, Metadata, Value};
+use crate::common::{ConfigSource, Fraction, Metadata, Value};
 use crate::filters::PerFilter;
 use crate::format::{Format, SubstitutionFormat};
 use crate::headers::HeaderChain;
@@ -44,8 +44,8 @@ pub struct RouteTable {
     pub max_direct_response_body_bytes: u32,
     /// Response header operations when no route matched (`RouteConfiguration` level only).
     pub response_headers: HeaderChain,
-    /// The virtual hosts are completed on demand (VHDS).
-    pub vhds: bool,
+    /// Where virtual hosts that are not here are asked for (VHDS).
+    pub vhds: Option<ConfigSource>,
     /// `metadata`
     pub metadata: Metadata,
 }

@@ -240,6 +240,7 @@ pub(crate) async fn run(
         tokio::select! {
             Some((id, event)) = received.recv() => on_event(&server, &mut subscriptions, &mut phase, id, event),
             () = server.registry.woken() => {}
+            () = server.registry.demand().asked() => server.config.borrow_mut().heed(),
             () = async { sleep_until(deadline.unwrap_or_else(Instant::now)).await }, if deadline.is_some() => {}
             _ = flush.tick() => {
                 server.refresh();
@@ -332,8 +333,8 @@ async fn start(
     let dynamic = &bootstrap.config.dynamic;
     let config = Config::new(
         store.clone(),
-        dynamic.cds.is_some(),
-        dynamic.lds.is_some(),
+        registry.clone(),
+        dynamic,
         Clusters::new(registry.clone(), store.block("cluster_manager.")),
         Listeners::new(deps, workers, store.block("listener_manager."), options.drain_time),
         routes,
@@ -442,11 +443,12 @@ fn on_event(server: &Rc<Server>, subscriptions: &mut Subscriptions, phase: &mut 
             subscriptions.settle(id, update, Ok(()));
         }
         Event::Update(update) => {
-            let verdict = server.config.borrow_mut().apply(&update);
-            if subscriptions.is_ads(id) {
+            let ads = subscriptions.is_ads(id);
+            let verdict = server.config.borrow_mut().apply(&update, ads);
+            if ads {
                 server.shared.embedding.hear(&update, verdict.is_ok());
+                phase.seen(&update.type_url);
             }
-            phase.seen(&update.type_url);
             // Names first: the answer then finds the server knowing what the new resources need.
             let wanted = server.config.borrow_mut().advance();
             subscriptions.want(wanted);

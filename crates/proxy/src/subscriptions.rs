@@ -1,4 +1,4 @@
-//! Who tells this proxy what? The aggregated stream and the streams of single secrets, over clusters of the bootstrap.
+//! Who tells this proxy what? The aggregated stream and those of single types, over clusters of the bootstrap.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -31,6 +31,7 @@ pub const EVENTS_MAX: usize = 64;
 pub type StreamId = usize;
 
 struct Stream {
+    service: Service,
     source: Source,
     handle: Handle,
 }
@@ -43,6 +44,8 @@ pub struct Subscriptions {
     streams: Vec<Stream>,
     events: mpsc::Sender<(StreamId, Event)>,
     wanted: Wanted,
+    /// CDS was asked for.
+    clusters: bool,
     /// LDS was asked for.
     listeners: bool,
     embedding: Embedding,
@@ -64,23 +67,30 @@ impl Subscriptions {
             streams: Vec::new(),
             events,
             wanted: Wanted::default(),
+            clusters: false,
             listeners: false,
             embedding,
         }
     }
 
-    /// The stream of a source, opened if it is not yet. `None`: nothing serves that source.
-    fn stream(&mut self, source: &Source) -> Option<StreamId> {
-        if let Some(id) = self.streams.iter().position(|s| s.source == *source) {
+    /// The aggregated stream, opened if it is not yet. `None`: the bootstrap has none.
+    fn ads(&mut self) -> Option<StreamId> {
+        self.stream(&Source::Ads, Service::Aggregated)
+    }
+
+    /// The stream of a source, opened if it is not yet; `service` is what it speaks unless it is the aggregated one.
+    /// `None`: nothing serves that source.
+    fn stream(&mut self, source: &Source, service: Service) -> Option<StreamId> {
+        let service = if *source == Source::Ads { Service::Aggregated } else { service };
+        if let Some(id) = self.streams.iter().position(|s| s.service == service && s.source == *source) {
             return Some(id);
         }
-        let (service, protocol, cluster, metadata, node_always) = match source {
+        let (protocol, cluster, metadata, node_always) = match source {
             Source::Ads => {
                 let ads = self.ads.as_ref()?;
                 let protocol = if ads.delta { Protocol::Delta } else { Protocol::StateOfTheWorld };
                 let metadata = ads.initial_metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
                 (
-                    Service::Aggregated,
                     protocol,
                     ads.clusters.first()?.to_string(),
                     metadata,
@@ -89,7 +99,7 @@ impl Subscriptions {
             }
             Source::Grpc { cluster, delta } => {
                 let protocol = if *delta { Protocol::Delta } else { Protocol::StateOfTheWorld };
-                (Service::Secret, protocol, cluster.clone(), Vec::new(), false)
+                (protocol, cluster.clone(), Vec::new(), false)
             }
             Source::Static | Source::File(_) => return None,
         };
@@ -115,13 +125,14 @@ impl Subscriptions {
                 }
             }
         });
-        self.streams.push(Stream { source: source.clone(), handle });
+        self.streams.push(Stream { service, source: source.clone(), handle });
         Some(id)
     }
 
     /// Asks for all clusters.
     pub fn want_clusters(&mut self) {
-        if let Some(id) = self.stream(&Source::Ads) {
+        if let Some(id) = self.ads() {
+            self.clusters = true;
             self.streams[id].handle.set_names(url::CLUSTER, true, BTreeSet::new());
             for foreign in &self.embedding.types {
                 self.streams[id].handle.set_names(foreign, true, BTreeSet::new());
@@ -132,7 +143,7 @@ impl Subscriptions {
     /// Asks for all listeners, once.
     pub fn want_listeners(&mut self) {
         if !std::mem::replace(&mut self.listeners, true)
-            && let Some(id) = self.stream(&Source::Ads)
+            && let Some(id) = self.ads()
         {
             self.streams[id].handle.set_names(url::LISTENER, true, BTreeSet::new());
         }
@@ -143,7 +154,7 @@ impl Subscriptions {
         if wanted == self.wanted {
             return;
         }
-        let ads = self.stream(&Source::Ads);
+        let ads = self.ads();
         if let Some(id) = ads {
             let handle = &self.streams[id].handle;
             if wanted.endpoints != self.wanted.endpoints {
@@ -163,9 +174,28 @@ impl Subscriptions {
         for source in sources {
             let names = wanted.secrets.get(source).cloned().unwrap_or_default();
             if before.get(source) != Some(&names)
-                && let Some(id) = self.stream(source)
+                && let Some(id) = self.stream(source, Service::Secret)
             {
                 self.streams[id].handle.set_names(url::SECRET, false, names);
+            }
+        }
+        for (source, names) in &wanted.clusters {
+            if self.wanted.clusters.get(source) != Some(names)
+                && let Some(id) = self.stream(source, Service::Cluster)
+            {
+                let all = *source == Source::Ads && self.clusters;
+                self.streams[id].handle.set_names(url::CLUSTER, all, names.clone());
+            }
+        }
+        let before = std::mem::take(&mut self.wanted.virtual_hosts);
+        let sources: BTreeSet<&Source> = before.keys().chain(wanted.virtual_hosts.keys()).collect();
+        for source in sources {
+            let names = wanted.virtual_hosts.get(source);
+            if before.get(source) != names
+                && let Some(id) = self.stream(source, Service::VirtualHost)
+            {
+                self.streams[id].handle.open(url::VIRTUAL_HOST);
+                self.streams[id].handle.set_names(url::VIRTUAL_HOST, false, names.cloned().unwrap_or_default());
             }
         }
         self.wanted = wanted;

@@ -12,6 +12,7 @@ use tls::SecretStore;
 use tokio::sync::Notify;
 
 use crate::cluster::Cluster;
+use crate::demand::Demand;
 use crate::zone::Local;
 
 /// All clusters by name; shared by all threads.
@@ -19,6 +20,7 @@ pub struct Registry {
     clusters: RwLock<HashMap<Name, Arc<Cluster>>>,
     version: AtomicU64,
     changed: Notify,
+    demand: Demand,
     ground: Arc<Ground>,
 }
 
@@ -55,6 +57,7 @@ impl Registry {
             clusters: RwLock::default(),
             version: AtomicU64::new(1),
             changed: Notify::new(),
+            demand: Demand::default(),
             ground: Arc::new(ground),
         })
     }
@@ -82,6 +85,11 @@ impl Registry {
     /// The cluster of proxies like this one, for zone-aware routing.
     pub fn local(&self) -> &Local {
         &self.ground.local
+    }
+
+    /// What requests wait for.
+    pub fn demand(&self) -> &Demand {
+        &self.demand
     }
 
     /// Resolves when a cluster may have become ready.

@@ -45,7 +45,7 @@ pub struct Connection {
 pub type Connector = Rc<dyn Fn() -> Pin<Box<dyn Future<Output = io::Result<Connection>>>>>;
 
 /// Which gRPC service is spoken to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Service {
     /// The aggregated service, all types on one stream.
     Aggregated,
@@ -59,6 +59,8 @@ pub enum Service {
     Endpoint,
     /// `RouteDiscoveryService`
     Route,
+    /// `VirtualHostDiscoveryService`, which speaks delta only
+    VirtualHost,
 }
 
 impl Service {
@@ -77,6 +79,7 @@ impl Service {
             (Self::Endpoint, Protocol::Delta) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
             (Self::Endpoint, _) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
             (Self::Route, Protocol::Delta) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
+            (Self::VirtualHost, _) => "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts",
             (Self::Route, _) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",
         }
     }
@@ -115,6 +118,7 @@ pub enum Event {
 }
 
 enum Command {
+    Open(String),
     Names { type_url: String, wildcard: bool, names: BTreeSet<String> },
     Settle { update: Update, verdict: Result<(), Rejection> },
 }
@@ -128,6 +132,12 @@ impl Handle {
     pub fn set_names(&self, type_url: &str, wildcard: bool, names: BTreeSet<String>) {
         // Fails only when the stream's task has ended with the runtime.
         let _ = self.0.send(Command::Names { type_url: type_url.to_owned(), wildcard, names });
+    }
+
+    /// Begins to speak of a type although nothing of it is wanted yet.
+    pub fn open(&self, type_url: &str) {
+        // As above.
+        let _ = self.0.send(Command::Open(type_url.to_owned()));
     }
 
     /// Answers an update. Names set before are told to the server with or before the answer's effects.
@@ -148,6 +158,7 @@ pub fn spawn(settings: Settings) -> (Handle, mpsc::Receiver<Event>) {
 
 fn obey(client: &mut Client, command: Command) {
     match command {
+        Command::Open(type_url) => client.open(&type_url),
         Command::Names { type_url, wildcard, names } => client.set_names(&type_url, wildcard, names),
         Command::Settle { update, verdict } => client.settle(&update, verdict),
     }

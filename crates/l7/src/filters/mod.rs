@@ -28,6 +28,7 @@ pub mod jwt_authn;
 pub mod local_ratelimit;
 pub mod lua;
 pub mod matched;
+pub mod on_demand;
 pub mod peer_metadata;
 mod per_cluster;
 pub mod ratelimit;
@@ -45,7 +46,7 @@ use std::time::Duration;
 
 use proxy_config::Name;
 use proxy_config::common::{DataSource, Value};
-use proxy_config::filters::http::HttpFilterKind;
+use proxy_config::filters::http::{HttpFilterKind, OnDemand};
 use proxy_config::filters::{FilterOverride, PerFilter};
 use proxy_config::hcm::{Hcm, HttpFilter};
 
@@ -66,6 +67,8 @@ pub enum Step {
     Delay(Duration),
     /// Wait for this call-out; its answer is applied to the exchange and gives the next step.
     Call(Call),
+    /// Look for the route again, in the table in force now, then call `on_request`.
+    Reroute,
     /// Collect the whole body, at most so many bytes, then call `on_body`.
     Body(usize),
     /// Collect the body until it ends or has so many bytes, then call `on_body`; the rest follows later.
@@ -116,6 +119,8 @@ pub enum FilterState {
     PeerMetadata(peer_metadata::Asked),
     /// `ExtensionWithMatcher`, `composite`: what the request chose.
     Matched(matched::Chosen),
+    /// `on_demand`: what was asked for.
+    OnDemand(on_demand::Asked),
     /// `istio.stats`: messages reported.
     IstioStats(istio_stats::Progress),
 }
@@ -182,6 +187,7 @@ enum Kind {
     Discovered(Box<discovered::Discovered>),
     Matched(Box<matched::Matched>),
     DynamicForwardProxy,
+    OnDemand(Arc<OnDemand>),
     HealthCheck(Box<health_check::HealthCheck>),
     GrpcHttp1Bridge(grpc_http1_bridge::GrpcHttp1Bridge),
     /// Known to the configuration, without effect on requests here.
@@ -232,6 +238,7 @@ impl Filter {
             HttpFilterKind::ExtProc(c) => Kind::ExtProc(ext_proc::ExtProc::new(c.clone(), prefix, deps)),
             HttpFilterKind::Lua(c) => Kind::Lua(lua::Lua::new(c.clone(), &f.name, prefix, deps)?),
             HttpFilterKind::DynamicForwardProxy(_) => Kind::DynamicForwardProxy,
+            HttpFilterKind::OnDemand(c) => Kind::OnDemand(c.clone()),
             HttpFilterKind::HealthCheck(c) => Kind::HealthCheck(Box::new(health_check::HealthCheck::new(c.clone()))),
             HttpFilterKind::GrpcHttp1Bridge { upgrade_protobuf } => {
                 Kind::GrpcHttp1Bridge(grpc_http1_bridge::GrpcHttp1Bridge { upgrade_protobuf: *upgrade_protobuf })
@@ -332,6 +339,7 @@ impl Filter {
             Kind::Lua(f) => f.on_request(cx, ex, over),
             Kind::Discovered(d) => d.now().map_or_else(discovered::Discovered::missing, |f| f.on_request(cx, ex)),
             Kind::Matched(m) => m.choose(cx, ex).map_or(Step::Continue, |f| f.on_request(cx, ex)),
+            Kind::OnDemand(c) => on_demand::on_request(c, cx, ex, over),
             Kind::DynamicForwardProxy => dynamic_forward_proxy::on_request(ex, over),
             Kind::HealthCheck(f) => f.on_request(cx, ex),
             Kind::GrpcHttp1Bridge(f) => f.on_request(ex),

@@ -510,10 +510,17 @@ pub enum DfpPerRoute {
 /// `OnDemand`.
 #[derive(Debug, Clone, Default)]
 pub struct OnDemand {
-    /// Clusters are fetched on demand.
-    pub odcds: bool,
-    /// Longest wait. Default 5 s.
-    pub timeout: Option<Duration>,
+    /// Clusters that are not there are asked for; `None`: only virtual hosts are.
+    pub odcds: Option<Odcds>,
+}
+
+/// `OnDemandCds`, and `TcpProxy.OnDemand`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Odcds {
+    /// Whom to ask.
+    pub source: ConfigSource,
+    /// Longest wait. Default 5 s for HTTP, 60 s for TCP.
+    pub timeout: Duration,
 }
 
 /// `Lua`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::Name;
 use crate::access_log::AccessLog;
 use crate::common::{Fraction, GrpcService};
+use crate::filters::http::Odcds;
 use crate::format::Format;
 use crate::rbac::RbacConfig;
 use crate::route::{HashPolicy, SubsetMatch};
@@ -39,8 +40,8 @@ pub struct TcpProxy {
     pub hash_policy: Box<[HashPolicy]>,
     /// Tunnels through HTTP CONNECT or POST.
     pub tunneling: Option<Arc<Tunneling>>,
-    /// When the upstream connection is opened.
-    pub on_demand: bool,
+    /// A cluster that is not there is asked for.
+    pub on_demand: Option<Odcds>,
 }
 
 /// `TcpProxy.cluster_specifier`.

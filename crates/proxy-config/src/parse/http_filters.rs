@@ -12,7 +12,7 @@ use super::any::{Typed, no_config};
 use super::common::{self, metadata, opt_duration, opt_name, required, runtime_fraction};
 use super::{each, headers, http_security as security, matcher, rate_limit, reject};
 use crate::Name;
-use crate::common::Fraction;
+use crate::common::{ConfigSource, Fraction};
 use crate::error::{At, Result, invalid, missing, unsupported};
 use crate::filters::http::*;
 use crate::filters::network::SetFilterState;
@@ -517,8 +517,19 @@ pub(super) fn on_demand(o: &Option<f::on_demand::v3::OnDemandCds>) -> Result<OnD
         return Ok(OnDemand::default());
     };
     reject!(o; resources_locator);
+    let source = o.source.as_ref().ok_or_else(|| missing("source"))?;
+    let source = delta_source(source).at("source")?;
     let timeout = opt_duration("timeout", &o.timeout)?.unwrap_or(Duration::from_secs(5));
-    Ok(OnDemand { odcds: o.source.is_some(), timeout: Some(timeout) })
+    Ok(OnDemand { odcds: Some(Odcds { source, timeout }) })
+}
+
+/// A source that can be asked for single names at any time: only by delta.
+pub(super) fn delta_source(source: &protos::envoy::config::core::v3::ConfigSource) -> Result<ConfigSource> {
+    let source = common::config_source(source)?;
+    if matches!(source, ConfigSource::Ads { .. } | ConfigSource::Grpc { delta: true, .. }) {
+        return Ok(source);
+    }
+    Err(invalid("only 'DELTA_GRPC' or 'ADS' (which uses Delta xDS) is supported as a config source."))
 }
 
 fn lua(l: &f::lua::v3::Lua) -> Result<Lua> {

@@ -10,11 +10,14 @@ use super::any::Typed;
 use super::common::{self, disabling, metadata_match, opt_duration, required};
 use super::{each, reject};
 use crate::error::{At, Result, invalid, missing, unsupported};
+use crate::filters::http::Odcds;
 use crate::filters::network::*;
 use crate::listener::{NetworkFilter, NetworkFilterKind as K};
 use crate::route::{HashPolicy, HashPolicyKind};
 
 const TCP_IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// How long a connection waits for a cluster that is asked for.
+const TCP_ODCDS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Decoders whose bytes pass uninterpreted.
 const PASS_THROUGH: [&str; 5] = ["mongo_proxy", "mysql_proxy", "postgres_proxy", "kafka_broker", "zookeeper_proxy"];
 
@@ -39,7 +42,7 @@ fn redis_proxy(r: &f::redis_proxy::v3::RedisProxy) -> Result<TcpProxy> {
         flush_access_log_on_connected: false,
         hash_policy: Box::default(),
         tunneling: None,
-        on_demand: false,
+        on_demand: None,
     })
 }
 
@@ -87,13 +90,18 @@ pub(super) fn filter(name: &str, any: &Any) -> Result<NetworkFilter> {
     Ok(NetworkFilter { name: name.into(), kind })
 }
 
+/// `OnDemand`; without `odcds_config` nothing is asked for.
+fn on_demand(o: &f::tcp_proxy::v3::tcp_proxy::OnDemand) -> Result<Option<Odcds>> {
+    reject!(o; resources_locator);
+    let Some(source) = &o.odcds_config else { return Ok(None) };
+    let source = super::http_filters::delta_source(source).at("odcds_config")?;
+    Ok(Some(Odcds { source, timeout: opt_duration("timeout", &o.timeout)?.unwrap_or(TCP_ODCDS_TIMEOUT) }))
+}
+
 fn tcp_proxy(t: &f::tcp_proxy::v3::TcpProxy) -> Result<TcpProxy> {
     use f::tcp_proxy::v3::tcp_proxy::ClusterSpecifier as C;
     use protos::envoy::r#type::v3::hash_policy::PolicySpecifier as H;
     reject!(t; downstream_idle_timeout, upstream_idle_timeout, proxy_protocol_tlvs, upstream_connect_mode);
-    if t.on_demand.as_ref().is_some_and(|o| o.odcds_config.is_some()) {
-        return Err(unsupported("on-demand discovery").at("on_demand"));
-    }
     let cluster = match t.cluster_specifier.as_ref().ok_or_else(|| missing("cluster_specifier"))? {
         C::Cluster(c) => TcpCluster::Cluster(required("cluster", c)?),
         C::WeightedClusters(w) => {
@@ -160,7 +168,7 @@ fn tcp_proxy(t: &f::tcp_proxy::v3::TcpProxy) -> Result<TcpProxy> {
         flush_access_log_on_connected: t.flush_access_log_on_connected || log.flush_access_log_on_connected,
         hash_policy,
         tunneling,
-        on_demand: false,
+        on_demand: t.on_demand.as_ref().map(on_demand).transpose().at("on_demand")?.flatten(),
     })
 }
 

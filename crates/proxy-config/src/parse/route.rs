@@ -10,7 +10,7 @@ use super::common::{self, disabling, metadata, metadata_match, opt_duration, opt
 use super::per_filter::Levels;
 use super::{each, headers, matcher, rate_limit, reject, retry};
 use crate::Name;
-use crate::common::Fraction;
+use crate::common::{ConfigSource, Fraction};
 use crate::error::{At, ConfigError, Reason, Result, invalid, missing, unsupported};
 use crate::headers::HeaderOps;
 use crate::matcher::HeaderName;
@@ -103,9 +103,15 @@ pub fn route_table(r: &p::RouteConfiguration) -> Result<RouteTable> {
         ignore_path_parameters_in_path_matching: r.ignore_path_parameters_in_path_matching,
         max_direct_response_body_bytes: table.direct_body_bytes_max,
         response_headers: headers::chain(&[table.response_headers.as_ref()], false),
-        vhds: r.vhds.is_some(),
+        vhds: r.vhds.as_ref().map(vhds).transpose().at("vhds")?,
         metadata: metadata(&r.metadata),
     })
+}
+
+/// `Vhds`
+fn vhds(v: &p::Vhds) -> Result<ConfigSource> {
+    let source = v.config_source.as_ref().ok_or_else(|| missing("config_source"))?;
+    super::http_filters::delta_source(source).at("config_source")
 }
 
 fn virtual_host(v: &p::VirtualHost, table: &Table<'_>) -> Result<VirtualHost> {

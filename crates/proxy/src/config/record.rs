@@ -20,8 +20,14 @@ pub struct Record {
 }
 
 /// Types of resources recorded; others are shown without their type.
-const TYPES: [&str; 5] =
-    [super::url::CLUSTER, super::url::ENDPOINT, super::url::LISTENER, super::url::ROUTE, super::url::SECRET];
+const TYPES: [&str; 6] = [
+    super::url::CLUSTER,
+    super::url::ENDPOINT,
+    super::url::LISTENER,
+    super::url::ROUTE,
+    super::url::SECRET,
+    super::url::VIRTUAL_HOST,
+];
 
 impl Record {
     /// A record of now.

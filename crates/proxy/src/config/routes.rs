@@ -10,6 +10,8 @@ use proxy_config::route::RouteTable;
 use telemetry::stats::Store;
 
 use super::record::{Failure, Record};
+use super::sds::Source;
+use super::vhosts::VirtualHosts;
 
 /// A slot that a connection manager reads.
 pub type Slot = Arc<ArcSwapOption<RouteTable>>;
@@ -32,10 +34,12 @@ impl Slots {
 /// One route configuration of RDS.
 #[derive(Debug, Default)]
 pub struct Dynamic {
-    /// In force; `None` while awaited.
+    /// In force, with the hosts of VHDS in it; `None` while awaited.
     pub active: Option<Record>,
     /// Last refused version.
     pub failed: Option<Failure>,
+    /// The hosts that came one by one, if it is completed by VHDS.
+    pub vhds: Option<Box<VirtualHosts>>,
 }
 
 /// All route configurations.
@@ -59,12 +63,24 @@ impl Routes {
         let record = Record::new(version, body);
         let parsed = protos::unpack::<RouteConfiguration>(body)
             .map_err(|e| e.to_string())
-            .and_then(|r| proxy_config::parse::route_table(&r).map_err(|e| e.to_string()));
+            .and_then(|r| proxy_config::parse::route_table(&r).map_err(|e| e.to_string()))
+            .and_then(|table| match (&table.vhds, &entry.vhds) {
+                (Some(_), Some(hosts)) => {
+                    let (merged, table) = hosts.merge(body, &BTreeMap::new())?;
+                    Ok((Record::new(version, &merged), table))
+                }
+                _ => Ok((record.clone(), table)),
+            });
         match parsed {
-            Ok(table) => {
+            Ok((active, table)) => {
+                match (&table.vhds, &mut entry.vhds) {
+                    (Some(source), Some(hosts)) => hosts.rebase(source.clone(), record),
+                    (Some(source), none) => *none = Some(Box::new(VirtualHosts::new(source.clone(), record))),
+                    (None, hosts) => *hosts = None,
+                }
                 l7::vcluster::open(&table, store);
                 self.slots.get(name).store(Some(Arc::new(table)));
-                entry.active = Some(record);
+                entry.active = Some(active);
                 entry.failed = None;
                 telemetry::debug!(router, "rds: loading new configuration: config_name={name}");
                 Ok(())
@@ -74,6 +90,54 @@ impl Routes {
                 Err(details)
             }
         }
+    }
+
+    /// A request needs a virtual host: whether it is there, if that is known.
+    pub fn ask(&mut self, name: &str, host: &str, store: &Arc<Store>) -> Option<bool> {
+        let Some(hosts) = self.dynamic.get_mut(name).and_then(|d| d.vhds.as_mut()) else {
+            return Some(false);
+        };
+        let known = hosts.names.ask(host);
+        let gone = hosts.given_up(name);
+        if !gone.is_empty()
+            && let Err(e) = self.apply_hosts(name, "", gone, store)
+        {
+            // Fewer hosts than before cannot conflict.
+            telemetry::warn!(router, "vhds: config_name={name}: {e}");
+        }
+        known
+    }
+
+    /// Puts virtual hosts into a configuration, or takes them out; an error leaves all as it was.
+    pub fn apply_hosts(
+        &mut self,
+        name: &str,
+        version: &str,
+        fresh: BTreeMap<String, Option<Record>>,
+        store: &Arc<Store>,
+    ) -> Result<(), String> {
+        let Some((entry, hosts)) = self.dynamic.get_mut(name).and_then(|d| Some((&mut d.active, d.vhds.as_mut()?)))
+        else {
+            // Not asked for any more: the answer crossed our request.
+            return Ok(());
+        };
+        let (merged, table) = hosts.merge(&hosts.base(), &fresh)?;
+        hosts.take(fresh);
+        l7::vcluster::open(&table, store);
+        self.slots.get(name).store(Some(Arc::new(table)));
+        *entry = Some(Record::new(version, &merged));
+        telemetry::debug!(router, "vhds: loading new configuration: config_name={name}");
+        Ok(())
+    }
+
+    /// VHDS names, by who is asked.
+    pub fn host_names(&self) -> BTreeMap<Source, BTreeSet<String>> {
+        let mut all: BTreeMap<Source, BTreeSet<String>> = BTreeMap::new();
+        for (name, hosts) in self.dynamic.iter().filter_map(|(name, d)| Some((name, d.vhds.as_ref()?))) {
+            let names = hosts.names.all().map(|host| format!("{name}/{host}"));
+            all.entry(Source::of(&hosts.source)).or_default().extend(names);
+        }
+        all
     }
 
     /// The server says that it has no such configuration (any more). The last one stays, as in Envoy.

@@ -1,4 +1,4 @@
-//! Which secrets does a resource name, and where do they come from?
+//! Which secrets does a resource name, and where do they and others come from?
 //!
 //! The compiled configuration knows the names only; here the messages are read once more for the sources.
 
@@ -7,8 +7,9 @@ use protos::envoy::config::cluster::v3::Cluster;
 use protos::envoy::config::core::v3 as core;
 use protos::envoy::config::listener::v3::Listener;
 use protos::envoy::extensions::transport_sockets::tls::v3 as tls;
+use proxy_config::common::ConfigSource;
 
-/// Where a secret is served.
+/// Where a resource is served.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
     /// Among the bootstrap's own secrets.
@@ -24,6 +25,17 @@ pub enum Source {
     },
     /// A file holding a `DiscoveryResponse`.
     File(String),
+}
+
+impl Source {
+    /// The source that a compiled configuration names.
+    pub fn of(source: &ConfigSource) -> Self {
+        match source {
+            ConfigSource::Ads { .. } => Source::Ads,
+            ConfigSource::Grpc { cluster, delta, .. } => Source::Grpc { cluster: cluster.to_string(), delta: *delta },
+            ConfigSource::Path(path) => Source::File(path.to_string()),
+        }
+    }
 }
 
 /// A named secret.

@@ -24,11 +24,12 @@ pub use subscription::{Rejection, Resource, Update, resource_name};
 pub const ERROR_DETAIL_BYTES_MAX: usize = 16 * 1024;
 
 /// Type URLs in the order in which the client speaks.
-const ORDER: [&str; 6] = [
+const ORDER: [&str; 7] = [
     "type.googleapis.com/envoy.config.cluster.v3.Cluster",
     "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
     "type.googleapis.com/envoy.config.listener.v3.Listener",
     "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
+    "type.googleapis.com/envoy.config.route.v3.VirtualHost",
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
     "type.googleapis.com/envoy.config.core.v3.TypedExtensionConfig",
 ];
@@ -92,6 +93,12 @@ impl Client {
             return;
         }
         self.subscriptions.entry(key).or_default().want(wildcard, names);
+    }
+
+    /// Begins to speak of a type although nothing of it is wanted yet, as Envoy does of virtual hosts: its first request
+    /// names none, and the server may offer some.
+    pub fn open(&mut self, type_url: &str) {
+        self.subscriptions.entry(key(type_url)).or_default().open = true;
     }
 
     /// Names wanted of a type, beside any wildcard.

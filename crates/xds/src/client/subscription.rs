@@ -17,7 +17,9 @@ pub struct Resource {
     pub name: String,
     /// Its version; the response's in state-of-the-world.
     pub version: String,
-    /// The message.
+    /// Other names it was asked for by (delta only).
+    pub aliases: Vec<String>,
+    /// The message; empty when the server says that there is none under these names.
     pub body: prost_types::Any,
 }
 
@@ -55,6 +57,8 @@ struct Answer {
 pub(super) struct Subscription {
     wildcard: bool,
     names: BTreeSet<String>,
+    /// The type is asked about even when nothing of it is wanted yet.
+    pub(super) open: bool,
     /// What this stream's server knows that we want.
     told: BTreeSet<String>,
     told_wildcard: bool,
@@ -77,10 +81,12 @@ fn open(body: prost_types::Any, version: &str) -> Resource {
         return Resource {
             name: envelope.name,
             version: version.to_owned(),
+            aliases: envelope.aliases,
             body: envelope.resource.unwrap_or_default(),
         };
     }
-    Resource { name: first_string(&body.value).unwrap_or_default(), version: version.to_owned(), body }
+    let name = first_string(&body.value).unwrap_or_default();
+    Resource { name, version: version.to_owned(), aliases: Vec::new(), body }
 }
 
 /// The name of a resource as a state-of-the-world response carries it: the envelope's, else the message's own.
@@ -111,7 +117,10 @@ impl Update {
         let resources = response
             .resources
             .into_iter()
-            .map(|r| Resource { name: r.name, version: r.version, body: r.resource.unwrap_or_default() })
+            .map(|r| {
+                let body = r.resource.unwrap_or_default();
+                Resource { name: r.name, version: r.version, aliases: r.aliases, body }
+            })
             .collect();
         Self {
             type_url: response.type_url,
@@ -195,7 +204,7 @@ impl Subscription {
     }
 
     fn idle(&self) -> bool {
-        !self.started && !self.wildcard && self.names.is_empty()
+        !self.started && !self.wildcard && !self.open && self.names.is_empty()
     }
 
     pub(super) fn poll_delta(&mut self, type_url: &str) -> Option<discovery::DeltaDiscoveryRequest> {

@@ -145,6 +145,32 @@ pub mod rds {
     }
 }
 
+/// Scope `http.<stat_prefix>.vhds.<route name>.`.
+pub mod vhds {
+    crate::stat_schema! { Vhds;
+        counters {
+            CONFIG_RELOAD = "config_reload",
+            INIT_FETCH_TIMEOUT = "init_fetch_timeout",
+            UPDATE_ATTEMPT = "update_attempt",
+            UPDATE_EMPTY = "update_empty",
+            UPDATE_FAILURE = "update_failure",
+            UPDATE_REJECTED = "update_rejected",
+            UPDATE_SUCCESS = "update_success",
+        }
+        gauges {
+            UPDATE_TIME = "update_time",
+            VERSION = "version",
+        }
+        histograms {
+            UPDATE_DURATION = "update_duration" ms,
+        }
+        texts {
+            VERSION_TEXT = "version_text",
+        }
+        codes { }
+    }
+}
+
 /// Scope `http.<stat_prefix>.fault.`.
 pub mod fault {
     crate::stat_schema! { Fault;

@@ -129,6 +129,22 @@ pub mod tcp {
     }
 }
 
+/// Scope `tcp.<stat_prefix>.`, where clusters are asked for.
+pub mod tcp_on_demand {
+    crate::stat_schema! { TcpOnDemand;
+        counters {
+            ON_DEMAND_CLUSTER_ATTEMPT = "on_demand_cluster_attempt",
+            ON_DEMAND_CLUSTER_MISSING = "on_demand_cluster_missing",
+            ON_DEMAND_CLUSTER_SUCCESS = "on_demand_cluster_success",
+            ON_DEMAND_CLUSTER_TIMEOUT = "on_demand_cluster_timeout",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
 /// Scope `ext_authz.<stat_prefix>.`.
 pub mod ext_authz_network {
     crate::stat_schema! { ExtAuthzNetwork;

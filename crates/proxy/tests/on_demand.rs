@@ -1,0 +1,315 @@
+//! Does a request wait for what the control plane knows and the proxy does not? VHDS and ODCDS against a scripted delta
+//! server, beside stock Envoy where `PROA_ENVOY` names one.
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use protos::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+use protos::envoy::service::cluster::v3::cluster_discovery_service_server as cds;
+use protos::envoy::service::discovery::v3 as discovery;
+use protos::envoy::service::discovery::v3::aggregated_discovery_service_server as ads;
+use protos::envoy::service::route::v3::virtual_host_discovery_service_server as vhds;
+use serde_json::{Value, json};
+use support::*;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const CLUSTER: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+const ROUTE: &str = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration";
+const HOST: &str = "type.googleapis.com/envoy.config.route.v3.VirtualHost";
+
+type Answers = Pin<Box<dyn tokio_stream::Stream<Item = Result<discovery::DeltaDiscoveryResponse, Status>> + Send>>;
+type Asked = Request<Streaming<discovery::DeltaDiscoveryRequest>>;
+
+/// What the server has, what it was asked, and who listens.
+#[derive(Default)]
+struct State {
+    /// By type and name: the aliases and the message.
+    resources: BTreeMap<(&'static str, String), (Vec<String>, prost_types::Any)>,
+    /// Names that are never answered.
+    silent: Vec<String>,
+    /// Type and names of each subscription, in order.
+    asked: Vec<(String, Vec<String>)>,
+    refused: Vec<String>,
+    streams: Vec<(String, UnboundedSender<Result<discovery::DeltaDiscoveryResponse, Status>>)>,
+    nonce: u64,
+}
+
+#[derive(Clone, Default)]
+struct Server(Arc<Mutex<State>>);
+
+fn response(state: &mut State, type_url: &str, names: &[String]) -> discovery::DeltaDiscoveryResponse {
+    state.nonce += 1;
+    let mut answer = discovery::DeltaDiscoveryResponse {
+        type_url: type_url.into(),
+        nonce: state.nonce.to_string(),
+        system_version_info: state.nonce.to_string(),
+        ..Default::default()
+    };
+    for name in names.iter().filter(|n| !state.silent.contains(n)) {
+        let found = state.resources.iter().find(|((t, n), (a, _))| *t == type_url && (n == name || a.contains(name)));
+        let mut resource = discovery::Resource { version: "1".into(), ..Default::default() };
+        match found {
+            Some(((_, name), (aliases, body))) => {
+                (resource.name, resource.aliases, resource.resource) =
+                    (name.clone(), aliases.clone(), Some(body.clone()));
+            }
+            // Virtual hosts that are not there are said so by an empty resource.
+            None if type_url == HOST => (resource.name, resource.aliases) = (name.clone(), vec![name.clone()]),
+            None => {
+                answer.removed_resources.push(name.clone());
+                continue;
+            }
+        }
+        answer.resources.push(resource);
+    }
+    answer
+}
+
+impl Server {
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().expect("no test panics with it")
+    }
+
+    fn start(&self) -> u16 {
+        let (port, server) = (free_port(), self.clone());
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            let serve = tonic::transport::Server::builder()
+                .add_service(ads::AggregatedDiscoveryServiceServer::new(server.clone()))
+                .add_service(vhds::VirtualHostDiscoveryServiceServer::new(server.clone()))
+                .add_service(cds::ClusterDiscoveryServiceServer::new(server))
+                .serve(([127, 0, 0, 1], port).into());
+            runtime.block_on(serve).expect("served");
+        });
+        port
+    }
+
+    /// Answers each subscription once; pushes go to the stream that asked for the type last.
+    fn converse(&self, asked: Asked) -> Response<Answers> {
+        let (send, receive) = unbounded_channel();
+        let (server, mut requests) = (self.clone(), asked.into_inner());
+        tokio::spawn(async move {
+            let mut opened = std::collections::BTreeSet::new();
+            while let Some(Ok(request)) = requests.next().await {
+                let state = &mut *server.state();
+                let first = opened.insert(request.type_url.clone());
+                if let Some(error) = &request.error_detail {
+                    state.refused.push(error.message.clone());
+                }
+                let names = request.resource_names_subscribe;
+                if !first && names.is_empty() {
+                    continue;
+                }
+                state.streams.push((request.type_url.clone(), send.clone()));
+                state.asked.push((request.type_url.clone(), names.clone()));
+                if names.iter().any(|n| state.silent.contains(n)) {
+                    continue;
+                }
+                let answer = response(state, &request.type_url, &names);
+                if send.send(Ok(answer)).is_err() {
+                    return;
+                }
+            }
+        });
+        Response::new(Box::pin(UnboundedReceiverStream::new(receive)))
+    }
+
+    /// Has this from now on.
+    fn put(&self, type_url: &'static str, name: &str, aliases: &[&str], body: prost_types::Any) {
+        let aliases = aliases.iter().map(|a| a.to_string()).collect();
+        self.state().resources.insert((type_url, name.into()), (aliases, body));
+    }
+
+    /// Tells what it has, or has no more, under a name.
+    fn push(&self, type_url: &'static str, name: &str) {
+        let state = &mut *self.state();
+        let mut answer = response(state, type_url, &[name.to_owned()]);
+        if answer.resources.iter().all(|r| r.resource.is_none()) {
+            answer.resources.clear();
+            answer.removed_resources = vec![name.to_owned()];
+        }
+        let stream = state.streams.iter().rev().find(|s| s.0 == type_url).expect("somebody asked");
+        stream.1.send(Ok(answer)).expect("still open");
+    }
+
+    /// How often a name was asked for.
+    fn times(&self, type_url: &str, name: &str) -> usize {
+        self.state().asked.iter().filter(|a| a.0 == type_url && a.1.iter().any(|n| n == name)).count()
+    }
+
+    /// Waits until a name was asked for.
+    fn wait(&self, type_url: &str, name: &str) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while self.times(type_url, name) == 0 {
+            assert!(std::time::Instant::now() < deadline, "nobody asks for {name}: {:?}", self.state().asked);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl ads::AggregatedDiscoveryService for Server {
+    type StreamAggregatedResourcesStream =
+        Pin<Box<dyn tokio_stream::Stream<Item = Result<discovery::DiscoveryResponse, Status>> + Send>>;
+    type DeltaAggregatedResourcesStream = Answers;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<discovery::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("delta only"))
+    }
+
+    async fn delta_aggregated_resources(&self, asked: Asked) -> Result<Response<Answers>, Status> {
+        Ok(self.converse(asked))
+    }
+}
+
+#[tonic::async_trait]
+impl vhds::VirtualHostDiscoveryService for Server {
+    type DeltaVirtualHostsStream = Answers;
+
+    async fn delta_virtual_hosts(&self, asked: Asked) -> Result<Response<Answers>, Status> {
+        Ok(self.converse(asked))
+    }
+}
+
+#[tonic::async_trait]
+impl cds::ClusterDiscoveryService for Server {
+    type StreamClustersStream =
+        Pin<Box<dyn tokio_stream::Stream<Item = Result<discovery::DiscoveryResponse, Status>> + Send>>;
+    type DeltaClustersStream = Answers;
+
+    async fn stream_clusters(
+        &self,
+        _: Request<Streaming<discovery::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamClustersStream>, Status> {
+        Err(Status::unimplemented("delta only"))
+    }
+
+    async fn delta_clusters(&self, asked: Asked) -> Result<Response<Answers>, Status> {
+        Ok(self.converse(asked))
+    }
+
+    async fn fetch_clusters(
+        &self,
+        _: Request<discovery::DiscoveryRequest>,
+    ) -> Result<Response<discovery::DiscoveryResponse>, Status> {
+        Err(Status::unimplemented("delta only"))
+    }
+}
+
+fn of<T: prost::Message + prost::Name + Default>(message: Value) -> prost_types::Any {
+    protos::any(&protos::json::decode_json::<T>(&message).unwrap_or_else(|e| panic!("{e}: {message}")))
+}
+
+/// Where single names are asked for.
+#[derive(Clone, Copy)]
+enum Where {
+    Aggregated,
+    Alone,
+}
+
+fn source(of: Where) -> Value {
+    match of {
+        Where::Aggregated => json!({"ads": {}, "resource_api_version": "V3"}),
+        Where::Alone => json!({"resource_api_version": "V3", "api_config_source": {"api_type": "DELTA_GRPC",
+            "transport_api_version": "V3", "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]}}),
+    }
+}
+
+fn on_demand(odcds: Option<Value>) -> Value {
+    let mut config = json!({"@type": format!("{TYPE}envoy.extensions.filters.http.on_demand.v3.OnDemand")});
+    if let Some(odcds) = odcds {
+        config["odcds"] = odcds;
+    }
+    json!({"name": "envoy.filters.http.on_demand", "typed_config": config})
+}
+
+fn log() -> Value {
+    json!([{"name": "l", "typed_config": {"@type": format!("{TYPE}envoy.extensions.access_loggers.file.v3.FileAccessLog"),
+        "path": "/dev/null"}}])
+}
+
+/// A proxy whose route configuration `r` comes from the server, with its virtual hosts on demand.
+fn by_host(port: u16, app: u16, xds: u16, odcds: Option<Value>) -> Value {
+    let rds = json!({"rds": {"route_config_name": "r", "config_source": source(Where::Aggregated)}, "access_log": log()});
+    let mut manager = hcm(json!([]), &[on_demand(odcds)], rds);
+    manager["typed_config"].as_object_mut().expect("an object").remove("route_config");
+    let mut config =
+        bootstrap(vec![listener(port, &[manager], json!({}))], vec![cluster("app", app), h2_cluster("xds", xds)]);
+    config["node"] = json!({"id": "n", "cluster": "c"});
+    config["dynamic_resources"] = json!({"ads_config": {"api_type": "DELTA_GRPC", "transport_api_version": "V3",
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]}});
+    config
+}
+
+fn virtual_host(name: &str, domains: &[&str], cluster: &str) -> prost_types::Any {
+    of::<VirtualHost>(json!({"name": name, "domains": domains, "routes": all_to(cluster)}))
+}
+
+fn get(port: u16, host: &str) -> u16 {
+    http(port, "GET", "/", &[("host", host)]).unwrap_or_else(|e| panic!("{host}: {e}")).status
+}
+
+/// Runs a script against our proxy and, where there is one, against stock Envoy; both must say the same.
+fn both(what: &str, script: &dyn Fn(&dyn Fn(&Value) -> Running) -> Vec<String>) {
+    let ours = script(&|config| Running::ours(config, &[]));
+    match envoy() {
+        Some(envoy) => assert_eq!(ours, script(&|c| Running::envoy(&envoy, c)), "{what}: left ours, right Envoy's"),
+        None => println!("{what}: not compared, PROA_ENVOY does not name an Envoy binary: {ours:?}"),
+    }
+}
+
+/// Lines of counters that are not zero, under a prefix.
+fn counted(running: &Running, prefix: &str) -> Vec<String> {
+    let stats = running.get(&format!("/stats?filter=^{prefix}")).text();
+    let plain = |l: &&str| l.split(": ").count() == 2 && !l.contains("version") && !l.contains("update_time");
+    stats.lines().filter(|l| !l.ends_with(": 0")).filter(plain).map(str::to_owned).collect()
+}
+
+fn hosts_wait(of_hosts: Where) {
+    let script = |start: &dyn Fn(&Value) -> Running| {
+        let server = Server::default();
+        let routes = json!({"name": "r", "vhds": {"config_source": source(of_hosts)},
+            "virtual_hosts": [{"name": "r/fixed", "domains": ["fixed.test"], "routes": all_to("app")}]});
+        server.put(ROUTE, "r", &[], of::<RouteConfiguration>(routes));
+        server.put(HOST, "r/known.test", &[], virtual_host("r/known.test", &["known.test"], "app"));
+        server.put(HOST, "r/real", &["r/alias.test"], virtual_host("r/real", &["alias.test", "twin.test"], "app"));
+        let (app, _seen) = backend(OK);
+        let port = free_port();
+        let running = start(&by_host(port, app, server.start(), None));
+        let mut said = Vec::new();
+        for host in ["fixed.test", "known.test", "KNOWN.test", "alias.test", "twin.test", "unknown.test"] {
+            said.push(format!("{host} {}", get(port, host)));
+        }
+        for host in ["fixed.test", "known.test", "alias.test", "twin.test", "unknown.test"] {
+            said.push(format!("{host} asked for {} times", server.times(HOST, &format!("r/{host}"))));
+        }
+        // What the server learns later it tells by itself.
+        server.put(HOST, "r/known.test", &[], virtual_host("r/known.test", &["known.test"], "nowhere"));
+        server.push(HOST, "r/known.test");
+        running.page_with("/config_dump?resource=dynamic_route_configs", "nowhere");
+        said.push(format!("changed {}", get(port, "known.test")));
+        said.extend(counted(&running, "http.ingress.(no_route|no_cluster|rq_total|downstream_rq_completed)"));
+        said
+    };
+    both("virtual hosts", &script);
+}
+
+#[test]
+fn hosts_are_asked_for_on_the_aggregated_stream() {
+    hosts_wait(Where::Aggregated);
+}
+
+#[test]
+fn hosts_are_asked_for_on_a_stream_of_their_own() {
+    hosts_wait(Where::Alone);
+}
