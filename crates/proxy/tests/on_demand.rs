@@ -4,6 +4,8 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
@@ -91,7 +93,7 @@ impl Server {
         port
     }
 
-    /// Answers each subscription once; pushes go to the stream that asked for the type last.
+    /// Answers each subscription once, unless it names what is never answered; pushes go to the stream that asked for the type last.
     fn converse(&self, asked: Asked) -> Response<Answers> {
         let (send, receive) = unbounded_channel();
         let (server, mut requests) = (self.clone(), asked.into_inner());
@@ -142,15 +144,6 @@ impl Server {
     /// How often a name was asked for.
     fn times(&self, type_url: &str, name: &str) -> usize {
         self.state().asked.iter().filter(|a| a.0 == type_url && a.1.iter().any(|n| n == name)).count()
-    }
-
-    /// Waits until a name was asked for.
-    fn wait(&self, type_url: &str, name: &str) {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        while self.times(type_url, name) == 0 {
-            assert!(std::time::Instant::now() < deadline, "nobody asks for {name}: {:?}", self.state().asked);
-            std::thread::sleep(std::time::Duration::from_millis(10));
-        }
     }
 }
 
@@ -240,7 +233,8 @@ fn log() -> Value {
 
 /// A proxy whose route configuration `r` comes from the server, with its virtual hosts on demand.
 fn by_host(port: u16, app: u16, xds: u16, odcds: Option<Value>) -> Value {
-    let rds = json!({"rds": {"route_config_name": "r", "config_source": source(Where::Aggregated)}, "access_log": log()});
+    let rds =
+        json!({"rds": {"route_config_name": "r", "config_source": source(Where::Aggregated)}, "access_log": log()});
     let mut manager = hcm(json!([]), &[on_demand(odcds)], rds);
     manager["typed_config"].as_object_mut().expect("an object").remove("route_config");
     let mut config =
@@ -312,4 +306,134 @@ fn hosts_are_asked_for_on_the_aggregated_stream() {
 #[test]
 fn hosts_are_asked_for_on_a_stream_of_their_own() {
     hosts_wait(Where::Alone);
+}
+
+/// A listener whose routes name clusters that are asked for.
+fn by_cluster(port: u16, app: u16, xds: u16, of: Where, odcds: Value) -> Value {
+    let mut filter = on_demand(Some(odcds));
+    let to = |path: &str, mut action: Value| {
+        action["timeout"] = "0s".into();
+        json!({"match": {"prefix": path}, "route": action})
+    };
+    let mut overridden = to("/over", json!({"cluster": "over"}));
+    overridden["typed_per_filter_config"] = json!({"envoy.filters.http.on_demand": {
+        "@type": format!("{TYPE}envoy.extensions.filters.http.on_demand.v3.PerRouteConfig")}});
+    let routes =
+        json!([to("/header", json!({"cluster_header": "x-to"})), overridden, to("/", json!({"cluster": "late"}))]);
+    filter["name"] = "envoy.filters.http.on_demand".into();
+    let mut manager = hcm(routes, &[filter], json!({}));
+    manager["typed_config"]["route_config"]["validate_clusters"] = false.into();
+    let mut config =
+        bootstrap(vec![listener(port, &[manager], json!({}))], vec![cluster("app", app), h2_cluster("xds", xds)]);
+    config["node"] = json!({"id": "n", "cluster": "c"});
+    if let Where::Aggregated = of {
+        config["dynamic_resources"] = json!({"ads_config": {"api_type": "DELTA_GRPC", "transport_api_version": "V3",
+            "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]}});
+    }
+    config
+}
+
+fn post(port: u16, path: &str, to: &str) -> String {
+    let answer =
+        http(port, "POST", path, &[("x-to", to), ("content-length", "0")]).unwrap_or_else(|e| panic!("{path}: {e}"));
+    format!("{path} {to} {}", answer.status)
+}
+
+fn clusters_wait(of: Where) {
+    let script = |start: &dyn Fn(&Value) -> Running| {
+        let server = Server::default();
+        let (app, _seen) = backend(OK);
+        let late = |name: &str| {
+            protos::any(
+                &protos::json::decode_json::<protos::envoy::config::cluster::v3::Cluster>(&cluster(name, app))
+                    .expect("a cluster"),
+            )
+        };
+        server.put(CLUSTER, "late", &[], late("late"));
+        server.put(CLUSTER, "other", &[], late("other"));
+        server.put(CLUSTER, "over", &[], late("over"));
+        server.state().silent.push("silent".into());
+        let port = free_port();
+        let running =
+            start(&by_cluster(port, app, server.start(), of, json!({"source": source(of), "timeout": "0.4s"})));
+        let mut said = Vec::new();
+        for (path, to) in [
+            ("/", ""),
+            ("/", ""),
+            ("/header", "other"),
+            ("/header", "missing"),
+            ("/header", "silent"),
+            ("/header", "app"),
+            ("/header", ""),
+            ("/over", ""),
+        ] {
+            said.push(post(port, path, to));
+        }
+        for name in ["late", "other", "missing", "app", "over"] {
+            said.push(format!("{name} asked for {} times", server.times(CLUSTER, name)));
+        }
+        // One that goes, and comes again.
+        server.state().resources.remove(&(CLUSTER, "late".into()));
+        server.push(CLUSTER, "late");
+        running.page_with("/stats?filter=cluster_manager.cluster_removed", "cluster_removed: 1");
+        server.put(CLUSTER, "missing", &[], late("missing"));
+        server.push(CLUSTER, "missing");
+        running.page_with("/clusters", "missing::");
+        said.extend([post(port, "/header", "late"), post(port, "/header", "missing")]);
+        said.extend(counted(
+            &running,
+            "http.ingress.(no_route|no_cluster|rq_total|downstream_rq_completed|downstream_rq_5xx)",
+        ));
+        said.extend(counted(&running, "cluster_manager.cluster_(added|removed)"));
+        said
+    };
+    both("clusters", &script);
+}
+
+#[test]
+fn clusters_are_asked_for_on_the_aggregated_stream() {
+    clusters_wait(Where::Aggregated);
+}
+
+#[test]
+fn clusters_are_asked_for_on_a_stream_of_their_own() {
+    clusters_wait(Where::Alone);
+}
+
+/// Bytes through a TCP proxy until it closes.
+fn through(port: u16) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("set");
+    let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n");
+    let mut bytes = [0; 15];
+    match stream.read_exact(&mut bytes) {
+        Ok(()) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => "closed".into(),
+    }
+}
+
+#[test]
+fn connections_wait_for_their_cluster() {
+    let script = |start: &dyn Fn(&Value) -> Running| {
+        let server = Server::default();
+        let (app, _seen) = backend(OK);
+        let late = protos::json::decode_json::<protos::envoy::config::cluster::v3::Cluster>(&cluster("late", app));
+        server.put(CLUSTER, "late", &[], protos::any(&late.expect("a cluster")));
+        server.state().silent.push("silent".into());
+        let xds = server.start();
+        let ports = [free_port(), free_port(), free_port()];
+        let proxies = ports.iter().zip(["late", "missing", "silent"]).map(|(port, name)| {
+            let filter = json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": {
+                "@type": format!("{TYPE}envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"), "stat_prefix": name,
+                "cluster": name, "on_demand": {"odcds_config": source(Where::Alone), "timeout": "0.4s"}}});
+            listener(*port, &[filter], json!({}))
+        });
+        let mut config = bootstrap(proxies.collect(), vec![h2_cluster("xds", xds)]);
+        config["node"] = json!({"id": "n", "cluster": "c"});
+        let running = start(&config);
+        let mut said: Vec<String> = ports.iter().chain(&ports[..1]).map(|port| through(*port)).collect();
+        said.extend(counted(&running, "tcp.*(on_demand|no_route)"));
+        said
+    };
+    both("connections", &script);
 }
