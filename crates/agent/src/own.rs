@@ -69,6 +69,7 @@ pub fn embedding(
         })
     });
     dialers.insert(XDS_CLUSTER.to_owned(), dialer);
+    let recalled = learned.kept.clone();
     let learned = learned.clone();
     let types = if learned.want_names { vec![Kind::NameTable.type_url()] } else { Vec::new() };
     let heard: Heard = Arc::new(move |update, taken| {
@@ -88,7 +89,10 @@ pub fn embedding(
             }
         }
     });
-    Embedding { dialers, types, heard: Some(heard) }
+    // A host that was not there has no message.
+    let hosts = recalled.map(|kept| kept.resources(Kind::VirtualHost)).unwrap_or_default();
+    let recall = hosts.iter().filter(|host| !host.value.is_empty()).map(|host| host.name.to_string()).collect();
+    Embedding { dialers, types, heard: Some(heard), recall }
 }
 
 /// Starts the proxy as the same command line would start Envoy; static configuration is in force on return.

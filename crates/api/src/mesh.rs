@@ -35,7 +35,7 @@ shape! {
         Vec<LabelSelector>, path_normalization: Option<ProxyPathNormalization>, default_http_retry_policy:
         Option<HttpRetry>, default_inbound_http_retry_policy: Option<HttpRetry>, mesh_mtls = "meshMTLS":
         Option<TlsConfig>, tls_defaults: Option<TlsConfig>, default_traffic_policy: Option<DefaultTrafficPolicy>,
-        service_entry_visibility: Option<ServiceEntryVisibility>,
+        service_entry_visibility: Option<ServiceEntryVisibility>, on_demand_virtual_hosts: bool,
     }
     /// `OutboundTrafficPolicy`.
     MeshOutboundTrafficPolicy { mode: MeshOutboundTrafficPolicyMode, tls: Option<Tls> }

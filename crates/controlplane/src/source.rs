@@ -217,10 +217,11 @@ impl Source for ModelSource {
                 return with(set, further.iter().filter_map(|n| view.endpoint(n)).collect());
             }
             Kind::Route => {
-                let (names, set) = view.route_names_and_set();
+                let (names, set) = view.routes_as_sent();
                 let further = connected.routes.of(want, &names);
-                return with(set, further.iter().map(|n| view.route(n)).collect());
+                return with(set, further.iter().map(|n| view.as_sent(view.route(n))).collect());
             }
+            Kind::VirtualHost => return Arc::new(want.names.iter().filter_map(|n| view.virtual_host(n)).collect()),
             Kind::Secret => translate::secrets(view.inputs(), &names()),
             Kind::Extension => translate::extension_configs(view.inputs(), &names()),
             _ => Vec::new(),
@@ -255,6 +256,7 @@ fn concerned(delta: &Delta, own: bool) -> Vec<Kind> {
         Kind::Endpoint,
         Kind::Listener,
         Kind::Route,
+        Kind::VirtualHost,
         Kind::Secret,
         Kind::Extension,
         Kind::NameTable,
@@ -270,12 +272,14 @@ fn concerned(delta: &Delta, own: bool) -> Vec<Kind> {
                 vec![Kind::Listener, Kind::Cluster]
             }
             Config::EnvoyFilter => all.iter().copied().chain([Kind::Extension]).collect(),
-            Config::Telemetry => vec![Kind::Listener, Kind::Route],
+            Config::Telemetry => vec![Kind::Listener, Kind::Route, Kind::VirtualHost],
             Config::PeerAuthentication => vec![Kind::Listener, Kind::Cluster, Kind::Endpoint],
             Config::DestinationRule => {
-                vec![Kind::Cluster, Kind::Endpoint, Kind::Listener, Kind::Route]
+                vec![Kind::Cluster, Kind::Endpoint, Kind::Listener, Kind::Route, Kind::VirtualHost]
             }
-            Config::Gateway => vec![Kind::Listener, Kind::Route, Kind::Cluster, Kind::Endpoint, Kind::Secret],
+            Config::Gateway => {
+                vec![Kind::Listener, Kind::Route, Kind::VirtualHost, Kind::Cluster, Kind::Endpoint, Kind::Secret]
+            }
             _ => all.clone(),
         });
     }
@@ -322,6 +326,53 @@ mod tests {
     fn clusters(source: &ModelSource, proxy: &mut Connected) -> Arc<ResourceSet> {
         let names = BTreeSet::new();
         source.generate(proxy, &Want { kind: Kind::Cluster, wildcard: true, names: &names, asked: 0 })
+    }
+
+    fn hosts(source: &ModelSource, proxy: &mut Connected, kind: Kind, names: &[&str]) -> Arc<ResourceSet> {
+        let names = names.iter().map(|n| Arc::from(*n)).collect();
+        source.generate(proxy, &Want { kind, wildcard: false, names: &names, asked: 1 })
+    }
+
+    #[test]
+    fn virtual_hosts_come_one_by_one_to_proxies_that_can_ask() {
+        use prost::Message as _;
+        use protos::envoy::config::route::v3::{RouteConfiguration, VirtualHost};
+        let mesh = json!({"onDemandVirtualHosts": true});
+        let world = World::new(MeshConfig::from_json(&mesh));
+        apply(&world, service("web", 80));
+        apply(&world, service("shop", 80));
+        let source = ModelSource::new(Arc::clone(&world));
+        let mut able = connect(&source, "10.1.0.1", "a", "x");
+        let mut proxy = (*able.proxy).clone();
+        proxy.capabilities.on_demand_hosts = true;
+        (able.class, able.view) = source.view(&proxy, None);
+        able.proxy = Arc::new(proxy);
+        let mut other = connect(&source, "10.1.0.2", "a", "x");
+        let routes = |proxy: &mut Connected| {
+            let set = hosts(&source, proxy, Kind::Route, &["80"]);
+            RouteConfiguration::decode(&*set.get("80").expect("there").value).expect("well formed")
+        };
+        assert!(routes(&mut other).vhds.is_none() && routes(&mut other).virtual_hosts.len() > 2);
+        assert!(routes(&mut able).vhds.is_some() && routes(&mut able).virtual_hosts.is_empty());
+        let names = ["80/web.a", "80/unknown.org:80", "nothing/web.a", "80/late.a"];
+        let named = |set: &ResourceSet, name: &str| {
+            let value = &set.get(name).expect("there").value;
+            (!value.is_empty()).then(|| VirtualHost::decode(&**value).expect("well formed").name)
+        };
+        let before = hosts(&source, &mut able, Kind::VirtualHost, &names);
+        assert_eq!(named(&before, "80/web.a").as_deref(), Some("web.a.svc.cluster.local:80"));
+        assert_eq!(named(&before, "80/unknown.org:80").as_deref(), Some("allow_any"));
+        assert_eq!(named(&before, "nothing/web.a"), None);
+        // A service that comes changes the host that was asked for in its place, and nothing else.
+        let moved = Moved(Arc::new(apply(&world, service("late", 80))));
+        assert!(source.update(&mut able, &moved).contains(&Kind::VirtualHost));
+        let slim = hosts(&source, &mut able, Kind::Route, &["80"]);
+        let after = hosts(&source, &mut able, Kind::VirtualHost, &names);
+        let changed: Vec<_> = after.changes_since(&before).changed.iter().map(|r| r.name.to_string()).collect();
+        assert_eq!(changed, ["80/late.a"]);
+        assert_eq!(named(&after, "80/late.a").as_deref(), Some("late.a.svc.cluster.local:80"));
+        assert_eq!(hosts(&source, &mut able, Kind::Route, &["80"]), slim);
+        assert!(routes(&mut able).virtual_hosts.is_empty());
     }
 
     #[test]

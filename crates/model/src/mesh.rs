@@ -134,6 +134,8 @@ pub struct MeshConfig {
     pub outbound_cluster_stat_name: String,
     /// Stat name pattern of inbound clusters.
     pub inbound_cluster_stat_name: String,
+    /// `onDemandVirtualHosts`: proxies that can get virtual hosts of outbound ports one by one. Not Istio's.
+    pub on_demand_virtual_hosts: bool,
     /// Path normalisation.
     pub path_normalization: PathNormalization,
     /// Providers that policies refer to.
@@ -214,6 +216,7 @@ impl MeshConfig {
             h2_upgrade: text("/h2UpgradePolicy") == "UPGRADE",
             outbound_cluster_stat_name: text("/outboundClusterStatName"),
             inbound_cluster_stat_name: text("/inboundClusterStatName"),
+            on_demand_virtual_hosts: flag("onDemandVirtualHosts", false),
             path_normalization: match text("/pathNormalization/normalization").as_str() {
                 "NONE" => PathNormalization::None,
                 "MERGE_SLASHES" => PathNormalization::MergeSlashes,

@@ -32,11 +32,14 @@ pub struct Capabilities {
     pub istio_stats: bool,
     /// `istio.alpn`.
     pub istio_alpn: bool,
+    /// Virtual hosts of outbound ports one by one, over delta xDS, where the mesh says so.
+    pub on_demand_hosts: bool,
 }
 
 impl Capabilities {
-    /// Everything, as Istio's proxy has it.
-    pub const ALL: Capabilities = Capabilities { peer_metadata: true, istio_stats: true, istio_alpn: true };
+    /// Everything.
+    pub const ALL: Capabilities =
+        Capabilities { peer_metadata: true, istio_stats: true, istio_alpn: true, on_demand_hosts: true };
 }
 
 /// A proxy.
@@ -129,6 +132,7 @@ impl Proxy {
                 peer_metadata: can("peer_metadata"),
                 istio_stats: can("istio_stats"),
                 istio_alpn: can("istio_alpn"),
+                on_demand_hosts: can("on_demand_hosts") && text("PROXY_XDS_MODE") != "SOTW",
             },
             metadata: metadata.clone(),
             id: id.to_owned(),

@@ -34,6 +34,8 @@ pub struct Embedding {
     pub types: Vec<&'static str>,
     /// Who hears.
     pub heard: Option<Heard>,
+    /// Virtual hosts that this proxy asked for in an earlier life, by their names in VHDS: asked for before requests do.
+    pub recall: Vec<String>,
 }
 
 impl Embedding {

@@ -311,7 +311,7 @@ async fn start(
     if let Some(parent) = &parent {
         parent.close_admin();
     }
-    let routes = Routes::default();
+    let routes = Routes { recall: shared.embedding.recall.iter().cloned().collect(), ..Routes::default() };
     let (exports, opened) = l7::export::Exports::new(&store);
     let node = Arc::new(settings::node(&bootstrap));
     exports.set_default_tracer(bootstrap.config.tracer.clone());

@@ -90,12 +90,7 @@ impl Subscriptions {
                 let ads = self.ads.as_ref()?;
                 let protocol = if ads.delta { Protocol::Delta } else { Protocol::StateOfTheWorld };
                 let metadata = ads.initial_metadata.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
-                (
-                    protocol,
-                    ads.clusters.first()?.to_string(),
-                    metadata,
-                    !ads.set_node_on_first_message_only,
-                )
+                (protocol, ads.clusters.first()?.to_string(), metadata, !ads.set_node_on_first_message_only)
             }
             Source::Grpc { cluster, delta } => {
                 let protocol = if *delta { Protocol::Delta } else { Protocol::StateOfTheWorld };

@@ -39,6 +39,7 @@ struct State {
     /// Type and names of each subscription, in order.
     asked: Vec<(String, Vec<String>)>,
     refused: Vec<String>,
+    tasks: Vec<tokio::task::AbortHandle>,
     streams: Vec<(String, UnboundedSender<Result<discovery::DeltaDiscoveryResponse, Status>>)>,
     nonce: u64,
 }
@@ -97,7 +98,8 @@ impl Server {
     fn converse(&self, asked: Asked) -> Response<Answers> {
         let (send, receive) = unbounded_channel();
         let (server, mut requests) = (self.clone(), asked.into_inner());
-        tokio::spawn(async move {
+        let state = self.0.clone();
+        let task = tokio::spawn(async move {
             let mut opened = std::collections::BTreeSet::new();
             while let Some(Ok(request)) = requests.next().await {
                 let state = &mut *server.state();
@@ -120,6 +122,7 @@ impl Server {
                 }
             }
         });
+        state.lock().expect("no test panics with it").tasks.push(task.abort_handle());
         Response::new(Box::pin(UnboundedReceiverStream::new(receive)))
     }
 
@@ -139,6 +142,22 @@ impl Server {
         }
         let stream = state.streams.iter().rev().find(|s| s.0 == type_url).expect("somebody asked");
         stream.1.send(Ok(answer)).expect("still open");
+    }
+
+    /// Ends all streams.
+    fn cut(&self) {
+        let state = &mut *self.state();
+        state.tasks.drain(..).for_each(|task| task.abort());
+        state.streams.clear();
+    }
+
+    /// Waits until `done` holds.
+    fn wait(&self, what: &str, done: impl Fn(&State) -> bool) {
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !done(&self.state()) {
+            assert!(std::time::Instant::now() < deadline, "{what}: {:?}", self.state().asked);
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
     }
 
     /// How often a name was asked for.
@@ -253,8 +272,23 @@ fn get(port: u16, host: &str) -> u16 {
     http(port, "GET", "/", &[("host", host)]).unwrap_or_else(|e| panic!("{host}: {e}")).status
 }
 
+/// The first line of the answer to a request with a body.
+fn with_body(port: u16, host: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connected");
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).expect("set");
+    let request = format!("POST / HTTP/1.1\r\nhost: {host}\r\ncontent-length: 4\r\n\r\nbody");
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut bytes = [0; 15];
+    stream.read_exact(&mut bytes).unwrap_or_else(|e| panic!("{host}: {e}"));
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What a proxy does, started as it is told to be.
+type Script<'a> = &'a dyn Fn(Start<'_>) -> Vec<String>;
+type Start<'a> = &'a dyn Fn(&Value) -> Running;
+
 /// Runs a script against our proxy and, where there is one, against stock Envoy; both must say the same.
-fn both(what: &str, script: &dyn Fn(&dyn Fn(&Value) -> Running) -> Vec<String>) {
+fn both(what: &str, script: Script<'_>) {
     let ours = script(&|config| Running::ours(config, &[]));
     match envoy() {
         Some(envoy) => assert_eq!(ours, script(&|c| Running::envoy(&envoy, c)), "{what}: left ours, right Envoy's"),
@@ -270,7 +304,7 @@ fn counted(running: &Running, prefix: &str) -> Vec<String> {
 }
 
 fn hosts_wait(of_hosts: Where) {
-    let script = |start: &dyn Fn(&Value) -> Running| {
+    let script = |start: Start<'_>| {
         let server = Server::default();
         let routes = json!({"name": "r", "vhds": {"config_source": source(of_hosts)},
             "virtual_hosts": [{"name": "r/fixed", "domains": ["fixed.test"], "routes": all_to("app")}]});
@@ -292,6 +326,20 @@ fn hosts_wait(of_hosts: Where) {
         server.push(HOST, "r/known.test");
         running.page_with("/config_dump?resource=dynamic_route_configs", "nowhere");
         said.push(format!("changed {}", get(port, "known.test")));
+        // One that cannot be is refused; what was there stays.
+        server.put(HOST, "r/known.test", &[], virtual_host("r/known.test", &[], "app"));
+        server.push(HOST, "r/known.test");
+        server.wait("no refusal", |state| !state.refused.is_empty());
+        said.push(format!("refused {}", get(port, "known.test")));
+        // A request with a body waits as well.
+        server.put(HOST, "r/body.test", &[], virtual_host("r/body.test", &["body.test"], "app"));
+        said.push(with_body(port, "body.test"));
+        // On another stream all is asked for again, and nothing is lost.
+        server.cut();
+        server.wait("not asked again", |state| {
+            state.asked.iter().filter(|a| a.0 == HOST && a.1.iter().any(|n| n == "r/body.test")).count() == 2
+        });
+        said.push(format!("again {} {}", get(port, "body.test"), get(port, "twin.test")));
         said.extend(counted(&running, "http.ingress.(no_route|no_cluster|rq_total|downstream_rq_completed)"));
         said
     };
@@ -340,7 +388,7 @@ fn post(port: u16, path: &str, to: &str) -> String {
 }
 
 fn clusters_wait(of: Where) {
-    let script = |start: &dyn Fn(&Value) -> Running| {
+    let script = |start: Start<'_>| {
         let server = Server::default();
         let (app, _seen) = backend(OK);
         let late = |name: &str| {
@@ -414,7 +462,7 @@ fn through(port: u16) -> String {
 
 #[test]
 fn connections_wait_for_their_cluster() {
-    let script = |start: &dyn Fn(&Value) -> Running| {
+    let script = |start: Start<'_>| {
         let server = Server::default();
         let (app, _seen) = backend(OK);
         let late = protos::json::decode_json::<protos::envoy::config::cluster::v3::Cluster>(&cluster("late", app));

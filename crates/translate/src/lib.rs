@@ -14,6 +14,7 @@ pub mod listener;
 mod load;
 pub mod locality;
 pub mod name_table;
+pub mod on_demand;
 mod once;
 pub mod patch;
 pub mod route;

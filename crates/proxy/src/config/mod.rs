@@ -179,7 +179,9 @@ impl Config {
 
     /// Lets go on who waits for a cluster, whoever was asked for it.
     fn answer_cluster(&self, name: &str, there: bool) {
-        self.registry.demand().answer_where(there, |wish| matches!(wish, Wish::Cluster { name: n, .. } if **n == *name));
+        self.registry
+            .demand()
+            .answer_where(there, |wish| matches!(wish, Wish::Cluster { name: n, .. } if **n == *name));
     }
 
     fn apply_virtual_hosts(&mut self, update: &Update) -> Result<(), Rejection> {
@@ -197,7 +199,9 @@ impl Config {
             Ok(())
         });
         for resource in &update.resources {
-            learnt.extend(std::iter::once(&resource.name).chain(&resource.aliases).map(|alias| (&**alias, &*resource.name)));
+            learnt.extend(
+                std::iter::once(&resource.name).chain(&resource.aliases).map(|alias| (&**alias, &*resource.name)),
+            );
         }
         for name in &update.removed {
             let Some((table, _)) = vhosts::split(name) else { continue };

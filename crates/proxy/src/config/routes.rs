@@ -51,6 +51,8 @@ pub struct Routes {
     pub statics: BTreeMap<String, Record>,
     /// By RDS.
     pub dynamic: BTreeMap<String, Dynamic>,
+    /// Virtual hosts to ask for as soon as their configuration is there, by their names in VHDS.
+    pub recall: BTreeSet<String>,
 }
 
 impl Routes {
@@ -75,7 +77,14 @@ impl Routes {
             Ok((active, table)) => {
                 match (&table.vhds, &mut entry.vhds) {
                     (Some(source), Some(hosts)) => hosts.rebase(source.clone(), record),
-                    (Some(source), none) => *none = Some(Box::new(VirtualHosts::new(source.clone(), record))),
+                    (Some(source), none) => {
+                        let mut hosts = VirtualHosts::new(source.clone(), record);
+                        let prefix = format!("{name}/");
+                        for host in self.recall.range(prefix.clone()..).map_while(|n| n.strip_prefix(&prefix)) {
+                            hosts.names.ask(host);
+                        }
+                        *none = Some(Box::new(hosts));
+                    }
                     (None, hosts) => *hosts = None,
                 }
                 l7::vcluster::open(&table, store);

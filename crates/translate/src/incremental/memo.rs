@@ -35,6 +35,12 @@ pub(crate) enum Unit {
     Reduced,
     /// Domains of a service.
     Domains,
+    /// Virtual hosts of a route configuration by domain.
+    HostIndex,
+    /// A route configuration without its virtual hosts.
+    WithoutHosts,
+    /// One virtual host.
+    VirtualHost,
 }
 
 /// A shared value as part of a key.

@@ -18,6 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use xds::server::{Resource, ResourceSet};
 
+use protos::prost::Message as _;
+
+use crate::on_demand::{self, HostIndex};
 use crate::{Inputs, NamedResource};
 use assembly::{Assembly, Piece};
 pub use facts::Facts;
@@ -122,6 +125,38 @@ impl Translation {
     /// A route configuration that no listener of the view refers to; empty when there is none of this name.
     pub fn route(&self, name: &str) -> Arc<Resource> {
         self.memo.intern(Resource::new(name, crate::route::encoded(&self.inputs, &self.memo, name)))
+    }
+
+    /// A route configuration as this proxy gets it: without virtual hosts, if it asks for them one by one.
+    pub fn as_sent(&self, route: Arc<Resource>) -> Arc<Resource> {
+        if !on_demand::concerns(&self.inputs, &route.name) {
+            return route;
+        }
+        let slim = || Resource::new(Arc::clone(&route.name), on_demand::without_hosts(&route.value));
+        (*self.memo.get(&Key::new(Unit::WithoutHosts, "").part(&route), slim)).clone()
+    }
+
+    /// All routes as this proxy gets them.
+    pub fn routes_as_sent(&self) -> (Arc<[Arc<str>]>, Arc<ResourceSet>) {
+        let (names, set) = self.route_names_and_set();
+        if !on_demand::is_on(&self.inputs) {
+            return (names, set);
+        }
+        let sent = set.iter().map(|route| self.as_sent(Arc::clone(route))).collect();
+        (names, Arc::new(sent))
+    }
+
+    /// A virtual host (VHDS) by `ROUTE/AUTHORITY`; its value is empty when there is none. `None`: not such a name.
+    pub fn virtual_host(&self, name: &str) -> Option<Arc<Resource>> {
+        let (route, authority) = name.rsplit_once('/')?;
+        let (_, set) = self.route_names_and_set();
+        let route = set.get(route).cloned().unwrap_or_else(|| self.route(route));
+        let make = || {
+            let index = self.memo.get(&Key::new(Unit::HostIndex, "").part(&route), || HostIndex::of(&route.value));
+            let value = index.get(authority).map(|host| host.encode_to_vec()).unwrap_or_default();
+            self.memo.intern(Resource::new(name, value))
+        };
+        Some((*self.memo.get(&Key::new(Unit::VirtualHost, name).part(&route), make)).clone())
     }
 
     /// Endpoints of a cluster that the view does not have, if its name means a service.

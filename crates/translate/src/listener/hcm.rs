@@ -221,6 +221,11 @@ fn filters(inputs: &Inputs, class: Class, protocol: PortProtocol, headers: &Prox
     use protos::envoy::extensions::filters::http as f;
     let capabilities = inputs.proxy().capabilities;
     let mut out = Vec::new();
+    if class == Class::SidecarOutbound && crate::on_demand::is_on(inputs) {
+        // First: what follows goes by the route.
+        let config = f::on_demand::v3::OnDemand::default();
+        out.push(http_filter("envoy.filters.http.on_demand", any(&config)));
+    }
     if capabilities.peer_metadata {
         out.push(peer_metadata(class));
     }

@@ -29,10 +29,11 @@ pub struct Push {
 
 /// `DeltaDiscoveryResponse.resources` and `DiscoveryResponse.resources`.
 const RESOURCES: u32 = 2;
-/// `Resource.version`, `.resource` and `.name`.
+/// `Resource.version`, `.resource`, `.name` and `.aliases`.
 const VERSION: u32 = 1;
 const RESOURCE: u32 = 2;
 const NAME: u32 = 3;
+const ALIASES: u32 = 4;
 /// `Any.type_url` and `.value`.
 const TYPE_URL: u32 = 1;
 const VALUE: u32 = 2;
@@ -50,6 +51,12 @@ impl Push {
     /// Sum of the encoded resources in bytes.
     pub fn bytes(&self) -> usize {
         self.resources.iter().map(|r| r.value.len()).sum()
+    }
+
+    /// Says that there is no virtual host of this name. Envoy lets requests go on for an alias of a resource without a
+    /// message, and for no other word.
+    fn is_absence(&self, resource: &Resource) -> bool {
+        self.kind == Kind::VirtualHost && resource.value.is_empty()
     }
 
     fn any(&self, resource: &Resource) -> Any {
@@ -80,7 +87,8 @@ impl Push {
         let resource = |r: &Arc<Resource>| discovery::Resource {
             name: r.name.to_string(),
             version: version_string(r.version),
-            resource: Some(self.any(r)),
+            resource: (!self.is_absence(r)).then(|| self.any(r)),
+            aliases: if self.is_absence(r) { vec![r.name.to_string()] } else { Vec::new() },
             ..Default::default()
         };
         let resources = self.resources.iter().map(resource).collect();
@@ -142,7 +150,10 @@ impl Writer {
         match self.protocol {
             Protocol::Sotw => self.any_len(r),
             Protocol::Delta => {
-                let any = field_len(RESOURCE, self.any_len(r));
+                let any = match self.push.is_absence(r) {
+                    true => field_len(ALIASES, r.name.len()),
+                    false => field_len(RESOURCE, self.any_len(r)),
+                };
                 field_len(VERSION, VERSION_DIGITS) + field_len(NAME, r.name.len()) + any
             }
         }
@@ -176,6 +187,10 @@ impl Writer {
             out.extend_from_slice(&version_digits(r.version));
             field(out, NAME, r.name.len());
             out.extend_from_slice(r.name.as_bytes());
+            if self.push.is_absence(r) {
+                field(out, ALIASES, r.name.len());
+                return out.extend_from_slice(r.name.as_bytes());
+            }
             field(out, RESOURCE, self.any_len(r));
         }
         field(out, TYPE_URL, url.len());
@@ -200,9 +215,11 @@ mod tests {
         let resources = vec![Resource::new("a", b"first".to_vec()), Resource::new("b", vec![7; 300]), {
             Arc::new(Resource { name: "".into(), version: 0x0123_4567_89ab_cdef, value: Vec::new() })
         }];
-        for resources in [Vec::new(), resources] {
+        let absent = vec![Resource::new("80/nowhere", Vec::new()), Resource::new("80/web", b"host".to_vec())];
+        for (kind, resources) in [(Kind::Cluster, Vec::new()), (Kind::Cluster, resources), (Kind::VirtualHost, absent)]
+        {
             let push = Push {
-                kind: Kind::Cluster,
+                kind,
                 nonce: "1f".into(),
                 version: version_string(5),
                 resources,
@@ -225,6 +242,10 @@ mod tests {
                 let want =
                     discovery::DeltaDiscoveryResponse { control_plane: control_plane.clone(), ..push.to_delta() };
                 assert_eq!(read, want);
+                let said = |r: &discovery::Resource| (r.resource.is_some(), r.aliases.len());
+                if kind == Kind::VirtualHost {
+                    assert_eq!(read.resources.iter().map(said).collect::<Vec<_>>(), [(false, 1), (true, 0)]);
+                }
                 let read = discovery::DiscoveryResponse::decode(&*encode(Protocol::Sotw)).expect("well formed");
                 assert_eq!(read, discovery::DiscoveryResponse { control_plane, ..push.to_sotw() });
             }

@@ -308,7 +308,10 @@ impl Stream {
         }
         match kind {
             Kind::Cluster if changes.removed.len() <= HELD_MAX && !self.references_settled(now) => {
-                kept.extend(changes.removed.drain(..))
+                // A name just asked for that the client does not have refers to nothing: it is answered at once.
+                let sub = self.subs.get(&kind);
+                let held = |n: &Arc<str>| sub.is_none_or(|s| s.base.get(n).is_some() || !s.forced.contains(n));
+                kept.extend(changes.removed.extract_if(.., |n| held(n)));
             }
             Kind::Endpoint => {
                 let Some(clusters) = self.subs.get(&Kind::Cluster) else {
