@@ -31,6 +31,8 @@ pub struct Env {
     pub revision: String,
     /// `PILOT_TRACE_SAMPLING`: percent of requests traced when the mesh does not say
     pub trace_sampling: Option<f64>,
+    /// `PILOT_FILTER_GATEWAY_CLUSTER_CONFIG`: gateways get clusters of services that they send to only
+    pub filter_gateway_clusters: bool,
 }
 
 impl Env {
@@ -75,6 +77,7 @@ impl Env {
             pod_name: text("POD_NAME").unwrap_or_else(|| "istiod".into()),
             revision: text("REVISION").unwrap_or_else(|| "default".into()),
             trace_sampling: number("PILOT_TRACE_SAMPLING"),
+            filter_gateway_clusters: text("PILOT_FILTER_GATEWAY_CLUSTER_CONFIG").as_deref() == Some("true"),
         }
     }
 
@@ -98,6 +101,7 @@ mod tests {
                 "PILOT_DEBOUNCE_MAX" => "soon".into(),
                 "PILOT_MAX_REQUESTS_PER_SECOND" => "7".into(),
                 "XDS_AUTH" => "false".into(),
+                "PILOT_FILTER_GATEWAY_CLUSTER_CONFIG" => "true".into(),
                 "ISTIOD_CUSTOM_HOST" => "a.b,c".into(),
                 _ => return None,
             })
@@ -105,6 +109,6 @@ mod tests {
         assert_eq!(env.debounce.after, Duration::from_millis(20));
         assert_eq!(env.debounce.max, DebounceOptions::default().max);
         assert_eq!(env.stream_limits(), (7.0, 100.0));
-        assert_eq!((env.xds_auth, env.custom_hosts.len()), (false, 2));
+        assert_eq!((env.xds_auth, env.filter_gateway_clusters, env.custom_hosts.len()), (false, true, 2));
     }
 }

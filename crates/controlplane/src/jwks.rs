@@ -88,7 +88,7 @@ struct Due {
 }
 
 /// Runs as long as the control plane.
-pub async fn run(shared: Arc<Shared>) {
+pub(crate) async fn run(shared: Arc<Shared>) {
     let mut due: BTreeMap<Origin, Due> = BTreeMap::new();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -170,16 +170,29 @@ pub fn is_blocked(ip: IpAddr) -> bool {
 }
 
 async fn fetch(origin: &Origin) -> anyhow::Result<String> {
-    let uri = match origin {
-        Origin::Uri(uri) => uri.clone(),
-        Origin::Issuer(issuer) => {
-            let document = get(&format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'))).await?;
-            let document: Value = serde_json::from_str(&document).context("discovery document")?;
-            let uri = document.get("jwks_uri").and_then(Value::as_str).filter(|u| !u.is_empty());
-            uri.context("discovery document names no jwks_uri")?.to_owned()
-        }
-    };
-    let keys = get(&uri).await?;
+    match origin {
+        Origin::Uri(uri) => keys_of(uri).await,
+        Origin::Issuer(issuer) => keys_of(&discover(issuer).await?).await,
+    }
+}
+
+/// Where an issuer publishes its keys, by its discovery document (OpenID Connect Discovery 1.0, section 4).
+///
+/// # Errors
+/// The issuer does not answer, or with something else.
+pub async fn discover(issuer: &str) -> anyhow::Result<String> {
+    let document = get(&format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'))).await?;
+    let document: Value = serde_json::from_str(&document).context("discovery document")?;
+    let uri = document.get("jwks_uri").and_then(Value::as_str).filter(|u| !u.is_empty());
+    Ok(uri.context("discovery document names no jwks_uri")?.to_owned())
+}
+
+/// The key set at a URI, as it is written there.
+///
+/// # Errors
+/// The server does not answer, or with something else than a key set.
+pub async fn keys_of(uri: &str) -> anyhow::Result<String> {
+    let keys = get(uri).await?;
     if !is_key_set(&keys) {
         bail!("{uri} answers with something else than a key set");
     }

@@ -9,7 +9,7 @@ mod certificate;
 mod debug;
 mod env;
 mod http;
-mod jwks;
+pub mod jwks;
 mod metrics;
 mod run;
 pub mod source;

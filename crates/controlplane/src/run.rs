@@ -266,11 +266,9 @@ fn adjust(mut mesh: MeshConfig, args: &Discovery, env: &Env) -> MeshConfig {
     if let Some(domain) = &env.trust_domain {
         mesh.trust_domain.clone_from(domain);
     }
+    mesh.filter_gateway_clusters = env.filter_gateway_clusters;
     if let Some(percent) = env.trace_sampling {
-        let sampling = &mut mesh.default_config["tracing"]["sampling"];
-        if sampling.is_null() {
-            *sampling = percent.into();
-        }
+        mesh.set_default_sampling(percent);
     }
     mesh
 }

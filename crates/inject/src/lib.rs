@@ -11,12 +11,13 @@ pub mod gotemplate;
 pub mod merge;
 pub mod policy;
 pub mod post;
+pub mod proxy_config;
 pub mod templates;
 
 use std::collections::BTreeMap;
 
 use api::kube::PodTemplate;
-use api::mesh::{MeshConfig, ProxyConfig};
+use api::mesh::MeshConfig;
 use api::shape::{Problem, Reader, Shape};
 use serde_json::{Map, Value, json};
 
@@ -76,6 +77,8 @@ pub struct Injector {
     pub values: Value,
     /// The mesh configuration.
     pub mesh: MeshConfig,
+    /// `ProxyConfig` resources of all namespaces.
+    pub proxy_configs: Vec<proxy_config::Stated>,
     /// The revision, `default` when there is only one.
     pub revision: String,
     /// The sidecar is an init container that keeps running (Kubernetes 1.29 and later).
@@ -129,6 +132,7 @@ impl Injector {
             policy: policy::Policy::from_values(&values),
             values,
             mesh,
+            proxy_configs: Vec::new(),
             revision,
             native_sidecar: true,
             compliance_policy: String::new(),
@@ -158,7 +162,11 @@ impl Injector {
         check_shape(pod)?;
         let own = string_map(&pod["metadata"]["annotations"]);
         annotations::validate(&own)?;
-        let proxy_config = self.proxy_config(&own)?;
+        let labels = string_map(&pod["metadata"]["labels"]);
+        let namespace = if owner.namespace.is_empty() { "default" } else { &owner.namespace };
+        let annotation = own.get("proxy.istio.io/config").map(String::as_str);
+        let proxy_config = proxy_config::effective(&self.mesh, &self.proxy_configs, namespace, &labels, annotation)
+            .map_err(InjectError::ProxyConfig)?;
         let native = match own.get("sidecar.istio.io/nativeSidecar").map(String::as_str) {
             Some("true") => true,
             Some("false") => false,
@@ -170,7 +178,7 @@ impl Injector {
             owner,
             pod: &stripped,
             annotations: &own,
-            labels: &string_map(&pod["metadata"]["labels"]),
+            labels: &labels,
             proxy_config: &proxy_config,
             native,
         };
@@ -183,16 +191,6 @@ impl Injector {
         }
         let merged = post::reapply_overrides(merged, &stripped, &template_pod, pod);
         Ok(post::finish(&context, merged, &template_pod))
-    }
-
-    /// The mesh's proxy configuration with the pod's annotation on top.
-    fn proxy_config(&self, own: &BTreeMap<String, String>) -> Result<ProxyConfig, InjectError> {
-        let base = self.mesh.proxy_config();
-        let Some(text) = own.get("proxy.istio.io/config") else {
-            return Ok(base);
-        };
-        let v = api::yaml::parse(text).map_err(|e| InjectError::ProxyConfig(vec![Problem::new("", e.to_string())]))?;
-        base.overlay(&v).map_err(InjectError::ProxyConfig)
     }
 
     fn selected_templates(&self, own: &BTreeMap<String, String>) -> Vec<String> {

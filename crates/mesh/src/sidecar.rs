@@ -67,7 +67,9 @@ fn injector(store: &Store) -> Result<inject::Injector, String> {
     values["global"]["nativeNftables"] = true.into();
     values["global"]["hub"] = "proa".into();
     values["global"]["tag"] = "latest".into();
-    Ok(inject::Injector::new(mesh, values))
+    let mut injector = inject::Injector::new(mesh, values);
+    injector.proxy_configs = store.list("ProxyConfig").iter().filter_map(inject::proxy_config::Stated::read).collect();
+    Ok(injector)
 }
 
 fn wanted(store: &Store, pod: &Object) -> bool {

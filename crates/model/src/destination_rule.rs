@@ -92,6 +92,7 @@ impl DestinationRules {
                             };
                             merge_into(&mut group.merged, (**rule).clone(), visibility);
                         }
+                        complete_selecting(&mut group.merged);
                     }
                 }
             }
@@ -146,17 +147,34 @@ fn merge_into(rules: &mut Merged, config: Config<DestinationRule>, visibility: V
         rules.push(Arc::new(MergedRule { config, visibility, from: vec![key] }));
         return;
     };
-    let existing = Arc::make_mut(existing);
-    let subsets = &mut existing.config.spec.subsets;
-    for subset in config.spec.subsets {
-        if !subsets.iter().any(|s| s.name == subset.name) {
-            subsets.push(subset);
+    add_to(Arc::make_mut(existing), &config.spec, &[key]);
+}
+
+/// Subsets that are new, and the traffic policy where there is none.
+fn add_to(rule: &mut MergedRule, other: &DestinationRule, from: &[String]) {
+    let spec = &mut rule.config.spec;
+    for subset in &other.subsets {
+        if !spec.subsets.iter().any(|s| s.name == subset.name) {
+            spec.subsets.push(subset.clone());
         }
     }
-    if existing.config.spec.traffic_policy.is_none() {
-        existing.config.spec.traffic_policy = config.spec.traffic_policy;
+    if spec.traffic_policy.is_none() {
+        spec.traffic_policy.clone_from(&other.traffic_policy);
     }
-    existing.from.push(key);
+    rule.from.extend_from_slice(from);
+}
+
+/// Rules for chosen workloads also hold what the rule for all workloads beside them says: its subsets, and its traffic
+/// policy where they have none.
+fn complete_selecting(rules: &mut Merged) {
+    let (selecting, general): (Vec<usize>, Vec<usize>) =
+        (0..rules.len()).partition(|&i| rules[i].config.spec.workload_selector.is_some());
+    for &s in &selecting {
+        for &g in &general {
+            let general = rules[g].clone();
+            add_to(Arc::make_mut(&mut rules[s]), &general.config.spec, &general.from);
+        }
+    }
 }
 
 /// The rule for a workload out of those of its host: one that selects it, else one without selector.

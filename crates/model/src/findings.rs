@@ -148,10 +148,20 @@ fn virtual_services(snapshot: &Snapshot, notes: &mut Notes) {
 /// Rules of one host are merged into the oldest: new subsets are taken over, a second traffic policy is not.
 fn destination_rules(snapshot: &Snapshot, notes: &mut Notes) {
     for rule in snapshot.destination_rules.iter() {
+        // What a rule for chosen workloads takes from the one for all is not lost to that one.
+        let general: Vec<&String> = match rule.config.spec.workload_selector {
+            Some(_) => snapshot
+                .destination_rules
+                .iter()
+                .filter(|r| r.config.spec.workload_selector.is_none())
+                .flat_map(|r| &r.from)
+                .collect(),
+            None => Vec::new(),
+        };
         let Some((oldest, others)) = rule.from.split_first() else {
             continue;
         };
-        for other in others {
+        for other in others.iter().filter(|o| !general.contains(o)) {
             let Some((namespace, name)) = other.split_once('/') else {
                 continue;
             };

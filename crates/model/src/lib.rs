@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod index;
 pub mod mesh;
 pub mod proxy;
+mod referenced;
 pub mod registry;
 pub mod security;
 pub mod service;

@@ -156,6 +156,8 @@ pub struct MeshConfig {
     pub tls_default_tls13: bool,
     /// Class of Ingress resources served.
     pub ingress_class: String,
+    /// Gateways get clusters of services that they send to only. Not part of the message: the control plane is told so.
+    pub filter_gateway_clusters: bool,
     /// Default `ProxyConfig`, as written.
     pub default_config: Value,
     /// Everything, as written.
@@ -240,8 +242,18 @@ impl MeshConfig {
             tls_default_ecdh_curves: list("/tlsDefaults/ecdhCurves"),
             tls_default_tls13: text("/tlsDefaults/minProtocolVersion") == "TLSV1_3",
             ingress_class: or(text("/ingressClass"), "istio"),
+            filter_gateway_clusters: false,
             default_config: value.get("defaultConfig").cloned().unwrap_or(Value::Null),
             raw: value.clone(),
+        }
+    }
+
+    /// How many percent of requests are traced where neither the mesh nor a proxy says; what is no percentage is ignored.
+    pub fn set_default_sampling(&mut self, percent: f64) {
+        let unstated =
+            self.default_config.pointer("/tracing/sampling").and_then(Value::as_f64).is_none_or(|s| s == 0.0);
+        if unstated && (0.0..=100.0).contains(&percent) {
+            self.default_config["tracing"]["sampling"] = percent.into();
         }
     }
 

@@ -11,6 +11,7 @@ use names::{Hostname, Kind, Labels, LabelsExt, NodeType, ResourceKey};
 use crate::config::Config;
 use crate::gateway::{self, MergedGateway};
 use crate::proxy::Proxy;
+use crate::referenced;
 use crate::security::{self, MergedPeerAuthentication};
 use crate::service::{Port, Service, TargetPort};
 use crate::sidecar::{SidecarScope, select_sidecar};
@@ -168,9 +169,15 @@ impl ProxyView {
         let root = snapshot.mesh.root_namespace.as_str();
         let router = proxy.node_type == NodeType::Router;
         let attachment = security::Attachment::of(proxy, root);
+        let gateway = router.then(|| cache.gateway(snapshot, proxy, &targets));
+        let request_authentication = security::request_authentications(&snapshot.request_authentications, &attachment);
+        let mut scope = cache.get(snapshot, proxy);
+        if let Some(gateway) = gateway.as_ref().filter(|_| snapshot.mesh.filter_gateway_clusters) {
+            scope = Arc::new(referenced::narrowed(&scope, snapshot, gateway, &request_authentication));
+        }
         ProxyView {
-            scope: cache.get(snapshot, proxy),
-            gateway: router.then(|| cache.gateway(snapshot, proxy, &targets)),
+            scope,
+            gateway,
             peer_authentication: security::peer_authentication(
                 &snapshot.peer_authentications,
                 &proxy.namespace,
@@ -178,7 +185,7 @@ impl ProxyView {
                 root,
             ),
             authorization: security::authorization_policies(&snapshot.authorization_policies, &attachment),
-            request_authentication: security::request_authentications(&snapshot.request_authentications, &attachment),
+            request_authentication,
             targets,
             snapshot: snapshot.clone(),
             proxy: proxy.clone(),

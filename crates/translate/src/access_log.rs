@@ -44,6 +44,16 @@ const DEFAULT_JSON: [(&str, &str); 24] = [
     ("upstream_transport_failure_reason", "%UPSTREAM_TRANSPORT_FAILURE_REASON%"),
 ];
 
+/// What gRPC logs carry of the connection's state when nobody says: who the peers are.
+const FILTER_STATE: [&str; 6] = [
+    "upstream_peer",
+    "downstream_peer",
+    "wasm.upstream_peer",
+    "wasm.upstream_peer_id",
+    "wasm.downstream_peer",
+    "wasm.downstream_peer_id",
+];
+
 /// Which protocol's log is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Level {
@@ -287,13 +297,41 @@ fn of_provider(inputs: &Inputs, provider: &ExtensionProvider, level: Level) -> O
             Some(log("envoy.tcp_grpc_access_log", any(&config)))
         }
         "envoyOtelAls" => {
-            use protos::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
-            let common_config = Some(grpc_config(inputs, config, "otel_envoy_accesslog")?);
-            #[allow(deprecated)]
-            let config = OpenTelemetryAccessLogConfig { common_config, ..Default::default() };
+            let common = grpc_config(inputs, config, "otel_envoy_accesslog")?;
+            let config = open_telemetry(common, config.get("logFormat").unwrap_or(&serde_json::Value::Null));
             Some(log("envoy.access_loggers.open_telemetry", any(&config)))
         }
         _ => None,
+    }
+}
+
+/// A log over OpenTelemetry: the text is the record's body, labels are its attributes.
+fn open_telemetry(
+    common: grpc::CommonGrpcAccessLogConfig,
+    format: &serde_json::Value,
+) -> protos::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig {
+    use protos::opentelemetry::proto::common::v1 as otlp;
+    let stated = format.get("text").and_then(|t| t.as_str()).filter(|t| !t.is_empty());
+    let body = stated.unwrap_or(DEFAULT_FORMAT);
+    let value = |text: &str| otlp::AnyValue { value: Some(otlp::any_value::Value::StringValue(text.to_owned())) };
+    let labels = format.get("labels").and_then(|l| l.as_object());
+    let mut values: Vec<otlp::KeyValue> = labels
+        .into_iter()
+        .flatten()
+        .filter_map(|(k, v)| {
+            Some(otlp::KeyValue { key: k.clone(), value: Some(value(v.as_str()?)), ..Default::default() })
+        })
+        .collect();
+    values.sort_by(|a, b| a.key.cmp(&b.key));
+    let all = values.iter().fold(body.to_owned(), |all, kv| format!("{all}{:?}", kv.value));
+    #[allow(deprecated)]
+    protos::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig {
+        common_config: Some(common),
+        body: Some(value(body)),
+        attributes: (!values.is_empty()).then_some(otlp::KeyValueList { values }),
+        disable_builtin_labels: true,
+        formatters: formatters(&text(all)),
+        ..Default::default()
     }
 }
 
@@ -304,7 +342,10 @@ fn grpc_config(inputs: &Inputs, config: &serde_json::Value, log_name: &str) -> O
         log_name: name.to_owned(),
         grpc_service: Some(envoy_grpc(&cluster, &authority)),
         transport_api_version: core::ApiVersion::V3 as i32,
-        filter_state_objects_to_log: texts(config, "filterStateObjectsToLog"),
+        filter_state_objects_to_log: match texts(config, "filterStateObjectsToLog") {
+            stated if !stated.is_empty() => stated,
+            _ => FILTER_STATE.map(str::to_owned).to_vec(),
+        },
         ..Default::default()
     })
 }

@@ -105,7 +105,7 @@ pub fn credential_secret(name: &str, inputs: &Inputs) -> Option<tls::SdsSecretCo
 /// The cluster of the external SDS server: the socket beside the proxy, else the mesh's `sds` provider.
 fn external_sds(inputs: &Inputs) -> Option<String> {
     if inputs.proxy().metadata_text("credential") == "true" {
-        return Some("sds-external".to_owned());
+        return Some(crate::cluster::fixed::EXTERNAL_SDS.to_owned());
     }
     let provider = inputs.mesh().extension_providers.iter().find(|p| p.kind == "sds")?;
     crate::access_log::provider_cluster(inputs, &provider.config).map(|(cluster, _)| cluster)

@@ -11,6 +11,10 @@ use serde_json::Value;
 /// Cases that differ on purpose; the reasons are in docs/differences.md.
 const ALLOWED: [(&str, &str); 1] = [("TestMergeGateways", "http-http2-server-config")];
 
+/// Tables whose runner is in the crate that decides them: keys of token issuers in `controlplane`, what a proxy starts
+/// with in `inject`.
+const ELSEWHERE: [&str; 2] = ["jwks_resolver_test.go", "proxy_config_test.go"];
+
 /// The value of a row and its name; some tables are keyed by name.
 fn row(v: &Value) -> (Value, String) {
     match (v.get("$key"), v.get("$val")) {
@@ -26,7 +30,8 @@ fn run(file: &str, area: &str) {
     };
     let tables: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
     let mut report = Report::default();
-    for table in &tables {
+    let elsewhere = |table: &&Value| ELSEWHERE.iter().any(|f| table["file"].as_str().is_some_and(|t| t.ends_with(f)));
+    for table in tables.iter().filter(|t| !elsewhere(t)) {
         let func = table["func"].as_str().or(table["var"].as_str()).unwrap_or_default();
         let cases: Vec<(Value, String)> =
             table["cases"].as_array().into_iter().flatten().map(|c| row(&c["v"])).collect();

@@ -51,7 +51,9 @@ pub async fn post_uri(
     content_type: &str,
     body: Vec<u8>,
 ) -> Result<(), String> {
-    let parsed: http::Uri = uri.uri.parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
+    // The scheme may be left out: the cluster says how to connect.
+    let absolute = if uri.uri.contains("://") { uri.uri.to_string() } else { format!("http://{}", uri.uri) };
+    let parsed: http::Uri = absolute.parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
     let host = parsed.authority().map_or(&*uri.cluster, |a| a.as_str()).to_owned();
     let path = parsed.path_and_query().map_or("/", |p| p.as_str()).to_owned();
     post(registry, &uri.cluster, &host, &path, headers, content_type, body).await

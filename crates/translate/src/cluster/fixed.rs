@@ -15,6 +15,11 @@ pub(crate) const INBOUND_BIND_V4: &str = "127.0.0.6";
 /// The same for IPv6.
 pub(crate) const INBOUND_BIND_V6: &str = "::6";
 
+/// Name of the cluster of a secret server beside the proxy.
+pub(crate) const EXTERNAL_SDS: &str = "sds-external";
+/// Its socket, where the injector mounts it.
+const CREDENTIAL_SOCKET: &str = "./var/run/secrets/credential-uds/socket";
+
 fn base(inputs: &Inputs, name: &str, kind: DiscoveryType, lb: LbPolicy) -> cluster::Cluster {
     cluster::Cluster {
         name: name.to_owned(),
@@ -83,6 +88,33 @@ pub(super) fn dynamic_forward_proxy(inputs: &Inputs) -> cluster::cluster::Custom
             ..Default::default()
         })),
     }
+}
+
+/// The secret server whose socket is mounted into a gateway's pod.
+pub(super) fn external_sds(inputs: &Inputs) -> cluster::Cluster {
+    use protos::envoy::config::endpoint::v3 as endpoint;
+    let address = core::Address {
+        address: Some(core::address::Address::Pipe(core::Pipe {
+            path: CREDENTIAL_SOCKET.to_owned(),
+            ..Default::default()
+        })),
+    };
+    let host = endpoint::LbEndpoint {
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
+            address: Some(address),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let mut c = base(inputs, EXTERNAL_SDS, DiscoveryType::Static, LbPolicy::RoundRobin);
+    c.load_assignment = Some(endpoint::ClusterLoadAssignment {
+        cluster_name: EXTERNAL_SDS.to_owned(),
+        endpoints: vec![endpoint::LocalityLbEndpoints { lb_endpoints: vec![host], ..Default::default() }],
+        ..Default::default()
+    });
+    let mut draft = super::Draft { cluster: c, http: None };
+    draft.http().upstream_protocol_options = Some(super::explicit_http2());
+    draft.build()
 }
 
 /// The DNS cache shared by the cluster and the filter of dynamic DNS services.

@@ -130,6 +130,9 @@ pub(crate) fn own(inputs: &Inputs, out: &mut Vec<cluster::Cluster>) {
             inbound::build(inputs, out);
         }
         _ => {
+            if inputs.proxy().metadata_text("credential") == "true" {
+                out.push(fixed::external_sds(inputs));
+            }
             if is_east_west(inputs) {
                 let internal = inputs.scope().services.iter().filter(|s| !s.mesh_external);
                 internal.for_each(|s| outbound(inputs, s, ClusterMode::SniDnat, out));
@@ -190,6 +193,8 @@ fn start(context: &Context<'_>) -> Option<Draft> {
         _ => discovery(service, inputs.proxy().node_type),
     };
     let mut draft = draft(&name, kind, inputs);
+    // Too few healthy hosts are no reason to ask others, unless the rule says from where on.
+    draft.cluster.common_lb_config.get_or_insert_default().healthy_panic_threshold = Some(Default::default());
     if service.resolution == Resolution::DynamicDns {
         draft.cluster.cluster_discovery_type =
             Some(ClusterDiscoveryType::ClusterType(fixed::dynamic_forward_proxy(inputs)));

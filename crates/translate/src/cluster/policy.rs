@@ -6,7 +6,7 @@ use api::destination_rule::{
     SimpleLb, TcpKeepalive, Tls, TlsMode, TrafficPolicy,
 };
 use model::{MeshConfig, MtlsMode, Port, Registry, Resolution, Service};
-use names::ClusterName;
+use names::{ClusterName, PortProtocol};
 use protos::envoy::config::cluster::v3 as cluster;
 use protos::envoy::config::cluster::v3::cluster::{
     CommonLbConfig, LbConfig, LbPolicy, SlowStartConfig, TransportSocketMatch,
@@ -300,6 +300,8 @@ fn load_balancer(draft: &mut Draft, context: &Context<'_>, lb: Option<&LoadBalan
                 LbConfig::RoundRobinLbConfig(cluster::cluster::RoundRobinLbConfig { slow_start_config: Some(s) })
             });
         }
+        // Clients that shard keys want the same host for the same key.
+        None if context.port.protocol == PortProtocol::Redis => draft.cluster.lb_policy = LbPolicy::Maglev as i32,
         _ => {
             draft.cluster.lb_policy = LbPolicy::LeastRequest as i32;
             draft.cluster.lb_config = slow_start.map(|s| {

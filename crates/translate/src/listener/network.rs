@@ -91,6 +91,17 @@ pub(crate) fn single(
     complete(inputs, Class::outbound(inputs.proxy().node_type), exchange, proxy)
 }
 
+/// Resolves the server name that a client asks for, for the dynamic forward proxy cluster behind it.
+pub(crate) fn sni_dynamic_forward_proxy(inputs: &Inputs, port: u16) -> listener::Filter {
+    use protos::envoy::extensions::filters::network::sni_dynamic_forward_proxy::v3 as sni;
+    let config = sni::FilterConfig {
+        dns_cache_config: Some(crate::cluster::dns_cache(inputs)),
+        port_specifier: Some(sni::filter_config::PortSpecifier::PortValue(port.into())),
+        ..Default::default()
+    };
+    network_filter("envoy.filters.network.sni_dynamic_forward_proxy", any(&config))
+}
+
 fn tcp_proxy(
     inputs: &Inputs,
     stat_prefix: &str,

@@ -441,12 +441,13 @@ fn default_chain(inputs: &Inputs, wanted: &Wanted<'_>, cidrs: &[String], sni_hos
     let cluster = ClusterName::outbound(port, "", &service.hostname).to_string();
     let stat = network::stat_prefix(inputs, Some(service), "", port, &cluster);
     let rule = inputs.scope().rule(&service.hostname, &inputs.proxy().labels, false).map(|r| &r.config);
-    Chain {
-        sni_hosts,
-        cidrs: cidrs.to_vec(),
-        filters: network::single(inputs, &cluster, &stat, "", rule, false),
-        ..Default::default()
+    let mut filters = network::single(inputs, &cluster, &stat, "", rule, false);
+    // What a wildcard stands for is resolved by the name that the client asks for.
+    let by_sni = wanted.port.protocol.is_tls();
+    if by_sni && wanted.service.resolution == Resolution::DynamicDns && wanted.service.hostname.is_wildcard() {
+        filters.insert(0, network::sni_dynamic_forward_proxy(inputs, wanted.port.number));
     }
+    Chain { sni_hosts, cidrs: cidrs.to_vec(), filters, ..Default::default() }
 }
 
 fn tls_chains(inputs: &Inputs, wanted: &Wanted<'_>, bind: &str, cidrs: &[String]) -> Vec<Chain> {

@@ -88,7 +88,7 @@ fn string_matcher(kind: &str, args: &Value) -> Value {
 }
 
 /// Full names of messages that tables pack, by Go type without its package.
-const PACKED: [(&str, &str); 15] = [
+const PACKED: [(&str, &str); 18] = [
     ("ReqWithoutQuery", "envoy.extensions.formatter.req_without_query.v3.ReqWithoutQuery"),
     ("UpstreamTlsContext", "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"),
     ("DownstreamTlsContext", "envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext"),
@@ -103,6 +103,15 @@ const PACKED: [(&str, &str); 15] = [
     ("HttpProtocolOptions", "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"),
     ("ZipkinConfig", "envoy.config.trace.v3.ZipkinConfig"),
     ("OpenTelemetryConfig", "envoy.config.trace.v3.OpenTelemetryConfig"),
+    (
+        "EnvironmentResourceDetectorConfig",
+        "envoy.extensions.tracers.opentelemetry.resource_detectors.v3.EnvironmentResourceDetectorConfig",
+    ),
+    (
+        "DynatraceResourceDetectorConfig",
+        "envoy.extensions.tracers.opentelemetry.resource_detectors.v3.DynatraceResourceDetectorConfig",
+    ),
+    ("DynatraceSamplerConfig", "envoy.extensions.tracers.opentelemetry.samplers.v3.DynatraceSamplerConfig"),
     ("MetadataConfig", "envoy.extensions.formatter.metadata.v3.Metadata"),
 ];
 
@@ -165,6 +174,9 @@ pub fn plain(v: &Value) -> Value {
             if o.contains_key("#0") {
                 return elements(v).iter().map(plain).collect();
             }
+            if o.get("$t").and_then(Value::as_str).is_some_and(|t| t.starts_with("otlpcommon.")) {
+                return exported_names(o);
+            }
             match o.get("$t").and_then(Value::as_str) {
                 Some("structpb.Struct") => {
                     let fields = plain(o.get("fields").unwrap_or(&Value::Null));
@@ -201,6 +213,23 @@ pub fn plain(v: &Value) -> Value {
         Value::Array(a) => a.iter().map(plain).collect(),
         other => other.clone(),
     }
+}
+
+/// Messages whose fields the original has by their exported names, and the one kind of a value as a field of its own.
+fn exported_names(o: &Map<String, Value>) -> Value {
+    let mut out = Map::new();
+    for (k, v) in o.iter().filter(|(k, _)| *k != "$t") {
+        let group = v["$t"].as_str().is_some_and(|t| t.starts_with("otlpcommon.AnyValue_"));
+        match plain(v) {
+            Value::Object(kind) if group => out.extend(kind),
+            value => {
+                let mut name = k.clone();
+                name[..1].make_ascii_lowercase();
+                out.insert(name, value);
+            }
+        }
+    }
+    Value::Object(out)
 }
 
 fn reference(name: &str) -> Value {

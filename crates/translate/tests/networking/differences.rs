@@ -142,7 +142,7 @@ pub fn is_on_purpose(func: &str, v: &Value) -> bool {
         // `serviceEntryVisibility` is accepted without effect.
         "TestIsServiceVisible" => !v["pushContext"]["Mesh"]["serviceEntryVisibility"].is_null(),
         // What is sent again is decided by content, not by the kind of what changed.
-        "TestBuildDeltaClusters" => {
+        "TestBuildDeltaClusters" | "TestBuildDeltaClustersForFilteredGateway" => {
             let updated = v["configUpdated"].as_array();
             updated.is_some_and(|u| u.iter().all(|k| k["Kind"]["$ref"] == "kind.PeerAuthentication"))
         }

@@ -1,7 +1,9 @@
 //! Tables by subject. Each `serve` gives `None` for tables that are not its own.
 
+pub mod chains;
 pub mod cluster;
 pub mod differences;
+pub mod export;
 pub mod listeners;
 pub mod patch;
 pub mod policy;
@@ -9,9 +11,12 @@ pub mod proxies;
 pub mod route;
 pub mod scope;
 pub mod security;
+pub mod sidecar_routes;
 pub mod small;
 pub mod telemetry;
+pub mod tracing;
 pub mod traffic;
+pub mod upstream;
 
 use std::sync::Arc;
 
@@ -37,6 +42,11 @@ pub fn serve(func: &str, v: &Value, all: &[Value]) -> Outcome {
         .or_else(|| listeners::serve(func, v))
         .or_else(|| proxies::serve(func, v))
         .or_else(|| traffic::serve(func, v))
+        .or_else(|| tracing::serve(func, v))
+        .or_else(|| sidecar_routes::serve(func, v))
+        .or_else(|| export::serve(func, v))
+        .or_else(|| upstream::serve(func, v))
+        .or_else(|| chains::serve(func, v))
 }
 
 pub fn flag(v: &Value) -> bool {

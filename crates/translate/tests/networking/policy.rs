@@ -23,7 +23,30 @@ pub fn world(
     resources: Vec<api::Resource>,
     with_endpoints: bool,
 ) -> Inputs {
-    let mut store = Store::with_config_domain(MeshConfig::from_json(mesh), "cluster.local");
+    world_in("cluster.local", mesh, proxy, services, resources, with_endpoints)
+}
+
+/// The same, where short names in resources are completed with this domain.
+pub fn world_in(
+    domain: &str,
+    mesh: &Value,
+    proxy: Proxy,
+    services: Vec<Service>,
+    resources: Vec<api::Resource>,
+    with_endpoints: bool,
+) -> Inputs {
+    world_of(domain, MeshConfig::from_json(mesh), proxy, services, resources, with_endpoints)
+}
+
+fn world_of(
+    domain: &str,
+    mesh: MeshConfig,
+    proxy: Proxy,
+    services: Vec<Service>,
+    resources: Vec<api::Resource>,
+    with_endpoints: bool,
+) -> Inputs {
+    let mut store = Store::with_config_domain(mesh, domain);
     store.apply(resources.into_iter().map(Change::Apply));
     let mut snapshot = super::scope::with_services(&store.snapshot(), services);
     for s in snapshot.services.iter().filter(|_| with_endpoints) {
@@ -278,7 +301,11 @@ fn delta(v: &Value) -> Result<(), String> {
             port,
         });
     }
-    let got: BTreeSet<String> = clusters(&inputs)?.into_keys().collect();
+    same_delta(v, &clusters(&inputs)?)
+}
+
+fn same_delta(v: &Value, got: &Clusters) -> Result<(), String> {
+    let got: BTreeSet<String> = got.keys().cloned().collect();
     let watched: BTreeSet<String> = texts(&v["watchedResourceNames"]).into_iter().collect();
     let removed: BTreeSet<String> = texts(&v["removedClusters"]).into_iter().collect();
     let kept = watched.difference(&removed).cloned();
@@ -290,12 +317,35 @@ fn delta(v: &Value) -> Result<(), String> {
     same(got, texts(&v["expectedClusters"]).into_iter().collect())
 }
 
+/// The same for a gateway that is told of services only that it sends to.
+fn gateway_delta(v: &Value) -> Result<(), String> {
+    let services: Vec<Service> = v["services"].as_array().into_iter().flatten().map(service).collect();
+    let mut resources = Vec::new();
+    for (n, c) in v["configs"].as_array().into_iter().flatten().enumerate() {
+        resources.push(match word(&c["$call"]) {
+            // A virtual service of the gateway: its name, and the hosts that it routes to.
+            "virtualServiceForGateway" => {
+                let args = texts(&c["args"]);
+                let route = |host: &String| json!({"destination": {"host": host}, "weight": 100});
+                let hosts: Vec<Value> = args.iter().skip(1).map(route).collect();
+                let spec = json!({"hosts": ["*.com"], "gateways": ["foo/test-gateway"], "http": [{"route": hosts}]});
+                made("VirtualService", &args[0], "bar", spec)?
+            }
+            _ => literal::resource(c, "DestinationRule", &format!("c{n}"), "foo")?,
+        });
+    }
+    let mesh = MeshConfig { filter_gateway_clusters: true, ..MeshConfig::from_json(&json!({})) };
+    let proxy = router("not-default");
+    same_delta(v, &clusters(&world_of("cluster.local", mesh, proxy, services, resources, true))?)
+}
+
 pub fn serve(func: &str, v: &Value) -> Outcome {
     Some(match func {
         "TestApplyDestinationRule" | "TestApplyDestinationRuleOSCACert" => destination_rule(v),
         "TestInsecureSkipVerify" => skip_verify(v),
         "TestApplyUpstreamTLSSettings" | "TestApplyUpstreamProxyProtocol" => upstream_tls(v),
         "TestBuildDeltaClusters" => delta(v),
+        "TestBuildDeltaClustersForFilteredGateway" => gateway_delta(v),
         _ => return None,
     })
 }

@@ -252,6 +252,24 @@ fn idle_timeout(v: &Value) -> Result<(), String> {
     same(got.is_some(), !v["expected"].is_null())
 }
 
+/// Whether connections of one client go to one host: the rules of the table's hosts, by what they hash.
+fn hashed(v: &Value) -> Result<(), String> {
+    let source = json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}});
+    let other = json!({"loadBalancer": {"simple": "ROUND_ROBIN"}});
+    let subset = |policy: &Value| json!([{"name": "v1", "labels": {"version": "v1"}, "trafficPolicy": policy}]);
+    let host = word(&v["routes"][0]["destination"]["host"]).to_owned();
+    let rule = match host.as_str() {
+        "test.com" => json!({"trafficPolicy": source}),
+        "subsettest.com" => json!({"subsets": subset(&source)}),
+        "subsettestdifferent.com" => json!({"trafficPolicy": source, "subsets": subset(&other)}),
+        _ => json!({}),
+    };
+    let mut rule = rule;
+    rule["host"] = host.into();
+    let got = routed(&json!({}), &v["routes"], Some(rule), sidecar("ns"))?;
+    same(!got.hash_policy.is_empty(), flag(&v["useSourceIP"]))
+}
+
 fn gateway_hosts(v: &Value) -> Result<(), String> {
     let mut resources = Vec::new();
     for (n, g) in v["gateways"].as_array().into_iter().flatten().enumerate() {
@@ -307,6 +325,7 @@ pub fn serve(func: &str, v: &Value) -> Outcome {
         "TestBuildOutboundNetworkFiltersTunnelingConfig" => tunneling(v),
         "TestOutboundNetworkFilterIdleTimeout" => idle_timeout(v),
         "TestGatewayHTTPRouteConfig" => gateway_hosts(v),
+        "TestOutboundNetworkFilterWithSourceIPHashing" => hashed(v),
         _ => return None,
     })
 }

@@ -24,18 +24,56 @@ pub fn with_services(base: &Snapshot, services: Vec<Service>) -> Snapshot {
     snapshot
 }
 
-/// References to elements of other lists, as far as the table itself holds them.
+/// References to elements of other lists, as far as the table itself holds them; ports by the variables that hold them
+/// (`port7000[0]`, `port803x[:3]`), which are named after their numbers.
 fn resolved(v: &Value, case: &Value) -> Option<Value> {
     let Some(expression) = v["$expr"].as_str() else {
-        if v["Ports"]["$expr"].is_string()
-            || v["Ports"].as_array().is_some_and(|p| p.iter().any(|p| p["$expr"].is_string()))
-        {
-            return None;
+        let mut out = v.clone();
+        if let Some(ports) = out.get_mut("Ports") {
+            *ports = match ports["$expr"].as_str() {
+                Some(expression) => ports_of(expression, case)?.into(),
+                None => {
+                    let each = literal::elements(ports).into_iter().map(|p| match p["$expr"].as_str() {
+                        Some(expression) => ports_of(expression, case),
+                        None => Some(vec![p]),
+                    });
+                    each.collect::<Option<Vec<_>>>()?.concat().into()
+                }
+            };
         }
-        return Some(v.clone());
+        return Some(out);
     };
     let index: usize = expression.split_once('[')?.1.trim_end_matches(']').parse().ok()?;
-    case["services"].get(index).cloned()
+    resolved(case["services"].get(index)?, case)
+}
+
+fn ports_of(expression: &str, case: &Value) -> Option<Vec<Value>> {
+    let (name, range) = expression.strip_prefix("port")?.split_once('[').unwrap_or((&expression[4..], ""));
+    let range = range.trim_end_matches(']');
+    let port = |n: u16| {
+        let (name, number) = match name.strip_suffix('x') {
+            Some(stem) => (format!("tcp-{n}"), format!("{stem}{n}")),
+            None => (format!("p{name}"), name.to_owned()),
+        };
+        let number = number.parse::<u16>().ok()?;
+        // As the row calls this port where it spells it out.
+        Some(spelled_out(case, number).unwrap_or_else(|| json!({"Name": name, "Port": number, "Protocol": "TCP"})))
+    };
+    match range.split_once(':') {
+        Some(("", end)) => (1..=end.parse().ok()?).map(port).collect(),
+        Some(_) => None,
+        None => Some(vec![port(range.parse::<u16>().ok()? + 1)?]),
+    }
+}
+
+/// The first port of this number in a literal.
+fn spelled_out(v: &Value, number: u16) -> Option<Value> {
+    match v {
+        Value::Object(o) if o.get("Port") == Some(&json!(number)) && o.contains_key("Name") => Some(v.clone()),
+        Value::Object(o) => o.values().find_map(|v| spelled_out(v, number)),
+        Value::Array(a) => a.iter().find_map(|v| spelled_out(v, number)),
+        _ => None,
+    }
 }
 
 fn sidecar_scope(v: &Value) -> Option<Result<(), String>> {

@@ -175,21 +175,142 @@ fn otel_name(v: &Value) -> Outcome {
     Some(same(translate::tracing::otel_service_name(&proxy).as_str(), word(&v["expected"])))
 }
 
-/// A file or gRPC logger as its provider describes it.
-fn logger(v: &Value) -> Outcome {
-    let provider = literal::plain(&v["fp"]);
-    if !literal::is_plain(&v["expected"]) || !literal::is_plain(&v["fp"]) || provider.get("envoyOtelAls").is_some() {
+/// Loggers with the filters that Telemetry resources put on them, spelled out.
+fn chosen_logs(v: &Value) -> Outcome {
+    if !literal::is_plain(&v["excepted"]) {
         return None;
     }
-    let name = word(&provider["name"]).to_owned();
-    let mut provider = provider;
-    // The format's alternatives are a field of their own in the API.
+    let mut wanted = Vec::new();
+    let mut list = providers().as_array().cloned().unwrap_or_default();
+    for e in v["excepted"].as_array()? {
+        // The row's own description of the provider takes the place of the table's.
+        let mut provider = literal::plain(&e["Provider"]);
+        formats(&mut provider);
+        list.retain(|p| p["name"] != provider["name"]);
+        list.push(provider);
+        wanted.push((e["AccessLog"].clone(), word(&e["Filter"]["expression"]).to_owned()));
+    }
+    let cfgs = telemetries(&v["cfgs"])?;
+    let mesh = json!({"extensionProviders": list,
+        "defaultProviders": {"metrics": [], "accessLogging": texts(&v["defaultProviders"])}});
+    Some((|| {
+        let resources = cfgs.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let mut proxy = sidecar(word(&v["proxy"]["ConfigNamespace"]));
+        proxy.labels = literal::labels(&v["proxy"]["Labels"]);
+        let got = translate::access_log::http(&inputs(&mesh, proxy, resources), class(&v["class"]));
+        same(got.len(), wanted.len())?;
+        for (mut got, (want, expression)) in got.into_iter().zip(wanted) {
+            same(got.filter.take().and_then(expression_of).unwrap_or_default(), expression)?;
+            let want: accesslog::AccessLog = message(&want)?;
+            same(protos::json::encode_json(&got), protos::json::encode_json(&want))?;
+        }
+        Ok(())
+    })())
+}
+
+fn expression_of(filter: accesslog::AccessLogFilter) -> Option<String> {
+    use protos::envoy::extensions::access_loggers::filters::cel::v3::ExpressionFilter;
+    match filter.filter_specifier? {
+        accesslog::access_log_filter::FilterSpecifier::ExtensionFilter(e) => match e.config_type? {
+            accesslog::extension_filter::ConfigType::TypedConfig(any) => {
+                Some(protos::unpack::<ExpressionFilter>(&any).ok()?.expression)
+            }
+        },
+        _ => None,
+    }
+}
+
+/// The logs of a connection, request or listener where the mesh logs to a file and Telemetry resources tell workloads
+/// apart by their `app`.
+fn by_workload(func: &str, v: &Value) -> Result<(), String> {
+    let telemetry = |app: &str, logging: Value| {
+        made(
+            "Telemetry",
+            app,
+            "default",
+            json!({"selector": {"matchLabels": {"app": app}}, "accessLogging": [logging]}),
+        )
+    };
+    let json_provider = json!([{"name": "envoy-json"}]);
+    let resources = vec![
+        telemetry("test", json!({"providers": json_provider}))?,
+        telemetry(
+            "test-with-server-accesslog-filter",
+            json!({"match": {"mode": "SERVER"}, "providers": json_provider}),
+        )?,
+        telemetry("test-disable-accesslog", json!({"providers": [{"name": "envoy"}], "disabled": true}))?,
+    ];
+    let provider = json!({"name": "envoy-json",
+        "envoyFileAccessLog": {"path": "/dev/stdout", "logFormat": {"labels": {}}}});
+    let mesh = json!({"accessLogFile": "/dev/stdout", "extensionProviders": [provider],
+        "defaultProviders": {"metrics": []}});
+    let mut proxy = sidecar(word(&v["proxy"]["ConfigNamespace"]));
+    proxy.labels = literal::labels(&v["proxy"]["Labels"]);
+    let inputs = inputs(&mesh, proxy, resources);
+    let class = class(&v["class"]);
+    let got = match func {
+        "TestSetTCPAccessLog" => translate::access_log::tcp(&inputs, class),
+        "TestSetHttpAccessLog" => translate::access_log::http(&inputs, class),
+        _ => {
+            let name = if class == Class::SidecarInbound { "virtualInbound" } else { "virtualOutbound" };
+            let all = super::listeners::listeners(&inputs);
+            all.into_iter().find(|l| l.name == name).ok_or("no listener")?.access_log
+        }
+    };
+    let want: Vec<accesslog::AccessLog> =
+        v["expected"]["accessLog"].as_array().into_iter().flatten().map(message).collect::<Result<_, _>>()?;
+    let json = |l: &[accesslog::AccessLog]| l.iter().map(protos::json::encode_json).collect::<Vec<_>>();
+    same(json(&got), json(&want))
+}
+
+/// The format's alternatives are a field of their own in the API.
+fn formats(provider: &mut Value) {
     if let Some(file) = provider.get_mut("envoyFileAccessLog").and_then(Value::as_object_mut) {
         for key in ["text", "labels"] {
             if let Some(value) = file.remove(key) {
                 file.insert("logFormat".to_owned(), json!({key: value}));
             }
         }
+    }
+}
+
+/// A log over OpenTelemetry as its parts describe it.
+fn otel_log(v: &Value) -> Outcome {
+    let labels = literal::plain(&v["labels"]);
+    let (host, port) =
+        (word(&v["hostname"]).to_owned(), word(&v["clusterName"]).split('|').nth(1)?.parse::<u16>().ok()?);
+    let mut format = json!({"text": v["body"]});
+    if labels.is_object() {
+        format["labels"] = labels;
+    }
+    let provider = json!({"name": "otel", "envoyOtelAls":
+        {"service": host, "port": port, "logName": v["logName"], "logFormat": format}});
+    let mesh = json!({"extensionProviders": [provider], "defaultProviders": {"accessLogging": ["otel"]}});
+    Some(entry(&host, "monitoring", &[(port, "GRPC")], &["10.0.0.1"]).and_then(|r| {
+        let got = translate::access_log::http(&inputs(&mesh, sidecar("default"), vec![r]), Class::SidecarOutbound);
+        let packed = match got.into_iter().next().and_then(|l| l.config_type) {
+            Some(accesslog::access_log::ConfigType::TypedConfig(any)) => any,
+            None => return Err("no log".to_owned()),
+        };
+        use protos::envoy::extensions::access_loggers::open_telemetry::v3::OpenTelemetryAccessLogConfig;
+        let got: OpenTelemetryAccessLogConfig = protos::unpack(&packed).map_err(|e| e.to_string())?;
+        let want: OpenTelemetryAccessLogConfig = message(&v["expected"])?;
+        same(protos::json::encode_json(&got), protos::json::encode_json(&want))
+    }))
+}
+
+/// A file or gRPC logger as its provider describes it.
+fn logger(v: &Value) -> Outcome {
+    let provider = literal::plain(&v["fp"]);
+    if !literal::is_plain(&v["expected"]) || !literal::is_plain(&v["fp"]) {
+        return None;
+    }
+    let name = word(&provider["name"]).to_owned();
+    let mut provider = provider;
+    formats(&mut provider);
+    // The original's lookup gives the same collector whatever is asked for.
+    if let Some(otel) = provider.get_mut("envoyOtelAls") {
+        otel["service"] = "grpc-als.foo.svc.cluster.local".into();
     }
     let tcp = provider.get("envoyTcpAls").is_some();
     let mut mesh = super::mesh(&v["meshConfig"]);
@@ -221,6 +342,9 @@ pub fn serve(func: &str, v: &Value) -> Outcome {
         "TestZipkinConfig" | "TestZipkinConfigWithTimeoutAndHeaders" => zipkin(v),
         "TestOtelServiceName" => otel_name(v),
         "TestTelemetryAccessLog" => logger(v),
+        "TestAccessLoggingWithFilter" | "TestTelemetryAccessLogWithFormatter" => chosen_logs(v),
+        "TestBuildOpenTelemetryAccessLogConfig" => otel_log(v),
+        "TestSetTCPAccessLog" | "TestSetHttpAccessLog" | "TestSetListenerAccessLog" => Some(by_workload(func, v)),
         "TestFileAccessLogFormat" => {
             Some(same(translate::access_log::text_format(word(&v["formatString"])).as_str(), word(&v["expected"])))
         }
