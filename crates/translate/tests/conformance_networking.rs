@@ -48,6 +48,10 @@ fn run(file: &str, area: &str) {
             }
         }
     }
+    for (table, rows) in &report.not_served {
+        let reason = networking::differences::not_served(table).unwrap_or("no runner yet");
+        println!("not served: {table}, {rows} rows: {reason}");
+    }
     report.finish(area);
 }
 

@@ -354,6 +354,57 @@ fn egress_services(v: &Value) -> Result<(), String> {
     same(got, want)
 }
 
+/// The virtual services that an egress listener imports, of the tables' own: in two namespaces, for one host and for
+/// two, and for a wildcard.
+fn selected_services(func: &str, v: &Value) -> Result<(), String> {
+    const NAMESPACE: &str = "client";
+    let excluding = |call: &Value| texts(&call["args"]).into_iter().map(|h| format!("~*/{h}")).collect::<Vec<_>>();
+    let by_namespace = &v["hostsByNS"];
+    let mut hosts = Vec::new();
+    if by_namespace["$call"] == "includeAllExcept" {
+        hosts.push("*/*".to_owned());
+        hosts.extend(excluding(by_namespace));
+    }
+    for (ns, class) in
+        by_namespace.as_object().into_iter().flatten().filter(|(k, _)| !k.starts_with('$') && *k != "args")
+    {
+        if class["$call"] == "includeAllExcept" {
+            hosts.push(format!("{ns}/*"));
+            hosts.extend(excluding(class));
+        }
+        hosts.extend(texts(&class["allHosts"]).into_iter().map(|h| format!("{ns}/{h}")));
+        hosts.extend(texts(&class["excludedHosts"]).into_iter().map(|h| format!("~{ns}/{h}")));
+    }
+    let rule = |name: &str, namespace: &str, hosts: &[&str]| {
+        let route = json!([{"route": [{"destination": {"host": "x.com"}}]}]);
+        made("VirtualService", name, namespace, json!({"hosts": hosts, "http": route}))
+    };
+    let resources = if func.ends_with("Wildcard") {
+        vec![rule("vs-exact", "a", &["a.com"])?, rule("vs-wild", "a", &["*.com"])?]
+    } else {
+        vec![
+            rule("vs-a", "a", &["a.com"])?,
+            rule("vs-b", "b", &["b.com"])?,
+            rule("vs-multi", "c", &["keep.com", "drop.com"])?,
+        ]
+    };
+    let mut store = Store::with_config_domain(MeshConfig::default(), "");
+    store.apply(resources.into_iter().map(Change::Apply));
+    let sidecar = Config {
+        kind: Kind::Sidecar,
+        name: "foo".into(),
+        namespace: NAMESPACE.into(),
+        labels: Default::default(),
+        annotations: Default::default(),
+        created_us: 0,
+        spec: object(&json!({"egress": [{"hosts": hosts}]}))?,
+    };
+    let scope = SidecarScope::new(&store.snapshot(), &NAMESPACE.into(), Some(Arc::new(sidecar)));
+    let imported = scope.egress.iter().flat_map(|l| &l.virtual_services);
+    let got: BTreeSet<String> = imported.map(|s| s.config.name.to_string()).collect();
+    same(got, texts(&v["expected"]).into_iter().collect())
+}
+
 /// Whether a change of a resource can matter to a proxy of namespace `default`.
 fn dependencies(v: &Value) -> Result<(), String> {
     let mut resources = Vec::new();
@@ -382,6 +433,9 @@ pub fn serve(func: &str, v: &Value) -> Outcome {
         "TestMergeHTTPMatchRequests" => Some(merged_matches(v)),
         "TestHasConflict" => Some(conflict(v)),
         "(var) gatewayNameTests" => Some(gateway_name(v)),
+        "TestSelectVirtualServicesExclusion" | "TestSelectVirtualServicesExclusionWildcard" => {
+            Some(selected_services(func, v))
+        }
         "TestIstioEgressListenerWrapper" => Some(egress_services(v)),
         "TestRootNsSidecarDependencies" => Some(dependencies(v)),
         "TestMergeGateways" => merged_gateways(v),

@@ -316,6 +316,36 @@ fn http_proxy(v: &Value) -> Result<(), String> {
     equal(got.tracing, Some(want))
 }
 
+/// The Dynatrace sampler of a provider that exports over HTTP.
+fn sampler(v: &Value) -> Result<(), String> {
+    use protos::envoy::extensions::tracers::opentelemetry::samplers::v3::DynatraceSamplerConfig;
+    let mut provider = provider(&json!({"$call": "fakeOpenTelemetryHTTP"})).ok_or("no provider")?;
+    provider["opentelemetry"]["dynatraceSampler"] =
+        json!({"tenant": v["dtTenant"], "clusterId": v["dtClusterID"], "rootSpansPerMinute": 2000});
+    let collector = service(&json!({"Hostname": COLLECTOR, "Attributes": {"Namespace": "default"},
+        "Ports": [{"Name": "p", "Port": 443, "Protocol": "HTTP"}]}));
+    let mesh = json!({"extensionProviders": [provider], "defaultProviders": {"tracing": ["opentelemetry"]}});
+    let inputs = world(&mesh, sidecar("default"), vec![collector], Vec::new(), false);
+    let settings = translate::tracing::settings(&inputs, translate::listener::Class::SidecarOutbound);
+    let got = translate::tracing::of_settings(&inputs, &settings).ok_or("no tracing")?;
+    same(got.random_sampling.map(|p| p.value), Some(100.0))?;
+    let config = match got.provider.and_then(|p| p.config_type) {
+        Some(trace::tracing::http::ConfigType::TypedConfig(any)) => any,
+        None => return Err("no provider".to_owned()),
+    };
+    let config: trace::OpenTelemetryConfig = protos::unpack(&config).map_err(|e| e.to_string())?;
+    let packed = config.sampler.and_then(|s| s.typed_config).ok_or("no sampler")?;
+    let sampler: DynatraceSamplerConfig = protos::unpack(&packed).map_err(|e| e.to_string())?;
+    same(
+        (sampler.tenant.as_str(), Some(i64::from(sampler.cluster_id))),
+        (word(&v["dtTenant"]), v["dtClusterID"].as_i64()),
+    )?;
+    let service = sampler.http_service.ok_or("no service")?;
+    let headers: Vec<String> = service.request_headers_to_add.into_iter().filter_map(|h| Some(h.header?.key)).collect();
+    same(headers, vec!["custom-header".to_owned()])?;
+    same(service.http_uri.map(|u| u.uri), v["expectedURI"].as_str().map(str::to_owned))
+}
+
 /// Which trace headers a Zipkin provider asks for.
 fn trace_context(v: &Value) -> Result<(), String> {
     let name =
@@ -334,6 +364,7 @@ pub fn serve(func: &str, v: &Value) -> Outcome {
     match func {
         "TestConfigureTracing" | "TestOtelConfigWithSemanticConventions" => configured(v),
         "TestHttpProxyListener_Tracing" => Some(http_proxy(v)),
+        "TestConfigureDynatraceSampler" => Some(sampler(v)),
         "TestConvertTraceContextOption" => Some(trace_context(v)),
         _ => None,
     }
