@@ -395,6 +395,9 @@ fn take(cluster: &Cluster, host: &Arc<Host>, key: PoolKey) -> Option<(Box<Up>, C
             cluster.stats().inc(stat::UPSTREAM_CX_DESTROY_REMOTE);
             continue;
         }
+        if idle.facts.account.is_given_up() {
+            continue;
+        }
         idle.up.renew();
         return Some((idle.up, Connection::H1(idle.facts), idle.served));
     }
@@ -422,7 +425,8 @@ impl PeekShared for WorkerCluster<Pooled> {
         let most = self.cluster.config.http.http2.max_concurrent_streams.map_or(STREAMS_MAX, |n| n as usize);
         let per_connection = max_requests(&self.cluster.config);
         self.peek(host, key, |all| {
-            all.retain(|p| !matches!(p, Pooled::H2(s) if !s.session.is_open()));
+            // One that is given up ends with the last of its streams.
+            all.retain(|p| !matches!(p, Pooled::H2(s) if !s.session.is_open() || s.facts.account.is_given_up()));
             all.iter().find_map(|p| match p {
                 Pooled::H2(s)
                     if s.streams.get() < most
@@ -620,7 +624,7 @@ pub fn is_stale(cluster: &upstream::Cluster, pooled: &mut Pooled, now_ms: u64) -
             if idle {
                 cluster.stats.inc(stat::UPSTREAM_CX_IDLE_TIMEOUT);
             }
-            idle || c.facts.is_old(cluster)
+            idle || c.facts.is_old(cluster) || c.facts.account.is_given_up()
         }
         Pooled::H2(s) => {
             if s.session.is_open() && s.facts.is_old(cluster) {
@@ -630,7 +634,7 @@ pub fn is_stale(cluster: &upstream::Cluster, pooled: &mut Pooled, now_ms: u64) -
             if idle {
                 cluster.stats.inc(stat::UPSTREAM_CX_IDLE_TIMEOUT);
             }
-            idle || !s.session.is_open() && s.streams.get() == 0
+            idle || !s.session.is_open() && s.streams.get() == 0 || s.facts.account.is_given_up()
         }
     }
 }

@@ -393,10 +393,15 @@ impl Retries {
         if self.on.is_empty() {
             return None;
         }
+        if matches!(failure, Failure::Pool(Refused::NoHost)) {
+            // Nothing was tried, so that nothing can be said of the try before.
+            self.guard = None;
+            return None;
+        }
         let on = |c| self.on.has(c);
         let any_reset = on(RetryOn::R5XX) || on(RetryOn::GATEWAY_ERROR) || on(RetryOn::RESET);
         let wanted = match failure {
-            Failure::Pool(Refused::Overflow { .. } | Refused::NoHost) => false,
+            Failure::Pool(Refused::Overflow { .. }) => false,
             Failure::Pool(Refused::Connect { .. }) => {
                 any_reset || on(RetryOn::CONNECT_FAILURE) || on(RetryOn::RESET_BEFORE_REQUEST)
             }

@@ -70,6 +70,8 @@ pub struct Account {
     cluster: Arc<Cluster>,
     host: Arc<Host>,
     began: Instant,
+    /// `HostStats::given_up` when the connection was opened.
+    given_up: u32,
     _guard: Guard,
 }
 
@@ -77,6 +79,11 @@ impl Account {
     /// How long the connection has lived.
     pub fn age(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// Whether the connection takes no more requests, because its host failed meanwhile.
+    pub fn is_given_up(&self) -> bool {
+        self.host.stats.given_up.load(Relaxed) != self.given_up
     }
 
     /// The cluster.
@@ -147,7 +154,8 @@ pub async fn connect(
     host.stats.cx_total.fetch_add(1, Relaxed);
     host.stats.cx_active.fetch_add(1, Relaxed);
     let began = Instant::now();
-    let account = Account { cluster: cluster.clone(), host: host.clone(), began, _guard: guard };
+    let given_up = host.stats.given_up.load(Relaxed);
+    let account = Account { cluster: cluster.clone(), host: host.clone(), began, given_up, _guard: guard };
     let opened = match tokio::time::timeout(
         cluster.config.connect_timeout,
         open(cluster, &host.address, &host.more_addresses, &host.metadata, request),

@@ -65,6 +65,8 @@ pub struct HostStats {
     pub ejection: Ejection,
     /// Active health checks: bits of [`proxy_core::health::flag`].
     pub flags: AtomicU32,
+    /// How often its connections were given up: those opened before serve no further request.
+    pub given_up: AtomicU32,
     /// When the host appeared.
     pub born: Instant,
 }
@@ -82,6 +84,7 @@ impl Default for HostStats {
             rq_timeout: Default::default(),
             ejection: Ejection::default(),
             flags: AtomicU32::new(0),
+            given_up: AtomicU32::new(0),
             born: Instant::now(),
         }
     }
@@ -229,6 +232,12 @@ impl Host {
     /// A flag of active checking is set.
     pub fn has_flag(&self, flag: u32) -> bool {
         self.stats.flags.load(Ordering::Relaxed) & flag != 0
+    }
+
+    /// Its connections take no more requests: another one may reach the host where these do not. As Envoy does when a host
+    /// is ejected or begins to fail its checks.
+    pub fn give_up_connections(&self) {
+        self.stats.given_up.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Health as balancing sees it.

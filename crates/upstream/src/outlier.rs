@@ -152,6 +152,7 @@ fn eject(
         stats.inc(stat::EJECTIONS_ENFORCED_TOTAL);
         stats.inc(enforced);
         e.ejected.store(true, Relaxed);
+        host.give_up_connections();
         e.since_ms.store(now_ms(), Relaxed);
         e.count.fetch_add(1, Relaxed);
         let jitter = rules.max_ejection_time_jitter.as_millis() as u64;

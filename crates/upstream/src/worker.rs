@@ -235,7 +235,9 @@ impl<T> WorkerCluster<T> {
         let Balancing { set, whole, subsets, zones } = &mut *balancing;
         let plain = request.attempts <= 1 && request.only.is_none();
         let plain = plain && request.preferred.is_none() && set.subsets.is_none();
-        if plain && set.hosts.len() == 1 && set.balancer.load().healthy.first() == Some(&100) {
+        let load = set.balancer.load();
+        let calm = load.healthy.first() == Some(&100) && load.panic.first() == Some(&false);
+        if plain && set.hosts.len() == 1 && calm {
             return Some(set.hosts[0].clone());
         }
         if let Some(preferred) = request.preferred {

@@ -262,7 +262,10 @@ impl Lease {
     pub fn broken(mut self, ex: &mut Exchange, failure: &Failure) {
         match failure {
             Failure::Client(_) => self.count_reset(),
-            Failure::Upstream { lost, .. } => self.count_lost(*lost),
+            Failure::Upstream { lost, .. } => {
+                self.count_lost(*lost);
+                self.cluster.0.cluster.report(&self.host, Outcome::Reset);
+            }
             _ => {}
         }
         let _ = ex;
@@ -308,7 +311,8 @@ impl Lease {
         if spent {
             stats.inc(stat::UPSTREAM_CX_MAX_REQUESTS);
         }
-        let old = matches!(&self.connection, Some(Connection::H1(f)) if f.is_old(&self.cluster.0.cluster));
+        let over = |f: &ConnectionFacts| f.is_old(&self.cluster.0.cluster) || f.account.is_given_up();
+        let old = matches!(&self.connection, Some(Connection::H1(f)) if over(f));
         if spent || old || !self.up.reusable() {
             self.close(false);
             return;

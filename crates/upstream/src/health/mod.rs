@@ -137,6 +137,9 @@ fn apply(cluster: &Cluster, check: &HealthCheck, host: &Host, state: &mut Sessio
     if matches!(verdict, Verdict::Success { .. }) && well {
         changed |= cluster.uneject_after_check(host);
     }
+    if judged.transition == Transition::Changed && !well {
+        host.give_up_connections();
+    }
     if changed {
         if !well && judged.flags & flag::PENDING_DYNAMIC_REMOVAL != 0 {
             cluster.drop_removed_hosts();
@@ -178,6 +181,7 @@ pub fn fail_at_once(cluster: &Cluster, host: &Host) {
     }
     if old & flag::FAILED_ACTIVE_HC == 0 {
         log(cluster, check, host, &[Event::EjectUnhealthy(FailureKind::Passive)]);
+        host.give_up_connections();
     }
     cluster.health_changed();
     publish(cluster);
