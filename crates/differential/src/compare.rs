@@ -78,13 +78,13 @@ pub fn counters(stats: &str, prefix: &str) -> Facts {
     all
 }
 
-/// Bytes differ with generated ids, connection counts with the moment a peer's close is seen.
+/// Bytes differ with times in headers and with compressed heads, what ends of connections count with who sees the other's
+/// close first.
 const UNCOUNTED: &[&str] =
-    &["_bytes_", "upstream_cx_", "downstream_cx_", "_time", "_ms", "ssl.", "_active", "assignment_", "worker_"];
+    &["_bytes_", "_cx_destroy", "_cx_close_notify", "_time", "_ms", "ssl.", "_active", "assignment_", "worker_"];
 
 /// Counters that we do not keep; `docs/differences.md` lists them.
-const UNKEPT: &[&str] =
-    &[".total_match_count", ".ring_hash_lb.", ".maglev_lb.", ".http2.", "flow_control", ".vcluster."];
+const UNKEPT: &[&str] = &[".total_match_count", ".ring_hash_lb.", ".maglev_lb.", ".http2.", "flow_control"];
 
 fn counted(name: &str, value: &str) -> bool {
     value != "0"
@@ -96,6 +96,8 @@ fn counted(name: &str, value: &str) -> bool {
 pub struct Early {
     /// Handshakes that failed.
     unshaken: usize,
+    /// Handshakes come first: our connection managers and TCP proxies count what finished them.
+    shakes: bool,
     /// A network filter refused some.
     refused: bool,
 }
@@ -106,7 +108,7 @@ impl Early {
         // The client takes its handshake for done when the proxy may still miss a certificate.
         let served = |facts: &&Facts| facts.iter().any(|f| f.starts_with("bytes "));
         let unshaken = if protocol == Protocol::TlsTcp { cases.len() - cases.iter().filter(served).count() } else { 0 };
-        Early { unshaken, refused: !protocol.http() && log.iter().any(|l| l.contains(REFUSED)) }
+        Early { unshaken, shakes: protocol.tls(), refused: !protocol.http() && log.iter().any(|l| l.contains(REFUSED)) }
     }
 
     /// The log without bytes and host of refused connections, and without as many lines of connections that carried
@@ -130,14 +132,77 @@ impl Early {
     pub fn counters(&self, lines: &Facts) -> Facts {
         let asked = |l: &&String| ASKED.iter().any(|name| l.contains(name));
         let any = self.refused || self.unshaken > 0;
-        lines.iter().filter(|l| !(any && asked(l))).cloned().collect()
+        let begun = |l: &&String| !l.starts_with("listener.") && BEGUN.iter().any(|name| l.contains(name));
+        lines.iter().filter(|l| !(any && asked(l) || self.shakes && begun(l))).cloned().collect()
     }
 }
 
 /// What the log says of a connection that a network filter refused.
 const REFUSED: &str = "rbac_access_denied";
 /// Counters that move when a TCP proxy asks a host.
-const ASKED: &[&str] = &[".upstream_rq_total:", ".upstream_rq_pending_total:", ".upstream_rq_cancelled:"];
+const ASKED: &[&str] = &[
+    ".upstream_rq_total:",
+    ".upstream_rq_pending_total:",
+    ".upstream_rq_cancelled:",
+    ".upstream_cx_total:",
+    ".upstream_cx_connect_fail:",
+];
+
+/// Counters that move when a network filter sees a connection.
+const BEGUN: &[&str] = &[".downstream_cx_total:", ".downstream_cx_ssl_total:"];
+
+/// Retries of a request whose earlier tries had the only host ejected (docs/differences.md): Envoy's main thread ejects, and
+/// a retry whose random wait is nothing may be there before it; ours meets the ejection always.
+pub struct Raced {
+    cases: Vec<String>,
+    /// Retries in the scene, if a host was ejected.
+    retries: u64,
+}
+
+impl Raced {
+    /// Reads from the logs and from our counters.
+    pub fn of(theirs: &Facts, ours: &Facts, counters: &Facts) -> Self {
+        let ejected = counters.iter().any(|c| c.contains("-eject.outlier_detection.ejections_enforced_total:"));
+        let field = |line: &str, n: usize| line.split('|').nth(n).unwrap_or_default().to_owned();
+        let tries = |line: &String| match field(line, 9) == "eject" {
+            true => field(line, 12).parse().unwrap_or(0u64),
+            false => 0,
+        };
+        let refused = |line: &&String| tries(line) > 1 && field(line, 6) == "no_healthy_upstream";
+        let raced = |line: &&String| {
+            let same = |t: &&String| field(t, 0) == field(line, 0) && tries(t) == tries(line);
+            theirs.iter().find(same).is_some_and(|t| !refused(&t))
+        };
+        let cases = ours.iter().filter(|l| ejected && refused(l) && raced(l)).map(|l| field(l, 0)).collect();
+        let retries = ours.iter().map(|l| tries(l).saturating_sub(1)).sum::<u64>() * u64::from(ejected);
+        Raced { cases, retries }
+    }
+
+    /// Whether what came of this case depends on who was faster.
+    pub fn has(&self, case: u64) -> bool {
+        self.cases.contains(&format!("case {case}"))
+    }
+
+    /// The log without those cases.
+    pub fn log(&self, lines: Facts) -> Facts {
+        lines.into_iter().filter(|l| !self.cases.iter().any(|c| l.split('|').next() == Some(c))).collect()
+    }
+
+    /// Both sides' counters without those that a retry too many or too few moves.
+    pub fn counters(&self, (theirs, ours): (Facts, Facts)) -> (Facts, Facts) {
+        let panic = |l: &&String| l.contains("-eject.lb_healthy_panic:");
+        let value = |all: &Facts| -> u64 {
+            all.iter().find(panic).and_then(|l| l.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+        };
+        let near = self.retries > 0 && value(&theirs).abs_diff(value(&ours)) <= self.retries;
+        let keep = |l: &String| {
+            let request = !self.cases.is_empty() && l.contains("-eject.") && l.contains("upstream_rq_");
+            !request && !(near && panic(&l))
+        };
+        let kept = |all: Facts| all.into_iter().filter(keep).collect();
+        (kept(theirs), kept(ours))
+    }
+}
 
 /// Lines that stand on one side only.
 pub fn difference(envoy: &[String], proa: &[String]) -> Facts {

@@ -1,4 +1,4 @@
-//! Do HTTP filters answer as stock Envoy's do? Scripts with their own authorization, rate limit and processing services.
+//! Do filters, health checks and access logs act as stock Envoy's do? Scripts with their own services, hosts and receivers.
 //!
 //! Needs the programs named by `PROA_PROXY`, `PROA_ENVOY` and `PROA_FILTERS_PYTHON` (a Python that has grpcio, xds-protos,
 //! pyyaml, pyjwt and cryptography). Each test says that it did not run when one is missing.
@@ -41,7 +41,6 @@ fn compressor() {
 }
 
 #[test]
-#[ignore = "differs still: docs/plan.md"]
 fn ext_proc() {
     run("ext_proc");
 }
@@ -49,4 +48,19 @@ fn ext_proc() {
 #[test]
 fn lua() {
     run("lua");
+}
+
+#[test]
+fn simple() {
+    run("simple");
+}
+
+#[test]
+fn network() {
+    run("network");
+}
+
+#[test]
+fn observe() {
+    run("observe");
 }

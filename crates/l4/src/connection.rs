@@ -208,6 +208,14 @@ async fn filtered(
                 refuse(stream, worker, delay).await;
                 return None;
             }
+            Verdict::Limit { flags, delay } => {
+                match &chain.terminal {
+                    Terminal::Tcp(proxy) => proxy.log_limited(about, worker, listener, flags),
+                    _ => log_connection(listener, about, worker, Ending { flags, ..Default::default() }),
+                }
+                refuse(stream, worker, delay).await;
+                return None;
+            }
             Verdict::Refuse { flags, details, delay } => {
                 let ending = Ending { flags, code_details: details, ..Default::default() };
                 log_connection(listener, about, worker, ending);

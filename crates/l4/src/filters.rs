@@ -27,8 +27,8 @@ pub const TCP_PROXY_CLUSTER: &str = "envoy.tcp_proxy.cluster";
 /// A network filter that is not terminal.
 #[derive(Debug)]
 pub enum Filter {
-    /// `rbac`
-    Rbac(Arc<NetworkRbac>, Block<rbac_stat::Rbac>),
+    /// `rbac`, with the counters of its rules and of its shadow rules
+    Rbac(Arc<NetworkRbac>, Block<rbac_stat::Rbac>, Block<rbac_stat::Rbac>),
     /// `connection_limit`
     ConnectionLimit(Arc<Limit>),
     /// `local_ratelimit`
@@ -89,6 +89,13 @@ pub enum Verdict {
         /// How long the peer is kept waiting.
         delay: Duration,
     },
+    /// Close after `delay`, before anything is chosen; the log names no cluster.
+    Limit {
+        /// `RESPONSE_FLAGS`
+        flags: ResponseFlags,
+        /// How long the peer is kept waiting.
+        delay: Duration,
+    },
 }
 
 impl Filter {
@@ -101,7 +108,14 @@ impl Filter {
             format!("{prefix}{dot}{suffix}")
         };
         Ok(Some(match &f.kind {
-            NetworkFilterKind::Rbac(c) => Filter::Rbac(c.clone(), store.block(&prefixed(&c.stat_prefix, "rbac."))),
+            NetworkFilterKind::Rbac(c) => {
+                let own = prefixed(&c.stat_prefix, "rbac.");
+                let shadow = match &*c.config.shadow_rules_stat_prefix {
+                    "" => own.clone(),
+                    prefix => own.clone() + &prefixed(prefix, ""),
+                };
+                Filter::Rbac(c.clone(), store.block(&own), store.block(&shadow))
+            }
             NetworkFilterKind::ConnectionLimit(c) => Filter::ConnectionLimit(Arc::new(Limit {
                 config: c.clone(),
                 active: AtomicU64::new(0),
@@ -140,19 +154,21 @@ impl Filter {
     pub async fn on_connection(&self, about: &mut About, text: &PeerText, worker: &Rc<l7::Worker>) -> Verdict {
         match self {
             Filter::ExtAuthz(f) => Box::pin(f.ask(about, text, worker)).await,
-            Filter::Rbac(c, stats) => authorize(c, stats, about, text),
+            Filter::Rbac(c, stats, shadow) => authorize(c, stats, shadow, about, text),
             Filter::ConnectionLimit(limit) => limit.enter(),
             Filter::LocalRateLimit(bucket, stats) => {
                 if bucket.allows() {
                     return Verdict::Continue;
                 }
                 stats.inc(network_local_rate_limit::RATE_LIMITED);
-                close("local_ratelimit_close")
+                // The flag is Envoy's.
+                Verdict::Limit { flags: ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED, delay: Duration::ZERO }
             }
             Filter::SetFilterState(c) => {
                 for v in &c.values {
                     let mut out = Vec::new();
-                    proxy_core::format::text(&v.value, &about.facts(text), b"", &mut out);
+                    let absent: &[u8] = if v.omit_empty_values { b"" } else { b"-" };
+                    proxy_core::format::text(&v.value, &about.facts(text), absent, &mut out);
                     if !(out.is_empty() && v.skip_if_empty) {
                         let value: Arc<str> = String::from_utf8_lossy(&out).into();
                         about.state.push((v.key.clone(), value.clone()));
@@ -194,17 +210,19 @@ impl Filter {
     }
 }
 
-fn close(details: &str) -> Verdict {
-    Verdict::Close { details: details.to_owned(), delay: Duration::ZERO }
-}
-
 /// Namespace of the RBAC filter's dynamic metadata.
 const RBAC: &str = "envoy.filters.network.rbac";
 
-fn authorize(c: &NetworkRbac, stats: &Block<rbac_stat::Rbac>, about: &mut About, text: &PeerText) -> Verdict {
+fn authorize(
+    c: &NetworkRbac,
+    stats: &Block<rbac_stat::Rbac>,
+    shadowed: &Block<rbac_stat::Rbac>,
+    about: &mut About,
+    text: &PeerText,
+) -> Verdict {
     if let Some(shadow) = &c.config.shadow_rules {
         let verdict = rbac::evaluate(shadow, &about.facts(text));
-        stats.inc(if verdict.allowed { rbac_stat::SHADOW_ALLOWED } else { rbac_stat::SHADOW_DENIED });
+        shadowed.inc(if verdict.allowed { rbac_stat::SHADOW_ALLOWED } else { rbac_stat::SHADOW_DENIED });
         let prefix: &str = &c.config.shadow_rules_stat_prefix;
         let result = if verdict.allowed { "allowed" } else { "denied" };
         let mut note = |key: &str, value: &str| {
@@ -244,6 +262,6 @@ impl Limit {
             return Verdict::Hold(Place(self.clone()));
         }
         self.stats.inc(connection_limit::LIMITED_CONNECTIONS);
-        Verdict::Close { details: "connection_limit".to_owned(), delay: self.config.delay }
+        Verdict::Limit { flags: ResponseFlags::default(), delay: self.config.delay }
     }
 }

@@ -6,7 +6,10 @@
 use proxy_config::common::Value;
 use proxy_config::listener::{ListenerFilterKind, ProxyProtocol};
 use socket2::SockRef;
-use telemetry::stats::envoy::{http_inspector as http_stat, tls_inspector as tls_stat};
+use telemetry::stats::Block;
+use telemetry::stats::envoy::{
+    http_inspector as http_stat, proxy_proto as proto_stat, proxy_proto_root, tls_inspector as tls_stat,
+};
 use tls::Socket;
 use tls::client_hello::{self, CLIENT_HELLO_BYTES_MAX};
 use tokio::net::TcpStream;
@@ -73,7 +76,15 @@ async fn run_all(listener: &Listener, conn: &mut Accepted) -> Result<(), Rejecte
         };
         match &filter.kind {
             ListenerFilterKind::OriginalDst => original_dst(listener.config.transparent, stream, about),
-            ListenerFilterKind::ProxyProtocol(c) => proxy_protocol(c, stream, about).await?,
+            ListenerFilterKind::ProxyProtocol(c) => {
+                let verdict = proxy_protocol(c, stream, about).await;
+                if let FilterState::ProxyProtocol(stats, all) = state {
+                    count_header(stats, all, &verdict);
+                }
+                if !matches!(verdict, Ok(Found::Header(_) | Found::Nothing)) {
+                    return Err(verdict.err().unwrap_or(Rejected::Error));
+                }
+            }
             ListenerFilterKind::TlsInspector { .. } => tls_inspector(listener, stream, about).await?,
             ListenerFilterKind::HttpInspector => http_inspector(listener, stream, about).await?,
             ListenerFilterKind::LocalRateLimit(_) => {
@@ -126,23 +137,63 @@ fn original_dst_of_state(about: &mut About) {
     }
 }
 
-async fn proxy_protocol(config: &ProxyProtocol, stream: &TcpStream, about: &mut About) -> Result<(), Rejected> {
+/// What a connection begins with.
+enum Found {
+    /// A header of this version.
+    Header(u8),
+    /// None, which is allowed.
+    Nothing,
+    /// None, which is not.
+    Missing,
+    /// A header of a version that is not allowed.
+    Disallowed(u8),
+    /// A broken one.
+    Broken(u8),
+}
+
+/// Counts what a connection begins with.
+fn count_header(
+    stats: &Block<proto_stat::ProxyProto>,
+    all: &Block<proxy_proto_root::Root>,
+    found: &Result<Found, Rejected>,
+) {
+    let Ok(found) = found else { return };
+    let of = |version: u8, v1, v2| stats.inc(if version == 1 { v1 } else { v2 });
+    match *found {
+        Found::Header(v) => of(v, proto_stat::V1_FOUND, proto_stat::V2_FOUND),
+        Found::Nothing => stats.inc(proto_stat::NOT_FOUND_ALLOWED),
+        Found::Missing => stats.inc(proto_stat::NOT_FOUND_DISALLOWED),
+        Found::Disallowed(v) => {
+            of(v, proto_stat::V1_FOUND, proto_stat::V2_FOUND);
+            of(v, proto_stat::V1_DISALLOWED, proto_stat::V2_DISALLOWED);
+        }
+        Found::Broken(v) => of(v, proto_stat::V1_ERROR, proto_stat::V2_ERROR),
+    }
+    if matches!(found, Found::Missing | Found::Broken(_)) {
+        all.inc(proxy_proto_root::DOWNSTREAM_CX_PROXY_PROTO_ERROR);
+    }
+}
+
+async fn proxy_protocol(config: &ProxyProtocol, stream: &TcpStream, about: &mut About) -> Result<Found, Rejected> {
     let mut buf = Vec::new();
     let mut known = 0;
     let header = loop {
         let peeked =
             peek_beyond(stream, known, &mut buf, proxy_protocol::V2_BYTES_MAX).await.map_err(|_| Rejected::Error)?;
+        // The first byte tells which version it may be.
+        let version = if peeked.bytes.first() == Some(&b'P') { 1 } else { 2 };
+        let disallowed = config.disallowed_versions.contains(&version);
         match proxy_protocol::parse(peeked.bytes) {
+            Parsed::Absent if config.allow_requests_without_proxy_protocol => return Ok(Found::Nothing),
+            Parsed::Absent => return Ok(Found::Missing),
+            Parsed::Header(_) | Parsed::Invalid(_) if disallowed => return Ok(Found::Disallowed(version)),
             Parsed::Header(h) => break h,
-            Parsed::Absent if config.allow_requests_without_proxy_protocol => return Ok(()),
-            Parsed::Absent | Parsed::Invalid(_) => return Err(Rejected::Error),
+            Parsed::Invalid(_) => return Ok(Found::Broken(version)),
             Parsed::More if peeked.ended => return Err(Rejected::RemoteClose),
             Parsed::More => known = peeked.bytes.len(),
         }
     };
-    if config.disallowed_versions.contains(&header.version) {
-        return Err(Rejected::Error);
-    }
+    let version = header.version;
     consume(stream, header.len).map_err(|_| Rejected::Error)?;
     let Header { addresses, tlvs, .. } = header;
     if let Some((source, destination)) = addresses {
@@ -156,7 +207,7 @@ async fn proxy_protocol(config: &ProxyProtocol, stream: &TcpStream, about: &mut 
             about.set_metadata(namespace, key, text);
         }
     }
-    Ok(())
+    Ok(Found::Header(version))
 }
 
 async fn tls_inspector(listener: &Listener, stream: &TcpStream, about: &mut About) -> Result<(), Rejected> {

@@ -20,7 +20,9 @@ use proxy_config::listener::{self as config, DownstreamTransport, ListenAddress,
 use proxy_config::route::RouteTable;
 use proxy_core::filter_chain;
 use telemetry::access_log::Sinks;
-use telemetry::stats::envoy::{http_inspector, listener as stat, ssl_context, tls_inspector};
+use telemetry::stats::envoy::{
+    http_inspector, listener as stat, proxy_proto, proxy_proto_root, ssl_context, tls_inspector,
+};
 use telemetry::stats::{Block, Expiring, Store};
 use tls::{SecretStore, ServerContext};
 use upstream::Registry;
@@ -91,6 +93,8 @@ pub(crate) enum FilterState {
     Stateless,
     /// `local_ratelimit`
     RateLimit(Bucket),
+    /// `proxy_protocol`
+    ProxyProtocol(Block<proxy_proto::ProxyProto>, Block<proxy_proto_root::Root>),
 }
 
 /// A compiled filter chain.
@@ -160,6 +164,11 @@ impl Listener {
                     "listener {}: listener filter {} is not supported on an internal listener",
                     config.name, f.name
                 )),
+                ListenerFilterKind::ProxyProtocol(c) => {
+                    let dot = if c.stat_prefix.is_empty() { "" } else { "." };
+                    let own = deps.store.block(&format!("proxy_proto.{}{dot}", c.stat_prefix));
+                    Ok(FilterState::ProxyProtocol(own, deps.store.block("")))
+                }
                 _ => Ok(FilterState::Stateless),
             })
             .collect::<Result<_, _>>()?;

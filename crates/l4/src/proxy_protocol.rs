@@ -103,11 +103,14 @@ fn v2(bytes: &[u8]) -> Parsed {
         (0, _) => {
             return Parsed::Header(Header { version: 2, len, addresses: None, tlvs: Vec::new() });
         }
-        (1, 0x11) if body_len >= 12 => (Some((SocketAddr::new(v4(0), port(8)), SocketAddr::new(v4(4), port(10)))), 12),
-        (1, 0x21) if body_len >= 36 => {
+        // Datagrams over a stream: Envoy takes their addresses too.
+        (1, 0x11 | 0x12) if body_len >= 12 => {
+            (Some((SocketAddr::new(v4(0), port(8)), SocketAddr::new(v4(4), port(10)))), 12)
+        }
+        (1, 0x21 | 0x22) if body_len >= 36 => {
             (Some((SocketAddr::new(v6(0), port(32)), SocketAddr::new(v6(16), port(34)))), 36)
         }
-        (1, 0x11 | 0x21) => {
+        (1, 0x11 | 0x12 | 0x21 | 0x22) => {
             return Parsed::Invalid("version 2 header is too short for its addresses");
         }
         (1, _) => return Parsed::Invalid("version 2 header has an unsupported address family"),

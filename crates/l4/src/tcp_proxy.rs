@@ -271,6 +271,7 @@ impl TcpProxy {
                     self.failed(&cluster.cluster, &host, e, journal)?;
                 }
                 Err(Refused::Status(status)) => {
+                    stats.inc(cluster_stat::UPSTREAM_RQ_TOTAL);
                     telemetry::debug!(filter, "[C{}] no tunnel through {}: {status}", about.id, host.text);
                     journal.flags.insert(ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
                 }
@@ -495,6 +496,12 @@ impl TcpProxy {
         let cluster = worker.upstream.cluster(name).map(|c| c.cluster.clone());
         let journal = Journal { cluster_name: Some(name.into()), cluster, ..Default::default() };
         self.log_with(about, worker, listener, &journal, details);
+    }
+
+    /// Logs a connection that a limit closed.
+    pub fn log_limited(&self, about: &About, worker: &Worker, listener: &Listener, flags: ResponseFlags) {
+        self.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
+        self.log_with(about, worker, listener, &Journal { flags, ..Default::default() }, "");
     }
 
     fn log(&self, about: &About, worker: &Worker, listener: &Listener, journal: &Journal) {

@@ -127,7 +127,8 @@ fn edit(conn: &Conn, ex: &mut Exchange, request: bool, change: impl FnOnce(&mut 
 pub fn set_filter_state(conn: &Conn, ex: &mut Exchange, config: &SetFilterState) {
     for v in &config.values {
         let mut text = Vec::new();
-        format::text(&v.value, &facts(conn, ex, None), b"", &mut text);
+        let absent: &[u8] = if v.omit_empty_values { b"" } else { b"-" };
+        format::text(&v.value, &facts(conn, ex, None), absent, &mut text);
         if text.is_empty() && v.skip_if_empty {
             continue;
         }

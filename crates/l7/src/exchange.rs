@@ -184,6 +184,8 @@ pub struct Exchange {
     pub refusal: Option<Box<LocalReply>>,
     /// A body that a filter puts in the response's place.
     pub new_body: Option<Vec<u8>>,
+    /// The length of a response that a filter holds is not told.
+    pub unsized_response: bool,
     /// What the client still sends of the body is not wanted.
     pub drop_request_body: bool,
     /// The response has no body.
@@ -264,6 +266,7 @@ impl Exchange {
             response_pipe,
             refusal,
             new_body,
+            unsized_response,
             drop_request_body,
             response_ends_with_head,
             override_host,
@@ -319,6 +322,7 @@ impl Exchange {
         *response_pipe = Default::default();
         *refusal = Default::default();
         *new_body = Default::default();
+        *unsized_response = Default::default();
         *drop_request_body = Default::default();
         *response_ends_with_head = Default::default();
         *override_host = Default::default();

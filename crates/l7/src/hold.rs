@@ -83,7 +83,9 @@ pub async fn respond(
         }
         next = filters::on_response_below(conn, found, ex, ends, index);
     }
-    if let Some(body) = &held.body {
+    if let Some(body) = &held.body
+        && !ex.unsized_response
+    {
         let mut digits = Vec::new();
         push_decimal(&mut digits, body.len() as u64);
         ex.response.set_id(HeaderId::CONTENT_LENGTH, &digits);

@@ -481,7 +481,16 @@ pub async fn connect(origin: Origin<'_>, ticket: Ticket) -> Result<Lease, Refuse
     telemetry::debug!(pool, "[C{}] creating a new connection to {} of '{}'", origin.id(), host.text, entry.config.name);
     let opened = loop {
         let freed = cluster.0.freed();
-        match upstream::connect(entry, &host, &request).await {
+        let opened = upstream::connect(entry, &host, &request).await;
+        if connect.is_none() && !matches!(&opened, Err(e) if e.overflow) {
+            // Counted when it is opened, whatever comes of it; unless the handshake tells what is spoken.
+            match protocol {
+                UpstreamProtocol::Http2 => stats.inc(stat::UPSTREAM_CX_HTTP2_TOTAL),
+                UpstreamProtocol::Auto => {}
+                _ => stats.inc(stat::UPSTREAM_CX_HTTP1_TOTAL),
+            }
+        }
+        match opened {
             Ok(c) => break c,
             Err(e) if e.overflow => {
                 freed.await;
@@ -517,7 +526,9 @@ pub async fn connect(origin: Origin<'_>, ticket: Ticket) -> Result<Lease, Refuse
     };
     let http = &entry.config.http;
     if !h2 {
-        stats.inc(stat::UPSTREAM_CX_HTTP1_TOTAL);
+        if protocol == UpstreamProtocol::Auto {
+            stats.inc(stat::UPSTREAM_CX_HTTP1_TOTAL);
+        }
         let up = Box::new(h1_up(stream, http));
         let lease = admit(cluster, worker, host, key, up, Connection::H1(Box::new(facts)), 0, priority)?;
         if let Some(ratio) = entry.config.preconnect.map(|p| p.per_upstream_ratio).filter(|r| *r > 1.0) {
@@ -525,7 +536,9 @@ pub async fn connect(origin: Origin<'_>, ticket: Ticket) -> Result<Lease, Refuse
         }
         return Ok(lease);
     }
-    stats.inc(stat::UPSTREAM_CX_HTTP2_TOTAL);
+    if protocol == UpstreamProtocol::Auto {
+        stats.inc(stat::UPSTREAM_CX_HTTP2_TOTAL);
+    }
     let session = Session::new(http2::Options {
         role: http2::Role::Client,
         stream_window: http.http2.initial_stream_window_size.unwrap_or(STREAM_WINDOW_BYTES),

@@ -277,11 +277,13 @@ fn hedges(ex: &mut Exchange, f: &Forward) -> bool {
 }
 
 fn give_up(conn: &Conn, cluster: &pool::Cluster, retries: &Retries, failure: Failure, ex: &mut Exchange) -> LocalReply {
+    let ours = matches!(failure, Failure::Filter(_));
     let mut reply = retries.give_up(failure, ex);
     if conn.manager.router.suppress_envoy_headers {
         reply.headers.clear();
     }
-    if reply.status >= 500 {
+    // What a filter answers is not the cluster's.
+    if reply.status >= 500 && !ours {
         cluster.charge_local(ex, reply.status);
     }
     reply
@@ -555,9 +557,6 @@ impl Attempt<'_> {
             RequestBody::Stream { raw }
         };
         self.relay.request_trailers = lease.sends_trailers();
-        if ex.taps_request && ex.request.has(HeaderId::CONTENT_LENGTH) {
-            ex.request.remove_id(HeaderId::CONTENT_LENGTH);
-        }
         lease.up.send_head(&ex.request, body, worker)?;
         if ex.drop_request_body {
             self.down.close = true;

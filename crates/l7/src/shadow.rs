@@ -18,7 +18,7 @@ use crate::pool::{self, Lease};
 use crate::request::{IpText, split_port};
 use crate::retry::Failure;
 use crate::router;
-use crate::side::Piece;
+use crate::side::{Lost, Piece, Side};
 use crate::stream::Found;
 use crate::up::RequestBody;
 
@@ -224,9 +224,12 @@ async fn exchange(
     if head.ends {
         return Ok(());
     }
+    let h1 = matches!(lease.up.side, Side::H1(_));
     std::future::poll_fn(|cx| {
         loop {
             match lease.up.side.poll_piece(cx, false, worker) {
+                // An HTTP/1 body that ends early is a protocol error.
+                Poll::Ready(Err(Lost::Closed)) if h1 => return Poll::Ready(Err(lost(Lost::Protocol, true))),
                 Poll::Ready(Ok(Piece::Bytes { .. })) => {}
                 Poll::Ready(Ok(Piece::End)) => return Poll::Ready(Ok(())),
                 Poll::Ready(Err(l)) => return Poll::Ready(Err(lost(l, true))),

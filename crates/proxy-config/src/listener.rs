@@ -118,6 +118,8 @@ pub enum ListenerFilterKind {
 /// `ProxyProtocol` listener filter.
 #[derive(Debug, Clone, Default)]
 pub struct ProxyProtocol {
+    /// `stat_prefix`
+    pub stat_prefix: Name,
     /// Passes connections that do not begin with a PROXY header.
     pub allow_requests_without_proxy_protocol: bool,
     /// TLVs stored in dynamic metadata: type, namespace, key.

@@ -198,6 +198,9 @@ def raw(port, data, timeout=8):
             out += d
     except socket.timeout:
         out += b"<TIMEOUT>"
+    except ConnectionError:
+        # Whether a close is clean depends on what was still on its way.
+        pass
     s.close()
     return out
 
@@ -208,38 +211,29 @@ if os.path.basename(OURS[0]) == "proa":
 ENVOY = [os.environ["PROA_ENVOY"]]
 
 
-def start(cmd, name, b, ports):
+def begin(cmd, b):
+    """A process with the configuration, and its folder."""
     d = tempfile.mkdtemp()
     f = d + "/b.json"
     json.dump(b, open(f, "w"))
-    e = open(d + "/err", "w")
-    p = subprocess.Popen(
-        cmd
-        + [
-            "-c",
-            f,
-            "--concurrency",
-            "1",
-            "-l",
-            os.environ.get("LV", "error"),
-            "--disable-hot-restart",
-            "--file-flush-interval-msec",
-            "20",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=e,
-    )
+    more = "--concurrency 1 --disable-hot-restart --file-flush-interval-msec 20 -l " + os.environ.get("LV", "error")
+    return subprocess.Popen(cmd + ["-c", f] + more.split(), stdout=subprocess.DEVNULL, stderr=open(d + "/err", "w")), d
+
+
+def ready(p, d, name, admin):
     t = time.time()
     while time.time() - t < 20:
         if p.poll() is not None:
             print(name, "REFUSED", open(d + "/err").read()[-800:])
-            return None, d
+            return False
         try:
-            socket.create_connection(("127.0.0.1", ports[0])).close()
-            break
+            # Not the listener: it would count the connection.
+            if b"LIVE" in raw(admin, b"GET /ready HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n"):
+                break
         except OSError:
-            time.sleep(0.01)
-    return p, d
+            pass
+        time.sleep(0.01)
+    return True
 
 
 def blank(t):
@@ -264,25 +258,33 @@ UNCOMPARED = re.compile(r"lua_vm_count|ext_authz\.(\w+\.)?timeout|cluster\.(az|r
 
 def run(title, mk, reqs, post=None, wait=0, only=None):
     res = {}
+    sides = []
     for name, cmd in (("envoy", ENVOY), ("ours", OURS)):
         if only and name != only:
             continue
         lp, ap = free(), free()
         log = tempfile.mktemp()
         open(log, "w").close()
-        b = mk(lp, ap, log)
-        p, d = start(cmd, name, b, (lp, ap))
-        if not p:
-            res[name] = None
+        sides.append((name, lp, ap, log) + begin(cmd, mk(lp, ap, log)))
+    answers = {}
+    for name, lp, ap, log, p, d in sides:
+        if not ready(p, d, name, ap):
             continue
         if wait:
             time.sleep(wait)
         out = []
         for r in reqs:
             seen.clear()
-            a = blank(raw(lp, r.encode() if isinstance(r, str) else r)).replace(str(lp).encode(), b"LP")
+            said = r(lp) if callable(r) else raw(lp, r.encode() if isinstance(r, str) else r)
+            a = blank(said).replace(str(lp).encode(), b"LP")
             out.append((a.decode("latin1"), list(seen)))
-        time.sleep(0.15)
+        answers[name] = out
+    # Counters and logs settle.
+    time.sleep(0.15)
+    for name, lp, ap, log, p, d in sides:
+        if name not in answers:
+            p.kill()
+            continue
         try:
             st = (
                 raw(ap, b"GET /stats?usedonly HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
@@ -297,9 +299,11 @@ def run(title, mk, reqs, post=None, wait=0, only=None):
             if not UNCOMPARED.search(l)
             and STAT.search(l) and not l.startswith("listener.") and "No recorded" not in l and "P0(" not in l
         )
-        p.terminate()
+        # Its log is written by now.
+        p.kill()
         p.wait()
-        res[name] = (out, open(log).read().split("\n"), st, open(d + "/err").read())
+        # Connections end when they do: the order of lines is not compared.
+        res[name] = (answers[name], sorted(open(log).read().split("\n")), st, open(d + "/err").read())
     e, o = res.get("envoy"), res.get("ours")
     if not e or not o:
         print("==", title, "NOT RUN")

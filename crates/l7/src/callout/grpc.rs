@@ -25,6 +25,8 @@ pub struct Status {
     pub code: u32,
     /// The peer's words, or ours.
     pub message: String,
+    /// The peer told it; else it is what became of the call.
+    pub told: bool,
 }
 
 impl Status {
@@ -32,7 +34,7 @@ impl Status {
     pub const DEADLINE_EXCEEDED: u32 = 4;
 
     fn new(code: u32, message: impl Into<String>) -> Self {
-        Status { code, message: message.into() }
+        Status { code, message: message.into(), told: false }
     }
 }
 
@@ -190,7 +192,7 @@ fn said(block: Option<&HeaderBlock>) -> Option<Result<(), Status>> {
     }
     let message = block.get_id(HeaderId::GRPC_MESSAGE).unwrap_or_default();
     let message = proxy_core::matcher::percent_decoded(message);
-    Some(Err(Status::new(code, String::from_utf8_lossy(&message))))
+    Some(Err(Status { told: true, ..Status::new(code, String::from_utf8_lossy(&message)) }))
 }
 
 fn head(service: &GrpcService, method: &str, timeout: Duration, metadata: &[(&str, &[u8])]) -> HeaderBlock {

@@ -77,6 +77,7 @@ impl Cors {
             }
             add("access-control-allow-methods", policy.allow_methods.as_bytes());
             add("access-control-allow-headers", policy.allow_headers.as_bytes());
+            add("access-control-expose-headers", policy.expose_headers.as_bytes());
             add("access-control-max-age", policy.max_age.as_bytes());
             if policy.allow_private_network_access
                 && ex.request.get_id(HeaderId::ACCESS_CONTROL_REQUEST_PRIVATE_NETWORK) == Some(b"true")

@@ -39,14 +39,13 @@ impl Csrf {
         if !matches!(ex.request.method(), b"POST" | b"PUT" | b"DELETE" | b"PATCH") {
             return Step::Continue;
         }
-        let source = ex
-            .request
-            .get_id(HeaderId::ORIGIN)
-            .filter(|o| *o != b"null")
-            .map(host_and_port)
-            .filter(|h| !h.is_empty())
-            .or_else(|| ex.request.get_id(HeaderId::REFERER).map(host_and_port))
-            .unwrap_or(b"");
+        let origin = ex.request.get_id(HeaderId::ORIGIN);
+        // `null` is an origin, and not to be told: whence the request comes in the referer's words does not help.
+        let source = match origin.filter(|o| *o != b"null").map(host_and_port) {
+            Some(source) if !source.is_empty() => source,
+            _ if origin == Some(b"null") => b"",
+            _ => ex.request.get_id(HeaderId::REFERER).map_or(&b""[..], host_and_port),
+        };
         let valid = if source.is_empty() {
             self.stats.inc(stat::MISSING_SOURCE_ORIGIN);
             false

@@ -61,8 +61,8 @@ impl Decompressor {
             let joined = others.chain([name.as_bytes()]).collect::<Vec<_>>().join(&b","[..]);
             ex.request.set_id(HeaderId::ACCEPT_ENCODING, &joined);
         }
-        if c.request && !ex.request_ends_with_head {
-            let wanted = starts_with(&ex.request, name);
+        if !ex.request_ends_with_head {
+            let wanted = c.request && !no_transform(&ex.request) && starts_with(&ex.request, name);
             match begin(c.coding, wanted, &mut ex.request, &self.request) {
                 Some(body) => {
                     ex.taps_request = true;
@@ -77,12 +77,7 @@ impl Decompressor {
     /// Decompresses a response that has the coding.
     pub fn on_response(&self, ex: &mut Exchange, end: bool) {
         let c = &self.config;
-        if !c.response {
-            return;
-        }
-        let no_transform = ex.response.get_id(HeaderId::CACHE_CONTROL).unwrap_or_default();
-        let no_transform = no_transform.split(|b| *b == b',').any(|w| w.trim_ascii() == b"no-transform");
-        let wanted = !end && !no_transform && starts_with(&ex.response, token(c.coding));
+        let wanted = c.response && !end && !no_transform(&ex.response) && starts_with(&ex.response, token(c.coding));
         match begin(c.coding, wanted, &mut ex.response, &self.response) {
             Some(body) => {
                 ex.taps_response = true;
@@ -135,6 +130,12 @@ fn begin(coding: Coding, wanted: bool, block: &mut HeaderBlock, stats: &Block<st
     block.remove_id(HeaderId::CONTENT_LENGTH);
     stats.inc(stat::DECOMPRESSED);
     Some(Body { coding, coder, failed: false })
+}
+
+/// Whether the message is to be left as it is.
+fn no_transform(block: &HeaderBlock) -> bool {
+    let words = block.get_id(HeaderId::CACHE_CONTROL).unwrap_or_default();
+    words.split(|b| *b == b',').any(|w| w.trim_ascii() == b"no-transform")
 }
 
 /// Whether the outermost coding is this one.

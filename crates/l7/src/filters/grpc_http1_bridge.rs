@@ -2,7 +2,7 @@
 //!
 //! The status of the call, which comes in trailers, is put into the head; the body waits for it.
 
-use http1::{HeaderId, push_decimal};
+use http1::HeaderId;
 
 use super::{FilterState, Step};
 use crate::exchange::{Exchange, Protocol};
@@ -59,9 +59,7 @@ pub fn on_body(ex: &mut Exchange) -> Step {
         let mut framed = vec![0];
         framed.extend_from_slice(&(ex.buffered.len() as u32).to_be_bytes());
         framed.extend_from_slice(&ex.buffered);
-        let mut digits = Vec::new();
-        push_decimal(&mut digits, framed.len() as u64);
-        ex.request.set_id(HeaderId::CONTENT_LENGTH, &digits);
+        ex.request.remove_id(HeaderId::CONTENT_LENGTH);
         ex.buffered = framed;
     }
     Step::Continue

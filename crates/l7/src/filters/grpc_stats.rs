@@ -2,16 +2,21 @@
 
 use std::sync::Arc;
 
+use http1::HeaderId;
+use proxy_config::Name;
 use proxy_config::filters::http as config;
+use telemetry::stats::Block;
+use telemetry::stats::envoy::grpc_call as stat;
 
+use super::grpc_calls::{self, Calls};
 use super::{FilterState, Step};
-use crate::connection::Conn;
 use crate::exchange::Exchange;
-use crate::stream::Found;
+use crate::manager::Deps;
 
 /// The filter of one chain.
 pub struct GrpcStats {
     config: Arc<config::GrpcStats>,
+    calls: Calls,
 }
 
 /// Counts of one call.
@@ -19,6 +24,8 @@ pub struct GrpcStats {
 pub struct Counts {
     request: Frames,
     response: Frames,
+    /// The response is one of gRPC.
+    answered: bool,
 }
 
 /// Counts length-prefixed messages in a byte stream.
@@ -56,13 +63,13 @@ impl Frames {
 
 impl GrpcStats {
     /// Compiles the filter.
-    pub fn new(config: Arc<config::GrpcStats>) -> Self {
-        GrpcStats { config }
+    pub fn new(config: Arc<config::GrpcStats>, deps: &Deps<'_>) -> Self {
+        GrpcStats { config, calls: Calls::new(deps.store, "grpc") }
     }
 
     /// Starts counting gRPC calls.
     pub fn on_request(&self, ex: &mut Exchange) -> Step {
-        if ex.grpc && (self.config.emit_filter_state || self.config.enable_upstream_stats) {
+        if ex.grpc {
             ex.filters.push(FilterState::GrpcStats(Counts::default()));
             ex.taps_request = true;
             ex.taps_response = true;
@@ -70,15 +77,45 @@ impl GrpcStats {
         Step::Continue
     }
 
-    /// Nothing to do with heads.
-    pub fn on_response(&self, _ex: &mut Exchange) {}
+    /// Notes whether messages follow.
+    pub fn on_response(&self, ex: &mut Exchange) {
+        let grpc = ex.response.get_id(HeaderId::CONTENT_TYPE).is_some_and(|c| c.starts_with(b"application/grpc"));
+        for s in &mut ex.filters {
+            if let FilterState::GrpcStats(c) = s {
+                c.answered = grpc;
+            }
+        }
+    }
 
-    /// Publishes the counts as filter state.
-    pub fn on_end(&self, _conn: &Conn, ex: &mut Exchange, _found: Option<&Found>) {
+    /// Counts the call, and publishes its counts as filter state.
+    pub fn on_end(&self, ex: &mut Exchange) {
         let Some(counts) = messages(ex) else { return };
+        if let Some(block) = self.block(ex) {
+            block.add(stat::REQUEST_MESSAGE_COUNT, counts.0);
+            block.add(stat::RESPONSE_MESSAGE_COUNT, counts.1);
+            if let Some(status) = grpc_calls::status(&ex.response, &ex.response_trailers) {
+                grpc_calls::charge(&block, status);
+            }
+        }
         if self.config.emit_filter_state {
             let text = format!("{},{}", counts.0, counts.1);
             ex.state.set("envoy.filters.http.grpc_stats".into(), text.into());
+        }
+    }
+}
+
+impl GrpcStats {
+    /// The counters of the exchange's method, as far as methods are told apart.
+    fn block(&self, ex: &Exchange) -> Option<Block<stat::Call>> {
+        let cluster = ex.upstream.cluster.as_ref()?;
+        let (service, method) = grpc_calls::method(ex.request.path())?;
+        let listed = |(of, methods): &(Name, Box<[Name]>)| **of == *service && methods.iter().any(|m| **m == *method);
+        if !self.config.all_methods && !self.config.allowlist.iter().any(listed) {
+            return self.calls.of(cluster, None);
+        }
+        match self.config.replace_dots_in_grpc_service_name {
+            true => self.calls.of(cluster, Some((&service.replace('.', "_"), method))),
+            false => self.calls.of(cluster, Some((service, method))),
         }
     }
 }
@@ -95,7 +132,11 @@ pub fn messages(ex: &Exchange) -> Option<(u64, u64)> {
 pub fn on_data(ex: &mut Exchange, data: &[u8], request: bool) {
     for s in &mut ex.filters {
         if let FilterState::GrpcStats(c) = s {
-            if request { c.request.feed(data) } else { c.response.feed(data) }
+            match request {
+                true => c.request.feed(data),
+                false if c.answered => c.response.feed(data),
+                false => {}
+            }
         }
     }
 }

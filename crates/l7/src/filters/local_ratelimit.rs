@@ -3,8 +3,9 @@
 //! One bucket per configured level and descriptor, shared by all workers through atomics, or by the requests
 //! of one connection.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use proxy_config::filters::FilterOverride;
@@ -67,7 +68,11 @@ impl Bucket {
         let now = OFFSET_NANOS + self.began.elapsed().as_nanos() as u64;
         let held = (now - self.empty_at.load(Ordering::Relaxed).max(now - self.max_nanos)).min(self.max_nanos);
         let missing = Duration::from_nanos(self.nanos_per_token.saturating_sub(held));
-        Left { limit: self.max_tokens, remaining: (held / self.nanos_per_token) as u32, reset: missing.as_secs() }
+        Left {
+            limit: self.max_tokens,
+            remaining: (held / self.nanos_per_token) as u32,
+            reset: missing.as_secs_f64().ceil() as u64,
+        }
     }
 }
 
@@ -99,15 +104,56 @@ pub struct LocalRateLimit {
 /// The buckets of one level: of all requests, or of one connection's.
 pub struct Buckets {
     default: Option<Bucket>,
-    descriptors: Box<[Bucket]>,
+    descriptors: Box<[Of]>,
 }
+
+/// The buckets of a configured descriptor.
+enum Of {
+    /// One.
+    All(Arc<Bucket>),
+    /// One for each value that its wildcards took; the oldest go first.
+    Each(Mutex<VecDeque<(Values, Arc<Bucket>)>>),
+}
+
+/// Values of a descriptor.
+type Values = Vec<Box<str>>;
+
+impl Of {
+    fn new(config: &config::LocalDescriptor) -> Self {
+        match config.entries.iter().any(|e| e.1.is_empty()) {
+            true => Of::Each(Mutex::default()),
+            false => Of::All(Arc::new(Bucket::new(&config.bucket))),
+        }
+    }
+
+    /// The bucket for these values, of which at most `most` are told apart.
+    fn bucket(&self, config: &config::LocalDescriptor, values: Values, most: usize) -> Arc<Bucket> {
+        let each = match self {
+            Of::All(bucket) => return bucket.clone(),
+            Of::Each(each) => each,
+        };
+        let mut each = each.lock().unwrap_or_else(PoisonError::into_inner);
+        let (values, bucket) = match each.iter().position(|(v, _)| *v == values).and_then(|at| each.remove(at)) {
+            Some(found) => found,
+            None => (values, Arc::new(Bucket::new(&config.bucket))),
+        };
+        while each.len() >= most.max(1) {
+            each.pop_front();
+        }
+        each.push_back((values, bucket.clone()));
+        bucket
+    }
+}
+
+/// Values of wildcards told apart per descriptor, as Envoy's `max_dynamic_descriptors` has it by default.
+const DYNAMIC_MAX: usize = 20;
 
 impl Buckets {
     /// Full buckets.
     pub fn new(config: &config::LocalRateLimit) -> Self {
         Buckets {
             default: config.bucket.as_ref().map(Bucket::new),
-            descriptors: config.descriptors.iter().map(|d| Bucket::new(&d.bucket)).collect(),
+            descriptors: config.descriptors.iter().map(Of::new).collect(),
         }
     }
 }
@@ -216,15 +262,16 @@ fn check(level: &Level, cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
 /// default one. Tells whether there were all, and what is left of the bucket that decided.
 fn draw(c: &config::LocalRateLimit, buckets: &Buckets, cx: &FilterCx<'_>, ex: &Exchange) -> (bool, Option<Left>) {
     let Some(default) = &buckets.default else { return (true, None) };
-    let mut matched: Vec<&Bucket> = Vec::new();
+    let mut matched: Vec<Arc<Bucket>> = Vec::new();
     if !c.descriptors.is_empty() {
         for d in descriptors::of(cx, ex, &c.rate_limits, c.stage, c.vh_rate_limits.into()) {
             let fits = |want: &[(proxy_config::Name, proxy_config::Name)]| {
                 want.len() == d.len()
                     && want.iter().zip(&d).all(|(w, e)| *w.0 == *e.0 && (w.1.is_empty() || *w.1 == *e.1))
             };
-            let found = c.descriptors.iter().position(|d| fits(&d.entries));
-            matched.extend(found.and_then(|i| buckets.descriptors.get(i)));
+            let found = c.descriptors.iter().zip(&buckets.descriptors).find(|(d, _)| fits(&d.entries));
+            let values = || d.iter().map(|e| Box::from(&*e.1)).collect();
+            matched.extend(found.map(|(d, of)| of.bucket(d, values(), DYNAMIC_MAX)));
         }
         matched.sort_by_key(|b| std::cmp::Reverse(b.nanos_per_token));
     }
@@ -235,7 +282,7 @@ fn draw(c: &config::LocalRateLimit, buckets: &Buckets, cx: &FilterCx<'_>, ex: &E
     }
     let wanted = matched.is_empty() || c.always_consume_default_token_bucket;
     let ok = !wanted || default.take();
-    let decided = matched.iter().copied().chain(wanted.then_some(default)).map(Bucket::left);
+    let decided = matched.iter().map(|b| &**b).chain(wanted.then_some(default)).map(Bucket::left);
     (ok, decided.min_by_key(|l| l.remaining))
 }
 

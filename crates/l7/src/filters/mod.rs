@@ -17,6 +17,7 @@ pub mod dynamic_forward_proxy;
 pub mod ext_authz;
 pub mod ext_proc;
 pub mod fault;
+mod grpc_calls;
 pub mod grpc_http1_bridge;
 pub mod grpc_stats;
 pub mod grpc_web;
@@ -170,7 +171,7 @@ enum Kind {
     HeaderMutation(header_mutation::HeaderMutation),
     SetFilterState(set_filter_state::SetFilterState),
     GrpcStats(grpc_stats::GrpcStats),
-    GrpcWeb,
+    GrpcWeb(grpc_calls::Calls),
     Alpn(alpn::Alpn),
     PeerMetadata(Box<peer_metadata::PeerMetadata>),
     IstioStats(Box<crate::istio::Recorder>),
@@ -215,8 +216,8 @@ impl Filter {
             HttpFilterKind::SetFilterState(c) => {
                 Kind::SetFilterState(set_filter_state::SetFilterState { config: c.clone() })
             }
-            HttpFilterKind::GrpcStats(c) => Kind::GrpcStats(grpc_stats::GrpcStats::new(c.clone())),
-            HttpFilterKind::GrpcWeb => Kind::GrpcWeb,
+            HttpFilterKind::GrpcStats(c) => Kind::GrpcStats(grpc_stats::GrpcStats::new(c.clone(), deps)),
+            HttpFilterKind::GrpcWeb => Kind::GrpcWeb(grpc_calls::Calls::new(deps.store, "grpc-web")),
             HttpFilterKind::Alpn(c) => Kind::Alpn(alpn::Alpn::new(c)),
             HttpFilterKind::PeerMetadata(c) => {
                 Kind::PeerMetadata(Box::new(peer_metadata::PeerMetadata::new(c.clone(), &deps.node)))
@@ -323,7 +324,7 @@ impl Filter {
             Kind::HeaderMutation(f) => f.on_request(cx, ex, over),
             Kind::SetFilterState(f) => f.on_request(cx, ex, over),
             Kind::GrpcStats(f) => f.on_request(ex),
-            Kind::GrpcWeb => grpc_web::on_request(ex),
+            Kind::GrpcWeb(_) => grpc_web::on_request(ex),
             Kind::Alpn(f) => f.on_request(ex),
             Kind::PeerMetadata(f) => f.on_request(cx, ex),
             Kind::IstioStats(f) => istio_stats::on_request(f, cx.conn, ex),
@@ -499,7 +500,7 @@ pub fn on_response_below(
                 }
             }
             Kind::GrpcStats(f) => f.on_response(ex),
-            Kind::GrpcWeb => grpc_web::on_response(ex, end),
+            Kind::GrpcWeb(_) => grpc_web::on_response(ex, end),
             Kind::PeerMetadata(f) => f.on_response(ex),
             Kind::LocalRateLimit(_) => local_ratelimit::on_response(ex),
             Kind::RateLimit(_) => ratelimit::on_response(ex),
@@ -555,7 +556,7 @@ pub fn pass_response_data(
         }
         match &filter.kind {
             Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, false),
-            Kind::GrpcWeb => grpc_web::on_response_data(ex, data, end),
+            Kind::GrpcWeb(_) => grpc_web::on_response_data(ex, data, end),
             Kind::IstioStats(f) => istio_stats::on_data(f, conn, found, ex),
             Kind::Compressor(f) => f.on_response_data(ex, data, end),
             Kind::Decompressor(f) => f.on_response_data(ex, data),
@@ -573,7 +574,7 @@ pub fn on_request_data(conn: &Conn, found: Option<&Found>, ex: &mut Exchange, da
         }
         match &filter.kind {
             Kind::GrpcStats(_) => grpc_stats::on_data(ex, data, true),
-            Kind::GrpcWeb => grpc_web::on_request_data(ex, data, end),
+            Kind::GrpcWeb(_) => grpc_web::on_request_data(ex, data, end),
             Kind::IstioStats(f) => istio_stats::on_data(f, conn, found, ex),
             Kind::Compressor(f) => f.on_request_data(ex, data, end),
             Kind::Decompressor(f) => f.on_request_data(ex, data),
@@ -596,7 +597,8 @@ pub fn on_end(conn: &Conn, found: Option<&Found>, ex: &mut Exchange) {
         }
         match &filter.kind {
             Kind::Fault(f) => f.on_end(ex),
-            Kind::GrpcStats(f) => f.on_end(conn, ex, found),
+            Kind::GrpcStats(f) => f.on_end(ex),
+            Kind::GrpcWeb(calls) => grpc_web::on_end(calls, ex),
             _ => {}
         }
     }

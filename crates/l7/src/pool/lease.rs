@@ -264,6 +264,9 @@ impl Lease {
             Failure::Client(_) => self.count_reset(),
             Failure::Upstream { lost, .. } => {
                 self.count_lost(*lost);
+                if *lost == Lost::Protocol {
+                    self.cluster.stats().inc(stat::UPSTREAM_CX_PROTOCOL_ERROR);
+                }
                 self.cluster.0.cluster.report(&self.host, Outcome::Reset);
             }
             _ => {}
@@ -301,12 +304,9 @@ impl Lease {
     }
 
     fn end(&mut self) {
-        let stats = self.cluster.stats();
         self.served += 1;
-        if let Side::H1(s) = &mut self.up.side {
-            stats.add(stat::UPSTREAM_CX_RX_BYTES_TOTAL, std::mem::take(&mut s.wire.received));
-            stats.add(stat::UPSTREAM_CX_TX_BYTES_TOTAL, std::mem::take(&mut s.wire.sent));
-        }
+        self.count_bytes();
+        let stats = self.cluster.stats();
         let spent = max_requests(&self.cluster.0.cluster.config).is_some_and(|n| self.served >= n);
         if spent {
             stats.inc(stat::UPSTREAM_CX_MAX_REQUESTS);
@@ -331,7 +331,17 @@ impl Lease {
         self.leave();
     }
 
+    /// What went over an HTTP/1.1 connection since it was last counted.
+    fn count_bytes(&mut self) {
+        if let Side::H1(s) = &mut self.up.side {
+            let (received, sent) = (std::mem::take(&mut s.wire.received), std::mem::take(&mut s.wire.sent));
+            self.cluster.stats().add(stat::UPSTREAM_CX_RX_BYTES_TOTAL, received);
+            self.cluster.stats().add(stat::UPSTREAM_CX_TX_BYTES_TOTAL, sent);
+        }
+    }
+
     fn close(&mut self, active: bool) {
+        self.count_bytes();
         match self.connection.take() {
             Some(Connection::H1(facts)) => {
                 if active {

@@ -68,9 +68,6 @@ impl Attempt<'_> {
         } else if ends {
             ResponseBody::None
         } else if held.body.is_some() {
-            if ex.taps_response {
-                ex.response.remove_id(HeaderId::CONTENT_LENGTH);
-            }
             ResponseBody::Stream { raw: false }
         } else {
             let raw = lease.up.side.receives_chunked()
@@ -78,9 +75,6 @@ impl Attempt<'_> {
                 && !ex.taps_response
                 && !conn.manager.config.http1.enable_trailers;
             self.relay.raw_response = raw;
-            if ex.taps_response {
-                ex.response.remove_id(HeaderId::CONTENT_LENGTH);
-            }
             ResponseBody::Stream { raw }
         };
         self.relay.response_trailers =

@@ -108,6 +108,8 @@ pub struct FilterStateValue {
     pub read_only: bool,
     /// Shared with upstream connections: 0 none, 1 once, 2 transitive.
     pub shared_with_upstream: u8,
+    /// What is not there is written as nothing, not as `-`.
+    pub omit_empty_values: bool,
     /// Not set when the value came out empty.
     pub skip_if_empty: bool,
 }

@@ -229,6 +229,7 @@ fn proxy_protocol(x: &f::proxy_protocol::v3::ProxyProtocol) -> Result<ListenerFi
         Ok((kind, namespace, kv.key.as_str().into()))
     })?;
     Ok(ListenerFilterKind::ProxyProtocol(Arc::new(ProxyProtocol {
+        stat_prefix: x.stat_prefix.as_str().into(),
         allow_requests_without_proxy_protocol: x.allow_requests_without_proxy_protocol,
         rules: rules.into(),
         disallowed_versions: x.disallowed_versions.iter().map(|v| if *v == 0 { 1 } else { 2 }).collect(),

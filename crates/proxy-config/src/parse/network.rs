@@ -205,7 +205,8 @@ pub(super) fn filter_state_values(
         let Some(Value::FormatString(format)) = &v.value else {
             return Err(missing("format_string"));
         };
-        let value = match super::format::substitution(format).at("format_string")?.body {
+        let format = super::format::substitution(format).at("format_string")?;
+        let value = match format.body {
             crate::format::FormatBody::Text(f) => f,
             crate::format::FormatBody::Json(_) => {
                 return Err(unsupported("json_format").at("format_string"));
@@ -217,6 +218,7 @@ pub(super) fn filter_state_values(
             value,
             read_only: v.read_only,
             shared_with_upstream: u8::try_from(v.shared_with_upstream).unwrap_or(0),
+            omit_empty_values: format.omit_empty_values,
             skip_if_empty: v.skip_if_empty,
         })
     })?;

@@ -1,6 +1,6 @@
 //! What do processors hear and say? Their messages, made from and applied to ours. Pure.
 
-use http1::{HeaderBlock, HeaderId, push_decimal};
+use http1::{HeaderBlock, HeaderId};
 use protos::envoy::config::core::v3 as core;
 use protos::envoy::extensions::filters::http::ext_proc::v3 as config_pb;
 use protos::envoy::service::ext_proc::v3 as pb;
@@ -81,41 +81,39 @@ pub fn overridden(old: ProcessingMode, new: &config_pb::ProcessingMode) -> Proce
     }
 }
 
-/// Changes a head or trailers; false when some change is not allowed and was left out.
-pub fn apply(mutation: Option<&pb::HeaderMutation>, block: &mut HeaderBlock, head: bool) -> bool {
-    let Some(m) = mutation else { return true };
-    let mut all = true;
+/// Changes a head or trailers; how many changes are not allowed and were left out.
+pub fn apply(mutation: Option<&pb::HeaderMutation>, block: &mut HeaderBlock, head: bool) -> u64 {
+    let Some(m) = mutation else { return 0 };
+    let mut refused = 0;
     for name in &m.remove_headers {
         let name = name.to_ascii_lowercase().into_bytes();
         if !wire::is_removable(&name) || name.starts_with(b"x-envoy-") {
-            all = false;
+            refused += 1;
             continue;
         }
         block.remove(&name);
     }
     for option in &m.set_headers {
         let Some(mut edit) = HeaderEdit::read(option, false) else {
-            all = false;
+            refused += 1;
             continue;
         };
-        if edit.action == Action::Join {
-            edit.action = Action::Add;
-        }
+        // `append_action` is not heeded here.
+        edit.action = if edit.action == Action::Join { Action::Add } else { Action::Set };
         let name = &edit.name[..];
         let status_ok = name != b":status"
             || std::str::from_utf8(&edit.value).is_ok_and(|v| v.parse::<u16>().is_ok_and(|n| (200..600).contains(&n)));
         let allowed = !ROUTING.contains(&name)
             && !name.starts_with(b"x-envoy-")
             && (head || !name.starts_with(b":"))
-            && name != b"content-length"
             && status_ok;
         if !allowed || !edit.is_valid() {
-            all = false;
+            refused += 1;
             continue;
         }
         edit.apply(block);
     }
-    all
+    refused
 }
 
 /// Changes a body; `None` leaves it.
@@ -137,11 +135,17 @@ pub fn streamed(mutation: Option<&pb::BodyMutation>) -> Option<(&[u8], bool)> {
     }
 }
 
-/// States the length of a body that is known now.
-pub fn set_length(block: &mut HeaderBlock, n: usize) {
-    let mut digits = Vec::new();
-    push_decimal(&mut digits, n as u64);
-    block.set_id(HeaderId::CONTENT_LENGTH, &digits);
+/// The length that a new body would have beside a stated one, when they differ: such a body is refused.
+pub fn contradicts_length(mutation: Option<&pb::BodyMutation>, block: &HeaderBlock) -> bool {
+    use pb::body_mutation::Mutation as M;
+    let Some(mutation) = mutation else { return false };
+    let new = match &mutation.mutation {
+        Some(M::Body(b)) => b.len(),
+        _ => 0,
+    };
+    let stated =
+        block.get_id(HeaderId::CONTENT_LENGTH).and_then(|v| std::str::from_utf8(v).ok()?.parse::<usize>().ok());
+    stated.is_some_and(|n| n != new)
 }
 
 #[cfg(test)]
@@ -167,7 +171,7 @@ mod tests {
             ],
             remove_headers: vec![":authority".into(), "host".into()],
         };
-        assert!(!apply(Some(&m), &mut block, true));
+        assert_eq!(apply(Some(&m), &mut block, true), 4);
         assert_eq!(block.get(b"x"), Some(&b"2"[..]));
         assert_eq!(block.get(b":authority"), Some(&b"a"[..]));
         assert_eq!(block.get(b":path"), Some(&b"/p"[..]));

@@ -118,6 +118,11 @@ impl ExtProc {
 
     fn begin(self: &Arc<Self>, cx: &FilterCx<'_>, ex: &mut Exchange, over: Option<&FilterOverride>) -> Step {
         let (mode, allow, service) = self.settings(over);
+        let silent = ex.request_ends_with_head || ex.upgrade || mode.request_body == BodyMode::None;
+        let response = mode.response_headers || mode.response_trailers || mode.response_body != BodyMode::None;
+        if !mode.request_headers && silent && !response {
+            return Step::Continue;
+        }
         let context = self.context(cx, ex);
         let (this, worker) = (self.clone(), cx.conn.worker.clone());
         let head = mode.request_headers.then(|| {
@@ -211,6 +216,9 @@ impl ExtProc {
         {
             session.mode = message::overridden(session.mode, new);
         }
+        if follows(asked, answer.response.as_ref()) {
+            self.stats.inc(stat::STREAM_MSGS_RECEIVED);
+        }
         match (asked, answer.response) {
             (_, Some(Response::ImmediateResponse(r))) if !self.config.disable_immediate_response => {
                 self.stats.inc(stat::IMMEDIATE_RESPONSES_SENT);
@@ -232,16 +240,14 @@ impl ExtProc {
             }
             _ => {
                 self.stats.inc(stat::SPURIOUS_MSGS_RECEIVED);
-                return self.drop_session(ex);
+                return self.misled(ex, "spurious_message", asked);
             }
         }
         self.after(ex, asked)
     }
 
     fn mutate(&self, m: Option<&pb::HeaderMutation>, block: &mut http1::HeaderBlock, head: bool) {
-        if !message::apply(m, block, head) {
-            self.stats.inc(stat::REJECTED_HEADER_MUTATIONS);
-        }
+        self.stats.add(stat::REJECTED_HEADER_MUTATIONS, message::apply(m, block, head));
     }
 
     fn head_answered(self: &Arc<Self>, ex: &mut Exchange, r: pb::CommonResponse, asked: Asked) -> Step {
@@ -265,6 +271,8 @@ impl ExtProc {
                 self.replace_request_body(ex, body);
             } else {
                 ex.response.remove_id(HeaderId::TRANSFER_ENCODING);
+                ex.response.remove_id(HeaderId::CONTENT_LENGTH);
+                ex.unsized_response = true;
                 ex.new_body = Some(body);
             }
             return Step::Continue;
@@ -273,7 +281,7 @@ impl ExtProc {
     }
 
     fn replace_request_body(&self, ex: &mut Exchange, body: Vec<u8>) {
-        message::set_length(&mut ex.request, body.len());
+        ex.request.remove_id(HeaderId::CONTENT_LENGTH);
         ex.drop_request_body = !ex.body_collected && !ex.request_ends_with_head;
         ex.request_ends_with_head = body.is_empty();
         ex.body_collected = true;
@@ -294,6 +302,11 @@ impl ExtProc {
             self.mutate(r.header_mutation.as_ref(), &mut block, true);
             ex.response = block;
         }
+        let mutation = r.body_mutation.as_ref();
+        let block = if request { &ex.request } else { &ex.response };
+        if message::streamed(mutation).is_none() && message::contradicts_length(mutation, block) {
+            return self.misled(ex, "mismatch_between_content_length_and_the_length_of_the_mutated_body", asked);
+        }
         let streamed = message::streamed(r.body_mutation.as_ref()).map(|(b, end)| (b.to_vec(), end));
         if let Some((piece, end)) = streamed {
             // Full duplex: pieces until the processor says that it was the last.
@@ -309,11 +322,9 @@ impl ExtProc {
             self.replace_request_body(ex, body);
         } else if let Some(body) = message::new_body(r.body_mutation.as_ref()) {
             if request {
-                if ex.request.has(HeaderId::CONTENT_LENGTH) {
-                    message::set_length(&mut ex.request, body.len());
-                }
                 ex.buffered = body;
             } else {
+                ex.unsized_response = !ex.response.has(HeaderId::CONTENT_LENGTH);
                 ex.new_body = Some(body);
             }
         }
@@ -371,6 +382,10 @@ impl ExtProc {
         if ex.request_ends_with_head || ex.upgrade {
             return Step::Continue;
         }
+        // The processor may change the body when the head is gone.
+        if !matches!(m.request_body, BodyMode::None) && (m.request_body != BodyMode::Buffered || !m.request_headers) {
+            ex.request.remove_id(HeaderId::CONTENT_LENGTH);
+        }
         match m.request_body {
             BodyMode::None => Step::Continue,
             BodyMode::FullDuplexStreamed if ex.body_collected => self.wait(ex, Asked::RequestBody),
@@ -411,6 +426,7 @@ impl ExtProc {
             BodyMode::None => self.done(ex),
             BodyMode::Buffered | BodyMode::BufferedPartial => Step::Body(BODY_BYTES_MAX),
             BodyMode::Streamed | BodyMode::FullDuplexStreamed => {
+                ex.response.remove_id(HeaderId::CONTENT_LENGTH);
                 ex.response_pipe = find(ex).map(|a| Box::new(Pipe::new(a, false)));
                 ex.taps_response = true;
                 Step::Continue
@@ -454,18 +470,53 @@ impl ExtProc {
         if allow || matches!(failure, Failure::Closed) {
             if allow && !matches!(failure, Failure::Closed) {
                 self.stats.inc(stat::FAILURE_MODE_ALLOWED);
+                if matches!(failure, Failure::Grpc(_)) {
+                    // Envoy sees such an end twice when it goes on.
+                    self.stats.inc(stat::SERVER_HALF_CLOSED);
+                    self.stats.inc(stat::STREAMS_CLOSED);
+                }
             }
             return Step::Continue;
         }
+        self.stats.inc(stat::IMMEDIATE_RESPONSES_SENT);
         Step::reply(refusal(&failure))
     }
+
+    /// The processor said what cannot be followed.
+    fn misled(self: &Arc<Self>, ex: &mut Exchange, details: &'static str, asked: Asked) -> Step {
+        let allow = find(ex).is_some_and(|a| a.session.borrow().as_ref().is_some_and(|s| s.failure_mode_allow));
+        let _ = self.done(ex);
+        if allow {
+            self.stats.inc(stat::FAILURE_MODE_ALLOWED);
+            return self.after(ex, asked);
+        }
+        self.stats.inc(stat::IMMEDIATE_RESPONSES_SENT);
+        Step::reply(LocalReply { status: 500, details: details.into(), after_wait: true, ..Default::default() })
+    }
+}
+
+/// Whether this is an answer to what was asked.
+fn follows(asked: Asked, response: Option<&Response>) -> bool {
+    matches!(
+        (asked, response),
+        (_, Some(Response::ImmediateResponse(_)))
+            | (Asked::RequestHeaders, Some(Response::RequestHeaders(_)))
+            | (Asked::ResponseHeaders, Some(Response::ResponseHeaders(_)))
+            | (Asked::RequestBody, Some(Response::RequestBody(_)))
+            | (Asked::ResponseBody, Some(Response::ResponseBody(_)))
+            | (Asked::RequestTrailers, Some(Response::RequestTrailers(_)))
+            | (Asked::ResponseTrailers, Some(Response::ResponseTrailers(_)))
+    )
 }
 
 /// The answer when the processor failed.
 fn refusal(failure: &Failure) -> LocalReply {
     let (status, details) = match failure {
         Failure::Timeout => (504, "ext_proc_error_per-message_timeout_exceeded".to_owned()),
-        Failure::Grpc(s) => (500, format!("ext_proc_error_gRPC_error_{}{{{}}}", s.code, s.message.replace(' ', "_"))),
+        Failure::Grpc(s) => {
+            let whose = if s.told { "{via_upstream}" } else { "" };
+            (500, format!("ext_proc_error_gRPC_error_{}{{{}{whose}}}", s.code, s.message.replace(' ', "_")))
+        }
         Failure::Closed => (500, "ext_proc_error".to_owned()),
     };
     LocalReply { status, details: details.into(), after_wait: true, ..Default::default() }

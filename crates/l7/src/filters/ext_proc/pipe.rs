@@ -9,6 +9,7 @@ use std::task::{Context as Waiting, Poll};
 
 use protos::envoy::service::ext_proc::v3 as pb;
 use proxy_config::filters::http::BodyMode;
+use telemetry::stats::envoy::ext_proc as stat;
 
 use super::message::{self, Request, Response};
 use super::session::{Failure, Session};
@@ -101,7 +102,7 @@ impl Pipe {
             match answer {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(failure)) => self.fail(&failure),
-                Poll::Ready(Ok(answer)) => match (self.request, answer.response) {
+                Poll::Ready(Ok(answer)) => match (self.request, self.noted(answer.response)) {
                     (true, Some(Response::RequestBody(r))) | (false, Some(Response::ResponseBody(r))) => {
                         return Poll::Ready(Ok(Some(self.answered(r, out))));
                     }
@@ -118,8 +119,21 @@ impl Pipe {
         }
     }
 
+    /// Counts an answer.
+    fn noted(&self, response: Option<Response>) -> Option<Response> {
+        if let Some(session) = &*self.session.borrow() {
+            session.stats.inc(stat::STREAM_MSGS_RECEIVED);
+        }
+        response
+    }
+
     fn answered(&mut self, r: pb::BodyResponse, out: &mut Vec<u8>) -> bool {
         let common = r.response.unwrap_or_default();
+        // The head is gone: what would change it is left out, and counted as such.
+        if let (Some(m), Some(session)) = (&common.header_mutation, &*self.session.borrow()) {
+            let mut gone = http1::HeaderBlock::new();
+            session.stats.add(stat::REJECTED_HEADER_MUTATIONS, message::apply(Some(m), &mut gone, true));
+        }
         if let Some((piece, end)) = message::streamed(common.body_mutation.as_ref()) {
             out.extend_from_slice(piece);
             self.bytes = 0;

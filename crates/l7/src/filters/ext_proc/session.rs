@@ -90,7 +90,8 @@ impl Session {
         let message = pb::ProcessingRequest {
             request: Some(request),
             protocol_config: (!self.told_modes).then(|| message::first(&self.mode)),
-            attributes: context.attributes.clone(),
+            // Attributes of the request are told once.
+            attributes: if self.told_modes { Default::default() } else { context.attributes.clone() },
             metadata_context: context.metadata.clone(),
             observability_mode: self.config.observability_mode,
             ..Default::default()
@@ -110,7 +111,6 @@ impl Session {
             let Some(stream) = &mut self.stream else { return Poll::Ready(Err(Failure::Closed)) };
             match stream.poll_message::<ProcessingResponse>(cx) {
                 Poll::Ready(Ok(Some(answer))) => {
-                    self.stats.inc(stat::STREAM_MSGS_RECEIVED);
                     if answer.response.is_none()
                         && let Some(longer) = &answer.override_message_timeout
                     {
@@ -120,11 +120,17 @@ impl Session {
                     return Poll::Ready(Ok(answer));
                 }
                 Poll::Ready(Ok(None)) => {
+                    self.stats.inc(stat::SERVER_HALF_CLOSED);
                     self.stats.inc(stat::STREAMS_CLOSED);
                     self.stream = None;
                     return Poll::Ready(Err(Failure::Closed));
                 }
-                Poll::Ready(Err(status)) => return Poll::Ready(Err(self.fail(Failure::Grpc(status)))),
+                Poll::Ready(Err(status)) => {
+                    if status.told {
+                        self.stats.inc(stat::SERVER_HALF_CLOSED);
+                    }
+                    return Poll::Ready(Err(self.fail(Failure::Grpc(status))));
+                }
                 Poll::Pending => {}
             }
             if timed && !self.config.message_timeout.is_zero() {

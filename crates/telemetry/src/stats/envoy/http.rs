@@ -363,6 +363,7 @@ pub mod ext_proc {
             OVERRIDE_MESSAGE_TIMEOUT_IGNORED = "override_message_timeout_ignored",
             OVERRIDE_MESSAGE_TIMEOUT_RECEIVED = "override_message_timeout_received",
             REJECTED_HEADER_MUTATIONS = "rejected_header_mutations",
+            SERVER_HALF_CLOSED = "server_half_closed",
             SPURIOUS_MSGS_RECEIVED = "spurious_msgs_received",
             STREAM_MSGS_RECEIVED = "stream_msgs_received",
             STREAM_MSGS_SENT = "stream_msgs_sent",
@@ -375,6 +376,46 @@ pub mod ext_proc {
         texts { }
         codes { }
     }
+}
+
+/// Scope `cluster.<name>.grpc.[<service>.<method>.]`, and the same with `grpc-web`.
+pub mod grpc_call {
+    crate::stat_schema! { Call;
+        counters {
+            CODE_0 = "0" lazy,
+            CODE_1 = "1" lazy,
+            CODE_10 = "10" lazy,
+            CODE_11 = "11" lazy,
+            CODE_12 = "12" lazy,
+            CODE_13 = "13" lazy,
+            CODE_14 = "14" lazy,
+            CODE_15 = "15" lazy,
+            CODE_16 = "16" lazy,
+            CODE_2 = "2" lazy,
+            CODE_3 = "3" lazy,
+            CODE_4 = "4" lazy,
+            CODE_5 = "5" lazy,
+            CODE_6 = "6" lazy,
+            CODE_7 = "7" lazy,
+            CODE_8 = "8" lazy,
+            CODE_9 = "9" lazy,
+            FAILURE = "failure" lazy,
+            REQUEST_MESSAGE_COUNT = "request_message_count" lazy,
+            RESPONSE_MESSAGE_COUNT = "response_message_count" lazy,
+            SUCCESS = "success" lazy,
+            TOTAL = "total" lazy,
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+
+    /// Counters of the statuses, by number.
+    pub const BY_CODE: [crate::stats::Counter<Call>; 17] = [
+        CODE_0, CODE_1, CODE_2, CODE_3, CODE_4, CODE_5, CODE_6, CODE_7, CODE_8, CODE_9, CODE_10, CODE_11, CODE_12,
+        CODE_13, CODE_14, CODE_15, CODE_16,
+    ];
 }
 
 /// Scope `http.<stat_prefix>.lua.`.

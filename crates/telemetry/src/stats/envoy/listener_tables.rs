@@ -168,6 +168,39 @@ pub mod ext_authz_network {
     }
 }
 
+/// Scope `proxy_proto.[<stat_prefix>.]`.
+pub mod proxy_proto {
+    crate::stat_schema! { ProxyProto;
+        counters {
+            NOT_FOUND_ALLOWED = "not_found_allowed",
+            NOT_FOUND_DISALLOWED = "not_found_disallowed",
+            V1_DISALLOWED = "versions.v1.disallowed",
+            V1_ERROR = "versions.v1.error",
+            V1_FOUND = "versions.v1.found",
+            V2_DISALLOWED = "versions.v2.disallowed",
+            V2_ERROR = "versions.v2.error",
+            V2_FOUND = "versions.v2.found",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
+/// The root scope: what all PROXY protocol filters count together.
+pub mod proxy_proto_root {
+    crate::stat_schema! { Root;
+        counters {
+            DOWNSTREAM_CX_PROXY_PROTO_ERROR = "downstream_cx_proxy_proto_error",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
 /// Scope `connection_limit.<stat_prefix>.`.
 pub mod connection_limit {
     crate::stat_schema! { ConnectionLimit;
