@@ -66,3 +66,17 @@ pub fn method(path: &[u8]) -> Option<(&str, &str)> {
     let (service, method) = path.split_once('/')?;
     (!service.is_empty() && !method.is_empty() && !method.contains('/')).then_some((service, method))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods() {
+        assert_eq!(method(b"/a.B/C"), Some(("a.B", "C")));
+        assert_eq!(method(b"/a.B/C?q=/"), Some(("a.B", "C")));
+        for none in [&b"/a.B"[..], b"a.B/C", b"/a/b/c", b"//c", b"/a/", b"/\xff/c"] {
+            assert_eq!(method(none), None, "{none:?}");
+        }
+    }
+}

@@ -296,4 +296,15 @@ mod tests {
             Bucket::new(&TokenBucket { max_tokens: 3, tokens_per_fill: 1, fill_interval: Duration::from_secs(3600) });
         assert_eq!((0..5).map(|_| bucket.take()).collect::<Vec<_>>(), [true, true, true, false, false]);
     }
+
+    #[test]
+    fn each_value_of_a_wildcard_has_its_bucket() {
+        let bucket = TokenBucket { max_tokens: 1, tokens_per_fill: 1, fill_interval: Duration::from_secs(3600) };
+        let config = config::LocalDescriptor { entries: [("who".into(), "".into())].into(), bucket };
+        let of = Of::new(&config);
+        let take = |who: &str| of.bucket(&config, vec![who.into()], 2).take();
+        assert_eq!([take("a"), take("b"), take("a"), take("b")], [true, true, false, false]);
+        // The third has the oldest go, whose bucket is full when it comes back.
+        assert_eq!([take("c"), take("a")], [true, true]);
+    }
 }
