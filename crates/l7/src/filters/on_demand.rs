@@ -13,6 +13,10 @@ use super::{Answer, FilterCx, FilterState, Step};
 use crate::exchange::Exchange;
 use crate::{decide, pool, stream};
 
+/// How long a request waits for its virtual host where streams may be idle for ever: a control plane that is away must not
+/// hold it.
+const HOST_WAIT_MAX: Duration = Duration::from_secs(15);
+
 /// What a request has asked for, each at most once.
 #[derive(Default, Clone, Copy)]
 pub struct Asked {
@@ -43,7 +47,7 @@ pub fn on_request(config: &Arc<OnDemand>, cx: &FilterCx<'_>, ex: &mut Exchange, 
     if pool::cluster(&cx.conn.worker, &name).is_some() || std::mem::replace(&mut asked(ex).cluster, true) {
         return Step::Continue;
     }
-    wait(cx, ex, Wish::Cluster { source: odcds.source.clone(), name }, Some((odcds.timeout, Late::GoOn)))
+    wait(cx, ex, Wish::Cluster { source: odcds.source.clone(), name }, (odcds.timeout, Late::GoOn))
 }
 
 fn virtual_host(cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
@@ -58,7 +62,8 @@ fn virtual_host(cx: &FilterCx<'_>, ex: &mut Exchange) -> Step {
         return Step::Continue;
     }
     let idle = cx.conn.manager.config.stream_idle_timeout.filter(|d| !d.is_zero());
-    wait(cx, ex, Wish::VirtualHost { table: table.name.0.clone(), host }, idle.map(|d| (d, Late::Idle)))
+    let limit = idle.map_or((HOST_WAIT_MAX, Late::GoOn), |idle| (idle, Late::Idle));
+    wait(cx, ex, Wish::VirtualHost { table: table.name.0.clone(), host }, limit)
 }
 
 /// What follows when the answer does not come in time.
@@ -70,20 +75,11 @@ enum Late {
     Idle,
 }
 
-fn wait(cx: &FilterCx<'_>, ex: &Exchange, wish: Wish, limit: Option<(Duration, Late)>) -> Step {
+fn wait(cx: &FilterCx<'_>, ex: &Exchange, wish: Wish, (limit, late): (Duration, Late)) -> Step {
     let worker = cx.conn.worker.clone();
     let Some(answer) = worker.upstream.registry().demand().ask(wish) else { return Step::Continue };
     let complete = ex.request_ends_with_head;
     Step::Call(Box::pin(async move {
-        let late = async {
-            match limit {
-                Some((limit, late)) => {
-                    worker.timers.sleep(limit).await;
-                    late
-                }
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             // An answer that was dropped is none.
@@ -91,7 +87,7 @@ fn wait(cx: &FilterCx<'_>, ex: &Exchange, wish: Wish, limit: Option<(Duration, L
                 true => Box::new(|_: &mut Exchange| Step::Reroute) as Answer,
                 false => Box::new(|_: &mut Exchange| Step::Continue),
             },
-            late = late => match late {
+            () = worker.timers.sleep(limit) => match late {
                 Late::GoOn => Box::new(|_: &mut Exchange| Step::Continue) as Answer,
                 Late::Idle => Box::new(move |_: &mut Exchange| Step::reply(stream::idle_timeout(complete))),
             },
