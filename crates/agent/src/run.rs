@@ -237,7 +237,7 @@ fn last_good(env: &Env, config_dir: &Path) -> Option<LastGood> {
 fn kept_names(kept: &LastGood) -> Option<Arc<NameTable>> {
     let tables = kept.resources(Kind::NameTable);
     let table = tables.iter().next()?;
-    NameTable::decode(&*table.value).ok().map(Arc::new)
+    NameTable::decode(&*table.value.in_one_run()).ok().map(Arc::new)
 }
 
 fn domain(args: &args::Proxy, env: &Env) -> String {

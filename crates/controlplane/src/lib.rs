@@ -10,6 +10,7 @@ mod debug;
 mod env;
 mod http;
 pub mod jwks;
+pub mod memory;
 mod metrics;
 mod run;
 pub mod source;

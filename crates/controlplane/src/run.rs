@@ -111,6 +111,7 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
     let inputs = read_sources(&args, &env, &world).await?;
     world.publish();
     tokio::spawn(world::run(Arc::clone(&world), inputs, Arc::clone(&hub), env.debounce));
+    tokio::spawn(crate::memory::tend(Arc::clone(&hub)));
     tokio::spawn(crate::jwks::run(Arc::clone(&shared)));
     tokio::spawn(watch_token_keys(env.clone(), Arc::clone(&authenticator)));
 

@@ -350,14 +350,14 @@ mod tests {
         let mut other = connect(&source, "10.1.0.2", "a", "x");
         let routes = |proxy: &mut Connected| {
             let set = hosts(&source, proxy, Kind::Route, &["80"]);
-            RouteConfiguration::decode(&*set.get("80").expect("there").value).expect("well formed")
+            RouteConfiguration::decode(&*set.get("80").expect("there").value.in_one_run()).expect("well formed")
         };
         assert!(routes(&mut other).vhds.is_none() && routes(&mut other).virtual_hosts.len() > 2);
         assert!(routes(&mut able).vhds.is_some() && routes(&mut able).virtual_hosts.is_empty());
         let names = ["80/web.a", "80/unknown.org:80", "nothing/web.a", "80/late.a"];
         let named = |set: &ResourceSet, name: &str| {
             let value = &set.get(name).expect("there").value;
-            (!value.is_empty()).then(|| VirtualHost::decode(&**value).expect("well formed").name)
+            (!value.is_empty()).then(|| VirtualHost::decode(&*value.in_one_run()).expect("well formed").name)
         };
         let before = hosts(&source, &mut able, Kind::VirtualHost, &names);
         assert_eq!(named(&before, "80/web.a").as_deref(), Some("web.a.svc.cluster.local:80"));

@@ -13,7 +13,7 @@ use crate::destination_rule::DestinationRules;
 use crate::endpoint::ServiceEndpoints;
 use crate::index::{Index, SLICE_SERVICE};
 use crate::registry::{self, Resources, of_kind};
-use crate::service::{Registry, Resolution, Service, ServiceKey};
+use crate::service::{Registry, Resolution, Service, ServiceKey, Visibility};
 use crate::snapshot::{Delta, ServicesByHost, Snapshot};
 use crate::virtual_service::{ResolvedVirtualService, VirtualServices};
 
@@ -189,6 +189,7 @@ impl Derivation {
         if all || !self.replace_services(next, &gone, &come, delta) {
             self.all_services(next, delta);
         }
+        next.all_public = next.services.iter().all(|s| s.visibility == Visibility::Public);
         gone.iter().chain(&come).map(|s| s.key()).collect()
     }
 

@@ -49,7 +49,8 @@ pub(crate) fn narrowed(
     // Who stands for another service sends to that one.
     let targets: Vec<Hostname> = hosts.iter().filter_map(|h| scope.by_host.get(h)?.external_name.clone()).collect();
     hosts.extend(targets);
-    out.services.retain(|s| hosts.contains(&s.hostname) || s.aliases.iter().any(|a| hosts.contains(a)));
+    Arc::make_mut(&mut out.services)
+        .retain(|s| hosts.contains(&s.hostname) || s.aliases.iter().any(|a| hosts.contains(a)));
     out
 }
 

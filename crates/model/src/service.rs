@@ -169,6 +169,49 @@ pub struct Service {
 }
 
 impl Service {
+    /// Whether both are the same but for their ports.
+    pub fn is_same_but_for_ports(&self, other: &Service) -> bool {
+        let Service {
+            hostname,
+            name,
+            resource,
+            namespace,
+            registry,
+            ports: _,
+            addresses,
+            auto_addresses,
+            resolution,
+            mesh_external,
+            external_name,
+            aliases,
+            visibility,
+            labels,
+            selector,
+            subject_alt_names,
+            traffic_distribution,
+            publish_not_ready,
+            created_us,
+        } = self;
+        *hostname == other.hostname
+            && *name == other.name
+            && *resource == other.resource
+            && *namespace == other.namespace
+            && *registry == other.registry
+            && *addresses == other.addresses
+            && *auto_addresses == other.auto_addresses
+            && *resolution == other.resolution
+            && *mesh_external == other.mesh_external
+            && *external_name == other.external_name
+            && *aliases == other.aliases
+            && *visibility == other.visibility
+            && *labels == other.labels
+            && *selector == other.selector
+            && *subject_alt_names == other.subject_alt_names
+            && *traffic_distribution == other.traffic_distribution
+            && *publish_not_ready == other.publish_not_ready
+            && *created_us == other.created_us
+    }
+
     /// The port with this number.
     pub fn port(&self, number: u16) -> Option<&Port> {
         self.ports.iter().find(|p| p.number == number)

@@ -37,7 +37,7 @@ pub struct EgressListener {
     /// Whether traffic is captured.
     pub capture_mode: CaptureMode,
     /// Services imported, possibly reduced to the listener's port.
-    pub services: Vec<Arc<Service>>,
+    pub services: Arc<Vec<Arc<Service>>>,
     /// Virtual services imported.
     pub virtual_services: Vec<Arc<ResolvedVirtualService>>,
 }
@@ -53,8 +53,8 @@ pub struct SidecarScope {
     pub namespace: Arc<str>,
     /// Egress listeners; the catch-all last.
     pub egress: Vec<EgressListener>,
-    /// All services imported.
-    pub services: Vec<Arc<Service>>,
+    /// All services imported; one allocation with those of the catch-all and of the mesh where they are the same.
+    pub services: Arc<Vec<Arc<Service>>>,
     /// The service that a host means in this scope.
     pub by_host: SharedMap<Hostname, Arc<Service>>,
     /// Destination rules of those services.
@@ -88,7 +88,7 @@ impl SidecarScope {
             namespace: namespace.clone(),
             outbound_mode: snapshot.mesh.outbound_traffic_policy,
             egress_proxy: None,
-            services: Vec::new(),
+            services: Arc::default(),
             by_host: SharedMap::default(),
             rules: SharedMap::default(),
             egress,
@@ -105,7 +105,11 @@ impl SidecarScope {
             });
         }
         scope.collect_services(snapshot, sidecar.is_some());
-        for service in &scope.services {
+        let same = |(a, b): (&Arc<Service>, &Arc<Service>)| Arc::ptr_eq(a, b);
+        if scope.services.len() == visible.len() && scope.services.iter().zip(visible.iter()).all(same) {
+            scope.services = visible;
+        }
+        for service in scope.services.iter() {
             let found = snapshot.destination_rules.lookup(namespace, &service.hostname, &service.namespace);
             if !found.is_empty() && !scope.rules.contains_key(&service.hostname) {
                 scope.rules.insert(service.hostname.clone(), found);
@@ -130,7 +134,7 @@ impl SidecarScope {
             name: self.name.clone(),
             namespace: self.namespace.clone(),
             egress: Vec::new(),
-            services: Vec::new(),
+            services: Arc::default(),
             by_host: self.by_host.clone(),
             rules: self.rules.clone(),
             outbound_mode: self.outbound_mode,
@@ -172,10 +176,10 @@ impl SidecarScope {
             visible.clone()
         } else {
             let wins = |s: &&Arc<Service>| scope.by_host.get(&s.hostname).is_some_and(|w| Arc::ptr_eq(w, s));
-            visible.iter().filter(wins).cloned().collect()
+            Arc::new(visible.iter().filter(wins).cloned().collect())
         };
         if !same_rules {
-            for service in &scope.services {
+            for service in scope.services.iter() {
                 look_up(&mut scope.rules, service);
             }
         }
@@ -196,8 +200,9 @@ impl SidecarScope {
 
     fn collect_services(&mut self, snapshot: &Snapshot, explicit: bool) {
         for i in 0..self.egress.len() {
-            for service in self.egress[i].services.clone() {
-                self.add_service(service, explicit);
+            let services = Arc::clone(&self.egress[i].services);
+            for service in services.iter() {
+                self.add_service(service.clone(), explicit);
             }
             if !explicit {
                 continue;
@@ -226,7 +231,7 @@ impl SidecarScope {
         match self.by_host.get(&service.hostname) {
             None => {
                 self.by_host.insert(service.hostname.clone(), service.clone());
-                self.services.push(service);
+                Arc::make_mut(&mut self.services).push(service);
             }
             // A service entry adds nothing to a Kubernetes service, which in turn replaces it.
             Some(old)
@@ -235,9 +240,9 @@ impl SidecarScope {
                     && (old.registry == Registry::Kubernetes) != (service.registry == Registry::Kubernetes) =>
             {
                 if service.registry == Registry::Kubernetes {
-                    self.services.retain(|s| s.hostname != service.hostname);
+                    Arc::make_mut(&mut self.services).retain(|s| s.hostname != service.hostname);
                     self.by_host.insert(service.hostname.clone(), service.clone());
-                    self.services.push(service);
+                    Arc::make_mut(&mut self.services).push(service);
                 }
             }
             Some(old) if explicit && old.namespace == service.namespace => {
@@ -248,7 +253,7 @@ impl SidecarScope {
                 let mut merged = (**old).clone();
                 merged.ports.extend(missing);
                 let merged = Arc::new(merged);
-                for s in &mut self.services {
+                for s in Arc::make_mut(&mut self.services) {
                     if s.hostname == merged.hostname && s.namespace == merged.namespace {
                         *s = merged.clone();
                     }
@@ -259,9 +264,9 @@ impl SidecarScope {
             Some(old)
                 if !explicit && old.registry != Registry::Kubernetes && service.registry == Registry::Kubernetes =>
             {
-                self.services.retain(|s| s.hostname != service.hostname);
+                Arc::make_mut(&mut self.services).retain(|s| s.hostname != service.hostname);
                 self.by_host.insert(service.hostname.clone(), service.clone());
-                self.services.push(service);
+                Arc::make_mut(&mut self.services).push(service);
             }
             Some(_) => {}
         }
@@ -435,7 +440,7 @@ fn listener(
         port,
         bind: written.bind.clone(),
         capture_mode: written.capture_mode,
-        services: imported,
+        services: Arc::new(imported),
         virtual_services: rules.iter().filter(|v| imports.virtual_service(v)).cloned().collect(),
     }
 }

@@ -83,6 +83,8 @@ pub struct Snapshot {
     pub config_domain: Arc<str>,
     /// Services, by precedence.
     pub services: Arc<Vec<Arc<Service>>>,
+    /// Whether all namespaces see all services; `false` when not known.
+    pub all_public: bool,
     /// Whether any service is an alias of another.
     pub has_aliases: bool,
     /// Services by host and namespace.
@@ -120,6 +122,7 @@ impl Snapshot {
         Snapshot {
             version: 0,
             services: Arc::default(),
+            all_public: false,
             has_aliases: false,
             by_host: SharedMap::default(),
             endpoints: SharedMap::default(),
@@ -141,8 +144,11 @@ impl Snapshot {
     }
 
     /// Services a namespace sees, by precedence.
-    pub fn services_visible_to(&self, namespace: &str) -> Vec<Arc<Service>> {
-        self.services.iter().filter(|s| s.visibility.allows(namespace)).cloned().collect()
+    pub fn services_visible_to(&self, namespace: &str) -> Arc<Vec<Arc<Service>>> {
+        if self.all_public {
+            return Arc::clone(&self.services);
+        }
+        Arc::new(self.services.iter().filter(|s| s.visibility.allows(namespace)).cloned().collect())
     }
 
     /// The service a host means for a namespace: its own, else Kubernetes's, else the first by namespace; only

@@ -113,7 +113,7 @@ pub fn routes(inputs: &Inputs, names: &[String]) -> Vec<NamedResource> {
     let type_url = <protos::envoy::config::route::v3::RouteConfiguration as protos::prost::Name>::type_url();
     let any = |n: &String| Any {
         type_url: type_url.clone(),
-        value: route::encoded(inputs, &incremental::Memo::default(), n),
+        value: route::encoded(inputs, &incremental::Memo::default(), n).to_vec(),
     };
     names.iter().map(|n| NamedResource { name: n.clone(), resource: any(n) }).collect()
 }

@@ -9,7 +9,7 @@ use crate::Inputs;
 /// The table of one proxy.
 pub fn build(inputs: &Inputs) -> NameTable {
     let mut out = NameTable::default();
-    for service in &inputs.scope().services {
+    for service in inputs.scope().services.iter() {
         let addresses = addresses(inputs, service);
         if addresses.is_empty() {
             continue;
@@ -41,7 +41,7 @@ pub fn build(inputs: &Inputs) -> NameTable {
         // The first declaration of a host wins, as in clusters.
         out.table.entry(key).or_insert(info);
     }
-    for service in &inputs.scope().services {
+    for service in inputs.scope().services.iter() {
         let Some(target) = &service.external_name else {
             continue;
         };

@@ -27,7 +27,7 @@ fn proxy(case: &str) -> Proxy {
 
 fn parse(kind: Kind, set: &ResourceSet) -> Result<(), String> {
     for r in set.iter() {
-        let any = prost_types::Any { type_url: kind.type_url().to_owned(), value: r.value.clone() };
+        let any = prost_types::Any { type_url: kind.type_url().to_owned(), value: r.value.to_vec() };
         let problem = |e: String| format!("{kind} {}: {e}", r.name);
         let unpacked = |e: protos::UnpackError| problem(e.to_string());
         match kind {

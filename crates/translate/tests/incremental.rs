@@ -76,7 +76,7 @@ impl Following {
             out
         };
         let compare = |kind: &str, set: &ResourceSet, list: &[NamedResource]| -> Vec<String> {
-            let got: BTreeMap<String, Vec<u8>> = set.iter().map(|r| (r.name.to_string(), r.value.clone())).collect();
+            let got: BTreeMap<String, Vec<u8>> = set.iter().map(|r| (r.name.to_string(), r.value.to_vec())).collect();
             let want = scratch(kind, list);
             let keys: std::collections::BTreeSet<&String> = got.keys().chain(want.keys()).collect();
             keys.into_iter().filter(|k| got.get(*k) != want.get(*k)).map(|k| format!("{kind} {k}")).collect()

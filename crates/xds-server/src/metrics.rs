@@ -69,6 +69,7 @@ pub struct Metrics {
     pub queue: Histogram,
     /// Waiting of changes for more.
     pub debounce: Histogram,
+    pushed_bytes: AtomicU64,
     push_time: Vec<Histogram>,
     config_size: Vec<Histogram>,
 }
@@ -84,6 +85,7 @@ impl Default for Metrics {
             convergence: Histogram::new(SECONDS),
             queue: Histogram::new(SECONDS),
             debounce: Histogram::new(SECONDS),
+            pushed_bytes: AtomicU64::new(0),
             push_time: Kind::ALL.iter().map(|_| Histogram::new(PUSH_SECONDS)).collect(),
             config_size: Kind::ALL.iter().map(|_| Histogram::new(BYTES)).collect(),
         }
@@ -93,7 +95,13 @@ impl Default for Metrics {
 impl Metrics {
     pub(crate) fn pushed(&self, kind: Kind, bytes: usize) {
         self.pushes[kind as usize].fetch_add(1, Ordering::Relaxed);
+        self.pushed_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         self.config_size[kind as usize].record(bytes as f64);
+    }
+
+    /// Bytes of resources sent so far, of all types.
+    pub fn pushed_bytes(&self) -> u64 {
+        self.pushed_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn generated(&self, kind: Kind, took: Duration) {

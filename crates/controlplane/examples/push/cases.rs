@@ -31,16 +31,13 @@ impl Cost {
 
 impl std::fmt::Display for Cost {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(&format!("{:.3} ms {} kB", self.0.as_secs_f64() * 1e3, self.1 / 1000))
+        f.pad(&format!("{:.3} ms {} kB", self.0.as_secs_f64() * 1e3, self.1.div_ceil(1000)))
     }
 }
 
 /// CPU time of this thread: what others do on the machine is not counted.
 fn cpu_time() -> Duration {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the call writes the timespec it is given.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &mut now) };
-    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+    crate::clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 const NONE: Cost = Cost(Duration::MAX, u64::MAX);
@@ -70,35 +67,55 @@ impl World {
         Translation::new(Inputs::new(Arc::new(view)), Arc::clone(&self.memo), before)
     }
 
-    /// Applies a change and makes every type again.
-    fn follow(&mut self, change: &api::Resource, before: &Translation) -> (Cost, Translation) {
+    /// Applies a change and makes every type again; what each of [`STEPS`] cost.
+    fn follow(&mut self, change: &api::Resource, before: &Translation) -> ([Cost; STEPS.len()], Translation) {
         let change = change.clone();
-        Cost::of(|| {
-            self.store.apply([Change::Apply(change)]);
-            let next = self.translation(Some(before));
-            drop((next.clusters(), next.endpoints(), next.listeners(), next.routes()));
-            next
-        })
+        let (snapshot, _) = Cost::of(|| self.store.apply([Change::Apply(change)]));
+        let (view, next) = Cost::of(|| self.translation(Some(before)));
+        let (cds, _) = Cost::of(|| next.clusters());
+        let (eds, _) = Cost::of(|| next.endpoints());
+        let (lds, _) = Cost::of(|| next.listeners());
+        let (rds, _) = Cost::of(|| next.routes());
+        ([snapshot, view, cds, eds, lds, rds], next)
     }
 }
 
-pub fn run(files: &[String]) -> anyhow::Result<()> {
-    println!(
-        "| case | resources | kB sent | snapshot | view | CDS | EDS | LDS | RDS | cold, all | one service | share | one rule | one endpoint |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+/// The steps of a translation.
+const STEPS: [&str; 6] = ["snapshot", "view", "CDS", "EDS", "LDS", "RDS"];
+
+fn sum(steps: &[Cost]) -> Cost {
+    if steps.iter().any(|c| c.0 == Duration::MAX) {
+        return NONE;
+    }
+    Cost(steps.iter().map(|c| c.0).sum(), steps.iter().map(|c| c.1).sum())
+}
+
+/// `steps`: instead of the table, what each step of following a change costs.
+pub fn run(files: &[String], steps: bool) -> anyhow::Result<()> {
+    if steps {
+        println!(
+            "| case | one change of a | {} | all |\n|---|---|{}---|",
+            STEPS.join(" | "),
+            "---|".repeat(STEPS.len())
+        );
+    } else {
+        println!(
+            "| case | resources | kB sent | snapshot | view | CDS | EDS | LDS | RDS | cold, all | one service | share | one rule | one endpoint |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    }
     for file in files {
-        case(Path::new(file))?;
+        case(Path::new(file), steps)?;
     }
     Ok(())
 }
 
-fn case(file: &Path) -> anyhow::Result<()> {
+fn case(file: &Path, steps: bool) -> anyhow::Result<()> {
     let name = file.file_stem().map_or(String::new(), |n| n.to_string_lossy().into_owned());
     let resources = read(file)?;
     let gateway = name.contains("gateway");
     let mut cost = [NONE; 6];
-    let mut changes = [NONE; 3];
+    let mut changes = [[NONE; STEPS.len()]; 3];
     let (mut count, mut bytes) = (0, 0);
     for _ in 0..ROUNDS {
         let (snapshot, mut world) = Cost::of(|| World::new(&resources, gateway));
@@ -117,17 +134,25 @@ fn case(file: &Path) -> anyhow::Result<()> {
         for (best, change) in changes.iter_mut().zip(of_each_kind(&resources)) {
             let Some(change) = change else { continue };
             let (now, next) = world.follow(&change, &last);
-            *best = best.least(now);
+            for (best, now) in best.iter_mut().zip(now) {
+                *best = best.least(now);
+            }
             last = next;
         }
     }
+    if steps {
+        for (what, steps) in
+            ["service", "rule", "endpoint"].iter().zip(&changes).filter(|(_, s)| s[0].0 != Duration::MAX)
+        {
+            let each: Vec<_> = steps.iter().map(ToString::to_string).collect();
+            println!("| {name} | {what} | {} | {} |", each.join(" | "), sum(steps));
+        }
+        return Ok(());
+    }
     let [snapshot, view, cds, eds, lds, rds] = cost;
-    let all = Cost(
-        [view, cds, eds, lds, rds].iter().map(|c| c.0).sum(),
-        [view, cds, eds, lds, rds].iter().map(|c| c.1).sum(),
-    );
+    let all = sum(&[view, cds, eds, lds, rds]);
     let shown = |c: Cost| if c.0 == Duration::MAX { "-".to_owned() } else { c.to_string() };
-    let [service, rule, endpoint] = changes;
+    let [service, rule, endpoint] = changes.map(|steps| sum(&steps));
     let share = if service.0 == Duration::MAX {
         "-".to_owned()
     } else {

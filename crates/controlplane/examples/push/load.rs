@@ -68,7 +68,9 @@ impl Drop for Server {
 
 pub fn run() -> anyhow::Result<()> {
     let (mut server, port) = Server::start()?;
-    let empty_kb: u64 = server.ask("memory")?.trim().parse()?;
+    let settled = || std::thread::sleep(controlplane::memory::QUIET * 3);
+    settled();
+    println!("with nobody connected: {}", server.ask("memory")?.trim());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let (received, complete) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     for n in 0..mesh::namespaces() {
@@ -91,16 +93,18 @@ pub fn run() -> anyhow::Result<()> {
     let gb = received.load(Ordering::Relaxed) as f64 / 1e9;
     println!("{wanted} clients complete after {took:.1} s, {gb:.2} GB");
     wait(&mut || Ok(server.ask("connected")?.trim().parse()?), 500)?;
-    let kb: u64 = server.ask("memory")?.trim().parse()?;
-    println!("resident: {} MB with all connected, {} MB with none", kb / 1024, empty_kb / 1024);
+    settled();
+    println!("with all connected: {}", server.ask("memory")?.trim());
     for what in ["route", "endpoint", "service"] {
-        let mut all = Vec::new();
+        let (mut all, mut cpu) = (Vec::new(), Vec::new());
         let bytes = received.load(Ordering::Relaxed);
         for round in 0..ROUNDS {
             std::thread::sleep(Duration::from_millis(300));
             let took = server.ask(&format!("{what} {round}"))?;
             anyhow::ensure!(!took.starts_with("only"), "{what} {round}: {took}");
             let mut took: Vec<f64> = took.split_whitespace().filter_map(|t| t.parse().ok()).collect();
+            anyhow::ensure!(!took.is_empty(), "{what} {round}: no answer");
+            cpu.push(took.remove(0));
             took.sort_by(f64::total_cmp);
             all.push(took);
         }
@@ -112,17 +116,19 @@ pub fn run() -> anyhow::Result<()> {
             of
         };
         let (p50, p99) = (at(0.5), at(0.99));
+        cpu.sort_by(f64::total_cmp);
         println!(
-            "{what}: acknowledged by {} clients; p50 {:.1} ms, p99 {:.1} ms (median of {ROUNDS} changes), worst p99 {:.1} ms, {} kB in all",
+            "{what}: acknowledged by {} clients; p50 {:.1} ms, p99 {:.1} ms (median of {ROUNDS} changes), worst p99 {:.1} ms, {:.0} ms CPU of the server, {} kB in all",
             all.last().map_or(0, Vec::len),
             p50[p50.len() / 2],
             p99[p99.len() / 2],
             p99.last().copied().unwrap_or_default(),
+            cpu[cpu.len() / 2],
             per_round / 1000,
         );
     }
-    let kb: u64 = server.ask("memory")?.trim().parse()?;
-    println!("resident: {} MB after all changes", kb / 1024);
+    settled();
+    println!("after all changes: {}", server.ask("memory")?.trim());
     Ok(())
 }
 

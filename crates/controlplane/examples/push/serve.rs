@@ -1,5 +1,5 @@
 //! The control plane of the mesh scenario, driven over its standard input: `route N`, `endpoint N`, `service N` change
-//! something and print how long each connection took to acknowledge; `memory` prints what is resident.
+//! something and print this process's CPU time for it and how long each connection took to acknowledge; `memory` prints what is resident.
 
 use std::io::{BufRead as _, Write as _};
 use std::sync::Arc;
@@ -38,6 +38,7 @@ async fn serve() -> anyhow::Result<()> {
     let snapshot_ms = start.elapsed().as_secs_f64() * 1e3;
     let hub = Hub::new(Arc::new(ModelSource::new(Arc::clone(&world))), Options::default());
     let (inputs, receiver) = tokio::sync::mpsc::channel(64);
+    tokio::spawn(controlplane::memory::tend(Arc::clone(&hub)));
     tokio::spawn(world_run(Arc::clone(&world), receiver, Arc::clone(&hub), DebounceOptions::default()));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     println!("{} {snapshot_ms:.0}", listener.local_addr()?.port());
@@ -60,7 +61,7 @@ async fn serve() -> anyhow::Result<()> {
         let namespace = n % mesh::namespaces();
         let change = match what.as_str() {
             "memory" => {
-                println!("{}", resident_kb()?);
+                println!("{} MB resident, {} MB of it allocated", resident_kb()? / 1024, crate::live() >> 20);
                 std::io::stdout().flush()?;
                 continue;
             }
@@ -84,11 +85,14 @@ async fn serve() -> anyhow::Result<()> {
             }
         };
         let (before, connected, start) = (hub.metrics().convergence.count(), hub.len() as u64, Instant::now());
+        let cpu = || crate::clock(libc::CLOCK_PROCESS_CPUTIME_ID);
+        let cpu_before = cpu();
         inputs.send(batch([change].into_iter())).await?;
         while hub.metrics().convergence.count() < before + connected && start.elapsed() < Duration::from_secs(30) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let done = hub.metrics().convergence.count() - before;
+        let cpu_ms = (cpu() - cpu_before).as_secs_f64() * 1e3;
         if done < connected {
             println!("only {done} of {connected} clients have confirmed it after 30 s");
             std::io::stdout().flush()?;
@@ -96,7 +100,8 @@ async fn serve() -> anyhow::Result<()> {
         }
         let took: Vec<f64> =
             hub.status().iter().filter_map(|c| c.convergence.last).map(|t| t.as_secs_f64() * 1e3).collect();
-        println!("{}", took.iter().map(|t| format!("{t:.2}")).collect::<Vec<_>>().join(" "));
+        let took = took.iter().map(|t| format!("{t:.2}"));
+        println!("{}", std::iter::once(format!("{cpu_ms:.2}")).chain(took).collect::<Vec<_>>().join(" "));
         std::io::stdout().flush()?;
     }
     Ok(())

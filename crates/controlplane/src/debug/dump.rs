@@ -47,7 +47,7 @@ pub fn list(kind: Kind, resources: &[Arc<Resource>]) -> Value {
 
 /// A message with its `@type`; private keys are not shown.
 fn typed(kind: Kind, resource: &Resource) -> Value {
-    let mut value = to_json(protos::type_name(kind.type_url()), &resource.value, Options::default())
+    let mut value = to_json(protos::type_name(kind.type_url()), &resource.value.in_one_run(), Options::default())
         .unwrap_or_else(|error| json!({"error": error.to_string()}));
     if kind == Kind::Secret {
         redact(&mut value);

@@ -107,7 +107,7 @@ pub fn build(inputs: &Inputs) -> Vec<cluster::Cluster> {
 /// The clusters before `EnvoyFilter`s.
 pub(crate) fn unpatched(inputs: &Inputs) -> Vec<cluster::Cluster> {
     let mut out = Vec::new();
-    for service in &inputs.scope().services {
+    for service in inputs.scope().services.iter() {
         of_service(inputs, service, &mut out);
     }
     own(inputs, &mut out);

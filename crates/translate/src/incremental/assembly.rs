@@ -15,6 +15,16 @@ pub(crate) struct Piece {
     pub(crate) refers: Vec<Arc<str>>,
 }
 
+impl Piece {
+    /// Whether both are the same resources with the same references.
+    pub(crate) fn is_same(&self, other: &Piece) -> bool {
+        let resources = || self.resources.iter().zip(&other.resources);
+        self.resources.len() == other.resources.len()
+            && self.refers == other.refers
+            && resources().all(|(a, b)| Arc::ptr_eq(a, b) || (a.version == b.version && a.name == b.name))
+    }
+}
+
 /// A set and the pieces it consists of.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Assembly {
@@ -74,14 +84,31 @@ impl Assembly {
         });
         let set = if set == *old.set { Arc::clone(&old.set) } else { Arc::new(set) };
         let names = |list: &[&Arc<Piece>]| refers(list.iter().copied());
-        let refers = if once && names(&gone) == names(&come) {
-            Arc::clone(&old.refers)
+        let refers = if once {
+            exchange(&old.refers, &names(&gone), &names(&come), &pieces)
         } else {
             let all = refers(pieces.iter());
             if *all == *old.refers { Arc::clone(&old.refers) } else { all.into() }
         };
         Assembly { pieces: Arc::new(pieces), set, refers, count }
     }
+}
+
+/// The names that `pieces` refer to, when those had the names `known` of which `gone` went and `come` came.
+fn exchange(known: &Arc<[Arc<str>]>, gone: &[Arc<str>], come: &[Arc<str>], pieces: &[Arc<Piece>]) -> Arc<[Arc<str>]> {
+    let stays = |n: &Arc<str>| pieces.iter().any(|p| p.refers.iter().any(|r| r == n));
+    let lost: Vec<_> = gone.iter().filter(|n| come.binary_search(n).is_err() && !stays(n)).collect();
+    let won: Vec<_> = come.iter().filter(|n| known.binary_search(n).is_err()).collect();
+    if lost.is_empty() && won.is_empty() {
+        return Arc::clone(known);
+    }
+    let mut all: Vec<Arc<str>> = known.iter().filter(|n| !lost.contains(n)).cloned().collect();
+    for name in won {
+        if let Err(at) = all.binary_search(name) {
+            all.insert(at, Arc::clone(name));
+        }
+    }
+    all.into()
 }
 
 /// Names that pieces refer to, in order, each once.

@@ -62,7 +62,7 @@ impl Made {
         rules.into_iter().chain(endpoints.into_iter().map(|k| k.hostname)).collect()
     }
 
-    /// Goes along the services of the scope with the piece that each had.
+    /// The pieces of the services of the scope, those that moved made again, and the rest with the piece that each had.
     fn reuse(
         &self,
         context: &Context<'_>,
@@ -78,7 +78,7 @@ impl Made {
                 at += 1;
             }
             let same = old.get(at).is_some_and(|o| Arc::ptr_eq(o, service));
-            if same && (moved.is_empty() || !moved.contains(&service.hostname)) {
+            if same && !is_among(&moved, service) {
                 out.push(Arc::clone(&self.assembly.pieces[at]));
             } else {
                 out.push(make(service, n));
@@ -86,6 +86,38 @@ impl Made {
             at += usize::from(same);
         }
         out
+    }
+
+    /// The assembly after a change of endpoints or rules, if the scope is the same otherwise and `own` did not move.
+    fn follow(&self, context: &Context<'_>, make: impl Fn(&Arc<Service>, usize) -> Arc<Piece>) -> Option<Assembly> {
+        if !Arc::ptr_eq(&self.scope, &context.inputs.view.scope) {
+            return None;
+        }
+        let moved = self.moved(context);
+        let services = &context.inputs.view.scope.services;
+        let exchanged: Vec<(usize, Arc<Piece>)> = services
+            .iter()
+            .enumerate()
+            .filter(|(_, s)| is_among(&moved, s))
+            .map(|(n, s)| (n, make(s, n)))
+            .filter(|(n, piece)| !piece.is_same(&self.assembly.pieces[*n]))
+            .collect();
+        if exchanged.is_empty() {
+            return Some(self.assembly.clone());
+        }
+        let mut pieces = (*self.assembly.pieces).clone();
+        for (n, piece) in exchanged {
+            pieces[n] = piece;
+        }
+        Some(Assembly::of(pieces, Some(&self.assembly)))
+    }
+}
+
+/// Most services did not move: comparing with a few hosts is less than searching among them.
+fn is_among(moved: &BTreeSet<Hostname>, service: &Service) -> bool {
+    match moved.len() {
+        0..=8 => moved.iter().any(|h| *h == service.hostname),
+        _ => moved.contains(&service.hostname),
     }
 }
 
@@ -101,15 +133,18 @@ pub(super) fn clusters(context: &Context<'_>, before: Option<&Made>) -> Made {
         return Made::new(context, Assembly::of(pieces, old), None, false);
     }
     let usable = before.filter(|b| b.by_service && b.facts.same_for_listeners(context.facts));
+    let same_own = |b: &&Made| {
+        Arc::ptr_eq(&b.rules, &inputs.snapshot().destination_rules) && !crate::cluster::is_east_west(inputs)
+    };
+    let followed = usable.filter(same_own).and_then(|b| b.follow(context, |s, _| of_service(context, s)));
+    if let Some(assembly) = followed {
+        return Made::new(context, assembly, None, true);
+    }
     let mut pieces: Vec<Arc<Piece>> = match usable {
         Some(before) => before.reuse(context, |s, _| of_service(context, s)),
         None => inputs.scope().services.iter().map(|s| of_service(context, s)).collect(),
     };
-    let own = usable
-        .filter(|b| {
-            Arc::ptr_eq(&b.rules, &inputs.snapshot().destination_rules) && !crate::cluster::is_east_west(inputs)
-        })
-        .and_then(|b| b.assembly.pieces.last().cloned());
+    let own = usable.filter(same_own).and_then(|b| b.assembly.pieces.last().cloned());
     pieces.push(own.unwrap_or_else(|| {
         let mut out = Vec::new();
         crate::cluster::own(inputs, &mut out);
@@ -171,14 +206,20 @@ pub(super) fn endpoints(context: &Context<'_>, clusters: &super::clusters::Made,
     }
     let of = |service: &Arc<Service>, n: usize| endpoints_of(context, service, &clusters.assembly.pieces[n]);
     let usable = before.filter(|b| b.by_service && b.facts.same_for_listeners(context.facts));
+    // Own clusters over EDS are those of east-west gateways.
+    let own = clusters.assembly.pieces.last().map(|p| p.refers.iter().map(ToString::to_string).collect::<Vec<_>>());
+    let own = own.unwrap_or_default();
+    if let Some(assembly) = usable.filter(|_| own.is_empty()).and_then(|b| b.follow(context, of)) {
+        return Made::new(context, assembly, Some(clusters.names.clone()), true);
+    }
     let mut pieces: Vec<Arc<Piece>> = match usable {
         Some(before) => before.reuse(context, of),
         None => inputs.scope().services.iter().enumerate().map(|(n, s)| of(s, n)).collect(),
     };
-    // Own clusters over EDS are those of east-west gateways.
-    let own = clusters.assembly.pieces.last().map(|p| p.refers.iter().map(ToString::to_string).collect::<Vec<_>>());
-    let resources = super::encoded(crate::endpoints(inputs, &own.unwrap_or_default())).collect();
-    pieces.push(Arc::new(Piece { resources, refers: Vec::new() }));
+    let resources = super::encoded(crate::endpoints(inputs, &own)).collect();
+    let last = Arc::new(Piece { resources, refers: Vec::new() });
+    let same = usable.and_then(|b| b.assembly.pieces.last()).filter(|p| p.is_same(&last));
+    pieces.push(same.cloned().unwrap_or(last));
     Made::new(context, Assembly::of(pieces, old), Some(clusters.names.clone()), true)
 }
 

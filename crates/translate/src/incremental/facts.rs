@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use api::security::{AuthorizationPolicy, RequestAuthentication};
-use model::{Config, MergedGateway, MeshConfig, ServiceTarget, Snapshot};
+use model::{Config, MergedGateway, MeshConfig, ServiceTarget, SidecarScope, Snapshot};
 use names::NodeType;
 use xxhash_rust::xxh64::Xxh64;
 
@@ -40,8 +40,11 @@ pub struct Facts {
 const CERTIFICATES: [&str; 4] = ["TLS_CLIENT_CERT_CHAIN", "TLS_CLIENT_KEY", "TLS_CLIENT_ROOT_CERT", "credential"];
 
 impl Facts {
-    pub(crate) fn of(inputs: &Inputs) -> Self {
+    /// `before`: those of the view before, and its scope.
+    pub(crate) fn of(inputs: &Inputs, before: Option<(&Facts, &Arc<SidecarScope>)>) -> Self {
         let (view, snapshot, proxy) = (&inputs.view, inputs.snapshot(), inputs.proxy());
+        let same_scope = before.filter(|(_, scope)| Arc::ptr_eq(scope, &view.scope));
+        let dynamic = || view.scope.services.iter().any(|s| s.resolution == model::Resolution::DynamicDns);
         Facts {
             proxy: view.proxy.clone(),
             place: format!("{}|{}|{}|{:?}", proxy.locality, proxy.network, proxy.node_name, proxy.labels),
@@ -57,7 +60,7 @@ impl Facts {
             authorization: view.authorization.clone(),
             request_authentication: view.request_authentication.clone(),
             providers: providers(snapshot),
-            dynamic: view.scope.services.iter().any(|s| s.resolution == model::Resolution::DynamicDns),
+            dynamic: same_scope.map_or_else(dynamic, |(facts, _)| facts.dynamic),
         }
     }
 

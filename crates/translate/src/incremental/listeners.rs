@@ -98,7 +98,9 @@ fn follow(context: &Context<'_>, before: &Made) -> Option<Pieces> {
         return None;
     }
     let (mut gone, mut come) = exchanged(&was.services, &is.services);
-    for host in scope.rules.changed_keys(&before.scope.rules, |a, b| super::facts::all_same(a, b)) {
+    let rules = scope.rules.changed_keys(&before.scope.rules, |a, b| super::facts::all_same(a, b));
+    let same_rules = rules.is_empty();
+    for host in rules {
         let of_host = |s: &&Arc<Service>| s.hostname == host;
         gone.extend(was.services.iter().filter(of_host).cloned());
         come.extend(is.services.iter().filter(of_host).cloned());
@@ -114,22 +116,26 @@ fn follow(context: &Context<'_>, before: &Made) -> Option<Pieces> {
         return Some((bound, pieces));
     }
     let (asked, asks) = (crate::listener::asked_by(inputs, &gone), crate::listener::asked_by(inputs, &come));
-    let places: BTreeSet<&Bound> = asked.keys().chain(asks.keys()).collect();
+    let paired = gone.len() == come.len() && gone.iter().zip(&come).all(|(a, b)| a.age_order(b).is_eq());
+    let same = |place: &Bound| match (asked.get(place), asks.get(place)) {
+        // HTTP asks for the same whoever asks.
+        (Some(old), Some(new)) if paired => {
+            // Other calls for the same come out otherwise when a rule moved.
+            (old.only_http().is_some() && old.only_http() == new.only_http())
+                || (same_rules && old.is_asked_the_same(new))
+        }
+        _ => false,
+    };
+    let places: BTreeSet<&Bound> = asked.keys().chain(asks.keys()).filter(|p| !same(p)).collect();
+    if places.is_empty() {
+        return Some((bound, pieces));
+    }
     let ports: BTreeSet<u16> = places.iter().map(|(_, port)| *port).collect();
     let sharing: Vec<Arc<Service>> =
         is.services.iter().filter(|s| s.ports.iter().any(|p| ports.contains(&p.number))).cloned().collect();
     let groups = crate::listener::asked_by(inputs, &sharing);
     let mut table: Vec<Bound> = Vec::new();
     for place in places {
-        // HTTP asks for the same whoever asks.
-        if let (Some(old), Some(new)) = (asked.get(place), asks.get(place))
-            && old.only_http().is_some()
-            && old.only_http() == new.only_http()
-            && gone.iter().zip(&come).all(|(a, b)| a.age_order(b).is_eq())
-            && gone.len() == come.len()
-        {
-            continue;
-        }
         let list = if table.is_empty() { &bound[..] } else { &table[..] };
         let known = list.binary_search(place);
         match (groups.get(place), known) {

@@ -41,6 +41,8 @@ pub(crate) enum Unit {
     WithoutHosts,
     /// One virtual host.
     VirtualHost,
+    /// A virtual host by the names of a service and its routes.
+    ServiceHost,
 }
 
 /// A shared value as part of a key.

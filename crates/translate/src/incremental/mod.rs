@@ -51,8 +51,8 @@ struct Made {
 impl Translation {
     /// The resources of `inputs`. `before`: what proxies of this view had until now.
     pub fn new(inputs: Inputs, memo: Arc<Memo>, before: Option<&Translation>) -> Self {
+        let facts = Facts::of(&inputs, before.map(|b| (&b.facts, &b.inputs.view.scope)));
         let before = before.map(|b| b.made().or(&b.before)).unwrap_or_default();
-        let facts = Facts::of(&inputs);
         Translation { inputs, memo, facts, made: Mutex::default(), before }
     }
 
@@ -132,7 +132,7 @@ impl Translation {
         if !on_demand::concerns(&self.inputs, &route.name) {
             return route;
         }
-        let slim = || Resource::new(Arc::clone(&route.name), on_demand::without_hosts(&route.value));
+        let slim = || Resource::new(Arc::clone(&route.name), on_demand::without_hosts(&route.value.in_one_run()));
         (*self.memo.get(&Key::new(Unit::WithoutHosts, "").part(&route), slim)).clone()
     }
 
@@ -152,7 +152,8 @@ impl Translation {
         let (_, set) = self.route_names_and_set();
         let route = set.get(route).cloned().unwrap_or_else(|| self.route(route));
         let make = || {
-            let index = self.memo.get(&Key::new(Unit::HostIndex, "").part(&route), || HostIndex::of(&route.value));
+            let index =
+                self.memo.get(&Key::new(Unit::HostIndex, "").part(&route), || HostIndex::of(&route.value.in_one_run()));
             let value = index.get(authority).map(|host| host.encode_to_vec()).unwrap_or_default();
             self.memo.intern(Resource::new(name, value))
         };

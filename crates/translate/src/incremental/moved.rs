@@ -47,7 +47,7 @@ impl Services {
                 list.iter().filter(|o| o.hostname == s.hostname).cloned().collect()
             };
             let change = match (of(gone).as_slice(), of(come).as_slice()) {
-                ([old], [new]) if same_but_ports(old, new) => {
+                ([old], [new]) if old.is_same_but_for_ports(new) => {
                     let all = old.ports.iter().chain(&new.ports).map(|p| p.number);
                     let ports = all.filter(|n| old.port(*n) != new.port(*n)).collect();
                     Change { ports, only_ports: true, rule: false }
@@ -79,12 +79,6 @@ impl Services {
     }
 }
 
-fn same_but_ports(a: &Service, b: &Service) -> bool {
-    let mut a = a.clone();
-    a.ports.clone_from(&b.ports);
-    a == *b
-}
-
 /// Ports of a sidecar's route configurations.
 pub(super) enum Ports {
     /// All of them.
@@ -113,7 +107,7 @@ impl Ports {
         for (host, change) in &services.0 {
             out.extend(&change.ports);
             if change.rule {
-                let of_host = before.services.iter().chain(&after.services).filter(|s| s.hostname == *host);
+                let of_host = before.services.iter().chain(after.services.iter()).filter(|s| s.hostname == *host);
                 out.extend(of_host.flat_map(|s| &s.ports).map(|p| p.number));
             }
         }
@@ -123,7 +117,7 @@ impl Ports {
             out.insert(80);
             for host in &v.hosts {
                 let covered = |s: &&Arc<Service>| s.hostname.matches(host) || host.matches(&s.hostname);
-                for s in before.services.iter().chain(&after.services).filter(covered) {
+                for s in before.services.iter().chain(after.services.iter()).filter(covered) {
                     out.extend(s.ports.iter().map(|p| p.number));
                 }
             }

@@ -1,7 +1,7 @@
 //! Route configurations by name. A name is made again only when something it could hold has moved (`moved`); its routes
 //! come from the memo, so that a change of one service among a thousand copies the other 999.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use model::snapshot::ServicesByHost;
@@ -13,6 +13,7 @@ use xds::server::{Resource, ResourceSet};
 use super::facts::all_same;
 use super::moved::{Ports, Services, exchanged};
 use super::{Context, Facts};
+use crate::route::{Reshaped, Table};
 
 /// Finished routes, with what they were made from.
 #[derive(Debug, Clone)]
@@ -40,16 +41,35 @@ enum Depends {
     /// On one service and its rule: the host of a sniffed port that no virtual service shapes.
     Service(Arc<Service>),
     /// On rules of gateways and the services they send to.
-    Rules(Arc<[RuleAndServices]>),
+    Gateway(Arc<Table>),
 }
-
-/// A rule and the services it names, in its order; `None`: not known.
-type RuleAndServices = (Arc<ResolvedVirtualService>, Vec<Option<Arc<Service>>>);
 
 /// What moved since a view's routes were made.
 enum Moved {
     Sidecar(Ports),
-    Gateway { gateways: BTreeSet<String>, services: Services },
+    Gateway {
+        /// Those that lost or won rules.
+        gateways: BTreeSet<String>,
+        /// Rules in place of others, by address.
+        exchanged: HashMap<usize, Arc<ResolvedVirtualService>>,
+        services: Services,
+    },
+}
+
+/// Whether `b` is in every list where `a` was, at the same place, for the same hosts.
+fn is_in_place_of(a: &ResolvedVirtualService, b: &ResolvedVirtualService) -> bool {
+    a.config.age_order(&b.config).is_eq()
+        && a.config.qualified() == b.config.qualified()
+        && a.hosts == b.hosts
+        && a.visibility == b.visibility
+        && a.config.spec.gateways == b.config.spec.gateways
+}
+
+/// What becomes of a route configuration.
+enum Fate {
+    Same,
+    Again,
+    From(Table),
 }
 
 impl Moved {
@@ -59,7 +79,14 @@ impl Moved {
             return Moved::Sidecar(Ports::between(&before.scope, inputs.scope()));
         }
         let (lost, won) = exchanged(before.virtual_services.as_slice(), snapshot.virtual_services.as_slice());
-        let gateways = lost.iter().chain(&won).flat_map(|v| v.config.spec.gateways.iter().cloned()).collect();
+        let mut gateways = BTreeSet::new();
+        let mut exchanged_rules = HashMap::new();
+        if lost.len() == won.len() && lost.iter().zip(&won).all(|(a, b)| is_in_place_of(a, b)) {
+            let address = |v: &Arc<ResolvedVirtualService>| Arc::as_ptr(v) as usize;
+            exchanged_rules = lost.iter().map(address).zip(won).collect();
+        } else {
+            gateways.extend(lost.iter().chain(&won).flat_map(|v| v.config.spec.gateways.iter().cloned()));
+        }
         let hosts = snapshot.by_host.changed_keys(&before.by_host, |a, b| {
             a.len() == b.len() && a.values().zip(b.values()).all(|(a, b)| Arc::ptr_eq(a, b))
         });
@@ -68,19 +95,30 @@ impl Moved {
         };
         let (gone, come) = exchanged(&of(&before.by_host), &of(&snapshot.by_host));
         let rules = inputs.scope().rules.changed_keys(&before.scope.rules, |a, b| all_same(a, b));
-        Moved::Gateway { gateways, services: Services::new(&gone, &come, rules) }
+        Moved::Gateway { gateways, exchanged: exchanged_rules, services: Services::new(&gone, &come, rules) }
     }
 
-    fn concern(&self, context: &Context<'_>, name: &str, route: &Route) -> bool {
-        match (self, &route.depends) {
-            (Moved::Sidecar(ports), _) => ports.concern(name),
-            (Moved::Gateway { gateways, services }, Depends::Rules(rules)) => {
+    fn fate(&self, context: &Context<'_>, name: &str, known: &Route, before: &Made) -> Fate {
+        match (self, &known.depends) {
+            (Moved::Sidecar(ports), _) if !ports.concern(name) => Fate::Same,
+            (Moved::Sidecar(_), Depends::Service(service)) if is_current(context, name, service, before) => Fate::Same,
+            (Moved::Gateway { gateways, exchanged, services }, Depends::Gateway(table)) => {
                 let gateway = context.inputs.view.gateway.as_ref();
-                let servers = gateway.and_then(|g| g.by_route.get(name)).into_iter().flatten();
-                (!gateways.is_empty() && servers.into_iter().any(|s| gateways.contains(&s.gateway)))
-                    || rules.iter().any(|(v, _)| services.concern(v))
+                let mut servers = gateway.and_then(|g| g.by_route.get(name)).into_iter().flatten();
+                if !gateways.is_empty() && servers.any(|s| gateways.contains(&s.gateway)) {
+                    return Fate::Again;
+                }
+                if exchanged.is_empty() && services.is_empty() {
+                    return Fate::Same;
+                }
+                let exchanged = |v: &Arc<_>| exchanged.get(&(Arc::as_ptr(v) as usize)).cloned();
+                match table.follow(context.inputs, context.memo, exchanged, |v| services.concern(v)) {
+                    Ok(None) => Fate::Same,
+                    Ok(Some(table)) => Fate::From(table),
+                    Err(Reshaped) => Fate::Again,
+                }
             }
-            (Moved::Gateway { .. }, _) => true,
+            _ => Fate::Again,
         }
     }
 }
@@ -92,20 +130,34 @@ pub(super) fn routes(context: &Context<'_>, names: &Arc<[Arc<str>]>, before: Opt
     let moved = usable.map(|b| Moved::since(b, context));
     let mut by_name = usable.map(|b| b.by_name.clone()).unwrap_or_default();
     let (mut gone, mut come) = (Vec::new(), Vec::new());
+    let (router, patched) = (inputs.proxy().node_type == NodeType::Router, crate::route::is_patched(inputs));
     for name in names.iter() {
         let known = by_name.get(name);
-        if let (Some(known), Some(moved), Some(before)) = (known, &moved, usable)
-            && (!moved.concern(context, name, known) || is_current(context, name, known, before))
-        {
-            continue;
-        }
-        let made = Resource::new(Arc::clone(name), crate::route::encoded(inputs, context.memo, name));
+        let fate = match (known, &moved, usable) {
+            (Some(known), Some(moved), Some(before)) => moved.fate(context, name, known, before),
+            _ => Fate::Again,
+        };
+        let table = match fate {
+            Fate::Same => continue,
+            Fate::From(table) => Some(table),
+            Fate::Again => router.then(|| Table::new(inputs, context.memo, name)).flatten(),
+        };
+        let value = match &table {
+            Some(table) if !patched => crate::route::configuration(name, Some(table.parts())),
+            _ => crate::route::encoded(inputs, context.memo, name),
+        };
+        let made = Resource::new(Arc::clone(name), value);
         let same = known.map(|k| &k.resource).filter(|r| r.version == made.version).cloned();
         let resource = same.unwrap_or_else(|| {
             come.push(context.memo.intern(made));
             come[come.len() - 1].clone()
         });
-        by_name.insert(Arc::clone(name), Route { resource, depends: depends(context, name) });
+        let depends = match table {
+            Some(table) => Depends::Gateway(Arc::new(table)),
+            None if router => Depends::All,
+            None => sniffed(context, name).map_or(Depends::All, |s| Depends::Service(s.clone())),
+        };
+        by_name.insert(Arc::clone(name), Route { resource, depends });
     }
     if by_name.len() != names.len() {
         let unwanted = |n: &&Arc<str>| names.binary_search(n).is_err();
@@ -142,18 +194,6 @@ pub(super) fn routes(context: &Context<'_>, names: &Arc<[Arc<str>]>, before: Opt
 /// Larger differences are put together anew.
 const PATCH_MAX: usize = 16;
 
-fn depends(context: &Context<'_>, name: &str) -> Depends {
-    let inputs = context.inputs;
-    if inputs.proxy().node_type == NodeType::Router {
-        return match crate::route::gateway_rules(inputs, name) {
-            Some(rules) => Depends::Rules(rules.into()),
-            None => Depends::All,
-        };
-    }
-    let service = sniffed(context, name);
-    service.map_or(Depends::All, |s| Depends::Service(s.clone()))
-}
-
 /// The service of `host:port`, if no virtual service has a say and nobody else can want its name.
 fn sniffed<'a>(context: &Context<'a>, name: &str) -> Option<&'a Arc<Service>> {
     let scope = context.inputs.scope();
@@ -169,39 +209,13 @@ fn sniffed<'a>(context: &Context<'a>, name: &str) -> Option<&'a Arc<Service>> {
     scope.by_host.get(&host)
 }
 
-fn is_current(context: &Context<'_>, name: &str, known: &Route, before: &Made) -> bool {
+/// Whether a sniffed host is still this service, with the same rule.
+fn is_current(context: &Context<'_>, name: &str, service: &Arc<Service>, before: &Made) -> bool {
     let inputs = context.inputs;
-    match &known.depends {
-        Depends::All => false,
-        Depends::Service(service) => {
-            let rules = |scope: &SidecarScope| scope.rule(&service.hostname, &inputs.proxy().labels, false).cloned();
-            let (old, new) = (rules(&before.scope), rules(inputs.scope()));
-            let same_rule = match (&old, &new) {
-                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-                (a, b) => a.is_none() && b.is_none(),
-            };
-            same_rule && sniffed(context, name).is_some_and(|s| Arc::ptr_eq(s, service))
-        }
-        Depends::Rules(rules) => {
-            let Some(now) = crate::route::gateway_rules(inputs, name) else {
-                return false;
-            };
-            let hosts = |v: &Arc<ResolvedVirtualService>| v.http_destinations.clone();
-
-            now.len() == rules.len()
-                && now.iter().zip(rules.iter()).all(|((v, services), (w, known))| {
-                    Arc::ptr_eq(v, w)
-                        && services.len() == known.len()
-                        && services.iter().zip(known).all(|(a, b)| match (a, b) {
-                            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-                            (a, b) => a.is_none() && b.is_none(),
-                        })
-                        && hosts(v).iter().all(|h| {
-                            let empty = Vec::new();
-                            let of = |s: &'_ SidecarScope| s.rules.get(h).cloned().unwrap_or_else(|| empty.clone());
-                            all_same(&of(&before.scope), &of(inputs.scope()))
-                        })
-                })
-        }
-    }
+    let rule = |scope: &SidecarScope| scope.rule(&service.hostname, &inputs.proxy().labels, false).cloned();
+    let same_rule = match (rule(&before.scope), rule(inputs.scope())) {
+        (Some(a), Some(b)) => Arc::ptr_eq(&a, &b),
+        (a, b) => a.is_none() && b.is_none(),
+    };
+    same_rule && sniffed(context, name).is_some_and(|s| Arc::ptr_eq(s, service))
 }

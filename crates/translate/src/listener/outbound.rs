@@ -158,6 +158,23 @@ impl<'a> Group<'a> {
         asked.collect()
     }
 
+    /// Whether `other` asks for a listener that comes out the same: services that differ in other ports only.
+    pub(crate) fn is_asked_the_same(&self, other: &Group<'_>) -> bool {
+        let same = |(a, b): (&Call<'_>, &Call<'_>)| {
+            let (x, y) = (&a.wanted, &b.wanted);
+            a.http == b.http
+                && a.cidrs == b.cidrs
+                && a.egress == b.egress
+                && x.port == y.port
+                && x.bind == y.bind
+                && x.bind_to_port == y.bind_to_port
+                && x.rules.is_empty()
+                && y.rules.is_empty()
+                && x.service.is_same_but_for_ports(y.service)
+        };
+        self.calls.len() == other.calls.len() && self.calls.iter().zip(&other.calls).all(same)
+    }
+
     /// What they ask for, as text. `None`: rules of virtual services have a say, which depends on more.
     pub(crate) fn text(&self) -> Option<String> {
         use std::fmt::Write as _;

@@ -18,7 +18,7 @@ pub(crate) struct Domains {
     /// The full host, for shortened forms to give way to.
     host: String,
     /// Domains wanted, in order.
-    all: Vec<String>,
+    pub(crate) all: Vec<String>,
     /// Those in lower case that are not so already, by position.
     lower: Vec<Option<String>>,
     /// Positions of shortened forms.
@@ -163,12 +163,14 @@ impl<'a> Taken<'a> {
         self.names.insert(name)
     }
 
-    /// The domains that are still free.
-    pub(crate) fn take(&mut self, wanted: &'a Domains) -> Vec<String> {
-        let mut out = Vec::with_capacity(wanted.all.len());
+    /// The domains that are still free; `None`: all of them.
+    pub(crate) fn take(&mut self, wanted: &'a Domains) -> Option<Vec<String>> {
+        let mut out: Option<Vec<String>> = None;
         for (n, d) in wanted.all.iter().enumerate() {
             let yields = wanted.short[n] && self.known.contains(d.as_str());
-            if !yields && self.domains.insert(wanted.lower[n].as_deref().unwrap_or(d)) {
+            if yields || !self.domains.insert(wanted.lower[n].as_deref().unwrap_or(d)) {
+                out.get_or_insert_with(|| wanted.all[..n].to_vec());
+            } else if let Some(out) = &mut out {
                 out.push(d.clone());
             }
         }

@@ -6,96 +6,249 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use model::ResolvedVirtualService;
+use model::gateway::GatewayServer;
 use names::Hostname;
+use xds::server::Part;
 
 use super::action::Context;
-use super::list::{self, RouteList, Spelled};
+use super::list::{self, Names, RouteList, Spelled};
 use crate::Inputs;
 use crate::incremental::Memo;
 use crate::listener::Class;
 use crate::listener::hcm::ProxyHeaders;
 use crate::wire::host_port;
 
-/// A virtual host under construction.
+/// A rule where a server applies it.
+#[derive(Debug)]
+struct Share {
+    rule: Arc<ResolvedVirtualService>,
+    server: Arc<GatewayServer>,
+    routes: Arc<RouteList>,
+}
+
+/// A host that a server exposes and a rule or a redirect claims.
+#[derive(Debug)]
 struct Host {
+    host: Hostname,
     port: u16,
-    routes: Vec<Arc<RouteList>>,
+    require_tls: bool,
+    /// Positions of the shares that route it, in order.
+    shares: Vec<usize>,
+    routes: Arc<RouteList>,
+}
+
+/// Hosts with equal routes.
+#[derive(Debug)]
+struct Group {
+    /// Positions of its hosts; the first, most specific one names it.
+    hosts: Vec<usize>,
+    part: Arc<Part>,
+}
+
+/// The virtual hosts of a route name (`http.80`, `https.443.…`), with what it takes to follow a change of a few services
+/// or rules among a thousand.
+#[derive(Debug)]
+pub(crate) struct Table {
+    shares: Vec<Arc<Share>>,
+    /// The most specific host first.
+    hosts: Vec<Arc<Host>>,
+    /// By their first host.
+    groups: Vec<Arc<Group>>,
+    /// The groups in the order of their names.
+    order: Vec<usize>,
+    /// Port of the first server.
+    port: u16,
+}
+
+/// A virtual host under construction.
+struct Claim {
+    port: u16,
+    shares: Vec<usize>,
     require_tls: bool,
 }
 
-/// Virtual hosts of `http.80` or `https.443.…`. `None`: no server has this route name.
-pub(super) fn virtual_hosts(inputs: &Inputs, memo: &Memo, name: &str) -> Option<Vec<Spelled>> {
-    let gateway = inputs.view.gateway.as_ref()?;
-    let servers = gateway.by_route.get(name)?;
-    let attempts = ProxyHeaders::new(inputs, Class::Gateway).attempt_count;
-    let mut hosts: BTreeMap<Hostname, Host> = BTreeMap::new();
-    let mut first_port = None;
-    let mut rules: BTreeMap<&str, Rules> = BTreeMap::new();
-    for server in servers {
-        let s = &server.server;
-        let port = s.port.as_ref().and_then(|p| u16::try_from(p.number).ok()).unwrap_or(0);
-        first_port.get_or_insert(port);
-        let redirect = s.tls.as_ref().is_some_and(|t| t.https_redirect);
-        let new = || Host { port, routes: Vec::new(), require_tls: redirect };
-        let rules = rules.entry(server.gateway.as_str()).or_insert_with(|| {
-            Rules::new(inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, &server.gateway))
-        });
-        let mut exposed: BTreeMap<Arc<str>, Exposed> = BTreeMap::new();
-        for v in rules.for_hosts(&s.hosts) {
-            let exposed = match exposed.get(&v.config.namespace) {
-                Some(exposed) => exposed,
-                None => exposed
-                    .entry(v.config.namespace.clone())
-                    .or_insert(Exposed::new(Hostname::for_namespace(&s.hosts, &v.config.namespace))),
-            };
-            let shared = exposed.shared_with(&v.hosts);
-            if shared.is_empty() {
-                continue;
-            }
-            let lookup = |host: &Hostname| destination(inputs, v, host);
-            let context = Context { inputs, port, gateway: &server.gateway, tls: s.tls.is_some(), lookup: &lookup };
-            let routes = list::rules(memo, &context, v);
-            if routes.is_empty() {
-                continue;
-            }
-            for host in shared {
-                let vhost = hosts.entry(lower(host)).or_insert_with(new);
-                vhost.routes.push(routes.clone());
-                vhost.require_tls |= redirect;
-            }
-        }
-        if redirect {
-            // Redirects need no virtual service.
-            for host in &s.hosts {
-                let host = Hostname::from(host.split_once('/').map_or(host.as_str(), |(_, h)| h));
-                hosts.entry(lower(host)).or_insert_with(new).require_tls = true;
-            }
-        }
-    }
-    if hosts.is_empty() {
-        return Some(vec![Spelled {
-            name: host_port("blackhole", first_port.unwrap_or(0).into()),
-            domains: vec!["*".to_owned()],
-            routes: Arc::default(),
-            attempts: false,
-            require_tls: false,
-        }]);
-    }
-    let mut out = collapse(hosts, attempts);
-    out.sort_by(list::by_name);
-    Some(out)
+fn port(server: &GatewayServer) -> u16 {
+    server.server.port.as_ref().and_then(|p| u16::try_from(p.number).ok()).unwrap_or(0)
 }
 
-/// Virtual services that may have a say in a route name, with the services they send to.
-pub(crate) type Dependencies = Vec<(Arc<ResolvedVirtualService>, Vec<Option<Arc<model::Service>>>)>;
+fn routes(inputs: &Inputs, memo: &Memo, server: &GatewayServer, v: &Arc<ResolvedVirtualService>) -> Arc<RouteList> {
+    let lookup = |host: &Hostname| destination(inputs, v, host);
+    let tls = server.server.tls.is_some();
+    let context = Context { inputs, port: port(server), gateway: &server.gateway, tls, lookup: &lookup };
+    list::rules(memo, &context, v)
+}
 
-/// What the virtual hosts of a route name are made from beside the merged gateway. `None`: no server has this name.
-pub(crate) fn dependencies(inputs: &Inputs, name: &str) -> Option<Dependencies> {
-    let servers = inputs.view.gateway.as_ref()?.by_route.get(name)?;
-    let gateways: BTreeSet<&str> = servers.iter().map(|s| s.gateway.as_str()).collect();
-    let rules =
-        gateways.into_iter().flat_map(|g| inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, g));
-    Some(rules.map(|v| (v.clone(), v.http_destinations.iter().map(|h| destination(inputs, &v, h)).collect())).collect())
+impl Table {
+    /// `None`: no server has this route name.
+    pub(crate) fn new(inputs: &Inputs, memo: &Memo, name: &str) -> Option<Table> {
+        let gateway = inputs.view.gateway.as_ref()?;
+        let servers = gateway.by_route.get(name)?;
+        let mut shares: Vec<Arc<Share>> = Vec::new();
+        let mut claims: BTreeMap<Hostname, Claim> = BTreeMap::new();
+        let mut first_port = None;
+        let mut rules: BTreeMap<&str, Rules> = BTreeMap::new();
+        for server in servers {
+            let s = &server.server;
+            let port = port(server);
+            first_port.get_or_insert(port);
+            let redirect = s.tls.as_ref().is_some_and(|t| t.https_redirect);
+            let new = || Claim { port, shares: Vec::new(), require_tls: redirect };
+            let rules = rules.entry(server.gateway.as_str()).or_insert_with(|| {
+                Rules::new(inputs.snapshot().virtual_services.for_gateway(&inputs.proxy().namespace, &server.gateway))
+            });
+            let mut exposed: BTreeMap<Arc<str>, Exposed> = BTreeMap::new();
+            for v in rules.for_hosts(&s.hosts) {
+                let exposed = match exposed.get(&v.config.namespace) {
+                    Some(exposed) => exposed,
+                    None => exposed
+                        .entry(v.config.namespace.clone())
+                        .or_insert(Exposed::new(Hostname::for_namespace(&s.hosts, &v.config.namespace))),
+                };
+                let shared = exposed.shared_with(&v.hosts);
+                if shared.is_empty() {
+                    continue;
+                }
+                let routes = routes(inputs, memo, server, v);
+                let claim = !routes.is_empty();
+                shares.push(Arc::new(Share { rule: v.clone(), server: server.clone(), routes }));
+                for host in shared.into_iter().filter(|_| claim) {
+                    let vhost = claims.entry(lower(host)).or_insert_with(new);
+                    vhost.shares.push(shares.len() - 1);
+                    vhost.require_tls |= redirect;
+                }
+            }
+            if redirect {
+                // Redirects need no virtual service.
+                for host in &s.hosts {
+                    let host = Hostname::from(host.split_once('/').map_or(host.as_str(), |(_, h)| h));
+                    claims.entry(lower(host)).or_insert_with(new).require_tls = true;
+                }
+            }
+        }
+        let mut hosts: Vec<_> = claims
+            .into_iter()
+            .map(|(host, Claim { port, shares: of, require_tls })| {
+                let routes = joined(&shares, &of);
+                Arc::new(Host { host, port, require_tls, shares: of, routes })
+            })
+            .collect();
+        hosts.sort_by(|a, b| a.host.specificity(&b.host));
+        let (groups, order) = (Vec::new(), Vec::new());
+        let mut table = Table { shares, hosts, groups, order, port: first_port.unwrap_or(0) };
+        table.group(inputs, memo, &[], |_| false);
+        Some(table)
+    }
+
+    /// The table after a change of services and rules of unchanged gateways. `exchanged`: the rule in place of one, of the
+    /// same hosts and rank. `concerned`: whether a service it names moved. `Ok(None)`: nothing differs. `Err`: it must be
+    /// made from scratch.
+    pub(crate) fn follow(
+        &self,
+        inputs: &Inputs,
+        memo: &Memo,
+        exchanged: impl Fn(&Arc<ResolvedVirtualService>) -> Option<Arc<ResolvedVirtualService>>,
+        concerned: impl Fn(&ResolvedVirtualService) -> bool,
+    ) -> Result<Option<Table>, Reshaped> {
+        let mut moved: BTreeMap<usize, Arc<Share>> = BTreeMap::new();
+        for (n, share) in self.shares.iter().enumerate() {
+            let rule = exchanged(&share.rule);
+            if rule.is_none() && !concerned(&share.rule) {
+                continue;
+            }
+            let rule = rule.unwrap_or_else(|| share.rule.clone());
+            let routes = routes(inputs, memo, &share.server, &rule);
+            if routes.is_empty() != share.routes.is_empty() {
+                return Err(Reshaped);
+            }
+            moved.insert(n, Arc::new(Share { rule, server: share.server.clone(), routes }));
+        }
+        if moved.is_empty() {
+            return Ok(None);
+        }
+        let mut shares = self.shares.clone();
+        let differs = |n: &usize, to: &Arc<Share>| to.routes != self.shares[*n].routes;
+        let differing: BTreeSet<usize> = moved.iter().filter(|(n, to)| differs(n, to)).map(|(n, _)| *n).collect();
+        for (n, share) in moved {
+            shares[n] = share;
+        }
+        let mut hosts = self.hosts.clone();
+        let mut other = BTreeSet::new();
+        for (n, host) in hosts.iter_mut().enumerate() {
+            if host.shares.iter().any(|s| differing.contains(s)) {
+                let routes = joined(&shares, &host.shares);
+                let Host { port, require_tls, .. } = **host;
+                let (name, of) = (host.host.clone(), host.shares.clone());
+                *host = Arc::new(Host { host: name, port, require_tls, shares: of, routes });
+                other.insert(n);
+            }
+        }
+        let mut table = Table { shares, hosts, groups: Vec::new(), order: self.order.clone(), port: self.port };
+        table.group(inputs, memo, &self.groups, |n| !other.contains(&n));
+        Ok(Some(table))
+    }
+
+    /// Virtual hosts with equal routes become one with several domains; the most specific host names it. `old`: groups
+    /// of the same hosts, of which those have their routes still that `same` selects.
+    fn group(&mut self, inputs: &Inputs, memo: &Memo, old: &[Arc<Group>], same: impl Fn(usize) -> bool) {
+        let attempts = ProxyHeaders::new(inputs, Class::Gateway).attempt_count;
+        let mut members: Vec<Vec<usize>> = Vec::with_capacity(self.hosts.len());
+        let mut seen: HashMap<(bool, u64), usize> = HashMap::with_capacity(self.hosts.len());
+        for (n, host) in self.hosts.iter().enumerate() {
+            if !host.routes.is_empty() {
+                match seen.entry((host.require_tls, host.routes.hash())) {
+                    Entry::Occupied(at) if *self.hosts[members[*at.get()][0]].routes == *host.routes => {
+                        members[*at.get()].push(n);
+                        continue;
+                    }
+                    Entry::Occupied(_) => {}
+                    Entry::Vacant(free) => drop(free.insert(members.len())),
+                }
+            }
+            members.push(vec![n]);
+        }
+        let known: HashMap<usize, &Arc<Group>> = old.iter().map(|g| (g.hosts[0], g)).collect();
+        let named_alike = old.len() == members.len() && old.iter().zip(&members).all(|(a, b)| a.hosts[0] == b[0]);
+        let of = |hosts: Vec<usize>| -> Arc<Group> {
+            let known = known.get(&hosts[0]).filter(|g| g.hosts == hosts && same(hosts[0]));
+            if let Some(known) = known {
+                return Arc::clone(known);
+            }
+            let first = &self.hosts[hosts[0]];
+            let domains = hosts.iter().map(|n| self.hosts[*n].host.to_string()).collect();
+            let names = Names::Own { name: name(first), domains };
+            let whole = Spelled { names, routes: first.routes.clone(), attempts, require_tls: first.require_tls };
+            Arc::new(Group { hosts, part: whole.part(memo) })
+        };
+        let groups: Vec<_> = members.into_iter().map(of).collect();
+        if !named_alike {
+            self.order = (0..groups.len()).collect();
+            self.order.sort_by_cached_key(|n| name(&self.hosts[groups[*n].hosts[0]]));
+        }
+        self.groups = groups;
+    }
+
+    /// The virtual hosts, by name.
+    pub(crate) fn parts(&self) -> Vec<Arc<Part>> {
+        if self.groups.is_empty() {
+            let name = host_port("blackhole", self.port.into());
+            let names = Names::Own { name, domains: vec!["*".to_owned()] };
+            let nowhere = Spelled { names, routes: Arc::default(), attempts: false, require_tls: false };
+            return vec![nowhere.part(&Memo::default())];
+        }
+        self.order.iter().map(|n| Arc::clone(&self.groups[*n].part)).collect()
+    }
+}
+
+/// Hosts came or went.
+pub(crate) struct Reshaped;
+
+fn name(host: &Host) -> String {
+    host_port(&host.host, host.port.into())
+}
+
+fn joined(shares: &[Arc<Share>], of: &[usize]) -> Arc<RouteList> {
+    let lists: Vec<_> = of.iter().map(|n| shares[*n].routes.clone()).collect();
+    RouteList::joined(&lists)
 }
 
 /// The service that a rule's destination means: that of the rule's namespace if the proxy sees it.
@@ -171,29 +324,4 @@ impl Exposed {
         }
         out
     }
-}
-
-/// Virtual hosts with equal routes become one with several domains; the most specific host names it.
-fn collapse(hosts: BTreeMap<Hostname, Host>, attempts: bool) -> Vec<Spelled> {
-    let mut sorted: Vec<_> = hosts.into_iter().collect();
-    sorted.sort_by(|(a, _), (b, _)| a.specificity(b));
-    let mut out: Vec<Spelled> = Vec::with_capacity(sorted.len());
-    let mut seen: HashMap<(bool, u64), usize> = HashMap::new();
-    for (host, h) in sorted {
-        let routes = RouteList::joined(&h.routes);
-        if !routes.is_empty() {
-            let key = (h.require_tls, xxhash_rust::xxh64::xxh64(routes.bytes(), 0));
-            match seen.entry(key) {
-                Entry::Occupied(at) if out[*at.get()].routes.bytes() == routes.bytes() => {
-                    out[*at.get()].domains.push(host.to_string());
-                    continue;
-                }
-                Entry::Occupied(_) => {}
-                Entry::Vacant(free) => drop(free.insert(out.len())),
-            }
-        }
-        let (name, domains) = (host_port(&host, h.port.into()), vec![host.to_string()]);
-        out.push(Spelled { name, domains, routes, attempts, require_tls: h.require_tls });
-    }
-    out
 }

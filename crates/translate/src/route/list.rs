@@ -2,29 +2,31 @@
 //! the bytes they will be, so that assembling copies instead of building. Fields are written by number (protobuf allows
 //! any order); `RouteConfiguration`s are read back where patches want messages.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use names::Hostname;
 use protos::envoy::config::route::v3 as route;
 use protos::envoy::config::route::v3::virtual_host::TlsRequirementType;
 use protos::prost::Message as _;
 use protos::prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
+use xds::server::Part;
 
 use super::action::{self, Context, Parts};
+use super::domains::Domains;
 use crate::Inputs;
 use crate::incremental::{Key, Memo, Shared, Unit};
 
 /// `RouteConfiguration.virtual_hosts`.
-pub(super) const VIRTUAL_HOSTS: u32 = 2;
+const VIRTUAL_HOSTS: u32 = 2;
 /// `VirtualHost.name`, `.domains`, `.routes`.
 const NAME: u32 = 1;
 const DOMAINS: u32 = 2;
 const ROUTES: u32 = 3;
 /// Most bytes of a field's key and length.
-pub(super) const PREFIX_MAX: usize = 12;
+const PREFIX_MAX: usize = 12;
 
 /// Starts a length-delimited field.
-pub(super) fn field(out: &mut Vec<u8>, number: u32, len: usize) {
+fn field(out: &mut Vec<u8>, number: u32, len: usize) {
     encode_key(number, WireType::LengthDelimited, out);
     encode_varint(len as u64, out);
 }
@@ -39,6 +41,14 @@ pub(super) struct RouteList {
     bytes: Vec<u8>,
     /// Where the first route begins that takes everything.
     catch_all: usize,
+    /// Of the bytes, once somebody asks.
+    hash: OnceLock<u64>,
+}
+
+impl PartialEq for RouteList {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes == other.bytes && self.catch_all == other.catch_all
+    }
 }
 
 impl RouteList {
@@ -76,15 +86,16 @@ impl RouteList {
         lists.iter().for_each(|l| bytes.extend_from_slice(&l.bytes[..l.catch_all]));
         let catch_all = bytes.len();
         lists.iter().for_each(|l| bytes.extend_from_slice(&l.bytes[l.catch_all..]));
-        Arc::new(RouteList { bytes, catch_all })
+        Arc::new(RouteList { bytes, catch_all, ..Default::default() })
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// xxHash64 of the routes.
+    pub(super) fn hash(&self) -> u64 {
+        *self.hash.get_or_init(|| xxhash_rust::xxh64::xxh64(&self.bytes, 0))
     }
 }
 
@@ -121,17 +132,39 @@ pub(super) fn default(inputs: &Inputs, memo: &Memo, service: &Arc<model::Service
     memo.get(&key, || RouteList::whole(vec![action::default_outbound(inputs, service, port)]))
 }
 
+/// How a virtual host is called.
+#[derive(Clone, Debug)]
+pub(super) enum Names {
+    /// By all the names of a service.
+    Of(Arc<Domains>),
+    /// By a name and domains of its own.
+    Own { name: String, domains: Vec<String> },
+}
+
 /// A virtual host with its final name and domains.
 #[derive(Clone, Debug)]
 pub(super) struct Spelled {
-    pub(super) name: String,
-    pub(super) domains: Vec<String>,
+    pub(super) names: Names,
     pub(super) routes: Arc<RouteList>,
     pub(super) attempts: bool,
     pub(super) require_tls: bool,
 }
 
 impl Spelled {
+    pub(super) fn name(&self) -> &str {
+        match &self.names {
+            Names::Of(domains) => &domains.name,
+            Names::Own { name, .. } => name,
+        }
+    }
+
+    pub(super) fn domains(&self) -> &[String] {
+        match &self.names {
+            Names::Of(domains) => &domains.all,
+            Names::Own { domains, .. } => domains,
+        }
+    }
+
     fn rest(&self) -> route::VirtualHost {
         let require_tls = if self.require_tls { TlsRequirementType::All } else { TlsRequirementType::None };
         route::VirtualHost {
@@ -141,26 +174,33 @@ impl Spelled {
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        let domains: usize = self.domains.iter().map(|d| field_len(DOMAINS, d.len())).sum();
-        field_len(NAME, self.name.len()) + domains + self.routes.bytes.len() + self.rest().encoded_len()
+    /// As a field of its route configuration; of services the same allocation each time.
+    pub(super) fn part(&self, memo: &Memo) -> Arc<Part> {
+        let Names::Of(domains) = &self.names else {
+            return Arc::new(self.encode());
+        };
+        let bits = u64::from(self.attempts) << 1 | u64::from(self.require_tls);
+        let key = Key::new(Unit::ServiceHost, "").bits(bits).part(domains).part(&self.routes);
+        memo.get(&key, || self.encode())
     }
 
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        field(out, NAME, self.name.len());
-        out.extend_from_slice(self.name.as_bytes());
-        for d in &self.domains {
-            field(out, DOMAINS, d.len());
+    fn encode(&self) -> Part {
+        let (name, rest) = (self.name(), self.rest());
+        let domains: usize = self.domains().iter().map(|d| field_len(DOMAINS, d.len())).sum();
+        let len = field_len(NAME, name.len()) + domains + self.routes.bytes.len() + rest.encoded_len();
+        let mut out = Vec::with_capacity(len + PREFIX_MAX);
+        field(&mut out, VIRTUAL_HOSTS, len);
+        field(&mut out, NAME, name.len());
+        out.extend_from_slice(name.as_bytes());
+        for d in self.domains() {
+            field(&mut out, DOMAINS, d.len());
             out.extend_from_slice(d.as_bytes());
         }
         out.extend_from_slice(&self.routes.bytes);
-        self.rest().encode(out).expect("a vector grows");
+        rest.encode_raw(&mut out);
+        out.shrink_to_fit();
+        Part::new(out)
     }
-}
-
-/// The part of a host that names its order among virtual hosts.
-pub(super) fn by_name(a: &Spelled, b: &Spelled) -> std::cmp::Ordering {
-    a.name.cmp(&b.name)
 }
 
 /// A service reduced to one of its ports; the same allocation each time.

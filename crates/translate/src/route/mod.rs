@@ -9,6 +9,8 @@ mod list;
 pub mod retry;
 mod sidecar;
 
+use std::sync::Arc;
+
 use api::envoy_filter::PatchContext;
 use api::networking::Destination;
 use model::{OutboundMode, Service};
@@ -16,6 +18,7 @@ use names::well_known::{ALLOW_ANY, BLACK_HOLE_CLUSTER, BLOCK_ALL};
 use names::{ClusterName, Hostname, NodeType, PortProtocol};
 use protos::envoy::config::route::v3 as route;
 use protos::prost::Message as _;
+use xds::server::{Part, Value};
 
 use crate::Inputs;
 use crate::incremental::Memo;
@@ -23,7 +26,7 @@ use crate::listener::Class;
 use crate::listener::hcm::ProxyHeaders;
 use crate::patch::Patches;
 use crate::wire::no_timeout;
-use list::{RouteList, Spelled};
+use list::{Names, RouteList, Spelled};
 
 /// Route name of the HTTP proxy listener.
 pub(crate) const HTTP_PROXY: &str = "http_proxy";
@@ -52,27 +55,35 @@ pub(crate) fn patch_context(inputs: &Inputs) -> PatchContext {
 
 /// The route configuration before `EnvoyFilter`s.
 pub(crate) fn before_patches(inputs: &Inputs, name: &str) -> route::RouteConfiguration {
-    let bytes = unpatched(inputs, &Memo::default(), name);
+    let bytes = unpatched(inputs, &Memo::default(), name).to_vec();
     route::RouteConfiguration::decode(&*bytes).expect("encoded above")
 }
 
-pub(crate) use gateway::dependencies as gateway_rules;
+pub(crate) use gateway::{Reshaped, Table};
 
 /// The same, encoded, from pieces that were translated before.
-pub(crate) fn encoded(inputs: &Inputs, memo: &Memo, name: &str) -> Vec<u8> {
-    if Patches::of(inputs, &crate::patch::route::APPLY_TO).is_empty() {
-        unpatched(inputs, memo, name)
-    } else {
-        build(inputs, name).encode_to_vec()
-    }
+pub(crate) fn encoded(inputs: &Inputs, memo: &Memo, name: &str) -> Value {
+    if is_patched(inputs) { build(inputs, name).encode_to_vec().into() } else { unpatched(inputs, memo, name) }
 }
 
-/// A route configuration as its virtual hosts' bytes one after the other: a large one is mostly copied.
-fn unpatched(inputs: &Inputs, memo: &Memo, name: &str) -> Vec<u8> {
+/// Whether `EnvoyFilter`s may change route configurations of the proxy.
+pub(crate) fn is_patched(inputs: &Inputs) -> bool {
+    !Patches::of(inputs, &crate::patch::route::APPLY_TO).is_empty()
+}
+
+fn unpatched(inputs: &Inputs, memo: &Memo, name: &str) -> Value {
     let virtual_hosts = match inputs.proxy().node_type {
-        NodeType::Router => gateway::virtual_hosts(inputs, memo, name),
-        _ => sidecar::virtual_hosts(inputs, memo, name),
+        NodeType::Router => gateway::Table::new(inputs, memo, name).map(|t| t.parts()),
+        _ => {
+            let list = sidecar::virtual_hosts(inputs, memo, name);
+            list.map(|list| list.iter().map(|v| v.part(memo)).collect())
+        }
     };
+    configuration(name, virtual_hosts)
+}
+
+/// A route configuration as its virtual hosts one after the other. `None`: no listener asks for it.
+pub(crate) fn configuration(name: &str, virtual_hosts: Option<Vec<Arc<Part>>>) -> Value {
     let head = |known: bool| route::RouteConfiguration {
         name: name.to_owned(),
         validate_clusters: Some(false),
@@ -81,15 +92,9 @@ fn unpatched(inputs: &Inputs, memo: &Memo, name: &str) -> Vec<u8> {
         ..Default::default()
     };
     let Some(virtual_hosts) = virtual_hosts else {
-        return head(false).encode_to_vec();
+        return head(false).encode_to_vec().into();
     };
-    let mut out = head(true).encode_to_vec();
-    out.reserve(virtual_hosts.iter().map(|v| v.len() + list::PREFIX_MAX).sum());
-    for v in &virtual_hosts {
-        list::field(&mut out, list::VIRTUAL_HOSTS, v.len());
-        v.encode(&mut out);
-    }
-    out
+    Value::of_parts(head(true).encode_to_vec(), virtual_hosts)
 }
 
 /// The route to the application: everything on one port, no timeouts, retries for requests that never left, but for
@@ -148,8 +153,7 @@ fn catch_all(inputs: &Inputs) -> Spelled {
     if inputs.scope().outbound_mode == OutboundMode::RegistryOnly {
         let response = route::DirectResponseAction { status: 502, ..Default::default() };
         return Spelled {
-            name: BLOCK_ALL.to_owned(),
-            domains,
+            names: Names::Own { name: BLOCK_ALL.to_owned(), domains },
             routes: RouteList::of(vec![route::Route {
                 name: BLOCK_ALL.to_owned(),
                 r#match: Some(action::any_path()),
@@ -170,8 +174,7 @@ fn catch_all(inputs: &Inputs) -> Spelled {
         ..Default::default()
     };
     Spelled {
-        name: ALLOW_ANY.to_owned(),
-        domains,
+        names: Names::Own { name: ALLOW_ANY.to_owned(), domains },
         routes: RouteList::of(vec![route::Route {
             name: ALLOW_ANY.to_owned(),
             r#match: Some(action::any_path()),

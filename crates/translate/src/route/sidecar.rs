@@ -10,7 +10,7 @@ use names::{Hostname, PortProtocol};
 
 use super::action::Context;
 use super::domains::{self, Domains, Taken};
-use super::list::{self, Hosts, RouteList, Spelled};
+use super::list::{self, Hosts, Names, RouteList, Spelled};
 use crate::Inputs;
 use crate::incremental::Memo;
 use crate::listener::Class;
@@ -34,12 +34,12 @@ pub(super) fn virtual_hosts(inputs: &Inputs, memo: &Memo, name: &str) -> Option<
     };
     let mut out = for_port(inputs, memo, port, name, sniffed_host);
     if let Some(host) = sniffed_host {
-        out.retain(|v| v.domains.iter().any(|d| d == name || d == host));
+        out.retain(|v| v.domains().iter().any(|d| d == name || d == host));
         if let [only] = out.as_mut_slice() {
-            only.domains = vec!["*".to_owned()];
+            only.names = Names::Own { name: only.name().to_owned(), domains: vec!["*".to_owned()] };
         }
     }
-    out.sort_by(list::by_name);
+    out.sort_by(|a, b| a.name().cmp(b.name()));
     if sniffed_host.is_none() {
         out.push(super::catch_all(inputs));
     }
@@ -55,7 +55,7 @@ fn for_port(inputs: &Inputs, memo: &Memo, port: u16, name: &str, only: Option<&s
     let port = if proxy_style { 0 } else { port };
     // The services of the port, reduced to it.
     let mut registry: BTreeMap<Hostname, Arc<Service>> = BTreeMap::new();
-    for s in &egress.services {
+    for s in egress.services.iter() {
         let reduced = match (port, s.port(port)) {
             (0, _) => s.clone(),
             (_, Some(p)) if s.ports.len() > 1 => list::reduced(memo, s, p),
@@ -178,13 +178,16 @@ fn spell(inputs: &Inputs, memo: &Memo, port: u16, wrappers: Vec<Wrapper>) -> Vec
             }
             let mut domains = taken.take(wanted);
             if port == 0 && w.port != 80 {
-                domains.retain(|d| d.contains(':'));
+                domains.get_or_insert_with(|| wanted.all.clone()).retain(|d| d.contains(':'));
             }
-            if domains.is_empty() || (port != 0 && w.port != port) {
+            if domains.as_ref().unwrap_or(&wanted.all).is_empty() || (port != 0 && w.port != port) {
                 continue;
             }
-            let (name, routes) = (wanted.name.clone(), w.routes.clone());
-            out.push(Spelled { name, domains, routes, attempts, require_tls: false });
+            let names = match domains {
+                None => Names::Of(Arc::clone(wanted)),
+                Some(domains) => Names::Own { name: wanted.name.clone(), domains },
+            };
+            out.push(Spelled { names, routes: w.routes.clone(), attempts, require_tls: false });
         }
     }
     out

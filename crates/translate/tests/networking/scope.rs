@@ -349,7 +349,7 @@ fn egress_services(v: &Value) -> Result<(), String> {
         let ports: Vec<u16> = s.ports.iter().map(|p| p.number).collect();
         (s.hostname.to_string(), s.namespace.to_string(), ports)
     };
-    let got: BTreeSet<_> = scope.egress.iter().flat_map(|l| &l.services).map(|s| facts(s)).collect();
+    let got: BTreeSet<_> = scope.egress.iter().flat_map(|l| l.services.iter()).map(|s| facts(s)).collect();
     let want: BTreeSet<_> = v["expected"].as_array().into_iter().flatten().map(|s| facts(&service(s))).collect();
     same(got, want)
 }

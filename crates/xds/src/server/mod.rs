@@ -17,9 +17,11 @@ mod stream;
 mod subscription;
 #[cfg(test)]
 mod tests;
+mod value;
 
 pub use kind::Kind;
 pub use push::{Push, Writer};
 pub use resource::{Changes, Resource, ResourceSet, version_string};
 pub use status::{SyncState, TypeStatus};
 pub use stream::{Event, Protocol, Refused, Stream, Want};
+pub use value::{Part, Value};

@@ -60,7 +60,7 @@ impl Push {
     }
 
     fn any(&self, resource: &Resource) -> Any {
-        Any { type_url: self.kind.type_url().to_owned(), value: resource.value.clone() }
+        Any { type_url: self.kind.type_url().to_owned(), value: resource.value.to_vec() }
     }
 
     fn delta_without_resources(&self) -> discovery::DeltaDiscoveryResponse {
@@ -126,8 +126,8 @@ pub struct Writer {
     head: Vec<u8>,
     /// The resource to write next.
     resource: usize,
-    /// How much of its value is written, once all before that is.
-    value: Option<usize>,
+    /// How much of its value is written, once all before that is: whole runs, and bytes of the next.
+    value: Option<(usize, usize)>,
 }
 
 impl Writer {
@@ -165,17 +165,20 @@ impl Writer {
         while out.len() < limit
             && let Some(r) = self.push.resources.get(self.resource)
         {
-            let written = self.value.unwrap_or_else(|| {
+            let (run, written) = self.value.unwrap_or_else(|| {
                 self.before_value(r, out);
-                0
+                (0, 0)
             });
-            let rest = &r.value[written..];
+            let rest = r.value.run(run).map_or(&[][..], |bytes| &bytes[written..]);
             let now = rest.len().min(limit.saturating_sub(out.len()).max(1));
             out.extend_from_slice(&rest[..now]);
-            self.value = Some(written + now);
-            if now == rest.len() {
-                (self.resource, self.value) = (self.resource + 1, None);
-            }
+            (self.resource, self.value) = if now < rest.len() {
+                (self.resource, Some((run, written + now)))
+            } else if r.value.run(run + 1).is_some() {
+                (self.resource, Some((run + 1, 0)))
+            } else {
+                (self.resource + 1, None)
+            };
         }
     }
 
@@ -208,13 +211,20 @@ fn version_digits(version: u64) -> [u8; VERSION_DIGITS] {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Part, Value};
     use super::*;
 
     #[test]
     fn written_as_the_message_would_be() {
-        let resources = vec![Resource::new("a", b"first".to_vec()), Resource::new("b", vec![7; 300]), {
-            Arc::new(Resource { name: "".into(), version: 0x0123_4567_89ab_cdef, value: Vec::new() })
-        }];
+        let resources = vec![
+            Resource::new("a", b"first".to_vec()),
+            Resource::new("b", vec![7; 300]),
+            { Arc::new(Resource { name: "".into(), version: 0x0123_4567_89ab_cdef, value: Value::default() }) },
+            {
+                let part = |n: usize| Arc::new(Part::new(vec![n as u8; n]));
+                Resource::new("in parts", Value::of_parts(vec![9; 3], vec![part(70), part(0), part(2)]))
+            },
+        ];
         let absent = vec![Resource::new("80/nowhere", Vec::new()), Resource::new("80/web", b"host".to_vec())];
         for (kind, resources) in [(Kind::Cluster, Vec::new()), (Kind::Cluster, resources), (Kind::VirtualHost, absent)]
         {

@@ -1,9 +1,11 @@
 //! What is one resource, and what differs between two sets of them? Immutable and shared between streams.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 
-use xxhash_rust::xxh64::{Xxh64, xxh64};
+use xxhash_rust::xxh64::Xxh64;
+
+use super::Value;
 
 /// One named resource, encoded. Its version is the hash of its bytes, so that equal content has the same
 /// version in every replica and after every restart.
@@ -11,16 +13,17 @@ use xxhash_rust::xxh64::{Xxh64, xxh64};
 pub struct Resource {
     /// The name clients subscribe to.
     pub name: Arc<str>,
-    /// xxHash64 of `value`.
+    /// xxHash64 of `value`, see [`Value`].
     pub version: u64,
     /// The encoded message; its type is that of the set.
-    pub value: Vec<u8>,
+    pub value: Value,
 }
 
 impl Resource {
     /// Wraps encoded bytes and hashes them.
-    pub fn new(name: impl Into<Arc<str>>, value: Vec<u8>) -> Arc<Self> {
-        Arc::new(Resource { name: name.into(), version: xxh64(&value, 0), value })
+    pub fn new(name: impl Into<Arc<str>>, value: impl Into<Value>) -> Arc<Self> {
+        let value = value.into();
+        Arc::new(Resource { name: name.into(), version: value.hash(), value })
     }
 }
 
@@ -29,19 +32,33 @@ pub fn version_string(version: u64) -> String {
     format!("{version:016x}")
 }
 
+/// Resources per chunk before it is split: a set of a thousand is some thirty chunks, and a version of it copies one.
+const CHUNK_MAX: usize = 64;
+
+type Chunk = Arc<Vec<Arc<Resource>>>;
+
 /// All resources of one type that one proxy may have, sorted by name. Proxies with the same view share it, and with it
-/// what was computed about it once: its version, and what separates it from the set before.
+/// what was computed about it once: its version, and what separates it from the set before. Versions of a set share the
+/// chunks that did not change.
 #[derive(Debug, Default)]
 pub struct ResourceSet {
-    list: Vec<Arc<Resource>>,
+    /// None is empty.
+    chunks: Vec<Chunk>,
+    len: usize,
     version: OnceLock<u64>,
     since: Mutex<Option<(Weak<ResourceSet>, Arc<Changes>)>>,
+    wanted: Mutex<Weak<BTreeSet<Arc<str>>>>,
 }
 
 impl PartialEq for ResourceSet {
     fn eq(&self, other: &Self) -> bool {
         let same = |a: &Arc<Resource>, b: &Arc<Resource>| Arc::ptr_eq(a, b) || a == b;
-        self.list.len() == other.list.len() && self.list.iter().zip(&other.list).all(|(a, b)| same(a, b))
+        let same_chunk = |a: &Chunk, b: &Chunk| Arc::ptr_eq(a, b);
+        let chunks = || {
+            self.chunks.len() == other.chunks.len()
+                && self.chunks.iter().zip(&other.chunks).all(|(a, b)| same_chunk(a, b))
+        };
+        self.len == other.len && (chunks() || self.iter().zip(other.iter()).all(|(a, b)| same(a, b)))
     }
 }
 
@@ -61,7 +78,55 @@ impl ResourceSet {
     pub fn new(mut list: Vec<Arc<Resource>>) -> Self {
         list.sort_by(|a, b| a.name.cmp(&b.name));
         list.dedup_by(|later, first| later.name == first.name);
-        ResourceSet { list, ..Default::default() }
+        let len = list.len();
+        let mut chunks = Vec::with_capacity(len.div_ceil(CHUNK_MAX));
+        let mut list = list.into_iter().peekable();
+        while list.peek().is_some() {
+            chunks.push(Arc::new(list.by_ref().take(CHUNK_MAX).collect()));
+        }
+        ResourceSet { chunks, len, ..Default::default() }
+    }
+
+    /// Chunk and place of a name, or where it would go.
+    fn find(&self, name: &str) -> (usize, Result<usize, usize>) {
+        let after = self.chunks.partition_point(|c| c.first().is_some_and(|r| *r.name <= *name));
+        let chunk = after.saturating_sub(1);
+        match self.chunks.get(chunk) {
+            Some(c) => (chunk, c.binary_search_by(|r| (*r.name).cmp(name))),
+            None => (0, Err(0)),
+        }
+    }
+
+    fn put(&mut self, resource: &Arc<Resource>) {
+        let (chunk, at) = self.find(&resource.name);
+        if self.chunks.is_empty() {
+            self.chunks.push(Arc::default());
+        }
+        match at {
+            Ok(at) if self.chunks[chunk][at].version == resource.version => {}
+            Ok(at) => Arc::make_mut(&mut self.chunks[chunk])[at] = Arc::clone(resource),
+            Err(at) => {
+                let list = Arc::make_mut(&mut self.chunks[chunk]);
+                list.insert(at, Arc::clone(resource));
+                self.len += 1;
+                if list.len() > CHUNK_MAX {
+                    let upper = list.split_off(CHUNK_MAX / 2);
+                    self.chunks.insert(chunk + 1, Arc::new(upper));
+                }
+            }
+        }
+    }
+
+    fn take_out(&mut self, name: &str) {
+        let (chunk, Ok(at)) = self.find(name) else {
+            return;
+        };
+        self.len -= 1;
+        if self.chunks[chunk].len() == 1 {
+            self.chunks.remove(chunk);
+        } else {
+            Arc::make_mut(&mut self.chunks[chunk]).remove(at);
+        }
     }
 
     /// This set without some resources and with others, which replace those of their name. Costs little more than the
@@ -71,32 +136,25 @@ impl ResourceSet {
         removed: impl Iterator<Item = &'a Arc<Resource>>,
         added: impl Iterator<Item = &'a Arc<Resource>>,
     ) -> ResourceSet {
-        let mut list = self.list.clone();
-        let place = |list: &[Arc<Resource>], name: &str| list.binary_search_by(|r| (*r.name).cmp(name));
-        let mut gone: BTreeMap<&str, ()> = removed.map(|r| (&*r.name, ())).collect();
+        let mut out = ResourceSet { chunks: self.chunks.clone(), len: self.len, ..Default::default() };
+        let mut gone: BTreeSet<&str> = removed.map(|r| &*r.name).collect();
         for resource in added {
             gone.remove(&*resource.name);
-            match place(&list, &resource.name) {
-                Ok(at) if list[at].version == resource.version => {}
-                Ok(at) => list[at] = Arc::clone(resource),
-                Err(at) => list.insert(at, Arc::clone(resource)),
-            }
+            out.put(resource);
         }
-        for name in gone.keys() {
-            if let Ok(at) = place(&list, name) {
-                list.remove(at);
-            }
-        }
-        ResourceSet { list, ..Default::default() }
+        gone.into_iter().for_each(|name| out.take_out(name));
+        out
     }
 
     /// This set, with resources of `old` in place of equal ones.
     pub fn sharing(mut self, old: &ResourceSet) -> ResourceSet {
-        for resource in &mut self.list {
-            if let Some(known) = old.get(&resource.name)
-                && known.version == resource.version
-            {
-                *resource = Arc::clone(known);
+        for chunk in &mut self.chunks {
+            for resource in Arc::make_mut(chunk) {
+                if let Some(known) = old.get(&resource.name)
+                    && known.version == resource.version
+                {
+                    *resource = Arc::clone(known);
+                }
             }
         }
         self
@@ -109,38 +167,52 @@ impl ResourceSet {
 
     /// The resource of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Resource>> {
-        let at = self.list.binary_search_by(|r| (*r.name).cmp(name)).ok()?;
-        Some(&self.list[at])
+        let (chunk, at) = self.find(name);
+        self.chunks.get(chunk)?.get(at.ok()?)
     }
 
     /// All resources in name order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Arc<Resource>> {
-        self.list.iter()
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.chunks.iter().flat_map(|c| c.iter())
     }
 
     /// How many resources there are.
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.len
     }
 
     /// No resource at all?
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.len == 0
     }
 
     /// Sum of the encoded sizes in bytes.
     pub fn bytes(&self) -> usize {
-        self.list.iter().map(|r| r.value.len()).sum()
+        self.iter().map(|r| r.value.len()).sum()
     }
 
     /// Hash over names and versions of those resources that `keep` selects.
     pub fn version_of(&self, mut keep: impl FnMut(&str) -> bool) -> u64 {
         let mut hash = Xxh64::new(0);
-        for r in self.list.iter().filter(|r| keep(&r.name)) {
+        for r in self.iter().filter(|r| keep(&r.name)) {
             hash.update(r.name.as_bytes());
             hash.update(&r.version.to_le_bytes());
         }
         hash.digest()
+    }
+
+    /// These names as the last client had them that asked the same of this set: replicas ask for the same thousand names.
+    pub(crate) fn names_shared(&self, names: &Arc<BTreeSet<Arc<str>>>) -> Arc<BTreeSet<Arc<str>>> {
+        let mut wanted = self.wanted.lock().unwrap_or_else(|e| e.into_inner());
+        let same = |a: &Arc<str>, b: &Arc<str>| Arc::ptr_eq(a, b) || a == b;
+        if let Some(known) = wanted.upgrade()
+            && known.len() == names.len()
+            && known.iter().zip(names.iter()).all(|(a, b)| same(a, b))
+        {
+            return known;
+        }
+        *wanted = Arc::downgrade(names);
+        Arc::clone(names)
     }
 
     /// What separates `old` from `self`. The last answer is remembered: proxies that share a set usually come from the
@@ -157,13 +229,19 @@ impl ResourceSet {
         changes
     }
 
-    /// What separates `old` from `self`; one merge walk, and nothing at all when both are the same set.
+    /// What separates `old` from `self`; one merge walk over the chunks that they do not share.
     pub fn changes_since(&self, old: &ResourceSet) -> Changes {
         let mut changes = Changes::default();
         if std::ptr::eq(self, old) {
             return changes;
         }
-        let (mut new, mut old) = (self.list.iter().peekable(), old.list.iter().peekable());
+        let own = |a: &ResourceSet, b: &ResourceSet| -> Vec<Chunk> {
+            let others: HashSet<*const Vec<Arc<Resource>>> = b.chunks.iter().map(Arc::as_ptr).collect();
+            a.chunks.iter().filter(|c| !others.contains(&Arc::as_ptr(c))).cloned().collect()
+        };
+        let (ours, theirs) = (own(self, old), own(old, self));
+        let mut new = ours.iter().flat_map(|c| c.iter()).peekable();
+        let mut old = theirs.iter().flat_map(|c| c.iter()).peekable();
         loop {
             match (new.peek(), old.peek()) {
                 (Some(n), Some(o)) if n.name == o.name => {
@@ -192,8 +270,8 @@ impl ResourceSet {
 
     /// `self` together with those of `old` that `self` lacks and `keep` selects.
     pub fn with_kept(&self, old: &ResourceSet, keep: impl Fn(&str) -> bool) -> ResourceSet {
-        let kept = old.list.iter().filter(|r| self.get(&r.name).is_none() && keep(&r.name));
-        ResourceSet::new(self.list.iter().chain(kept).cloned().collect())
+        let kept = old.iter().filter(|r| self.get(&r.name).is_none() && keep(&r.name));
+        self.patched(std::iter::empty(), kept)
     }
 }
 

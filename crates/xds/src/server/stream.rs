@@ -230,8 +230,7 @@ impl Stream {
     /// Gives the set the client should have of `kind`. It may hold more than was asked for.
     pub fn set_target(&mut self, kind: Kind, target: Arc<ResourceSet>) {
         if let Some(sub) = self.subs.get_mut(&kind) {
-            sub.target = Some(target);
-            sub.stale = false;
+            sub.set_target(target);
         }
     }
 
@@ -275,9 +274,11 @@ impl Stream {
         let names = changes.changed.iter().map(|r| &r.name).chain(&changes.removed).cloned().collect();
         let mut resources = changes.changed;
         let warm: Vec<_> = match kind {
-            Kind::Cluster => {
-                resources.iter().filter(|r| is_eds_cluster(&r.value)).map(|r| Arc::clone(&r.name)).collect()
-            }
+            Kind::Cluster => resources
+                .iter()
+                .filter(|r| is_eds_cluster(&r.value.in_one_run()))
+                .map(|r| Arc::clone(&r.name))
+                .collect(),
             _ => Vec::new(),
         };
         let full = self.protocol == Protocol::Sotw && kind.is_full_state();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::resource::{Changes, Resource, ResourceSet, version_string};
-use super::{Kind, Protocol, Refused, SyncState, TypeStatus};
+use super::{Kind, Protocol, Refused, SyncState, TypeStatus, Value};
 
 /// Most names one client may ask for one by one, per type: a mesh of 100,000 clusters.
 pub const NAMES_MAX: usize = 100_000;
@@ -34,9 +34,12 @@ pub(super) struct InFlight {
 pub(super) struct Subscription {
     pub kind: Kind,
     pub wildcard: bool,
-    pub names: BTreeSet<Arc<str>>,
+    /// Names asked for one by one; one allocation with those of other clients that ask for the same.
+    pub names: Arc<BTreeSet<Arc<str>>>,
     /// Counts changes of `names` and `wildcard`.
     pub asked: u64,
+    /// `asked` when `names` were last compared with those of other clients.
+    compared: u64,
     pub target: Option<Arc<ResourceSet>>,
     /// The target is out of date: the world or the subscription changed.
     pub stale: bool,
@@ -64,8 +67,9 @@ impl Subscription {
         Subscription {
             kind,
             wildcard: false,
-            names: BTreeSet::new(),
+            names: Arc::default(),
             asked: 0,
+            compared: 0,
             target: None,
             stale: true,
             base: Arc::default(),
@@ -94,7 +98,7 @@ impl Subscription {
         self.fresh = had.is_empty();
         let placeholder = |(name, version): (&String, &String)| {
             let version = u64::from_str_radix(version, 16).ok().filter(|v| version_string(*v) == *version);
-            Arc::new(Resource { name: name.as_str().into(), version: version.unwrap_or(0), value: Vec::new() })
+            Arc::new(Resource { name: name.as_str().into(), version: version.unwrap_or(0), value: Value::default() })
         };
         self.base = Arc::new(had.iter().map(placeholder).collect());
         Ok(())
@@ -132,7 +136,7 @@ impl Subscription {
             Some(resource) => Arc::clone(&resource.name),
             None => name.into(),
         };
-        self.names.insert(Arc::clone(&name));
+        Arc::make_mut(&mut self.names).insert(Arc::clone(&name));
         self.forced.insert(name);
         Ok(())
     }
@@ -143,8 +147,18 @@ impl Subscription {
         if name == WILDCARD {
             self.wildcard = false;
         }
-        self.names.remove(name);
+        Arc::make_mut(&mut self.names).remove(name);
         self.forced.remove(name);
+    }
+
+    /// Gives the set the client should have. It may hold more than was asked for.
+    pub fn set_target(&mut self, target: Arc<ResourceSet>) {
+        if self.compared != self.asked {
+            self.names = target.names_shared(&self.names);
+            self.compared = self.asked;
+        }
+        self.target = Some(target);
+        self.stale = false;
     }
 
     /// Takes a client's answer; returns the response it is for. Older ones it did not answer are forgotten with it: a
@@ -253,6 +267,16 @@ impl Subscription {
         !self.stale && self.in_flight.is_empty() && self.pending(protocol).is_none()
     }
 
+    /// Resources of `base` that were asked for by name; both are in the order of names.
+    fn count(&self) -> usize {
+        let mut names = self.names.iter().peekable();
+        let asked = |r: &&Arc<Resource>| {
+            while names.next_if(|n| **n < r.name).is_some() {}
+            names.peek().is_some_and(|n| **n == r.name)
+        };
+        self.base.iter().filter(asked).count()
+    }
+
     pub fn status(&self, protocol: Protocol) -> TypeStatus {
         let state = if self.is_refused() {
             SyncState::Error
@@ -275,7 +299,7 @@ impl Subscription {
             acks: self.acks,
             nacks: self.nacks,
             expired_nonces: self.expired_nonces,
-            resources: self.base.iter().filter(|r| self.wants(&r.name)).count(),
+            resources: if self.wildcard { self.base.len() } else { self.count() },
         }
     }
 }
