@@ -47,6 +47,28 @@ fn a_name_that_does_not_exist_is_reported_as_removed() {
 }
 
 #[test]
+fn a_cluster_asked_for_by_name_is_answered_while_others_are_held() {
+    let mut stream = Stream::new(Protocol::Delta);
+    stream.on_delta(&ask(Kind::Cluster)).unwrap();
+    stream.on_delta(&ask(Kind::Listener)).unwrap();
+    stream.set_target(Kind::Cluster, set(Kind::Cluster, &[("a", "1"), ("b", "1")]));
+    stream.set_target(Kind::Listener, set(Kind::Listener, &[("l", "a b")]));
+    let first = stream.poll(Duration::ZERO).unwrap();
+    ack(&mut stream, &first);
+    let listeners = stream.poll(WARMING_MAX).unwrap();
+    assert_eq!(listeners.kind, Kind::Listener);
+    // The listeners are not answered: what goes is held, what never was is said.
+    stream.on_delta(&subscribe(Kind::Cluster, &["b", "missing"])).unwrap();
+    stream.set_target(Kind::Cluster, set(Kind::Cluster, &[("b", "1")]));
+    let push = stream.poll(WARMING_MAX).unwrap();
+    assert_eq!((names(&push), push.removed.clone()), (vec!["b"], vec!["missing".into()]));
+    ack(&mut stream, &push);
+    ack(&mut stream, &listeners);
+    let push = stream.poll(WARMING_MAX).unwrap();
+    assert_eq!((names(&push), push.removed.clone()), (vec![], vec!["a".into()]));
+}
+
+#[test]
 fn one_response_per_type_is_in_flight_and_changes_merge() {
     let mut stream = Stream::new(Protocol::Delta);
     stream.on_delta(&ask(Kind::NameTable)).unwrap();
