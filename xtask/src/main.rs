@@ -1,4 +1,4 @@
-//! Which chore is it? `cargo xtask test|tidy|bench|simulate|differential|soak|order|protos`: everything CI and people run.
+//! Which chore is it? `cargo xtask test|tidy|bench|simulate|differential|soak|protos`: everything CI and people run.
 //!
 //! Absent: any knowledge of how the mesh works. xtask starts other programs and reads what they print.
 
@@ -7,7 +7,6 @@ mod cargo;
 mod conformance;
 mod deny;
 mod differential;
-mod order;
 mod programs;
 mod protocols;
 mod protos;
@@ -50,8 +49,6 @@ enum Chore {
     Bench(bench::Args),
     /// Run the seeded worlds of the test suites with many seeds.
     Simulate(simulate::Args),
-    /// Put the functions of the program in the order in which callgrind saw them run.
-    Order(order::Args),
     /// Refresh crates/protos/descriptor.bin from the registries' Envoy, xDS and OTLP definitions and our own.
     Protos,
 }
@@ -74,7 +71,6 @@ fn chore() -> anyhow::Result<()> {
         Chore::Soak(args) => soak::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Simulate(args) => simulate::run(&args),
-        Chore::Order(args) => order::run(&args),
         Chore::Protos => protos::run(),
     }
 }

@@ -42,8 +42,21 @@ pub struct Meta {
     pub resource_version: String,
     /// Generation of the spec, if its source counts them.
     pub generation: i64,
+    /// It is being deleted (`deletionTimestamp` is set).
+    pub deleted: bool,
+    /// The first of `ownerReferences`.
+    pub owner: Option<Box<Owner>>,
     /// Where it was written.
     pub place: Option<Place>,
+}
+
+/// `metav1.OwnerReference`, as far as it is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Kind.
+    pub kind: String,
+    /// Name.
+    pub name: String,
 }
 
 impl Meta {
@@ -192,6 +205,8 @@ impl Resource {
             uid: text(&raw, "uid").unwrap_or_default().to_owned(),
             resource_version: text(&raw, "resourceVersion").unwrap_or_default().to_owned(),
             generation: raw["metadata"]["generation"].as_i64().unwrap_or_default(),
+            deleted: raw.pointer("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null()),
+            owner: raw.pointer("/metadata/ownerReferences/0").and_then(owner).map(Box::new),
             place,
             key,
         };
@@ -225,6 +240,11 @@ impl Resource {
 
 fn text<'a>(raw: &'a Value, field: &str) -> Option<&'a str> {
     raw.get("metadata")?.get(field)?.as_str()
+}
+
+fn owner(reference: &Value) -> Option<Owner> {
+    let text = |field: &str| Some(reference.get(field)?.as_str()?.to_owned());
+    Some(Owner { kind: text("kind")?, name: text("name")? })
 }
 
 fn read_map(raw: &Value, field: &str, r: &mut Reader) -> Labels {

@@ -343,8 +343,7 @@ fn pod_endpoints(service: &Service, resource: &Resource, resources: &Resources, 
     let (Some(ip), Some(workload)) = (ips.first(), pod_workload(resource, resources)) else {
         return;
     };
-    let terminating = resource.raw.pointer("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null());
-    let health = match (terminating, pod.status.is_ready() || service.publish_not_ready) {
+    let health = match (resource.meta.deleted, pod.status.is_ready() || service.publish_not_ready) {
         (true, _) => Health::Draining,
         (false, true) => Health::Healthy,
         (false, false) => Health::Unhealthy,
@@ -397,12 +396,12 @@ pub fn pod_workload(resource: &Resource, resources: &Resources) -> Option<Arc<Wo
 }
 
 fn workload_name(resource: &Resource) -> String {
-    let owner = resource.raw.pointer("/metadata/ownerReferences/0");
-    let text = |k: &str| owner.and_then(|o| o.get(k)).and_then(|v| v.as_str());
-    match (text("kind"), text("name")) {
-        (Some("ReplicaSet"), Some(name)) => name.rsplit_once('-').map_or(name, |(base, _)| base).to_owned(),
-        (Some(_), Some(name)) => name.to_owned(),
-        _ => resource.meta.name().to_owned(),
+    match resource.meta.owner.as_deref() {
+        Some(owner) if owner.kind == "ReplicaSet" => {
+            owner.name.rsplit_once('-').map_or(owner.name.as_str(), |(base, _)| base).to_owned()
+        }
+        Some(owner) => owner.name.clone(),
+        None => resource.meta.name().to_owned(),
     }
 }
 

@@ -184,6 +184,8 @@ pub struct Store {
     resources: Resources,
     derivation: Derivation,
     snapshot: Arc<Snapshot>,
+    /// In place of a document that is not kept.
+    unsaid: Arc<serde_json::Value>,
 }
 
 impl Store {
@@ -199,7 +201,12 @@ impl Store {
     }
 
     fn over(snapshot: Snapshot) -> Self {
-        Store { resources: Resources::new(), derivation: Derivation::default(), snapshot: Arc::new(snapshot) }
+        Store {
+            resources: Resources::new(),
+            derivation: Derivation::default(),
+            snapshot: Arc::new(snapshot),
+            unsaid: Arc::default(),
+        }
     }
 
     /// The current snapshot.
@@ -220,8 +227,12 @@ impl Store {
             match change {
                 Change::Mesh(m) if *m != *self.snapshot.mesh => mesh = Some(m),
                 Change::Mesh(_) => {}
-                Change::Apply(resource) => {
+                Change::Apply(mut resource) => {
                     let key = resource.key().clone();
+                    if key.kind == names::Kind::Pod {
+                        // Most of what a mesh is told are pods, and all that is asked of them is typed.
+                        resource.raw = self.unsaid.clone();
+                    }
                     let old = self.resources.get(&key).cloned();
                     if old
                         .as_ref()

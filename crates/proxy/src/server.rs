@@ -543,6 +543,7 @@ impl Phase {
             server.set_state(State::Live);
             server.take_over();
             memory::forget_code();
+            memory::trim();
             tokio::task::spawn_local(memory::rest());
             telemetry::info!(main, "starting main dispatch loop");
         }

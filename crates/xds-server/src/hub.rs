@@ -25,7 +25,7 @@ pub struct Options {
     /// Streams end after this time, so that proxies spread over replicas; `None`: never.
     pub max_age: Option<Duration>,
     /// Bytes of large responses that may be written and not answered, over all streams; a stream holds at most
-    /// [`WRITTEN_BYTES_MAX`]. Bounds memory when everybody connects at once; Istio bounds the number of pushes
+    /// `WRITTEN_BYTES_MAX`. Bounds memory when everybody connects at once; Istio bounds the number of pushes
     /// (`PILOT_PUSH_THROTTLE`).
     pub in_flight_bytes: usize,
 }

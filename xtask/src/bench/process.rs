@@ -73,10 +73,21 @@ impl Drop for Proxy {
     }
 }
 
+/// Files that a bench of connections may open.
+const OPEN_FILES: u64 = 65_536;
+
+/// As many files as this process may allow itself.
+fn open_files_max() -> u64 {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|l| l.strip_prefix("Max open files"));
+    line.and_then(|l| l.split_whitespace().nth(1)?.parse().ok()).unwrap_or(OPEN_FILES)
+}
+
 /// Keeps this process off the proxies' processor, and lets it and its children open many files.
 pub fn settle() -> Result<()> {
     let me = std::process::id().to_string();
-    for (program, args) in [("taskset", ["-acp", "1", &me]), ("prlimit", ["--nofile=65536:65536", "--pid", &me])] {
+    let files = format!("--nofile={}", OPEN_FILES.min(open_files_max()));
+    for (program, args) in [("taskset", ["-acp", "1", &me]), ("prlimit", [&files, "--pid", &me])] {
         if !Command::new(program).args(args).stdout(Stdio::null()).status()?.success() {
             bail!("{program} failed");
         }
