@@ -66,9 +66,9 @@ pub fn trim() {
 }
 
 /// How often a process is asked whether it is at rest.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(2);
 /// Processor time between two looks of a process that is at rest.
-const AT_REST: Duration = Duration::from_millis(20);
+const AT_REST: Duration = Duration::from_millis(8);
 /// So much of its files may a process at rest keep in memory.
 const KEPT_BYTES: u64 = 2 << 20;
 
