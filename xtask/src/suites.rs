@@ -17,7 +17,7 @@ pub enum Suite {
     Tidy,
     /// clippy, warnings denied.
     Clippy,
-    /// rustdoc, warnings denied.
+    /// rustdoc, warnings denied, and the examples in documentation.
     Doc,
     /// Licences, sources and banned crates.
     Deny,
@@ -64,7 +64,8 @@ pub fn run(wanted: &[Suite]) -> Result<()> {
     let several = Suite::value_variants().iter().filter(|s| wanted(s)).count() > 1;
     std::thread::scope(|scope| {
         // What is fetched from elsewhere arrives while the tests are built.
-        let fetched = several.then(|| scope.spawn(fetch));
+        let fetches = several && Suite::value_variants().iter().any(|s| wanted(s) && s.runs_programs());
+        let fetched = fetches.then(|| scope.spawn(fetch));
         for stage in STAGES {
             let needs = stage.iter().copied().flatten().any(|s| wanted(s) && s.runs_programs());
             if needs && several && built.get().is_none() {
@@ -151,7 +152,7 @@ fn one(suite: Suite, built: Option<&Vec<Program>>) -> Result<Outcome> {
         Suite::Fmt => cargo(&["fmt", "--all", "--check"], &[]),
         Suite::Tidy => tidy::run().map(|()| Outcome::Passed)?,
         Suite::Clippy => cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "-D", "warnings"], &[]),
-        Suite::Doc => cargo(&["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")]),
+        Suite::Doc => doc(),
         Suite::Deny => deny::run()?,
         Suite::Unit => unit(programs)?,
         Suite::Conformance => conformance::run(own(programs))?,
@@ -167,6 +168,14 @@ fn one(suite: Suite, built: Option<&Vec<Program>>) -> Result<Outcome> {
         Suite::Protocols => protocols::run(own(programs))?,
         Suite::E2e => e2e(own(programs))?,
     })
+}
+
+/// The documentation, and the examples in it.
+fn doc() -> Outcome {
+    match cargo(&["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")]) {
+        Outcome::Passed => cargo(&["test", "--workspace", "--doc", "--quiet"], &[]),
+        outcome => outcome,
+    }
 }
 
 /// Requests that the test command compares; `cargo xtask differential` goes on for as long as asked.
@@ -197,12 +206,14 @@ fn e2e(programs: Vec<Program>) -> Result<Outcome> {
     tools::rootless_user();
     let envoy = tools::envoy()?.display().to_string();
     let threads = format!("--test-threads={MESHES}");
-    let mut outcome = Outcome::Failed("no test program was found".into());
-    for program in programs {
-        let status = program.command().args(["--nocapture", &threads]).env("PROA_ENVOY", &envoy).status()?;
-        outcome = if status.success() { Outcome::Passed } else { Outcome::Failed("scenarios failed".into()) };
+    if programs.is_empty() {
+        return Ok(Outcome::Failed("no test program was found".into()));
     }
-    Ok(outcome)
+    let mut failed = false;
+    for program in programs {
+        failed |= !program.command().args(["--nocapture", &threads]).env("PROA_ENVOY", &envoy).status()?.success();
+    }
+    Ok(if failed { Outcome::Failed("scenarios failed".into()) } else { Outcome::Passed })
 }
 
 /// Meshes that run at a time: much of what they do is to wait.
