@@ -1,4 +1,4 @@
-//! Which chore is it? `cargo xtask test|tidy|bench|simulate|differential|soak|protos`: everything CI and people run.
+//! Which chore is it? `cargo xtask test|tidy|bench|simulate|differential|fuzz|soak|protos`: everything CI and people run.
 //!
 //! Absent: any knowledge of how the mesh works. xtask starts other programs and reads what they print.
 
@@ -7,6 +7,7 @@ mod cargo;
 mod conformance;
 mod deny;
 mod differential;
+mod fuzz;
 mod programs;
 mod protocols;
 mod protos;
@@ -43,6 +44,8 @@ enum Chore {
     Tidy,
     /// Compare our proxy with stock Envoy on generated configurations and requests.
     Differential(differential::Args),
+    /// Let every parser that a peer or a person can reach eat mutated input, guided by the code it reaches.
+    Fuzz(fuzz::Args),
     /// Mixed traffic, changing configuration, faults and broken connections for a long time; judges memory and leftovers.
     Soak(soak::Args),
     /// Measure the proxy beside its peers with proxybench, and print the tables of docs/performance.md.
@@ -68,6 +71,7 @@ fn chore() -> anyhow::Result<()> {
         Chore::Test { suites } => suites::run(&suites),
         Chore::Tidy => tidy::run(),
         Chore::Differential(args) => differential::run(&args),
+        Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Soak(args) => soak::run(&args),
         Chore::Bench(args) => bench::run(&args),
         Chore::Simulate(args) => simulate::run(&args),

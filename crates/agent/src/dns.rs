@@ -153,11 +153,8 @@ impl Proxy {
         }
         self.metrics.dns_requests.add();
         let table = self.table.borrow().clone();
-        if let Some(mut found) = lookup(&table, &query, &self.options) {
-            // Clients take the first address; all endpoints of a headless service are to get their share.
-            found.answers.shuffle(&mut rand::rng());
-            let limit = if tcp { usize::from(u16::MAX) } else { udp_limit(&query) };
-            return fit(found, limit);
+        if let Some(found) = lookup(&table, &query, &self.options) {
+            return encode(found, &query, tcp);
         }
         self.metrics.dns_forwarded.add();
         if let Some(answer) = self.forward(bytes, tcp).await {
@@ -221,6 +218,18 @@ async fn ask_tcp(upstream: SocketAddr, query: &[u8]) -> std::io::Result<Vec<u8>>
     let mut answer = vec![0; usize::from(len)];
     stream.read_exact(&mut answer).await?;
     Ok(answer)
+}
+
+/// What the name table alone answers to the bytes of a query; `None`: it is none, or its name is not of the table.
+pub fn answer_of_table(table: &NameTable, bytes: &[u8], options: &Options, tcp: bool) -> Option<Vec<u8>> {
+    let query = Message::from_vec(bytes).ok()?;
+    encode(lookup(table, &query, options)?, &query, tcp)
+}
+
+fn encode(mut found: Message, query: &Message, tcp: bool) -> Option<Vec<u8>> {
+    // Clients take the first address; all endpoints of a headless service are to get their share.
+    found.answers.shuffle(&mut rand::rng());
+    fit(found, if tcp { usize::from(u16::MAX) } else { udp_limit(query) })
 }
 
 fn udp_limit(query: &Message) -> usize {

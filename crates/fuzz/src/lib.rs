@@ -1,11 +1,12 @@
 //! Which bytes make a parser misbehave? Targets, corpora and a seeded mutator.
 //!
 //! A target takes any bytes and must return: a panic is the finding. `cargo xtask test fuzz` runs every target over its
-//! corpus and a fixed number of seeded mutations; `cargo run --release -p proa-fuzz -- TARGET --seconds N` goes on for
-//! as long as asked and prints the input of a finding. Absent: coverage guidance; the targets are plain functions, so
-//! that any engine can call them.
+//! corpus and a fixed number of seeded mutations; `cargo xtask fuzz` builds with coverage and lets every target go on for
+//! as long as asked, mutating what reached new code. A finding's input is printed.
 
 mod connection;
+#[cfg(feature = "guided")]
+mod guide;
 mod http2;
 pub mod mutate;
 pub mod targets;
@@ -13,12 +14,27 @@ pub mod targets;
 use mutate::{Rng, mutate};
 use std::path::{Path, PathBuf};
 
+/// Most inputs kept for mutation beside the corpus.
+#[cfg(feature = "guided")]
+const KEPT_MAX: usize = 8192;
+
 /// A parser under test.
 pub struct Target {
     /// Name on the command line, and of the folder of its corpus.
     pub name: &'static str,
     /// Feeds the parser. Must return for every input.
     pub run: fn(&[u8]),
+}
+
+/// What a campaign did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ran {
+    /// Inputs tried.
+    pub inputs: u64,
+    /// Inputs that reached new code, the corpus's own among them. Zero without the feature `guided`.
+    pub kept: usize,
+    /// Places of the code reached. Zero without the feature `guided`.
+    pub places: usize,
 }
 
 /// The inputs from which mutation starts: the files of `corpus/<target>`, in order of name.
@@ -32,25 +48,40 @@ pub fn corpus(target: &Target) -> Vec<Vec<u8>> {
     files.iter().map(|f| std::fs::read(f).expect("a readable corpus file")).collect()
 }
 
-/// Runs the corpus of `target`, then mutations from `seed` until `more` says stop. Returns how many inputs ran.
+/// Runs the corpus of `target`, then mutations from `seed` until `more` says stop.
 ///
 /// On a panic the input is printed in a form that pastes into a test, and the panic goes on.
-pub fn campaign(target: &Target, seed: u64, mut more: impl FnMut(u64) -> bool) -> u64 {
-    let corpus = corpus(target);
+pub fn campaign(target: &Target, seed: u64, mut more: impl FnMut(u64) -> bool) -> Ran {
+    let mut pool = corpus(target);
     let mut rng = Rng::new(seed);
-    let mut count = 0;
-    for input in &corpus {
+    let mut ran = Ran::default();
+    #[cfg(feature = "guided")]
+    let mut guide = guide::Guide::new();
+    for input in &pool {
         attempt(target, input, seed);
-        count += 1;
+        ran.inputs += 1;
+        #[cfg(feature = "guided")]
+        {
+            ran.kept += usize::from(guide.is_new());
+        }
     }
-    while !corpus.is_empty() && more(count) {
-        let mut input = corpus[rng.below(corpus.len())].clone();
-        let other = &corpus[rng.below(corpus.len())];
+    while !pool.is_empty() && more(ran.inputs) {
+        let mut input = pool[rng.below(pool.len())].clone();
+        let other = &pool[rng.below(pool.len())];
         mutate(&mut input, other, &mut rng);
         attempt(target, &input, seed);
-        count += 1;
+        ran.inputs += 1;
+        #[cfg(feature = "guided")]
+        if guide.is_new() && pool.len() < KEPT_MAX {
+            ran.kept += 1;
+            pool.push(input);
+        }
     }
-    count
+    #[cfg(feature = "guided")]
+    {
+        ran.places = guide.places();
+    }
+    ran
 }
 
 fn attempt(target: &Target, input: &[u8], seed: u64) {

@@ -1,8 +1,10 @@
-//! How long shall it run? `proa-fuzz [TARGET] [--seconds N] [--seed S]`: a campaign bounded in time.
+//! How long shall it run? `proa-fuzz [TARGET] [--seconds N] [--seed S]`: a campaign bounded in time, `proa-fuzz --list`: the
+//! targets. Seconds are those of the processor, so that a busy machine doesn't shorten a campaign.
 
 use fuzz::targets::TARGETS;
+use rustix::time::{ClockId, clock_gettime};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
@@ -11,6 +13,10 @@ fn main() -> ExitCode {
         let mut number = || args.next().and_then(|n| n.parse::<u64>().ok());
         match arg.as_str() {
             "--seconds" => seconds = number().unwrap_or(seconds),
+            "--list" => {
+                TARGETS.iter().for_each(|t| println!("{}", t.name));
+                return ExitCode::SUCCESS;
+            }
             "--seed" => seed = number().unwrap_or(seed),
             _ => wanted = Some(arg),
         }
@@ -22,9 +28,15 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     for target in chosen {
-        let end = Instant::now() + Duration::from_secs(seconds);
-        let count = fuzz::campaign(target, seed, |_| Instant::now() < end);
-        println!("{}: {count} inputs in {seconds} s, clean", target.name);
+        let end = spent() + Duration::from_secs(seconds);
+        let ran = fuzz::campaign(target, seed, |_| spent() < end);
+        let (name, fuzz::Ran { inputs, kept, places }) = (target.name, ran);
+        println!("{name}: {inputs} inputs in {seconds} s, {kept} of them kept, {places} places reached, clean");
     }
     ExitCode::SUCCESS
+}
+
+/// Processor time of this process.
+fn spent() -> Duration {
+    clock_gettime(ClockId::ProcessCPUTime).try_into().unwrap_or_default()
 }

@@ -8,8 +8,11 @@ use protos::envoy::config::endpoint::v3::ClusterLoadAssignment;
 use protos::envoy::config::listener::v3::Listener;
 use protos::envoy::config::route::v3::RouteConfiguration;
 use protos::envoy::extensions::transport_sockets::tls::v3::Secret;
+use protos::istio::networking::nds::v1::{NameTable, name_table::NameInfo};
 use protos::json::{self, Options};
 use protos::prost::{Message, Name};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 /// All targets.
 pub const TARGETS: &[Target] = &[
@@ -27,6 +30,10 @@ pub const TARGETS: &[Target] = &[
     Target { name: "proxy_protocol", run: proxy_protocol },
     Target { name: "http_inspector", run: http_inspector },
     Target { name: "connection", run: crate::connection::run },
+    Target { name: "metadata_exchange", run: metadata_exchange },
+    Target { name: "token", run: l7::fuzz::token },
+    Target { name: "certificate", run: certificate },
+    Target { name: "dns", run: dns },
 ];
 
 /// What an xDS server or a bootstrap may send.
@@ -157,4 +164,36 @@ fn proxy_protocol(data: &[u8]) {
 
 fn http_inspector(data: &[u8]) {
     let _ = l4::fuzz::http_inspector(data).protocol();
+}
+
+fn metadata_exchange(data: &[u8]) {
+    let _ = l4::fuzz::metadata_exchange(data);
+}
+
+/// What a peer presents in a handshake, and what a workload asks the authority to sign.
+fn certificate(data: &[u8]) {
+    let _ = tls::CertificateFacts::parse(data);
+    let _ = pki::cert::CertFacts::parse(data);
+    let _ = pki::csr::CertRequest::parse(data);
+}
+
+/// A query of the application, answered from a table with names of every kind: what comes back can be read.
+fn dns(data: &[u8]) {
+    static TABLE: LazyLock<NameTable> = LazyLock::new(|| {
+        let info = |ip: &str| NameInfo { ips: vec![ip.to_owned()], ..NameInfo::default() };
+        let table = [("a.b.svc.cluster.local", "10.0.0.1"), ("*.wild.example", "fd00::1"), ("plain", "10.0.0.2")];
+        NameTable { table: table.map(|(name, ip)| (name.to_owned(), info(ip))).into(), ..NameTable::default() }
+    });
+    let options = agent::dns::Options {
+        namespace: "b".to_owned(),
+        domain: "b.svc.cluster.local".to_owned(),
+        forward_timeout: Duration::from_secs(1),
+        parallel: false,
+        listen: String::new(),
+    };
+    for tcp in [false, true] {
+        if let Some(answer) = agent::dns::answer_of_table(&TABLE, data, &options, tcp) {
+            assert_eq!(answer[..2], data[..2], "the answer bears the query's id");
+        }
+    }
 }

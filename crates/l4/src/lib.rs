@@ -31,5 +31,6 @@ pub use worker::Worker;
 pub mod fuzz {
     //! Parsers of bytes from the network, for fuzz targets.
     pub use crate::http_inspector::inspect as http_inspector;
+    pub use crate::metadata_exchange::read as metadata_exchange;
     pub use crate::proxy_protocol::parse as proxy_protocol;
 }

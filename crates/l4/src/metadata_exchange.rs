@@ -115,6 +115,12 @@ fn length(head: &[u8]) -> Option<usize> {
     (number(magic) == MAGIC && length <= BODY_BYTES_MAX).then_some(length)
 }
 
+/// The peer that a whole announcement tells of; `None`: this is none.
+pub fn read(bytes: &[u8]) -> Option<Peer> {
+    let body = bytes.get(HEAD_BYTES..)?;
+    read_peer(body.get(..length(bytes)?)?, &[])
+}
+
 fn read_peer(body: &[u8], additional: &[proxy_config::Name]) -> Option<Peer> {
     let any = pt::Any::decode(body).ok()?;
     let data = proxy_config::parse::value_of_struct(&pt::Struct::decode(&*any.value).ok()?);

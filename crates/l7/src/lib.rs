@@ -54,3 +54,19 @@ pub use connection::{ConnFacts, serve_connection};
 pub use manager::{Deps, Manager, Node};
 pub use timers::{Timer, Timers};
 pub use worker::Worker;
+
+#[doc(hidden)]
+pub mod fuzz {
+    //! Parsers of bytes from the network, for fuzz targets.
+    use crate::filters::jwt_authn;
+
+    /// A key set, and a token judged by it: `KEYS NUL TOKEN`.
+    pub fn token(bytes: &[u8]) {
+        let at = bytes.iter().position(|b| *b == 0).unwrap_or(bytes.len());
+        let (keys, token) = (jwt_authn::jwks::Jwks::parse(&bytes[..at]), bytes.get(at + 1..).unwrap_or_default());
+        let token = std::str::from_utf8(token).ok().and_then(|t| jwt_authn::token::Jwt::parse(t).ok());
+        if let (Ok(keys), Some(token)) = (keys, token) {
+            let _ = keys.verify(&token);
+        }
+    }
+}

@@ -5,7 +5,7 @@
 //! keys make a request wait, and then it is judged anew with what came.
 
 mod extract;
-mod jwks;
+pub(crate) mod jwks;
 mod remote;
 mod status;
 pub(crate) mod token;
