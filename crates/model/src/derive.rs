@@ -215,10 +215,13 @@ impl Derivation {
         }
         let has_aliases = next.has_aliases;
         for (key, (old, new)) in &mut changed {
-            let twice = |s: &Option<Arc<Service>>| s.as_ref().is_some_and(|s| s.resolution == Resolution::Alias);
+            let alias_of = |s: &Option<Arc<Service>>| s.as_ref().and_then(|s| s.external_name.clone());
+            let same_age = matches!((&*old, &*new), (Some(a), Some(b)) if a.age_order(b).is_eq());
+            // An alias of the same host as before, at the same place, leaves everybody's aliases as they are.
+            let same_alias = alias_of(old) == alias_of(new) && (same_age || alias_of(old).is_none());
             // Another resource declares the host as well: who counts is decided among all.
             let others = self.index.owners(key).count() > usize::from(new.is_some());
-            if others || twice(old) || twice(new) || (has_aliases && old.is_none()) {
+            if others || !same_alias || (has_aliases && old.is_none()) {
                 return false;
             }
             let allocates = |s: &Option<Arc<Service>>| s.as_ref().is_some_and(|s| registry::wants_address(s));

@@ -121,7 +121,11 @@ impl ScopeCache {
         if let Some(known) = known {
             return known.merged.clone();
         }
-        let merged = Arc::new(gateway::merge(&snapshot.gateways, proxy, targets));
+        let made = gateway::merge(&snapshot.gateways, proxy, targets);
+        // Most changes of a gateway's own services leave its ports as they are.
+        let last = self.gateways.iter().rev().find(|g| g.namespace == proxy.namespace && g.labels == proxy.labels);
+        let last = last.filter(|g| *g.merged == made).map(|g| g.merged.clone());
+        let merged = last.unwrap_or_else(|| Arc::new(made));
         self.gateways.push(MergedFor {
             gateways: snapshot.gateways.clone(),
             namespace: proxy.namespace.clone(),

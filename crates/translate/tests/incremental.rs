@@ -193,15 +193,23 @@ fn random_meshes_follow_as_from_scratch() {
             let mut present: BTreeMap<names::ResourceKey, api::Resource> = BTreeMap::new();
             let mut store = Store::new(MeshConfig::default());
             let mut following = Following::new(&proxies);
-            for step in 0..5 {
-                let count = if step == 0 { 20 } else { 1 + random.below(2) };
+            for step in 0..6 {
+                let count = if step == 0 { 30 } else { 1 + random.below(2) };
                 let mut changes = Vec::new();
                 for _ in 0..count {
-                    if random.chance(25) && !present.is_empty() {
-                        let key = present.keys().nth(random.below(present.len())).expect("within").clone();
-                        present.remove(&key);
-                        changes.push(Change::Delete(key));
-                    } else if let Some(resource) = random::resource(&mut random) {
+                    let any = (!present.is_empty()).then(|| random.below(present.len()));
+                    let any = any.and_then(|n| present.keys().nth(n).cloned());
+                    let what = if step == 0 { 100 } else { random.below(100) };
+                    let resource = match any {
+                        Some(key) if what < 20 => {
+                            present.remove(&key);
+                            changes.push(Change::Delete(key));
+                            continue;
+                        }
+                        Some(key) if what < 60 => random::variant(&mut random, &present[&key]),
+                        _ => random::resource(&mut random),
+                    };
+                    if let Some(resource) = resource {
                         present.insert(random::key(&resource), resource.clone());
                         changes.push(Change::Apply(resource));
                     }

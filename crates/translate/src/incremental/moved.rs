@@ -1,9 +1,10 @@
 //! What moved between two views of the same kind of proxy, as far as routes care? Services, rules for them and virtual
 //! services, found by comparing allocations; and from these, the ports whose route configurations may differ.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
+use model::snapshot::ServicesByHost;
 use model::{ResolvedVirtualService, Service, SidecarScope};
 use names::Hostname;
 
@@ -69,6 +70,11 @@ impl Services {
         self.0.is_empty()
     }
 
+    /// Whether the service of this host or the rule for its clients moved.
+    pub(super) fn contains(&self, host: &Hostname) -> bool {
+        self.0.contains_key(host)
+    }
+
     /// Whether routes of a virtual service can differ.
     pub(super) fn concern(&self, v: &ResolvedVirtualService) -> bool {
         let moved = |h: &Hostname| match self.0.get(h) {
@@ -79,8 +85,89 @@ impl Services {
     }
 }
 
+/// Virtual services in place of others, by the address of those.
+#[derive(Default)]
+pub(super) struct Exchanged(HashMap<usize, Arc<ResolvedVirtualService>>);
+
+impl Exchanged {
+    /// `None`: some came or went, or are no more where they were.
+    pub(super) fn new(lost: &[Arc<ResolvedVirtualService>], won: &[Arc<ResolvedVirtualService>]) -> Option<Self> {
+        let in_place = lost.len() == won.len() && lost.iter().zip(won).all(|(a, b)| is_in_place_of(a, b));
+        in_place.then(|| Exchanged(lost.iter().map(|v| Arc::as_ptr(v) as usize).zip(won.iter().cloned()).collect()))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The one in place of this one.
+    pub(super) fn get(&self, v: &Arc<ResolvedVirtualService>) -> Option<Arc<ResolvedVirtualService>> {
+        if self.0.is_empty() { None } else { self.0.get(&(Arc::as_ptr(v) as usize)).cloned() }
+    }
+}
+
+/// Whether `b` is in every list where `a` was, at the same place, for the same hosts.
+fn is_in_place_of(a: &ResolvedVirtualService, b: &ResolvedVirtualService) -> bool {
+    a.config.age_order(&b.config).is_eq()
+        && a.config.qualified() == b.config.qualified()
+        && a.hosts == b.hosts
+        && a.visibility == b.visibility
+        && a.config.spec.gateways == b.config.spec.gateways
+}
+
+/// What moved for sidecars of a namespace without `Sidecar`.
+pub(super) struct InScope {
+    ports: Ports,
+    pub(super) services: Services,
+    /// What stayed in its place; `None`: something came or went.
+    in_place: Option<InPlace>,
+}
+
+/// Services and virtual services that moved and are where they were.
+struct InPlace {
+    pairs: Vec<(Arc<Service>, Arc<Service>)>,
+    exchanged: Exchanged,
+}
+
+impl InScope {
+    /// What moved between two scopes. `hosts`: services by host, before and after.
+    pub(super) fn between(old: &SidecarScope, new: &SidecarScope, hosts: [&ServicesByHost; 2]) -> InScope {
+        let all = || InScope { ports: Ports::All, services: Services(BTreeMap::new()), in_place: None };
+        let ([before], [after]) = (old.egress.as_slice(), new.egress.as_slice()) else {
+            return all();
+        };
+        if old.config.is_some() || new.config.is_some() || before.port.is_some() || after.port.is_some() {
+            return all();
+        }
+        let (gone, come) = exchanged(&before.services, &after.services);
+        let same = |a: &Vec<_>, b: &Vec<_>| super::facts::all_same(a, b);
+        let services = Services::new(&gone, &come, new.rules.changed_keys(&old.rules, same));
+        let (lost, won) = exchanged(&before.virtual_services, &after.virtual_services);
+        let only = |s: &Arc<Service>| hosts.iter().all(|t| t.get(&s.hostname).is_some_and(|m| m.len() == 1));
+        let stays = |(a, b): (&Arc<Service>, &Arc<Service>)| {
+            a.age_order(b).is_eq() && a.hostname == b.hostname && a.visibility == b.visibility && only(a)
+        };
+        let in_place = gone.len() == come.len() && gone.iter().zip(&come).all(stays);
+        let exchanged = Exchanged::new(&lost, &won).filter(|_| in_place);
+        let ports = Ports::of(&services, &lost, &won, [&before.services, &after.services], &after.virtual_services);
+        let pairs = gone.into_iter().zip(come).collect();
+        InScope { ports, services, in_place: exchanged.map(|exchanged| InPlace { pairs, exchanged }) }
+    }
+
+    /// Whether the route configuration of this name may differ.
+    pub(super) fn concern(&self, name: &str) -> bool {
+        self.ports.concern(name)
+    }
+
+    /// Virtual services in place of others, if all that moved is where it was; `keeps` says so of each service.
+    pub(super) fn in_place(&self, keeps: impl Fn(&Service, &Service) -> bool) -> Option<&Exchanged> {
+        let in_place = self.in_place.as_ref()?;
+        in_place.pairs.iter().all(|(a, b)| keeps(a, b)).then_some(&in_place.exchanged)
+    }
+}
+
 /// Ports of a sidecar's route configurations.
-pub(super) enum Ports {
+enum Ports {
     /// All of them.
     All,
     /// These.
@@ -88,18 +175,14 @@ pub(super) enum Ports {
 }
 
 impl Ports {
-    /// Ports whose routes can differ from those in the scope `old`. Both scopes are of a namespace without `Sidecar`.
-    pub(super) fn between(old: &SidecarScope, new: &SidecarScope) -> Ports {
-        let ([before], [after]) = (old.egress.as_slice(), new.egress.as_slice()) else {
-            return Ports::All;
-        };
-        if old.config.is_some() || new.config.is_some() || before.port.is_some() || after.port.is_some() {
-            return Ports::All;
-        }
-        let (gone, come) = exchanged(&before.services, &after.services);
-        let same = |a: &Vec<_>, b: &Vec<_>| super::facts::all_same(a, b);
-        let services = Services::new(&gone, &come, new.rules.changed_keys(&old.rules, same));
-        let (lost, won) = exchanged(&before.virtual_services, &after.virtual_services);
+    /// Ports whose routes can differ. `listed`: services before and after; `rules`: virtual services after.
+    fn of(
+        services: &Services,
+        lost: &[Arc<ResolvedVirtualService>],
+        won: &[Arc<ResolvedVirtualService>],
+        listed: [&[Arc<Service>]; 2],
+        rules: &[Arc<ResolvedVirtualService>],
+    ) -> Ports {
         if services.is_empty() && lost.is_empty() && won.is_empty() {
             return Ports::Some(BTreeSet::new());
         }
@@ -107,17 +190,17 @@ impl Ports {
         for (host, change) in &services.0 {
             out.extend(&change.ports);
             if change.rule {
-                let of_host = before.services.iter().chain(after.services.iter()).filter(|s| s.hostname == *host);
+                let of_host = listed.iter().copied().flatten().filter(|s| s.hostname == *host);
                 out.extend(of_host.flat_map(|s| &s.ports).map(|p| p.number));
             }
         }
-        let concerned = after.virtual_services.iter().filter(|v| services.concern(v));
-        for v in lost.iter().chain(&won).chain(concerned) {
+        let concerned = rules.iter().filter(|v| services.concern(v));
+        for v in lost.iter().chain(won).chain(concerned) {
             // Port 80 carries hosts that are no services as well.
             out.insert(80);
             for host in &v.hosts {
                 let covered = |s: &&Arc<Service>| s.hostname.matches(host) || host.matches(&s.hostname);
-                for s in before.services.iter().chain(after.services.iter()).filter(covered) {
+                for s in listed.iter().copied().flatten().filter(covered) {
                     out.extend(s.ports.iter().map(|p| p.number));
                 }
             }
@@ -126,7 +209,7 @@ impl Ports {
     }
 
     /// Whether the route configuration of this name is among them. Names without a port depend on everything.
-    pub(super) fn concern(&self, name: &str) -> bool {
+    fn concern(&self, name: &str) -> bool {
         match self {
             Ports::All => true,
             Ports::Some(ports) if ports.is_empty() => false,

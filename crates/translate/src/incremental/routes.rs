@@ -1,7 +1,7 @@
 //! Route configurations by name. A name is made again only when something it could hold has moved (`moved`); its routes
 //! come from the memo, so that a change of one service among a thousand copies the other 999.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use model::snapshot::ServicesByHost;
@@ -11,7 +11,7 @@ use names::{Hostname, NodeType};
 use xds::server::{Resource, ResourceSet};
 
 use super::facts::all_same;
-use super::moved::{Ports, Services, exchanged};
+use super::moved::{Exchanged, InScope, Services, exchanged};
 use super::{Context, Facts};
 use crate::route::{Reshaped, Table};
 
@@ -40,29 +40,19 @@ enum Depends {
     All,
     /// On one service and its rule: the host of a sniffed port that no virtual service shapes.
     Service(Arc<Service>),
-    /// On rules of gateways and the services they send to.
-    Gateway(Arc<Table>),
+    /// On rules and the services they send to, and on those services that no rule shapes.
+    Table(Arc<Table>),
 }
 
 /// What moved since a view's routes were made.
 enum Moved {
-    Sidecar(Ports),
+    Sidecar(InScope),
     Gateway {
         /// Those that lost or won rules.
         gateways: BTreeSet<String>,
-        /// Rules in place of others, by address.
-        exchanged: HashMap<usize, Arc<ResolvedVirtualService>>,
+        exchanged: Exchanged,
         services: Services,
     },
-}
-
-/// Whether `b` is in every list where `a` was, at the same place, for the same hosts.
-fn is_in_place_of(a: &ResolvedVirtualService, b: &ResolvedVirtualService) -> bool {
-    a.config.age_order(&b.config).is_eq()
-        && a.config.qualified() == b.config.qualified()
-        && a.hosts == b.hosts
-        && a.visibility == b.visibility
-        && a.config.spec.gateways == b.config.spec.gateways
 }
 
 /// What becomes of a route configuration.
@@ -76,15 +66,13 @@ impl Moved {
     fn since(before: &Made, context: &Context<'_>) -> Moved {
         let (inputs, snapshot) = (context.inputs, context.inputs.snapshot());
         if inputs.proxy().node_type != NodeType::Router {
-            return Moved::Sidecar(Ports::between(&before.scope, inputs.scope()));
+            let hosts = [&before.by_host, &snapshot.by_host];
+            return Moved::Sidecar(InScope::between(&before.scope, inputs.scope(), hosts));
         }
         let (lost, won) = exchanged(before.virtual_services.as_slice(), snapshot.virtual_services.as_slice());
+        let in_place = Exchanged::new(&lost, &won);
         let mut gateways = BTreeSet::new();
-        let mut exchanged_rules = HashMap::new();
-        if lost.len() == won.len() && lost.iter().zip(&won).all(|(a, b)| is_in_place_of(a, b)) {
-            let address = |v: &Arc<ResolvedVirtualService>| Arc::as_ptr(v) as usize;
-            exchanged_rules = lost.iter().map(address).zip(won).collect();
-        } else {
+        if in_place.is_none() {
             gateways.extend(lost.iter().chain(&won).flat_map(|v| v.config.spec.gateways.iter().cloned()));
         }
         let hosts = snapshot.by_host.changed_keys(&before.by_host, |a, b| {
@@ -95,15 +83,28 @@ impl Moved {
         };
         let (gone, come) = exchanged(&of(&before.by_host), &of(&snapshot.by_host));
         let rules = inputs.scope().rules.changed_keys(&before.scope.rules, |a, b| all_same(a, b));
-        Moved::Gateway { gateways, exchanged: exchanged_rules, services: Services::new(&gone, &come, rules) }
+        let services = Services::new(&gone, &come, rules);
+        Moved::Gateway { gateways, exchanged: in_place.unwrap_or_default(), services }
     }
 
     fn fate(&self, context: &Context<'_>, name: &str, known: &Route, before: &Made) -> Fate {
-        match (self, &known.depends) {
-            (Moved::Sidecar(ports), _) if !ports.concern(name) => Fate::Same,
-            (Moved::Sidecar(_), Depends::Service(service)) if is_current(context, name, service, before) => Fate::Same,
-            (Moved::Gateway { gateways, exchanged, services }, Depends::Gateway(table)) => {
-                let gateway = context.inputs.view.gateway.as_ref();
+        let inputs = context.inputs;
+        let followed = match (self, &known.depends) {
+            (Moved::Sidecar(moved), _) if !moved.concern(name) => return Fate::Same,
+            (Moved::Sidecar(_), Depends::Service(service)) if is_current(context, name, service, before) => {
+                return Fate::Same;
+            }
+            (Moved::Sidecar(moved), Depends::Table(table)) => {
+                let Table::Port(port) = &**table else { return Fate::Again };
+                let Some(exchanged) = moved.in_place(|a, b| port.keeps(a, b)) else { return Fate::Again };
+                let concerned = |v: &ResolvedVirtualService| moved.services.concern(v);
+                let is_moved = |host: &Hostname| moved.services.contains(host);
+                let table = port.follow(inputs, context.memo, |v| exchanged.get(v), concerned, is_moved);
+                table.map(|t| t.map(Table::Port))
+            }
+            (Moved::Gateway { gateways, exchanged, services }, Depends::Table(table)) => {
+                let Table::Gateway(table) = &**table else { return Fate::Again };
+                let gateway = inputs.view.gateway.as_ref();
                 let mut servers = gateway.and_then(|g| g.by_route.get(name)).into_iter().flatten();
                 if !gateways.is_empty() && servers.any(|s| gateways.contains(&s.gateway)) {
                     return Fate::Again;
@@ -111,14 +112,15 @@ impl Moved {
                 if exchanged.is_empty() && services.is_empty() {
                     return Fate::Same;
                 }
-                let exchanged = |v: &Arc<_>| exchanged.get(&(Arc::as_ptr(v) as usize)).cloned();
-                match table.follow(context.inputs, context.memo, exchanged, |v| services.concern(v)) {
-                    Ok(None) => Fate::Same,
-                    Ok(Some(table)) => Fate::From(table),
-                    Err(Reshaped) => Fate::Again,
-                }
+                let table = table.follow(inputs, context.memo, |v| exchanged.get(v), |v| services.concern(v));
+                table.map(|t| t.map(Table::Gateway))
             }
-            _ => Fate::Again,
+            _ => return Fate::Again,
+        };
+        match followed {
+            Ok(None) => Fate::Same,
+            Ok(Some(table)) => Fate::From(table),
+            Err(Reshaped) => Fate::Again,
         }
     }
 }
@@ -140,7 +142,8 @@ pub(super) fn routes(context: &Context<'_>, names: &Arc<[Arc<str>]>, before: Opt
         let table = match fate {
             Fate::Same => continue,
             Fate::From(table) => Some(table),
-            Fate::Again => router.then(|| Table::new(inputs, context.memo, name)).flatten(),
+            Fate::Again if router || !patched => Table::new(inputs, context.memo, name),
+            Fate::Again => None,
         };
         let value = match &table {
             Some(table) if !patched => crate::route::configuration(name, Some(table.parts())),
@@ -153,7 +156,7 @@ pub(super) fn routes(context: &Context<'_>, names: &Arc<[Arc<str>]>, before: Opt
             come[come.len() - 1].clone()
         });
         let depends = match table {
-            Some(table) => Depends::Gateway(Arc::new(table)),
+            Some(table) => Depends::Table(Arc::new(table)),
             None if router => Depends::All,
             None => sniffed(context, name).map_or(Depends::All, |s| Depends::Service(s.clone())),
         };

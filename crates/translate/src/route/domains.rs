@@ -78,6 +78,14 @@ fn decisive<'a>(service: &Service, proxy_domain: &'a str) -> &'a str {
     if hosts.into_iter().any(|h| own(h)) { proxy_domain } else { suffix }
 }
 
+/// Whether both services have the same domains, wherever they are asked for.
+pub(crate) fn are_same(a: &Service, b: &Service) -> bool {
+    a.hostname == b.hostname
+        && a.aliases == b.aliases
+        && (a.resolution, a.registry) == (b.resolution, b.registry)
+        && (&a.addresses, &a.auto_addresses) == (&b.addresses, &b.auto_addresses)
+}
+
 /// Domains of a service, and those among them that are shortened forms. `port` is added to each unless 0.
 pub fn names_of(service: &Service, port: u16, proxy_domain: &str, reach: Reach) -> (Vec<String>, Vec<String>) {
     let mut out = Vec::new();

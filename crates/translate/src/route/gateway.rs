@@ -10,6 +10,7 @@ use model::gateway::GatewayServer;
 use names::Hostname;
 use xds::server::Part;
 
+use super::Reshaped;
 use super::action::Context;
 use super::list::{self, Names, RouteList, Spelled};
 use crate::Inputs;
@@ -42,7 +43,7 @@ struct Host {
 struct Group {
     /// Positions of its hosts; the first, most specific one names it.
     hosts: Vec<usize>,
-    part: Arc<Part>,
+    parts: Vec<Arc<Part>>,
 }
 
 /// The virtual hosts of a route name (`http.80`, `https.443.…`), with what it takes to follow a change of a few services
@@ -217,7 +218,7 @@ impl Table {
             let domains = hosts.iter().map(|n| self.hosts[*n].host.to_string()).collect();
             let names = Names::Own { name: name(first), domains };
             let whole = Spelled { names, routes: first.routes.clone(), attempts, require_tls: first.require_tls };
-            Arc::new(Group { hosts, part: whole.part(memo) })
+            Arc::new(Group { hosts, parts: whole.parts(memo) })
         };
         let groups: Vec<_> = members.into_iter().map(of).collect();
         if !named_alike {
@@ -227,7 +228,7 @@ impl Table {
         self.groups = groups;
     }
 
-    /// The virtual hosts, by name.
+    /// The virtual hosts, by name, each in one part or several.
     pub(crate) fn parts(&self) -> Vec<Arc<Part>> {
         if self.groups.is_empty() {
             let name = host_port("blackhole", self.port.into());
@@ -235,20 +236,16 @@ impl Table {
             let nowhere = Spelled { names, routes: Arc::default(), attempts: false, require_tls: false };
             return vec![nowhere.part(&Memo::default())];
         }
-        self.order.iter().map(|n| Arc::clone(&self.groups[*n].part)).collect()
+        self.order.iter().flat_map(|n| self.groups[*n].parts.iter().cloned()).collect()
     }
 }
-
-/// Hosts came or went.
-pub(crate) struct Reshaped;
 
 fn name(host: &Host) -> String {
     host_port(&host.host, host.port.into())
 }
 
 fn joined(shares: &[Arc<Share>], of: &[usize]) -> Arc<RouteList> {
-    let lists: Vec<_> = of.iter().map(|n| shares[*n].routes.clone()).collect();
-    RouteList::joined(&lists)
+    RouteList::joined(of.iter().map(|n| &shares[*n].routes))
 }
 
 /// The service that a rule's destination means: that of the rule's namespace if the proxy sees it.

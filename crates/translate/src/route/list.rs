@@ -2,7 +2,7 @@
 //! the bytes they will be, so that assembling copies instead of building. Fields are written by number (protobuf allows
 //! any order); `RouteConfiguration`s are read back where patches want messages.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use names::Hostname;
 use protos::envoy::config::route::v3 as route;
@@ -24,6 +24,10 @@ const DOMAINS: u32 = 2;
 const ROUTES: u32 = 3;
 /// Most bytes of a field's key and length.
 const PREFIX_MAX: usize = 12;
+/// More parts of routes than that are not copied into their virtual host. A virtual service has at most this many.
+const COPIED_PARTS_MAX: usize = 2;
+/// Odd and without pattern, so that hashes of parts do not cancel each other.
+const HASH_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Starts a length-delimited field.
 fn field(out: &mut Vec<u8>, number: u32, len: usize) {
@@ -35,20 +39,13 @@ fn field_len(number: u32, len: usize) -> usize {
     key_len(number) + encoded_len_varint(len as u64) + len
 }
 
-/// Routes as `VirtualHost.routes`, those that take everything at the end.
-#[derive(Clone, Debug, Default)]
+/// Routes as `VirtualHost.routes`, those that take everything at the end. In parts: the hosts that many rules share hold
+/// what each rule became, not a copy of it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct RouteList {
-    bytes: Vec<u8>,
-    /// Where the first route begins that takes everything.
-    catch_all: usize,
-    /// Of the bytes, once somebody asks.
-    hash: OnceLock<u64>,
-}
-
-impl PartialEq for RouteList {
-    fn eq(&self, other: &Self) -> bool {
-        self.bytes == other.bytes && self.catch_all == other.catch_all
-    }
+    first: Vec<Arc<Part>>,
+    /// Routes that take everything.
+    last: Vec<Arc<Part>>,
 }
 
 impl RouteList {
@@ -63,39 +60,45 @@ impl RouteList {
     }
 
     fn encode(routes: Vec<Parts>) -> Self {
-        let mut out = RouteList::default();
         let (last, first): (Vec<_>, Vec<_>) = routes.iter().partition(|r| action::is_catch_all(&r.head));
-        let put = |out: &mut Vec<u8>, r: &Parts| {
-            field(out, ROUTES, r.head.encoded_len() + r.rest.len());
-            r.head.encode_raw(out);
-            out.extend_from_slice(&r.rest);
+        let part = |list: &[&Parts]| -> Vec<Arc<Part>> {
+            let mut out = Vec::new();
+            for r in list {
+                field(&mut out, ROUTES, r.head.encoded_len() + r.rest.len());
+                r.head.encode_raw(&mut out);
+                out.extend_from_slice(&r.rest);
+            }
+            out.shrink_to_fit();
+            if out.is_empty() { Vec::new() } else { vec![Arc::new(Part::new(out))] }
         };
-        first.iter().for_each(|r| put(&mut out.bytes, r));
-        out.catch_all = out.bytes.len();
-        last.iter().for_each(|r| put(&mut out.bytes, r));
-        out.bytes.shrink_to_fit();
-        out
+        RouteList { first: part(&first), last: part(&last) }
     }
 
     /// Several lists as one: the conditional routes of all, then those that take everything.
-    pub(super) fn joined(lists: &[Arc<RouteList>]) -> Arc<RouteList> {
-        if let [only] = lists {
+    pub(super) fn joined<'a>(lists: impl Iterator<Item = &'a Arc<RouteList>> + Clone) -> Arc<RouteList> {
+        let mut one = lists.clone();
+        if let (Some(only), None) = (one.next(), one.next()) {
             return only.clone();
         }
-        let mut bytes = Vec::with_capacity(lists.iter().map(|l| l.bytes.len()).sum());
-        lists.iter().for_each(|l| bytes.extend_from_slice(&l.bytes[..l.catch_all]));
-        let catch_all = bytes.len();
-        lists.iter().for_each(|l| bytes.extend_from_slice(&l.bytes[l.catch_all..]));
-        Arc::new(RouteList { bytes, catch_all, ..Default::default() })
+        let first = lists.clone().flat_map(|l| l.first.iter().cloned()).collect();
+        Arc::new(RouteList { first, last: lists.flat_map(|l| l.last.iter().cloned()).collect() })
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.first.is_empty() && self.last.is_empty()
     }
 
-    /// xxHash64 of the routes.
+    fn parts(&self) -> impl Iterator<Item = &Arc<Part>> {
+        self.first.iter().chain(&self.last)
+    }
+
+    fn len(&self) -> usize {
+        self.parts().map(|p| p.len()).sum()
+    }
+
+    /// Equal lists have equal hashes.
     pub(super) fn hash(&self) -> u64 {
-        *self.hash.get_or_init(|| xxhash_rust::xxh64::xxh64(&self.bytes, 0))
+        self.parts().fold(0, |hash: u64, part| hash.rotate_left(5).wrapping_mul(HASH_FACTOR) ^ part.hash())
     }
 }
 
@@ -184,22 +187,38 @@ impl Spelled {
         memo.get(&key, || self.encode())
     }
 
+    /// The same in the parts of its routes, if they are many.
+    pub(super) fn parts(&self, memo: &Memo) -> Vec<Arc<Part>> {
+        if self.routes.parts().count() <= COPIED_PARTS_MAX {
+            return vec![self.part(memo)];
+        }
+        let (head, rest) = self.around_routes(0);
+        let (head, rest) = (Arc::new(Part::new(head)), Arc::new(Part::new(rest)));
+        std::iter::once(head).chain(self.routes.parts().cloned()).chain([rest]).collect()
+    }
+
     fn encode(&self) -> Part {
-        let (name, rest) = (self.name(), self.rest());
+        let (mut out, rest) = self.around_routes(self.routes.len());
+        self.routes.parts().for_each(|p| out.extend_from_slice(p.bytes()));
+        out.extend_from_slice(&rest);
+        out.shrink_to_fit();
+        Part::new(out)
+    }
+
+    /// What comes before the routes, with room for as many bytes more, and what comes after them.
+    fn around_routes(&self, room: usize) -> (Vec<u8>, Vec<u8>) {
+        let (name, rest) = (self.name(), self.rest().encode_to_vec());
         let domains: usize = self.domains().iter().map(|d| field_len(DOMAINS, d.len())).sum();
-        let len = field_len(NAME, name.len()) + domains + self.routes.bytes.len() + rest.encoded_len();
-        let mut out = Vec::with_capacity(len + PREFIX_MAX);
-        field(&mut out, VIRTUAL_HOSTS, len);
+        let names = field_len(NAME, name.len()) + domains;
+        let mut out = Vec::with_capacity(names + PREFIX_MAX + room + rest.len());
+        field(&mut out, VIRTUAL_HOSTS, names + self.routes.len() + rest.len());
         field(&mut out, NAME, name.len());
         out.extend_from_slice(name.as_bytes());
         for d in self.domains() {
             field(&mut out, DOMAINS, d.len());
             out.extend_from_slice(d.as_bytes());
         }
-        out.extend_from_slice(&self.routes.bytes);
-        rest.encode_raw(&mut out);
-        out.shrink_to_fit();
-        Part::new(out)
+        (out, rest)
     }
 }
 

@@ -59,7 +59,35 @@ pub(crate) fn before_patches(inputs: &Inputs, name: &str) -> route::RouteConfigu
     route::RouteConfiguration::decode(&*bytes).expect("encoded above")
 }
 
-pub(crate) use gateway::{Reshaped, Table};
+/// The virtual hosts of a route configuration, with what it takes to follow a change of a few services or rules.
+#[derive(Debug)]
+pub(crate) enum Table {
+    /// Of a gateway.
+    Gateway(gateway::Table),
+    /// Of a sidecar's port.
+    Port(sidecar::Table),
+}
+
+/// Hosts came or went: a table cannot be followed.
+pub(crate) struct Reshaped;
+
+impl Table {
+    /// `None`: no server has this route name, or it is one of a sidecar that is no plain port.
+    pub(crate) fn new(inputs: &Inputs, memo: &Memo, name: &str) -> Option<Table> {
+        match inputs.proxy().node_type {
+            NodeType::Router => gateway::Table::new(inputs, memo, name).map(Table::Gateway),
+            _ => sidecar::Table::new(inputs, memo, name).map(Table::Port),
+        }
+    }
+
+    /// The virtual hosts, by name, each in one part or several.
+    pub(crate) fn parts(&self) -> Vec<Arc<Part>> {
+        match self {
+            Table::Gateway(table) => table.parts(),
+            Table::Port(table) => table.parts(),
+        }
+    }
+}
 
 /// The same, encoded, from pieces that were translated before.
 pub(crate) fn encoded(inputs: &Inputs, memo: &Memo, name: &str) -> Value {
@@ -72,9 +100,10 @@ pub(crate) fn is_patched(inputs: &Inputs) -> bool {
 }
 
 fn unpatched(inputs: &Inputs, memo: &Memo, name: &str) -> Value {
-    let virtual_hosts = match inputs.proxy().node_type {
-        NodeType::Router => gateway::Table::new(inputs, memo, name).map(|t| t.parts()),
-        _ => {
+    let virtual_hosts = match Table::new(inputs, memo, name) {
+        Some(table) => Some(table.parts()),
+        None if inputs.proxy().node_type == NodeType::Router => None,
+        None => {
             let list = sidecar::virtual_hosts(inputs, memo, name);
             list.map(|list| list.iter().map(|v| v.part(memo)).collect())
         }

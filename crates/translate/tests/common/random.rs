@@ -352,6 +352,21 @@ pub fn resource(r: &mut Random) -> Option<api::Resource> {
     api::Resource::from_value(out, None, "default").ok()
 }
 
+/// The resource with one part of it another, as people change things: its hosts, its place and its age stay.
+pub fn variant(r: &mut Random, resource: &api::Resource) -> Option<api::Resource> {
+    let mut out = (*resource.raw).clone();
+    let (part, value) = match resource.key().kind.name() {
+        "Service" => ("ports", ports(r, "Service")),
+        "ServiceEntry" if r.chance(50) => ("endpoints", json!([{"address": address(r)}])),
+        "ServiceEntry" => ("ports", ports(r, "ServiceEntry")),
+        "VirtualService" => ("http", http(r)),
+        "DestinationRule" => ("trafficPolicy", traffic_policy(r)),
+        _ => return None,
+    };
+    out["spec"][part] = value;
+    api::Resource::from_value(out, None, "default").ok()
+}
+
 /// The key of a resource.
 pub fn key(resource: &api::Resource) -> ResourceKey {
     resource.meta.key.clone()

@@ -28,6 +28,16 @@ impl Part {
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// xxHash64 of the bytes.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
 }
 
 /// The encoded message of a resource: `head`, then the parts in order.
