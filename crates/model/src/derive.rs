@@ -129,19 +129,28 @@ impl Derivation {
     }
 
     fn virtual_services(&mut self, resources: &Resources, next: &mut Snapshot, touched: &Touched, all: bool) {
+        let mut exchanged = Some(Vec::new());
         for key in self.reread(resources, touched, &Kind::VirtualService, all) {
-            match resources.get(&key).map(|r| (r, &r.body)) {
+            let new = match resources.get(&key).map(|r| (r, &r.body)) {
                 Some((r, Body::VirtualService(spec))) => {
                     let written = config(r, (**spec).clone());
                     let export = &next.mesh.default_virtual_service_export_to;
-                    let resolved = crate::virtual_service::resolve(&written, &next.config_domain, export);
-                    self.virtual_services.insert(key, Arc::new(resolved));
+                    Some(Arc::new(crate::virtual_service::resolve(&written, &next.config_domain, export)))
                 }
-                _ => drop(self.virtual_services.remove(&key)),
+                _ => None,
+            };
+            let old = match &new {
+                Some(new) => self.virtual_services.insert(key, new.clone()),
+                None => self.virtual_services.remove(&key),
+            };
+            match (old, new, &mut exchanged) {
+                (Some(old), Some(new), Some(list)) => list.push((old, new)),
+                _ => exchanged = None,
             }
         }
-        let list = self.virtual_services.values().cloned();
-        next.virtual_services = Arc::new(VirtualServices::of_resolved(list, &next.virtual_services));
+        let in_place = exchanged.and_then(|list| next.virtual_services.exchanged(&list));
+        let anew = || VirtualServices::of_resolved(self.virtual_services.values().cloned(), &next.virtual_services);
+        next.virtual_services = Arc::new(in_place.unwrap_or_else(anew));
     }
 
     fn destination_rules(&mut self, resources: &Resources, next: &mut Snapshot, touched: &Touched, all: bool) {
@@ -186,10 +195,13 @@ impl Derivation {
             gone.extend(old);
             come.extend(new);
         }
-        if all || !self.replace_services(next, &gone, &come, delta) {
+        let public = |list: &[Arc<Service>]| list.iter().all(|s| s.visibility == Visibility::Public);
+        if !all && self.replace_services(next, &gone, &come, delta) {
+            next.all_public = if next.all_public { public(&come) } else { public(&next.services) };
+        } else {
             self.all_services(next, delta);
+            next.all_public = public(&next.services);
         }
-        next.all_public = next.services.iter().all(|s| s.visibility == Visibility::Public);
         gone.iter().chain(&come).map(|s| s.key()).collect()
     }
 

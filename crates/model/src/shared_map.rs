@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// Entries per chunk before it is split: small enough to copy for one change, large enough that a thousand services
 /// are some thirty chunks.
-const CHUNK_MAX: usize = 64;
+const CHUNK_MAX: usize = 32;
 
 type Chunk<K, V> = Arc<Vec<(K, V)>>;
 

@@ -39,6 +39,11 @@ impl ResolvedVirtualService {
         !self.config.spec.tls.is_empty() || !self.config.spec.tcp.is_empty()
     }
 
+    /// Whether its rules are all its own.
+    fn delegates_nothing(&self) -> bool {
+        self.config.spec.http.iter().all(|r| r.delegate.is_none())
+    }
+
     /// Notes what rules depend on, for those who keep their translation.
     fn note_dependencies(&mut self) {
         let http = &self.config.spec.http;
@@ -61,7 +66,7 @@ impl ResolvedVirtualService {
 pub struct VirtualServices {
     all: Vec<Arc<ResolvedVirtualService>>,
     /// Gateway name (`mesh` or `NAMESPACE/NAME`) to positions in `all`.
-    by_gateway: BTreeMap<String, Vec<usize>>,
+    by_gateway: Arc<BTreeMap<String, Vec<usize>>>,
 }
 
 impl VirtualServices {
@@ -75,9 +80,10 @@ impl VirtualServices {
         let (roots, leaves): (Vec<_>, Vec<_>) = resolved.into_iter().partition(|v| !v.hosts.is_empty());
         let leaves: BTreeMap<String, Arc<ResolvedVirtualService>> =
             leaves.into_iter().map(|v| (v.config.qualified(), v)).collect();
-        let mut out = VirtualServices::default();
+        let mut all = Vec::with_capacity(roots.len());
+        let mut by_gateway: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for root in roots {
-            let merged = if root.config.spec.http.iter().all(|r| r.delegate.is_none()) {
+            let merged = if root.delegates_nothing() {
                 root
             } else {
                 let merged = merge_delegates((*root).clone(), &leaves);
@@ -85,15 +91,33 @@ impl VirtualServices {
                 known.cloned().unwrap_or_else(|| Arc::new(merged))
             };
             for gateway in &merged.config.spec.gateways {
-                match out.by_gateway.get_mut(gateway) {
-                    Some(list) if list.last() == Some(&out.all.len()) => {}
-                    Some(list) => list.push(out.all.len()),
-                    None => drop(out.by_gateway.insert(gateway.clone(), vec![out.all.len()])),
+                match by_gateway.get_mut(gateway) {
+                    Some(list) if list.last() == Some(&all.len()) => {}
+                    Some(list) => list.push(all.len()),
+                    None => drop(by_gateway.insert(gateway.clone(), vec![all.len()])),
                 }
             }
-            out.all.push(merged);
+            all.push(merged);
         }
-        out
+        VirtualServices { all, by_gateway: Arc::new(by_gateway) }
+    }
+
+    /// These with some in place of others. `None`: delegates are among them, or one is not where the other was.
+    pub(crate) fn exchanged(
+        &self,
+        list: &[(Arc<ResolvedVirtualService>, Arc<ResolvedVirtualService>)],
+    ) -> Option<VirtualServices> {
+        let mut all = self.all.clone();
+        for (old, new) in list {
+            let whole = |v: &ResolvedVirtualService| !v.hosts.is_empty() && v.delegates_nothing();
+            let same_place = old.config.age_order(&new.config).is_eq()
+                && old.config.spec.gateways == new.config.spec.gateways
+                && whole(old)
+                && whole(new);
+            let at = all.iter().position(|v| Arc::ptr_eq(v, old)).filter(|_| same_place)?;
+            all[at] = new.clone();
+        }
+        Some(VirtualServices { all, by_gateway: Arc::clone(&self.by_gateway) })
     }
 
     /// Virtual services bound to a gateway that a namespace sees: its own private ones first, then those exported to

@@ -16,9 +16,9 @@ pub struct Facts {
     /// The proxy without what distinguishes replicas; equal ones share a view.
     pub(crate) proxy: Arc<model::Proxy>,
     /// Where the client is and what it is called, for endpoints that depend on it.
-    pub(crate) place: String,
+    pub(crate) place: Arc<str>,
     /// Where the proxy has its own certificates, if not over SDS: clusters that originate TLS name the files.
-    pub(crate) certificates: String,
+    pub(crate) certificates: Arc<str>,
     pub(crate) mesh: Arc<MeshConfig>,
     pub(crate) telemetries: Arc<Vec<Arc<Config<api::security::Telemetry>>>>,
     pub(crate) envoy_filters: Arc<Vec<Arc<Config<api::envoy_filter::EnvoyFilter>>>>,
@@ -45,10 +45,18 @@ impl Facts {
         let (view, snapshot, proxy) = (&inputs.view, inputs.snapshot(), inputs.proxy());
         let same_scope = before.filter(|(_, scope)| Arc::ptr_eq(scope, &view.scope));
         let dynamic = || view.scope.services.iter().any(|s| s.resolution == model::Resolution::DynamicDns);
+        let same_proxy = before.map(|(facts, _)| facts).filter(|facts| Arc::ptr_eq(&facts.proxy, &view.proxy));
+        let (place, certificates) = match same_proxy {
+            Some(facts) => (facts.place.clone(), facts.certificates.clone()),
+            None => (
+                format!("{}|{}|{}|{:?}", proxy.locality, proxy.network, proxy.node_name, proxy.labels).into(),
+                CERTIFICATES.map(|k| proxy.metadata_text(k)).join("|").into(),
+            ),
+        };
         Facts {
             proxy: view.proxy.clone(),
-            place: format!("{}|{}|{}|{:?}", proxy.locality, proxy.network, proxy.node_name, proxy.labels),
-            certificates: CERTIFICATES.map(|k| proxy.metadata_text(k)).join("|"),
+            place,
+            certificates,
             mesh: snapshot.mesh.clone(),
             telemetries: snapshot.telemetries.clone(),
             envoy_filters: snapshot.envoy_filters.clone(),

@@ -133,8 +133,12 @@ pub(super) fn routes(context: &Context<'_>, names: &Arc<[Arc<str>]>, before: Opt
     let mut by_name = usable.map(|b| b.by_name.clone()).unwrap_or_default();
     let (mut gone, mut come) = (Vec::new(), Vec::new());
     let (router, patched) = (inputs.proxy().node_type == NodeType::Router, crate::route::is_patched(inputs));
+    // Both are in order: looking each name up costs more than all that most of them need.
+    let last = by_name.clone();
+    let mut last = last.iter().peekable();
     for name in names.iter() {
-        let known = by_name.get(name);
+        while last.next_if(|(n, _)| *n < name).is_some() {}
+        let known = last.next_if(|(n, _)| *n == name).map(|(_, route)| route);
         let fate = match (known, &moved, usable) {
             (Some(known), Some(moved), Some(before)) => moved.fate(context, name, known, before),
             _ => Fate::Again,

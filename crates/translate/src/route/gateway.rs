@@ -184,14 +184,61 @@ impl Table {
             }
         }
         let mut table = Table { shares, hosts, groups: Vec::new(), order: self.order.clone(), port: self.port };
-        table.group(inputs, memo, &self.groups, |n| !other.contains(&n));
+        match table.same_groups(&self.groups, &other) {
+            Some(changed) => {
+                table.groups.clone_from(&self.groups);
+                for at in changed {
+                    table.groups[at] = table.finished(inputs, memo, self.groups[at].hosts.clone());
+                }
+            }
+            None => table.group(inputs, memo, &self.groups, |n| !other.contains(&n)),
+        }
         Ok(Some(table))
+    }
+
+    /// Positions of those groups of `old` whose routes changed, if all groups have the members still that they had: of the
+    /// hosts in `other`, which have other routes, each went along with its whole group, and no two groups met.
+    fn same_groups(&self, old: &[Arc<Group>], other: &BTreeSet<usize>) -> Option<Vec<usize>> {
+        let key = |group: &Group| {
+            let first = &self.hosts[group.hosts[0]];
+            (first.require_tls, first.routes.hash())
+        };
+        let mut changed = Vec::new();
+        for (at, group) in old.iter().enumerate() {
+            let moved = group.hosts.iter().filter(|n| other.contains(n)).count();
+            if moved == 0 {
+                continue;
+            }
+            let routes = &self.hosts[group.hosts[0]].routes;
+            let alike = group.hosts.iter().all(|n| self.hosts[*n].routes == *routes);
+            if moved != group.hosts.len() || !alike || routes.is_empty() {
+                return None;
+            }
+            changed.push((at, key(group)));
+        }
+        let met = |(at, group): (usize, &Arc<Group>)| {
+            let key = key(group);
+            changed.iter().any(|(other, of)| *other != at && *of == key)
+        };
+        if old.iter().enumerate().any(met) {
+            return None;
+        }
+        Some(changed.into_iter().map(|(at, _)| at).collect())
+    }
+
+    /// A group of these hosts.
+    fn finished(&self, inputs: &Inputs, memo: &Memo, hosts: Vec<usize>) -> Arc<Group> {
+        let attempts = ProxyHeaders::new(inputs, Class::Gateway).attempt_count;
+        let first = &self.hosts[hosts[0]];
+        let domains = hosts.iter().map(|n| self.hosts[*n].host.to_string()).collect();
+        let names = Names::Own { name: name(first), domains };
+        let whole = Spelled { names, routes: first.routes.clone(), attempts, require_tls: first.require_tls };
+        Arc::new(Group { hosts, parts: whole.parts(memo) })
     }
 
     /// Virtual hosts with equal routes become one with several domains; the most specific host names it. `old`: groups
     /// of the same hosts, of which those have their routes still that `same` selects.
     fn group(&mut self, inputs: &Inputs, memo: &Memo, old: &[Arc<Group>], same: impl Fn(usize) -> bool) {
-        let attempts = ProxyHeaders::new(inputs, Class::Gateway).attempt_count;
         let mut members: Vec<Vec<usize>> = Vec::with_capacity(self.hosts.len());
         let mut seen: HashMap<(bool, u64), usize> = HashMap::with_capacity(self.hosts.len());
         for (n, host) in self.hosts.iter().enumerate() {
@@ -214,11 +261,7 @@ impl Table {
             if let Some(known) = known {
                 return Arc::clone(known);
             }
-            let first = &self.hosts[hosts[0]];
-            let domains = hosts.iter().map(|n| self.hosts[*n].host.to_string()).collect();
-            let names = Names::Own { name: name(first), domains };
-            let whole = Spelled { names, routes: first.routes.clone(), attempts, require_tls: first.require_tls };
-            Arc::new(Group { hosts, parts: whole.parts(memo) })
+            self.finished(inputs, memo, hosts)
         };
         let groups: Vec<_> = members.into_iter().map(of).collect();
         if !named_alike {

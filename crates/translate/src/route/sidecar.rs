@@ -59,7 +59,7 @@ struct Host {
 pub(crate) struct Table {
     port: u16,
     rules: Vec<Rule>,
-    hosts: Vec<Host>,
+    hosts: Vec<Arc<Host>>,
 }
 
 impl Table {
@@ -69,7 +69,8 @@ impl Table {
         let (rules, mut list) = for_port(inputs, memo, port, name, None);
         list.sort_by(|(a, _), (b, _)| a.name().cmp(b.name()));
         list.push((super::catch_all(inputs), Source::Fixed));
-        let finished = |(spelled, source): (Spelled, Source)| Host { part: spelled.part(memo), spelled, source };
+        let finished =
+            |(spelled, source): (Spelled, Source)| Arc::new(Host { part: spelled.part(memo), spelled, source });
         Some(Table { port, rules, hosts: list.into_iter().map(finished).collect() })
     }
 
@@ -104,7 +105,7 @@ impl Table {
             rules.get_or_insert_with(|| self.rules.clone())[n] = Rule { rule, routes: made };
         }
         let rules_now = rules.as_ref().unwrap_or(&self.rules);
-        let mut hosts: Option<Vec<Host>> = None;
+        let mut hosts: Option<Vec<Arc<Host>>> = None;
         for (n, host) in self.hosts.iter().enumerate() {
             let routes = match &host.source {
                 Source::Rule(at) if differing.contains(at) => rules_now[*at].routes.clone(),
@@ -119,7 +120,7 @@ impl Table {
             }
             let spelled = Spelled { routes, ..host.spelled.clone() };
             let other = Host { part: spelled.part(memo), spelled, source: host.source.clone() };
-            hosts.get_or_insert_with(|| self.hosts.clone())[n] = other;
+            hosts.get_or_insert_with(|| self.hosts.clone())[n] = Arc::new(other);
         }
         if rules.is_none() && hosts.is_none() {
             return Ok(None);
