@@ -27,12 +27,11 @@ pub fn validate(annotations: &BTreeMap<String, String>) -> Result<(), InjectErro
                 "REDIRECT" | "TPROXY" | "NONE" => Ok(()),
                 _ => Err(format!("interceptionMode invalid: {value:?} is not one of REDIRECT, TPROXY, NONE")),
             },
-            "sidecar.istio.io/rewriteAppHTTPProbers"
-            | "prometheus.istio.io/merge-metrics"
-            | "sidecar.istio.io/nativeSidecar" => match value.as_str() {
-                "true" | "false" => Ok(()),
-                _ => Err(format!("{value:?} is not true or false")),
+            "prometheus.istio.io/merge-metrics" => match truth(value) {
+                Some(_) => Ok(()),
+                None => Err(format!("{value:?} is not true or false")),
             },
+            "prometheus.istio.io/scrape-targets" => scrape_targets(value).map(|_| ()),
             "sidecar.istio.io/proxyCPU"
             | "sidecar.istio.io/proxyCPULimit"
             | "sidecar.istio.io/proxyMemory"
@@ -42,6 +41,36 @@ pub fn validate(annotations: &BTreeMap<String, String>) -> Result<(), InjectErro
         result.map_err(|reason| InjectError::Annotation { name: name.clone(), reason })?;
     }
     Ok(())
+}
+
+/// Ports that the proxy and the agent of a pod use themselves: metrics of the application are not there.
+const RESERVED: [u16; 9] = [15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090];
+
+/// `8080:/metrics,9100:/custom`: ports with paths (`/metrics` when none is given).
+///
+/// # Errors
+/// A port is none, or one that the proxy and its agent use.
+pub fn scrape_targets(text: &str) -> Result<Vec<(String, String)>, String> {
+    let targets = text.split(',').map(str::trim).filter(|t| !t.is_empty());
+    let target = |target: &str| {
+        let (port, path) = target.split_once(':').unwrap_or((target, ""));
+        let (port, path) = (port.trim(), Some(path.trim()).filter(|p| !p.is_empty()).unwrap_or("/metrics"));
+        match port.parse::<u16>() {
+            Ok(number) if RESERVED.contains(&number) => Err(format!("port {number} is used by the proxy")),
+            Ok(number) if number > 0 => Ok((port.to_owned(), path.to_owned())),
+            _ => Err(format!("{port:?} is not a port number")),
+        }
+    };
+    targets.map(target).collect()
+}
+
+/// A boolean in the spellings that Go's `strconv.ParseBool` takes.
+pub fn truth(word: &str) -> Option<bool> {
+    match word {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 fn ranges(what: &str, value: &str, star: bool) -> Result<(), String> {
@@ -102,6 +131,12 @@ mod tests {
         check("status.sidecar.istio.io/port", "0", true);
         check("sidecar.istio.io/proxyCPU", "100m", true);
         check("sidecar.istio.io/proxyMemory", "1Gb", false);
+        check("prometheus.istio.io/merge-metrics", "True", true);
+        check("prometheus.istio.io/merge-metrics", "maybe", false);
+        check("prometheus.istio.io/scrape-targets", "8080:/metrics, 9100", true);
+        check("prometheus.istio.io/scrape-targets", "15020:/metrics", false);
+        check("prometheus.istio.io/scrape-targets", "web:/metrics", false);
+        check("sidecar.istio.io/rewriteAppHTTPProbers", "maybe", true);
         check("unrelated", "x", true);
     }
 }

@@ -63,8 +63,8 @@ impl Injector {
     }
 }
 
-/// The workload behind a pod: its controller; a ReplicaSet `NAME-HASH` stands for the Deployment `NAME`, a Job of a
-/// CronJob for the CronJob.
+/// The workload behind a pod: its controller; a ReplicaSet `NAME-HASH` stands for the Deployment (or Argo's Rollout) `NAME`,
+/// a ReplicationController for the DeploymentConfig that its label names, a Job of a CronJob for the CronJob.
 pub fn workload_of(pod: &Value) -> Option<Owner> {
     let meta = &pod["metadata"];
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
@@ -73,14 +73,24 @@ pub fn workload_of(pod: &Value) -> Option<Owner> {
     let owner = owners.iter().find(|o| o["controller"] == Value::Bool(true))?;
     let (mut api_version, mut kind, mut name) =
         (text(&owner["apiVersion"]), text(&owner["kind"]), text(&owner["name"]));
-    let hash = text(&meta["labels"]["pod-template-hash"]);
+    let label = |name: &str| text(&meta["labels"][name]);
+    let (hash, rollout, openshift) =
+        (label("pod-template-hash"), label("rollouts-pod-template-hash"), label("deploymentconfig"));
     if kind == "ReplicaSet" && !hash.is_empty() && name.ends_with(&format!("-{hash}")) {
         name.truncate(name.len() - hash.len() - 1);
         kind = "Deployment".into();
         api_version = "apps/v1".into();
+    } else if kind == "ReplicaSet" && !rollout.is_empty() && name.ends_with(&format!("-{rollout}")) {
+        name.truncate(name.len() - rollout.len() - 1);
+        kind = "Rollout".into();
+        api_version = "v1alpha1".into();
+    } else if kind == "ReplicationController" && !openshift.is_empty() {
+        name = openshift;
+        kind = "DeploymentConfig".into();
     } else if kind == "Job" {
-        let stem =
-            name.rsplit_once('-').filter(|(_, tail)| tail.len() >= 8 && tail.bytes().all(|b| b.is_ascii_digit()));
+        let stem = name
+            .rsplit_once('-')
+            .filter(|(_, tail)| (8..=10).contains(&tail.len()) && tail.bytes().all(|b| b.is_ascii_digit()));
         if let Some(stem) = stem.map(|(stem, _)| stem.to_owned()) {
             name = stem;
             kind = "CronJob".into();

@@ -168,9 +168,8 @@ impl Injector {
         let proxy_config = proxy_config::effective(&self.mesh, &self.proxy_configs, namespace, &labels, annotation)
             .map_err(InjectError::ProxyConfig)?;
         let native = match own.get("sidecar.istio.io/nativeSidecar").map(String::as_str) {
-            Some("true") => true,
-            Some("false") => false,
-            _ => self.native_sidecar,
+            None | Some("") => self.native_sidecar,
+            Some(word) => word != "false",
         };
         let stripped = post::strip(pod);
         let context = templates::Context {
@@ -189,7 +188,8 @@ impl Injector {
             template_pod = merge::apply(&template_pod, &patch);
             merged = merge::apply(&merged, &patch);
         }
-        let merged = post::reapply_overrides(merged, &stripped, &template_pod, pod);
+        let merged =
+            post::reapply_overrides(merged, &stripped, &template_pod, pod, context.interception_mode() == "TPROXY");
         Ok(post::finish(&context, merged, &template_pod))
     }
 

@@ -1,7 +1,8 @@
 //! How does a patch change a pod? Kubernetes's strategic merge, for the lists a pod has.
 //!
 //! Objects merge by key, `null` deletes, lists of named things merge by their merge key in Kubernetes's order, other
-//! lists and scalars are replaced. `$patch: replace | delete` is understood.
+//! lists and scalars are replaced. Directives: `$patch: replace | delete | merge`, `$retainKeys` (what of an object stays) and
+//! `$deleteFromPrimitiveList/FIELD`; `$setElementOrder/FIELD` says nothing that matters here.
 
 use serde_json::{Map, Value};
 
@@ -37,12 +38,24 @@ pub fn apply_container(base: &Value, patch: &Value) -> Value {
 fn merge(base: &Value, patch: &Value, field: &str, parent: &str) -> Value {
     match (base, patch) {
         (Value::Object(base), Value::Object(patch)) => {
-            if patch.get("$patch").and_then(Value::as_str) == Some("replace") {
-                return Value::Object(without_directive(patch));
+            match patch.get("$patch").and_then(Value::as_str) {
+                Some("replace") => return Value::Object(without_directives(patch)),
+                Some("delete") => return Value::Object(Map::new()),
+                _ => {}
             }
             let mut out = base.clone();
-            for (key, value) in patch {
-                if value.is_null() {
+            if let Some(kept) = patch.get("$retainKeys").and_then(Value::as_array) {
+                out.retain(|key, _| kept.iter().any(|k| k == key));
+            }
+            let ordering = |key: &str| key == "$patch" || key == "$retainKeys" || key.starts_with("$setElementOrder/");
+            for (key, value) in patch.iter().filter(|(key, _)| !ordering(key)) {
+                if let Some(list) = key.strip_prefix("$deleteFromPrimitiveList/") {
+                    if let (Some(items), Some(gone)) =
+                        (out.get_mut(list).and_then(Value::as_array_mut), value.as_array())
+                    {
+                        items.retain(|item| !gone.contains(item));
+                    }
+                } else if value.is_null() {
                     out.shift_remove(key);
                 } else {
                     let old = out.get(key).cloned().unwrap_or(Value::Null);
@@ -67,8 +80,8 @@ fn merge(base: &Value, patch: &Value, field: &str, parent: &str) -> Value {
     }
 }
 
-fn without_directive(patch: &Map<String, Value>) -> Map<String, Value> {
-    patch.iter().filter(|(k, _)| *k != "$patch").map(|(k, v)| (k.clone(), v.clone())).collect()
+fn without_directives(patch: &Map<String, Value>) -> Map<String, Value> {
+    patch.iter().filter(|(k, _)| !k.starts_with('$')).map(|(k, v)| (k.clone(), v.clone())).collect()
 }
 
 fn merge_list(base: &[Value], patch: &[Value], key: &str, field: &str) -> Vec<Value> {
@@ -134,5 +147,9 @@ mod tests {
         let base = json!({"env": [{"name": "a"}, {"name": "b"}], "o": {"x": 1}});
         let patch = json!({"env": [{"name": "a", "$patch": "delete"}], "o": {"$patch": "replace", "y": 2}});
         assert_eq!(apply_container(&base, &patch), json!({"env": [{"name": "b"}], "o": {"y": 2}}));
+        let base = json!({"o": {"x": 1, "y": 2}, "gone": {"x": 1}, "args": ["a", "b"]});
+        let patch = json!({"o": {"$retainKeys": ["y", "z"], "z": 3}, "gone": {"$patch": "delete"},
+            "$deleteFromPrimitiveList/args": ["a"], "$setElementOrder/env": [{"name": "b"}]});
+        assert_eq!(apply_container(&base, &patch), json!({"o": {"y": 2, "z": 3}, "gone": {}, "args": ["b"]}));
     }
 }

@@ -25,12 +25,13 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Reads `global.proxy.autoInject` and the webhook's selectors.
+    /// Reads `global.proxy.autoInject` (a word that is neither `enabled` nor `disabled` injects nothing) and the webhook's
+    /// selectors.
     pub fn from_values(values: &Value) -> Self {
         let webhook = &values["sidecarInjectorWebhook"];
         let selectors = |v: &Value| Vec::<LabelSelector>::read(v, &mut Reader::default());
         Policy {
-            enabled: values["global"]["proxy"]["autoInject"].as_str().unwrap_or("enabled") != "disabled",
+            enabled: values["global"]["proxy"]["autoInject"].as_str().unwrap_or("enabled") == "enabled",
             never: selectors(&webhook["neverInjectSelector"]),
             always: selectors(&webhook["alwaysInjectSelector"]),
         }
@@ -44,8 +45,8 @@ impl Policy {
         }
         let labels: Labels = string_map(&pod["metadata"]["labels"]);
         let annotations = string_map(&pod["metadata"]["annotations"]);
-        let said = labels.get(INJECT).or_else(|| annotations.get(INJECT)).map(String::as_str);
-        match said {
+        let said = labels.get(INJECT).or_else(|| annotations.get(INJECT)).map(|word| word.to_lowercase());
+        match said.as_deref() {
             Some("true" | "y" | "yes" | "on") => return true,
             Some("") | None => {}
             Some(_) => return false,
@@ -122,6 +123,7 @@ mod tests {
         check(true, json!({"metadata": {"labels": {INJECT: "true"}, "annotations": {INJECT: "false"}}}), "a", true);
         check(true, json!({"spec": {"hostNetwork": true}}), "a", false);
         check(true, json!({}), "kube-system", false);
+        check(false, json!({"metadata": {"labels": {INJECT: "Yes"}}}), "a", true);
         check(true, json!({"metadata": {"labels": {"never": "y"}}}), "a", false);
         check(false, json!({"metadata": {"labels": {"always": "y"}}}), "a", true);
     }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use crate::annotations::{scrape_targets, truth};
 use crate::templates::Context;
 use crate::{AUTO_IMAGE, INIT, PROXY, VALIDATION, merge, string_map};
 
@@ -15,6 +16,8 @@ pub use probes::{dump as app_probers, point_at_agent, restore as restore_probes,
 const STATUS: &str = "sidecar.istio.io/status";
 const SCRAPE_ENV: &str = "ISTIO_PROMETHEUS_ANNOTATIONS";
 const SCRAPE_TARGETS: &str = "prometheus.istio.io/scrape-targets";
+const SECURE_MERGED_ENV: &str = "ENVOY_SECURE_MERGED_METRICS_PORT";
+const SECURE_PORT: &str = "prometheus.istio.io/secure-port";
 const OVERRIDES: &str = "proxy.istio.io/overrides";
 
 fn list<'a>(pod: &'a Value, field: &str) -> &'a [Value] {
@@ -114,7 +117,8 @@ fn scrape_configuration(pod: &Value) -> Map<String, Value> {
 }
 
 /// Applies the pod's own containers of the template's names on top of the template's, and remembers them.
-pub fn reapply_overrides(mut merged: Value, user: &Value, template: &Value, original: &Value) -> Value {
+/// `tproxy`: the proxy works transparently.
+pub fn reapply_overrides(mut merged: Value, user: &Value, template: &Value, original: &Value, tproxy: bool) -> Value {
     let mut remembered = Map::new();
     for field in ["containers", "initContainers"] {
         let mut overrides = Vec::new();
@@ -154,7 +158,7 @@ pub fn reapply_overrides(mut merged: Value, user: &Value, template: &Value, orig
     if let Some(containers) = merged["spec"]["containers"].as_array_mut() {
         containers.retain(|c| !moved.contains(&c["name"]));
     }
-    adjust_user(&mut merged);
+    adjust_user(&mut merged, user, tproxy);
     let injected_before = original["metadata"]["annotations"].get(STATUS).is_some();
     if !remembered.is_empty() && !injected_before {
         merged["metadata"]["annotations"][OVERRIDES] = Value::Object(remembered).to_string().into();
@@ -162,34 +166,35 @@ pub fn reapply_overrides(mut merged: Value, user: &Value, template: &Value, orig
     merged
 }
 
-/// Rules exempt the proxy by its user, so a changed user must reach them.
-fn adjust_user(pod: &mut Value) {
-    let proxies = ["initContainers", "containers"].map(|f| find(list(pod, f), &PROXY.into()).cloned());
-    let Some(proxy) = proxies.into_iter().flatten().next() else {
-        return;
-    };
-    let security = &proxy["securityContext"];
-    let (Some(user), group) = (security["runAsUser"].as_i64(), security["runAsGroup"].as_i64()) else {
-        return;
-    };
-    if user == 0 {
+/// Rules exempt the proxy by its user, so a user that the pod's own proxy container states must reach them. A transparent
+/// proxy stays root. Follows: `adjustInitContainerUser`.
+fn adjust_user(pod: &mut Value, user: &Value, tproxy: bool) {
+    let Some(security) = proxy(user).map(|own| own["securityContext"].clone()) else { return };
+    let (run_as, group) = (security["runAsUser"].as_i64(), security["runAsGroup"].as_i64());
+    if run_as.is_none() && group.is_none() {
         return;
     }
-    for item in pod["spec"]["initContainers"].as_array_mut().into_iter().flatten() {
-        if item["name"] != INIT && item["name"] != VALIDATION {
-            continue;
+    if tproxy
+        && run_as.is_some()
+        && let Some(proxy) = proxy_mut(pod)
+    {
+        proxy["securityContext"]["runAsUser"] = 0.into();
+    }
+    let rules = pod["spec"]["initContainers"].as_array_mut().into_iter().flatten();
+    for container in rules.filter(|c| c["name"] == INIT || c["name"] == VALIDATION) {
+        if container["name"] == VALIDATION && !tproxy {
+            for (field, id) in [("runAsUser", run_as), ("runAsGroup", group)] {
+                if let Some(id) = id {
+                    container["securityContext"][field] = id.into();
+                }
+            }
         }
-        if let Some(args) = item["args"].as_array_mut()
+        // Rules cannot exempt root.
+        if let (Some(id), Some(args)) = (run_as.filter(|id| *id != 0), container["args"].as_array_mut())
             && let Some(at) = args.iter().position(|a| a == "-u")
             && at + 1 < args.len()
         {
-            args[at + 1] = user.to_string().into();
-        }
-        if item["name"] == VALIDATION {
-            item["securityContext"]["runAsUser"] = user.into();
-            if let Some(group) = group {
-                item["securityContext"]["runAsGroup"] = group.into();
-            }
+            args[at + 1] = id.to_string().into();
         }
     }
 }
@@ -198,6 +203,7 @@ fn adjust_user(pod: &mut Value) {
 pub fn finish(c: &Context<'_>, mut pod: Value, template: &Value) -> Value {
     network(c, &mut pod);
     prometheus_merge(c, &mut pod);
+    secure_port(&mut pod);
     probes::rewrite(c, &mut pod);
     let injected: Vec<(&str, Value)> =
         c.injector.injected_annotations.iter().map(|(k, v)| (k.as_str(), v.as_str().into())).collect();
@@ -247,34 +253,34 @@ fn network(c: &Context<'_>, pod: &mut Value) {
     }
 }
 
-/// Points Prometheus at the agent, which merges the application's metrics with the proxy's.
+/// A name as Prometheus spells labels: whoever writes `prometheus.io/port`, `prometheus-io.port` or `prometheus_io_port`
+/// means the same.
+fn label_name(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect()
+}
+
+/// Points Prometheus at the agent, which merges the application's metrics with the proxy's. Without a proxy in the pod only
+/// the annotations are written.
 fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
     // Templates may add annotations, so the merged pod is asked.
     let annotations = string_map(&pod["metadata"]["annotations"]);
-    let enabled = match annotations.get("prometheus.istio.io/merge-metrics").map(String::as_str) {
-        Some("true") => true,
-        Some("false") => false,
-        _ => c.injector.mesh.enable_prometheus_merge.unwrap_or(true),
-    };
-    if !enabled {
+    let enabled = annotations.get("prometheus.istio.io/merge-metrics").and_then(|word| truth(word));
+    if !enabled.unwrap_or(c.injector.mesh.enable_prometheus_merge.unwrap_or(true)) {
         return;
     }
     let target = c.injector.mesh.proxy_config().status_port.to_string();
     let get = |name: &str| {
-        let forms = [format!("prometheus.io/{name}"), format!("prometheus.io.{name}")];
-        forms.iter().find_map(|f| annotations.get(f)).cloned()
+        let wanted = format!("prometheus_io_{name}");
+        annotations.iter().find(|(k, _)| label_name(k) == wanted).map(|(_, v)| v.clone())
     };
     let (scrape, mut path, mut port) = (get("scrape"), get("path"), get("port"));
-    let targets = annotations.get(SCRAPE_TARGETS).map_or_else(Vec::new, |t| scrape_targets(t));
+    if scrape.as_deref().and_then(truth) == Some(false) || port.as_deref() == Some(target.as_str()) {
+        return;
+    }
+    let targets = annotations.get(SCRAPE_TARGETS).and_then(|t| scrape_targets(t).ok()).unwrap_or_default();
     if let Some((first_port, first_path)) = targets.first() {
         port = port.or_else(|| Some(first_port.clone()));
         path = path.or_else(|| Some(first_path.clone()));
-    }
-    if port.as_deref() == Some(target.as_str()) {
-        return;
-    }
-    if scrape.as_deref() == Some("false") || proxy_mut(pod).is_none() {
-        return;
     }
     let fields = [("scrape", scrape), ("path", path), ("port", port)];
     let said: Map<String, Value> = fields.into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?.into()))).collect();
@@ -291,27 +297,23 @@ fn prometheus_merge(c: &Context<'_>, pod: &mut Value) {
         set_env(pod, SCRAPE_ENV, &Value::Object(all).to_string());
     }
     if let Some(map) = pod["metadata"]["annotations"].as_object_mut() {
-        for name in ["scrape", "path", "port"] {
-            map.shift_remove(&format!("prometheus.io.{name}"));
-        }
-        map.shift_remove(SCRAPE_TARGETS);
+        let ours = ["prometheus_io_scrape", "prometheus_io_path", "prometheus_io_port"];
+        map.retain(|name, _| name != SCRAPE_TARGETS && !ours.contains(&label_name(name).as_str()));
     }
     for (name, value) in [("port", target.as_str()), ("path", "/stats/prometheus"), ("scrape", "true")] {
         pod["metadata"]["annotations"][format!("prometheus.io/{name}")] = value.into();
     }
 }
 
-/// `8080:/metrics,9100:/custom`: ports with paths (`/metrics` when none is given).
-fn scrape_targets(text: &str) -> Vec<(String, String)> {
-    text.split(',')
-        .map(str::trim)
-        .filter(|t| !t.is_empty())
-        .map(|t| match t.split_once(':') {
-            Some((port, path)) => (port.to_owned(), path.to_owned()),
-            None => (t.to_owned(), "/metrics".to_owned()),
-        })
-        .filter(|(port, _)| port.parse::<u16>().is_ok())
-        .collect()
+/// Says where Prometheus may scrape the merged metrics over mTLS, when the proxy has such a port and the pod says nothing.
+fn secure_port(pod: &mut Value) {
+    let env = proxy(pod).and_then(|p| p["env"].as_array()?.iter().find(|e| e["name"] == SECURE_MERGED_ENV));
+    let port = env.and_then(|e| e["value"].as_str()).filter(|p| p.parse::<u16>().is_ok_and(|p| p != 0));
+    if let Some(port) = port.map(str::to_owned)
+        && pod["metadata"]["annotations"].get(SECURE_PORT).is_none()
+    {
+        pod["metadata"]["annotations"][SECURE_PORT] = port.into();
+    }
 }
 
 /// What was injected, for the next injection and for people.

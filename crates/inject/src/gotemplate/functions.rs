@@ -5,7 +5,8 @@ use std::cmp::Ordering;
 use serde_json::{Map, Value, json};
 
 use super::eval::{print, truth};
-use crate::templates::sidecar::append_multus_network;
+use crate::templates::sidecar::{append_multus_network, exclude_port};
+use crate::templates::{clean, directory};
 
 type Outcome = Result<Value, String>;
 
@@ -25,9 +26,11 @@ fn equal(a: &Value, b: &Value) -> bool {
     compare(a, b).map_or_else(|| a == b || (a.is_null() && *b == json!("")), |o| o == Ordering::Equal)
 }
 
-fn indent(width: usize, s: &str) -> String {
+/// Every line moved to the right; `first`: the first one, too.
+fn indent(width: usize, s: &str, first: bool) -> String {
     let pad = " ".repeat(width.min(256));
-    s.split('\n').map(|l| format!("{pad}{l}")).collect::<Vec<_>>().join("\n")
+    let line = |(at, l): (usize, &str)| if at > 0 || first { format!("{pad}{l}") } else { l.to_owned() };
+    s.split('\n').enumerate().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn number(v: &Value) -> Result<i64, String> {
@@ -172,13 +175,14 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
         // Istio's `contains` takes the part first, as sprig's does.
         "contains" => s(1).contains(&s(0)).into(),
         "hasKey" => args.first().is_some_and(|m| m.get(s(1)).is_some()).into(),
+        // Istio's own: the first line stands where the template puts it. `nindent` is sprig's.
         "indent" => {
             arity(2)?;
-            indent(usize::try_from(number(&args[0])?).unwrap_or(0), &s(1)).into()
+            indent(usize::try_from(number(&args[0])?).unwrap_or(0), &s(1), false).into()
         }
         "nindent" => {
             arity(2)?;
-            format!("\n{}", indent(usize::try_from(number(&args[0])?).unwrap_or(0), &s(1))).into()
+            format!("\n{}", indent(usize::try_from(number(&args[0])?).unwrap_or(0), &s(1), true)).into()
         }
         "int" | "int64" => number(args.first().unwrap_or(&Value::Null)).unwrap_or(0).into(),
         "toString" => s(0).into(),
@@ -192,11 +196,16 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
             yaml(&args[0]).into()
         }
         "fromYaml" => api::yaml::parse(&s(0)).map_err(|e| e.to_string())?,
-        "toJSON" | "toJson" | "structToJSON" | "protoToJSON" => {
+        "toJSON" | "toJson" | "structToJSON" => {
             arity(1)?;
-            if args[0].is_null() { "".into() } else { args[0].to_string().into() }
+            if args[0].is_null() { "{}".into() } else { args[0].to_string().into() }
         }
-        "fromJSON" | "fromJson" => serde_json::from_str(&s(0)).map_err(|e| format!("{name}: {e}"))?,
+        "protoToJSON" => {
+            arity(1)?;
+            if args[0].is_null() { "{}".into() } else { clean(&args[0]).to_string().into() }
+        }
+        "fromJSON" => serde_json::from_str(&s(0)).unwrap_or_else(|_| "{}".into()),
+        "fromJson" => serde_json::from_str(&s(0)).map_err(|e| format!("{name}: {e}"))?,
         "toJsonMap" => {
             let mut merged = Map::new();
             args.iter().filter_map(Value::as_object).for_each(|m| merged.extend(m.clone()));
@@ -230,31 +239,22 @@ pub(super) fn call(name: &str, args: Vec<Value>) -> Outcome {
         }
         "directory" => {
             arity(1)?;
-            s(0).rsplit_once('/')
-                .map_or(".".to_owned(), |(dir, _)| if dir.is_empty() { "/".into() } else { dir.to_owned() })
-                .into()
+            directory(&s(0)).into()
         }
         "includeInboundPorts" | "applicationPorts" => {
             let containers = args.first().and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            containers.iter().flat_map(tcp_ports).collect::<Vec<_>>().join(",").into()
+            let wanted = |c: &&Value| name == "includeInboundPorts" || c["name"] != crate::PROXY;
+            containers.iter().filter(wanted).flat_map(tcp_ports).collect::<Vec<_>>().join(",").into()
         }
         "excludeInboundPort" => {
             arity(2)?;
-            let (port, own) = (s(0), s(1));
-            let has = own.split(',').any(|p| p.trim() == port);
-            match (port.trim(), own.as_str()) {
-                ("" | "0", _) => own,
-                (port, "") => port.to_owned(),
-                (port, _) if !has => format!("{own},{port}"),
-                _ => own,
-            }
-            .into()
+            exclude_port(&s(0), &s(1)).into()
         }
         "appendMultusNetwork" => {
             arity(2)?;
             append_multus_network(&s(0), &s(1)).into()
         }
-        "formatDuration" => s(0).into(),
+        "formatDuration" | "kubevirtInterfaces" | "excludeInterfaces" => s(0).into(),
         "env" => {
             arity(2)?;
             args[1].clone()

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{list, proxy_mut, set_env};
 use crate::PROXY;
+use crate::annotations::truth;
 use crate::templates::Context;
 
 const ENV: &str = "ISTIO_KUBE_APP_PROBERS";
@@ -17,11 +18,8 @@ const HOOKS: [(&str, &str); 2] = [("postStart", "poststartz"), ("preStop", "pres
 /// Points HTTP, TCP and gRPC probes of applications at the agent, when asked for.
 pub fn rewrite(c: &Context<'_>, pod: &mut Value) {
     let annotations = super::annotations(pod);
-    let wanted = match annotations.get("sidecar.istio.io/rewriteAppHTTPProbers").map(String::as_str) {
-        Some("true") => true,
-        Some("false") => false,
-        _ => c.flag("/sidecarInjectorWebhook/rewriteAppHTTPProbe"),
-    };
+    let said = annotations.get("sidecar.istio.io/rewriteAppHTTPProbers").and_then(|word| truth(word));
+    let wanted = said.unwrap_or_else(|| c.flag("/sidecarInjectorWebhook/rewriteAppHTTPProbe"));
     let port: u16 = c.status_port().parse().unwrap_or_default();
     if !wanted || port == 0 || proxy_mut(pod).is_none() {
         return;
@@ -41,8 +39,9 @@ pub fn tell_agent(pod: &mut Value, port: u16) {
 
 /// Lets the kubelet ask the agent on `port` instead of the application.
 pub fn point_at_agent(pod: &mut Value, port: u16) {
+    let captured = Captured::of(pod);
     for_each_probe(pod, |name, suffix, hook, ports, probe| {
-        if prober(probe, ports, hook).is_some() {
+        if prober(probe, ports, hook).is_some_and(|p| captured.has(&p)) {
             point(probe, &agent_path(name, suffix, hook), port);
         }
     });
@@ -75,10 +74,11 @@ pub fn restore(pod: &mut Value) {
 /// What the agent has to ask, by path.
 pub fn dump(pod: &Value, status_port: u16) -> BTreeMap<String, Value> {
     let mut out = BTreeMap::new();
+    let captured = Captured::of(pod);
     let mut pod = pod.clone();
     for_each_probe(&mut pod, |name, suffix, hook, ports, probe| {
         let already = probe["httpGet"]["port"] == status_port;
-        if let Some(prober) = prober(probe, ports, hook).filter(|_| !already) {
+        if let Some(prober) = prober(probe, ports, hook).filter(|p| !already && captured.has(p)) {
             out.insert(agent_path(name, suffix, hook), prober);
         }
     });
@@ -119,6 +119,38 @@ fn for_each_probe(pod: &mut Value, mut f: impl FnMut(&str, &str, bool, &BTreeMap
                     f(&name, suffix, true, &named, v);
                 }
             }
+        }
+    }
+}
+
+/// Which inbound ports the rules capture, as the pod's annotations say: the kubelet reaches the others by itself.
+struct Captured {
+    /// `None`: all but the excluded ones.
+    included: Option<Vec<u64>>,
+    excluded: Vec<u64>,
+}
+
+impl Captured {
+    fn of(pod: &Value) -> Self {
+        let annotations = super::annotations(pod);
+        let get = |name: &str| {
+            let text = annotations.get(&format!("traffic.sidecar.istio.io/{name}"));
+            text.map(|t| t.trim()).filter(|t| !t.is_empty())
+        };
+        let ports = |text: &str| text.split(',').filter_map(|p| p.trim().parse().ok()).collect::<Vec<u64>>();
+        Captured {
+            included: get("includeInboundPorts").filter(|t| *t != "*").map(ports),
+            excluded: get("excludeInboundPorts").map(ports).unwrap_or_default(),
+        }
+    }
+
+    fn has(&self, prober: &Value) -> bool {
+        let kinds = ["httpGet", "tcpSocket", "grpc"];
+        let Some(port) = kinds.iter().find_map(|kind| prober[kind]["port"].as_u64()) else { return true };
+        match &self.included {
+            // A list of ports stands for itself: what is excluded beside it is not asked.
+            Some(included) if !included.is_empty() => included.contains(&port),
+            _ => !self.excluded.contains(&port),
         }
     }
 }

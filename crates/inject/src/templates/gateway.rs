@@ -27,8 +27,14 @@ pub fn render(c: &Context<'_>) -> Value {
             annotations.insert(name.into(), PROXY.into());
         }
     }
+    let stated = |pointer: &str| Some(c.value(pointer)).filter(|v| v.as_object().is_some_and(|m| !m.is_empty()));
+    let low_ports = json!({"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]});
+    let mut security = stated("/gateways/securityContext").cloned().unwrap_or(low_ports);
+    if let Some(profile) = stated("/gateways/seccompProfile") {
+        security["seccompProfile"] = profile.clone();
+    }
     let mut spec = json!({
-        "securityContext": {"sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]},
+        "securityContext": security,
         "containers": [proxy],
         "volumes": c.volumes(false),
     });

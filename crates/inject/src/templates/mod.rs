@@ -3,6 +3,7 @@
 
 pub mod gateway;
 pub mod grpc;
+mod otel;
 pub mod sidecar;
 
 use std::collections::BTreeMap;
@@ -69,10 +70,41 @@ impl<'a> Context<'a> {
         own.unwrap_or_else(|| self.proxy_config.interception_mode.to_string())
     }
 
-    /// Whether the application waits for the proxy.
+    /// Whether the application waits for the proxy: when the installation or the proxy's configuration says so.
     pub fn hold_application(&self) -> bool {
-        let mesh = self.flag("/global/proxy/holdApplicationUntilProxyStarts");
-        self.proxy_config.hold_application_until_proxy_starts.unwrap_or(mesh)
+        self.flag("/global/proxy/holdApplicationUntilProxyStarts")
+            || self.proxy_config.hold_application_until_proxy_starts.unwrap_or(false)
+    }
+
+    /// An environment variable of the proxy's configuration; empty when it is not there.
+    pub fn metadata(&self, name: &str) -> &'a str {
+        self.proxy_config.proxy_metadata.get(name).map_or("", String::as_str)
+    }
+
+    /// Where the mesh's proxies send inbound traffic: `PASSTHROUGH` or `LOCALHOST`.
+    fn inbound_policy(&self) -> String {
+        self.injector.mesh.inbound_traffic_policy.as_ref().map_or("PASSTHROUGH".into(), |p| p.mode.to_string())
+    }
+
+    /// Adds the installation's seccomp profile to the security context of an injected container.
+    pub fn seccomp_profile(&self, security: &mut Value) {
+        let profile = self.value("/global/proxy/seccompProfile");
+        if profile.as_object().is_some_and(|m| !m.is_empty()) {
+            security["seccompProfile"] = profile.clone();
+        }
+    }
+
+    /// The mesh's trust domain, or the installation's where the mesh states none.
+    fn trust_domain(&self) -> String {
+        let mesh = self.injector.mesh.trust_domain.clone();
+        if mesh.is_empty() { self.text("/global/trustDomain") } else { mesh }
+    }
+
+    /// Directory of the certificates that a Lightstep tracer's TLS wants, as the bootstrap of older proxies reads them.
+    fn lightstep_certificates(&self) -> Option<String> {
+        let tls = self.proxy_config.write().pointer("/tracing/tlsSettings").cloned()?;
+        (self.text("/global/proxy/tracer") == "lightstep")
+            .then(|| directory(tls["caCertificates"].as_str().unwrap_or_default()))
     }
 
     /// Containers of the pod that are the application's.
@@ -86,10 +118,12 @@ impl<'a> Context<'a> {
 
     /// The proxy's image: annotations, proxy configuration's image type, values.
     pub fn proxy_image(&self) -> String {
-        let image = self.annotation("sidecar.istio.io/proxyImage", "/global/proxy/image");
-        if image.contains('/') {
-            return image;
+        let said = self.annotation("sidecar.istio.io/proxyImage", "/global/proxy/image");
+        if said.contains('/') {
+            return said;
         }
+        // A bare name in the annotation names no image: the installation's is used.
+        let image = self.text("/global/proxy/image");
         let annotated = self.annotations.get("sidecar.istio.io/proxyImageType").map(String::as_str);
         let configured = self.proxy_config.image.as_ref().map(|i| i.image_type.as_str());
         let kind = match annotated.or(configured) {
@@ -103,10 +137,9 @@ impl<'a> Context<'a> {
     /// The image of the container that sets rules.
     pub fn init_image(&self) -> String {
         let image = self.text("/global/proxy_init/image");
-        let own = self.annotations.get("sidecar.istio.io/proxyImage");
-        match own {
-            Some(own) if own.contains('/') => own.clone(),
-            _ if image.contains('/') => image,
+        let said = self.annotation("sidecar.istio.io/proxyImage", "/global/proxy_init/image");
+        match said {
+            said if said.contains('/') => said,
             _ if image.is_empty() || image == "proxyv2" => self.proxy_image(),
             _ => format!("{}/{image}:{}", self.text("/global/hub"), self.text("/global/tag")),
         }
@@ -174,7 +207,11 @@ impl<'a> Context<'a> {
         let pair = |name: &str, value: String| json!({"name": name, "value": value});
         let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
         let limit = |name: &str, resource: &str| json!({"name": name, "valueFrom": {"resourceFieldRef": {"resource": resource, "divisor": "1"}}});
-        let mut env = vec![
+        let mut env = Vec::new();
+        if self.inbound_policy() == "LOCALHOST" {
+            env.push(pair("REWRITE_PROBE_LEGACY_LOCALHOST_DESTINATION", "true".into()));
+        }
+        env.extend([
             pair("PILOT_CERT_PROVIDER", self.text("/global/pilotCertProvider")),
             pair("CA_ADDR", self.ca_address()),
             field("POD_NAME", "metadata.name"),
@@ -182,7 +219,7 @@ impl<'a> Context<'a> {
             field("INSTANCE_IP", "status.podIP"),
             field("SERVICE_ACCOUNT", "spec.serviceAccountName"),
             field("HOST_IP", "status.hostIP"),
-        ];
+        ]);
         if cpu_limit {
             env.push(limit("ISTIO_CPU_LIMIT", "limits.cpu"));
         }
@@ -204,9 +241,12 @@ impl<'a> Context<'a> {
         env.push(pair("ISTIO_META_CLUSTER_ID", if cluster.is_empty() { "Kubernetes".into() } else { cluster }));
         env.push(field("ISTIO_META_NODE_NAME", "spec.nodeName"));
         env.push(pair("ISTIO_META_INTERCEPTION_MODE", self.interception_mode()));
+        let label = self.labels.get("service.istio.io/workload-name").filter(|l| !l.is_empty());
+        let workload = label.unwrap_or(&self.owner.name);
+        if !workload.is_empty() {
+            env.push(pair("ISTIO_META_WORKLOAD_NAME", workload.clone()));
+        }
         if !self.owner.name.is_empty() {
-            let label = self.labels.get("service.istio.io/workload-name").filter(|l| !l.is_empty());
-            env.push(pair("ISTIO_META_WORKLOAD_NAME", label.unwrap_or(&self.owner.name).clone()));
             if !self.owner.api_version.is_empty() {
                 let plural = format!("{}s", self.owner.kind.to_ascii_lowercase());
                 let (api, ns, name) = (&self.owner.api_version, self.namespace(), &self.owner.name);
@@ -216,13 +256,23 @@ impl<'a> Context<'a> {
         if self.annotations.contains_key("sidecar.istio.io/bootstrapOverride") {
             env.push(pair("ISTIO_BOOTSTRAP_OVERRIDE", "/etc/istio/custom-bootstrap/custom_bootstrap.json".into()));
         }
-        let trust_domain = &self.injector.mesh.trust_domain;
+        let trust_domain = &self.trust_domain();
         let mesh_id = [self.text("/global/meshID"), self.proxy_config.mesh_id.clone(), trust_domain.clone()];
         if let Some(id) = mesh_id.into_iter().find(|id| !id.is_empty()) {
             env.push(pair("ISTIO_META_MESH_ID", id));
         }
         let domain = if trust_domain.is_empty() { "cluster.local" } else { trust_domain };
         env.push(pair("TRUST_DOMAIN", domain.into()));
+        if let Some(attributes) = otel::attributes(self) {
+            env.push(pair("OTEL_RESOURCE_ATTRIBUTES", attributes));
+        }
+        if self.text("/global/proxy/tracer") == "datadog" {
+            let text = self.annotations.get("apm.datadoghq.com/env").map_or("{}", String::as_str);
+            if let Ok(Value::Object(variables)) = serde_json::from_str(text) {
+                let plain = |v: &Value| v.as_str().map_or_else(|| v.to_string(), str::to_owned);
+                env.extend(variables.iter().map(|(name, value)| pair(name, plain(value))));
+            }
+        }
         for (name, value) in &self.proxy_config.proxy_metadata {
             env.push(pair(name, value.clone()));
         }
@@ -278,8 +328,12 @@ impl<'a> Context<'a> {
         let mut mounts = vec![
             mount("/var/run/secrets/workload-spiffe-uds", "workload-socket"),
             mount("/var/run/secrets/credential-uds", "credential-socket"),
-            mount("/var/run/secrets/workload-spiffe-credentials", "workload-certs"),
         ];
+        mounts.push(if self.text("/global/caName") == GKE_CA {
+            json!({"mountPath": CREDENTIALS, "name": "gke-workload-certificate", "readOnly": true})
+        } else {
+            mount(CREDENTIALS, "workload-certs")
+        });
         if istiod {
             mounts.push(mount("/var/run/secrets/istio", "istiod-ca-cert"));
             if crl {
@@ -296,6 +350,9 @@ impl<'a> Context<'a> {
             mounts.push(json!({"mountPath": "/etc/certs/", "name": "istio-certs", "readOnly": true}));
         }
         mounts.push(mount("/etc/istio/pod", "istio-podinfo"));
+        if let Some(directory) = self.lightstep_certificates() {
+            mounts.push(json!({"mountPath": directory, "name": "lightstep-certs", "readOnly": true}));
+        }
         for (name, value) in self.annotation_object("sidecar.istio.io/userVolumeMount") {
             let mut mount = value;
             mount["name"] = name.into();
@@ -310,9 +367,14 @@ impl<'a> Context<'a> {
         if let Some(name) = self.annotations.get("sidecar.istio.io/bootstrapOverride") {
             volumes.push(json!({"name": "custom-bootstrap-volume", "configMap": {"name": name}}));
         }
-        for name in ["workload-socket", "credential-socket", "workload-certs"] {
+        for name in ["workload-socket", "credential-socket"] {
             volumes.push(json!({"name": name, "emptyDir": {}}));
         }
+        volumes.push(if self.text("/global/caName") == GKE_CA {
+            json!({"name": "gke-workload-certificate", "csi": {"driver": "workloadcertificates.security.cloud.google.com"}})
+        } else {
+            json!({"name": "workload-certs", "emptyDir": {}})
+        });
         let path = |path: &str| json!({"path": path, "fieldRef": {"fieldPath": format!("metadata.{path}")}});
         volumes.extend([
             json!({"name": "istio-envoy", "emptyDir": {"medium": "Memory"}}),
@@ -333,6 +395,11 @@ impl<'a> Context<'a> {
                 self.pod["spec"]["serviceAccountName"].as_str().filter(|s| !s.is_empty()).unwrap_or("default");
             volumes.push(
                 json!({"name": "istio-certs", "secret": {"optional": true, "secretName": format!("istio.{account}")}}),
+            );
+        }
+        if self.lightstep_certificates().is_some() {
+            volumes.push(
+                json!({"name": "lightstep-certs", "secret": {"optional": true, "secretName": "lightstep.cacert"}}),
             );
         }
         for (name, value) in self.annotation_object("sidecar.istio.io/userVolume") {
@@ -391,10 +458,20 @@ impl<'a> Context<'a> {
             "NativeSidecars": self.native,
             "ProxyImage": self.proxy_image(),
             "ProxyUID": self.injector.proxy_user.0, "ProxyGID": self.injector.proxy_user.1,
-            "InboundTrafficPolicyMode": self.injector.mesh.inbound_traffic_policy.as_ref().map(|p| p.mode.to_string()),
+            "InboundTrafficPolicyMode": self.inbound_policy().to_ascii_lowercase(),
             "CompliancePolicy": self.injector.compliance_policy,
         })
     }
+}
+
+/// Where a workload's certificates are found when something else than the agent issues them.
+const CREDENTIALS: &str = "/var/run/secrets/workload-spiffe-credentials";
+/// `global.caName` of certificates that Google's clusters issue.
+const GKE_CA: &str = "GkeWorkloadCertificate";
+
+/// A path up to its last slash, that included; empty for a bare name.
+pub fn directory(path: &str) -> String {
+    path.rfind('/').map_or_else(String::new, |at| path[..=at].to_owned())
 }
 
 /// `tag-distroless` for an image type, with an earlier type removed.
@@ -422,10 +499,19 @@ fn without_nulls(v: &Value) -> Value {
 
 /// The proxy configuration as `PROXY_CONFIG` carries it: only what differs from Istio's defaults.
 pub fn clean_proxy_config(config: &ProxyConfig) -> Value {
+    clean(&config.write())
+}
+
+/// The same for a configuration that a template hands on; other messages stay as they are.
+pub fn clean(message: &Value) -> Value {
     let defaults = ProxyConfig::istio_default().write();
-    match config.write() {
-        Value::Object(map) => Value::Object(map.into_iter().filter(|(k, v)| defaults.get(k) != Some(v)).collect()),
-        other => other,
+    match message {
+        // Every proxy configuration names its program, nothing else does.
+        Value::Object(map) if map.contains_key("binaryPath") => {
+            let kept = map.iter().filter(|(k, v)| defaults.get(*k) != Some(*v));
+            Value::Object(kept.map(|(k, v)| (k.clone(), v.clone())).collect())
+        }
+        other => other.clone(),
     }
 }
 

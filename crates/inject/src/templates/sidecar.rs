@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Context, intercepts};
-use crate::{INIT, PROXY, VALIDATION};
+use crate::{DEFAULT_USER, INIT, PROXY, VALIDATION};
 
 /// The patch.
 pub fn render(c: &Context<'_>) -> Value {
@@ -24,9 +24,6 @@ pub fn render(c: &Context<'_>) -> Value {
     if !secrets.is_empty() {
         spec["imagePullSecrets"] = secrets.into();
     }
-    if c.value("/global/proxy/seccompProfile").as_object().is_some_and(|m| !m.is_empty()) {
-        spec["securityContext"] = json!({"seccompProfile": c.value("/global/proxy/seccompProfile")});
-    }
     json!({"metadata": {"annotations": annotations(c), "labels": labels(c)}, "spec": spec})
 }
 
@@ -34,6 +31,10 @@ fn labels(c: &Context<'_>) -> Map<String, Value> {
     let mut out = c.canonical_labels();
     let mode = c.labels.get("security.istio.io/tlsMode").map_or("istio", String::as_str);
     out.insert("security.istio.io/tlsMode".into(), mode.into());
+    if c.metadata("ISTIO_META_ENABLE_HBONE") == "true" {
+        let tunnel = c.labels.get("networking.istio.io/tunnel").filter(|t| !t.is_empty());
+        out.insert("networking.istio.io/tunnel".into(), tunnel.map_or("http", String::as_str).into());
+    }
     out
 }
 
@@ -65,7 +66,6 @@ fn annotations(c: &Context<'_>) -> Map<String, Value> {
         for (name, pointer) in [
             ("includeOutboundIPRanges", "/global/proxy/includeIPRanges"),
             ("excludeOutboundIPRanges", "/global/proxy/excludeIPRanges"),
-            ("includeInboundPorts", "/global/proxy/includeInboundPorts"),
             ("includeOutboundPorts", "/global/proxy/includeOutboundPorts"),
             ("excludeOutboundPorts", "/global/proxy/excludeOutboundPorts"),
         ] {
@@ -75,6 +75,8 @@ fn annotations(c: &Context<'_>) -> Map<String, Value> {
                 put(&name, value);
             }
         }
+        let included = "traffic.sidecar.istio.io/includeInboundPorts";
+        put(included, c.annotation(included, "/global/proxy/includeInboundPorts"));
         put("traffic.sidecar.istio.io/excludeInboundPorts", excluded_inbound(c));
     }
     out
@@ -103,15 +105,18 @@ pub fn append_multus_network(existing: &str, network: &str) -> String {
 
 /// Ports never captured: the user's and the status port.
 fn excluded_inbound(c: &Context<'_>) -> String {
-    let status = c.status_port();
     let own = c.annotation("traffic.sidecar.istio.io/excludeInboundPorts", "/global/proxy/excludeInboundPorts");
-    let has = own.split(',').any(|p| p.trim() == status);
-    match (status.trim(), own.as_str()) {
-        ("" | "0", _) => own,
-        (status, "") => status.to_owned(),
-        (status, _) if !has => format!("{own},{status}"),
-        _ => own,
+    exclude_port(&c.status_port(), &own)
+}
+
+/// A list of ports with one more, unless that is none (empty, 0) or there already.
+pub fn exclude_port(port: &str, listed: &str) -> String {
+    let port = port.trim();
+    let ports: Vec<&str> = listed.split(',').map(str::trim).filter(|p| !p.is_empty()).collect();
+    if port.is_empty() || port == "0" || ports.contains(&port) {
+        return listed.to_owned();
     }
+    [ports, vec![port]].concat().join(",")
 }
 
 /// The container that sets (or, with CNI, checks) the interception rules.
@@ -144,14 +149,13 @@ fn rules(c: &Context<'_>) -> Value {
     if c.flag("/global/logAsJson") {
         args.push("--log_as_json".into());
     }
-    if c.flag("/global/proxy_init/forceApplyIptables") {
+    if cni {
+        args.extend(["--run-validation".to_owned(), "--skip-rule-apply".to_owned()]);
+    } else if c.flag("/global/proxy_init/forceApplyIptables") {
         args.push("--force-apply".into());
     }
     if c.flag("/global/nativeNftables") {
         args.push("--native-nftables".into());
-    }
-    if cni {
-        args.extend(["--run-validation".to_owned(), "--skip-rule-apply".to_owned()]);
     }
     let mut out = json!({
         "name": if cni { VALIDATION } else { INIT },
@@ -169,9 +173,10 @@ fn rules(c: &Context<'_>) -> Value {
 }
 
 fn args_head(flag: &mut impl FnMut(&str, String), c: &Context<'_>) {
-    flag("-p", "15001".into());
-    flag("-z", "15006".into());
-    flag("-u", c.injector.proxy_user.0.to_string());
+    let or = |port: i32, default: i32| if port == 0 { default } else { port }.to_string();
+    flag("-p", or(c.injector.mesh.proxy_listen_port, 15001));
+    flag("-z", or(c.injector.mesh.proxy_inbound_listen_port, 15006));
+    flag("-u", rules_user(c).0.to_string());
     flag("-m", c.interception_mode());
     flag("-i", c.annotation("traffic.sidecar.istio.io/includeOutboundIPRanges", "/global/proxy/includeIPRanges"));
     flag("-x", c.annotation("traffic.sidecar.istio.io/excludeOutboundIPRanges", "/global/proxy/excludeIPRanges"));
@@ -180,8 +185,14 @@ fn args_head(flag: &mut impl FnMut(&str, String), c: &Context<'_>) {
     flag("-d", if excluded.is_empty() { "15090,15021".into() } else { format!("15090,15021,{excluded}") });
 }
 
+/// User and group whose traffic the rules let pass. A proxy that works transparently runs as root, and its own traffic is
+/// told by the group, so that a platform's range of users does not matter.
+fn rules_user(c: &Context<'_>) -> (i64, i64) {
+    if c.interception_mode() == "TPROXY" { (DEFAULT_USER, DEFAULT_USER) } else { c.injector.proxy_user }
+}
+
 fn rules_security(c: &Context<'_>, cni: bool) -> Value {
-    let (uid, gid) = c.injector.proxy_user;
+    let (uid, gid) = rules_user(c);
     let privileged = c.flag("/global/proxy/privileged");
     let mut out = json!({
         "allowPrivilegeEscalation": privileged, "privileged": privileged,
@@ -192,6 +203,7 @@ fn rules_security(c: &Context<'_>, cni: bool) -> Value {
     if !cni {
         out["capabilities"]["add"] = json!(["NET_ADMIN", "NET_RAW"]);
     }
+    c.seccomp_profile(&mut out);
     out
 }
 
@@ -237,6 +249,16 @@ fn lifecycle(c: &Context<'_>) -> Option<Value> {
 }
 
 fn proxy_security(c: &Context<'_>) -> Value {
+    if c.metadata("IPTABLES_TRACE_LOGGING") == "true" {
+        let (_, gid) = c.injector.proxy_user;
+        let mut out = json!({
+            "allowPrivilegeEscalation": true, "privileged": true,
+            "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
+            "readOnlyRootFilesystem": true, "runAsGroup": gid, "runAsNonRoot": false, "runAsUser": 0,
+        });
+        c.seccomp_profile(&mut out);
+        return out;
+    }
     let (uid, gid) = c.injector.proxy_user;
     let privileged = c.flag("/global/proxy/privileged");
     let tproxy = c.interception_mode() == "TPROXY";
@@ -249,10 +271,11 @@ fn proxy_security(c: &Context<'_>) -> Value {
         "allowPrivilegeEscalation": privileged, "privileged": privileged,
         "capabilities": {"drop": ["ALL"]},
         "readOnlyRootFilesystem": true,
-        "runAsGroup": gid, "runAsNonRoot": !root, "runAsUser": if root { 0 } else { uid },
+        "runAsGroup": if root { DEFAULT_USER } else { gid }, "runAsNonRoot": !root, "runAsUser": if root { 0 } else { uid },
     });
     if !add.is_empty() {
         out["capabilities"]["add"] = json!(add);
     }
+    c.seccomp_profile(&mut out);
     out
 }
