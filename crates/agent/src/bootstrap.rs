@@ -28,6 +28,8 @@ pub struct Inputs<'a> {
     pub dual_stack: bool,
     /// The admin interface on a Unix socket that only the proxy's own user may open, instead of on a port of loopback.
     pub admin_socket: Option<String>,
+    /// The proxy's plain metrics port listens on loopback only (`METRICS_LOCALHOST_ACCESS_ONLY`).
+    pub metrics_local_only: bool,
 }
 
 /// Read and write for the owner alone.
@@ -38,6 +40,8 @@ const FLUSH: &str = "sidecar.istio.io/statsFlushInterval";
 const EVICTION: &str = "sidecar.istio.io/statsEvictionInterval";
 /// Envoy's default flush interval in seconds; the eviction interval must be a multiple of it.
 const FLUSH_DEFAULT_S: f64 = 5.0;
+/// The cluster of the proxy's own replicas: how many there are in each zone decides how much traffic stays in the own one.
+pub const LOCAL_CLUSTER: &str = "local_cluster";
 /// "No limit" of connections, as Istio writes it.
 const CONNECTIONS_UNLIMITED: u64 = 2_147_483_647;
 
@@ -116,6 +120,9 @@ pub fn bootstrap(inputs: &Inputs<'_>) -> Value {
         "cluster_manager": {"enable_deferred_cluster_creation": true},
         "deferred_stat_options": {"enable_deferred_creation_stats": true},
     });
+    if is_self_discovering(node) {
+        out["cluster_manager"]["local_cluster_name"] = LOCAL_CLUSTER.into();
+    }
     if let Some(path) = text(node, "OUTLIER_LOG_PATH") {
         out["cluster_manager"]["outlier_detection"] = json!({"event_log_path": path});
     }
@@ -165,6 +172,12 @@ fn runtime(config: &ProxyConfig) -> Value {
         }
     }
     layer
+}
+
+/// Whether the proxy asks for its own replicas (`ISTIO_META_ENABLE_SELF_DISCOVERY`).
+fn is_self_discovering(node: &Node) -> bool {
+    let said = node.metadata.get("ENABLE_SELF_DISCOVERY");
+    said.is_some_and(|v| *v == Value::Bool(true) || matches!(v.as_str(), Some("true" | "1")))
 }
 
 fn dynamic_resources(node: &Node) -> Value {

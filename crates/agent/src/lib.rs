@@ -14,6 +14,7 @@ mod control;
 pub mod dns;
 mod drain;
 mod envoy;
+pub mod grpc_bootstrap;
 mod kept;
 mod last_good;
 pub mod metrics;
@@ -25,6 +26,7 @@ mod run;
 mod sds;
 pub mod status;
 mod stream;
+mod tap;
 mod unix;
 
 use std::ffi::OsString;

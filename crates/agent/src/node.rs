@@ -111,6 +111,11 @@ pub fn node(id: &str, facts: &Facts, config: &ProxyConfig) -> Node {
     put("INSTANCE_IPS", dedup(&facts.ips).join(",").into());
     put("ENVOY_PROMETHEUS_PORT", facts.prometheus_port.into());
     put("ENVOY_STATUS_PORT", facts.status_port.into());
+    for name in ["ENVOY_SECURE_METRICS_PORT", "ENVOY_SECURE_MERGED_METRICS_PORT"] {
+        if let Some(port) = facts.env.get(name).and_then(|p| p.parse::<u16>().ok()).filter(|p| *p != 0) {
+            put(name, port.into());
+        }
+    }
     put("OUTLIER_LOG_PATH", facts.outlier_log_path.as_str().into());
     put("PILOT_SAN", json!(facts.pilot_sans));
     put("WORKLOAD_IDENTITY_SOCKET_FILE", facts.identity_socket.as_str().into());

@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::node::{self, Facts, Node};
 use crate::relay::{self, Learned};
 use crate::status::{self, Status};
-use crate::{dns, drain, own, request, sds};
+use crate::{dns, drain, grpc_bootstrap, own, request, sds, tap};
 
 /// The secret server's socket, below the working directory, as Istio's.
 const SDS_DIR: &str = "./var/run/secrets/workload-spiffe-uds";
@@ -129,9 +129,18 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
     let dns_capture = env.flag("ISTIO_META_DNS_CAPTURE");
     let (names, table) = watch::channel(kept.as_ref().filter(|_| dns_capture).and_then(kept_names).unwrap_or_default());
     let learned = Learned { names, want_names: dns_capture, kept, metrics: Arc::clone(&metrics) };
-    if args.proxy_binary.is_some() {
+    // Applications that speak xDS themselves have the agent and no proxy.
+    let proxyless = env.flag("DISABLE_ENVOY");
+    if args.proxy_binary.is_some() || proxyless {
         relay::serve(&xds_socket, Arc::clone(&control), learned.clone())
             .with_context(|| format!("xDS socket {}", xds_socket.display()))?;
+    }
+    tap::serve(Arc::clone(&control), node.to_proto()).await;
+    if proxyless {
+        let file = env.0.get("GRPC_XDS_BOOTSTRAP").map_or_else(|| config_dir.join(grpc_bootstrap::FILE), PathBuf::from);
+        let certificates = Some(env.text("OUTPUT_CERTS")).filter(|d| !d.is_empty());
+        let bootstrap = grpc_bootstrap::bootstrap(&node, &xds_socket, certificates);
+        grpc_bootstrap::write(&file, &bootstrap).with_context(|| file.display().to_string())?;
     }
     if dns_capture {
         let options = dns::Options {
@@ -154,10 +163,20 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
         ipv6_only,
         dual_stack: env.flag("ISTIO_DUAL_STACK"),
         admin_socket: Some(env.text("PROA_ADMIN_SOCKET")).filter(|path| !path.is_empty()).map(str::to_owned),
+        metrics_local_only: env.flag("METRICS_LOCALHOST_ACCESS_ONLY"),
     };
     let file = write_bootstrap(&config_dir, &bootstrap::bootstrap(&inputs), &args.template_file)?;
     let names = dns_capture.then(|| table.clone());
-    let status = serve_status(status_options(&env, &config, &node, metrics, current.clone(), names)?, started).await?;
+    let mut options = status_options(&env, &config, &node, metrics, current.clone(), names)?;
+    if proxyless {
+        (options.has_proxy, options.proxy_metrics) = (false, None);
+        let certificate = current.clone();
+        options.checks.push(Box::new(move || match *certificate.borrow() {
+            Some(_) => Ok(()),
+            None => Err("the workload certificate is not there yet".into()),
+        }));
+    }
+    let status = serve_status(options, started).await?;
     tracing::info!(target: "default", "Agent started in {:?}", started.elapsed());
 
     let options = envoy::Options {
@@ -191,6 +210,16 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
         Drain { patience: END_MAX }
     };
     watch_start(Arc::clone(&status));
+    if proxyless {
+        // Nothing of ours is in flight.
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            () = status.drain.notified() => {}
+            () = status.quit.notified() => {}
+        }
+        return Ok(0);
+    }
     if args.proxy_binary.is_some() {
         // Our own proxy does it for the whole process.
         tokio::spawn(proxy::memory::rest());
@@ -409,6 +438,7 @@ fn status_options(
         }));
     }
     Ok(status::Options {
+        has_proxy: true,
         proxy_metrics: (env.or("PILOT_AGENT_MERGE_ENVOY_STATS", "true") != "false").then(|| admin.clone()),
         admin,
         probers: status::probes::Probers::parse(env.text("ISTIO_KUBE_APP_PROBERS"))?,

@@ -87,6 +87,7 @@ fn make(base: &str, case: &Value, proxycfg: &str) -> Value {
         ipv6_only: false,
         dual_stack: false,
         admin_socket: None,
+        metrics_local_only: false,
     })
 }
 

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Inputs, assignment, http2, socket_address, tracing, type_url};
+use super::{Inputs, LOCAL_CLUSTER, assignment, http2, is_self_discovering, socket_address, tracing, type_url};
 
 /// All static clusters.
 pub(super) fn build(inputs: &Inputs<'_>, localhost: &str, admin: u16) -> Vec<Value> {
@@ -24,6 +24,15 @@ pub(super) fn build(inputs: &Inputs<'_>, localhost: &str, admin: u16) -> Vec<Val
     xds["max_requests_per_connection"] = 1.into();
     xds["typed_extension_protocol_options"] = http2();
     out.push(xds);
+    if is_self_discovering(inputs.node) {
+        out.push(json!({
+            "name": LOCAL_CLUSTER,
+            "type": "EDS",
+            "connect_timeout": "1s",
+            "lb_policy": "ROUND_ROBIN",
+            "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3"}},
+        }));
+    }
     out.extend(tracing::clusters(config));
     for (name, field) in
         [("envoy_metrics_service", "/envoyMetricsService"), ("envoy_accesslog_service", "/envoyAccessLogService")]
@@ -69,6 +78,19 @@ pub(super) fn dns(name: &str, address: Value) -> Value {
     })
 }
 
+/// A secret by its name, from the agent.
+pub(super) fn sds(name: &str) -> Value {
+    json!({"name": name, "sds_config": {
+        "api_config_source": {
+            "api_type": "GRPC",
+            "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
+            "set_node_on_first_message_only": true,
+            "transport_api_version": "V3",
+        },
+        "resource_api_version": "V3",
+    }})
+}
+
 fn keepalive(settings: &Value) -> Option<Value> {
     let seconds = |name: &str| {
         let duration = api::Duration::parse(settings.get(name)?.as_str()?)?;
@@ -90,17 +112,7 @@ pub(super) fn transport_socket(tls: &Value, default_sni: Option<&str>, http2: bo
         "" | "DISABLE" => return None,
         mode => mode,
     };
-    let sds = |name: String| {
-        json!({"name": name, "sds_config": {
-            "api_config_source": {
-                "api_type": "GRPC",
-                "grpc_services": [{"envoy_grpc": {"cluster_name": "sds-grpc"}}],
-                "set_node_on_first_message_only": true,
-                "transport_api_version": "V3",
-            },
-            "resource_api_version": "V3",
-        }})
-    };
+    let sds = |name: String| sds(&name);
     let mut validation = json!({});
     let sans = tls.get("subjectAltNames").and_then(Value::as_array).cloned().unwrap_or_default();
     if !sans.is_empty() {

@@ -40,6 +40,8 @@ pub type Check = Box<dyn Fn() -> Result<(), String> + Send + Sync>;
 pub struct Options {
     /// `host:port` of the proxy's admin interface.
     pub admin: String,
+    /// Whether there is a proxy at all (`DISABLE_ENVOY`).
+    pub has_proxy: bool,
     /// `host:port` of the proxy's metrics, unless they are left out (`PILOT_AGENT_MERGE_ENVOY_STATS`).
     pub proxy_metrics: Option<String>,
     /// Probes by path.
@@ -116,6 +118,7 @@ impl Status {
             }
             Some(_) if self.ready.load(Ordering::Acquire) => {}
             Some(proxy) => Updates::of(proxy).verdict()?,
+            None if !self.options.has_proxy => {}
             // Asked every time: a proxy that crashed is not ready because it once was.
             None => {
                 let answer = admin(&self.options.admin, "GET", ready::STATS_PATH);

@@ -63,6 +63,7 @@ pub fn equal<T: PartialEq<U> + std::fmt::Debug, U: std::fmt::Debug>(found: T, wa
 /// A status server's options with nothing behind them.
 pub fn options(admin: &str) -> Options {
     Options {
+        has_proxy: true,
         admin: admin.to_owned(),
         proxy_metrics: Some(admin.to_owned()),
         probers: Probers::default(),
