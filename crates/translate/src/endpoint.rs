@@ -2,6 +2,7 @@
 //! locality, marked with the TLS mode that each one speaks.
 
 use api::destination_rule::TrafficPolicy;
+use model::service::TrafficDistribution;
 use model::{Endpoint, Health, Port, Service, Workload};
 use names::{ClusterName, LabelsExt};
 use protos::envoy::config::core::v3 as core;
@@ -13,8 +14,15 @@ use crate::load::Writer;
 use crate::locality::Group;
 use crate::wire::{address, object, text_value};
 
+/// The cluster of a proxy's own replicas in its bootstrap (`ISTIO_META_ENABLE_SELF_DISCOVERY`): how they are spread over the
+/// zones decides how much traffic stays in the own one.
+pub const LOCAL_CLUSTER: &str = "local_cluster";
+
 /// The endpoints of a cluster by its name; `None` when this proxy has no such cluster.
 pub fn load_assignment(inputs: &Inputs, name: &str) -> Option<endpoint::ClusterLoadAssignment> {
+    if name == LOCAL_CLUSTER {
+        return Some(replicas(inputs));
+    }
     of_cluster(inputs, name, |groups| message(inputs, name, groups))
 }
 
@@ -37,6 +45,33 @@ fn of_cluster<T>(inputs: &Inputs, name: &str, then: impl FnOnce(Vec<Group<'_>>) 
     let merged = policy::for_subset(base, subset.and_then(|s| s.traffic_policy.as_ref()), port.number);
     Some(with_groups(inputs, &service, port, &cluster.subset, merged.as_ref(), sni, then))
 }
+
+/// The proxy's replicas: endpoints of the first service that it serves, as far as they are of its region, its workload and
+/// its version (a rollout's replicas have a hash of their own). Empty for a proxy that serves nothing, so that it does not
+/// wait for an answer. Rules for the service's clients do not matter.
+///
+/// Follows: Istio's self-discovery cluster.
+fn replicas(inputs: &Inputs) -> endpoint::ClusterLoadAssignment {
+    let Some(target) = inputs.view.targets.first() else { return message(inputs, LOCAL_CLUSTER, Vec::new()) };
+    let proxy = inputs.proxy();
+    let region = |locality: &str| locality.split('/').next().unwrap_or_default().to_owned();
+    let (own, workload) = (region(&proxy.locality), proxy.metadata_text("WORKLOAD_NAME"));
+    let all = inputs.snapshot().endpoints_of(&target.service);
+    let chosen: Vec<&Endpoint> = all
+        .iter()
+        .filter(|e| e.service_port == target.port.name && e.health == Health::Healthy)
+        .filter(|e| region(&e.workload.locality) == own)
+        .filter(|e| workload.is_empty() || *e.workload.name == *workload)
+        .filter(|e| e.workload.labels.get(POD_HASH) == proxy.labels.get(POD_HASH))
+        .collect();
+    // All of one priority, however clients of the service prefer their own zone.
+    let plain = Service { traffic_distribution: TrafficDistribution::Any, ..(*target.service).clone() };
+    let groups = crate::locality::group(&chosen, proxy, &plain, None, false);
+    message(inputs, LOCAL_CLUSTER, groups)
+}
+
+/// Label that tells the replicas of one version of a deployment.
+const POD_HASH: &str = "pod-template-hash";
 
 /// Whether the endpoints of a service's clusters differ between clients that have the same rule for it.
 pub(crate) fn depends_on_client(
