@@ -1,5 +1,5 @@
-//! What does a request cost, beside the peers? Runs proxybench's scenarios and prints the tables of docs/performance.md; before
-//! `sidecar` also what one costs at rest ([`sidecar_bench`]).
+//! What does a request cost, beside the peers, and what a sidecar at rest ([`sidecar_bench`])? Runs proxybench's scenarios and
+//! prints the tables of docs/performance.md.
 //!
 //! What proxybench does not measure, idle connections, handshakes and latency at a given load, is measured here.
 //! proxybench lies outside the project: named by `--proxybench`, else beside the checkout in `../shared/tools`.
@@ -18,8 +18,9 @@ use std::process::Command;
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Scenarios to run (proxybench's, `connections`, `handshakes`, `latency`); without names: all of the proxy's.
-    /// `rest` is what `sidecar` measures before its requests; `control-plane` measures pushes instead.
+    /// Scenarios to run (proxybench's, `connections`, `handshakes`, `latency`, `sidecar`); without names: all of the proxy's.
+    /// `sidecar` is memory and start of a pod's proxy and agent, `sidecar-requests` proxybench's scenario of that name;
+    /// `control-plane` measures pushes instead.
     scenarios: Vec<String>,
     /// Rounds per scenario; what counts is the median of the rounds' ratios.
     #[arg(long, default_value_t = 5)]
@@ -35,7 +36,8 @@ pub struct Args {
     proa: Option<PathBuf>,
 }
 
-const SCENARIOS: &[&str] = &["h1", "sidecar", "mtls", "h2", "tcp", "config", "connections", "handshakes", "latency"];
+const SCENARIOS: &[&str] =
+    &["sidecar", "h1", "sidecar-requests", "mtls", "h2", "tcp", "config", "connections", "handshakes", "latency"];
 /// Numbers of clusters that `config` is run with.
 const CLUSTERS: [&str; 2] = ["1000", "10000"];
 /// Scenarios for which proxybench has an HAProxy configuration.
@@ -73,18 +75,19 @@ pub fn run(args: &Args) -> Result<()> {
     ];
     let work = std::env::temp_dir().join(format!("proa-bench-{}", std::process::id()));
     std::fs::create_dir_all(&work)?;
-    if wanted.iter().any(|scenario| matches!(*scenario, "rest" | "sidecar")) {
+    if wanted.contains(&"sidecar") {
         // A whole mesh, which is not held to one processor.
         sidecar_bench::run(&proa, &envoy)?;
     }
-    if wanted == ["rest"] {
+    if wanted == ["sidecar"] {
         return Ok(std::fs::remove_dir_all(&work)?);
     }
     process::settle()?;
     let measured = wanted.iter().try_for_each(|scenario| match *scenario {
         "connections" => connections::run(&candidates, &work),
         "handshakes" => handshakes::run(&candidates, args.rounds, args.seconds, &work),
-        "rest" => Ok(()),
+        "sidecar" => Ok(()),
+        "sidecar-requests" => compare(&program, "sidecar", &candidates, args, &[]),
         "latency" => latency::run(&candidates, args.rounds, args.seconds, &work),
         "config" => {
             CLUSTERS.iter().try_for_each(|n| compare(&program, scenario, &candidates, args, &["--clusters", n]))
