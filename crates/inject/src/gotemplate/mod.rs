@@ -65,11 +65,16 @@ mod tests {
         check("{{ annotation .ObjectMeta `k` `d` }}{{ annotation .ObjectMeta `z` `d` }}", "vd");
         check("{{ isset .ObjectMeta.Annotations `k` }}", "true");
         check("{{ valueOrDefault .Values.global.empty `d` }}", "d");
-        check("{{ .ProxyConfig.GetTracing.GetTlsSettings.GetCaCertificates | directory }}", "/a");
+        check("{{ .ProxyConfig.GetTracing.GetTlsSettings.GetCaCertificates | directory }}", "/a/");
         check("{{ printf \"%s-%d\" .Values.global.hub 5 | quote }}", "\"h-5\"");
         check(
             "{{ toYaml .Spec.Containers | nindent 2 }}",
             "\n  - name: x\n    ports:\n    - containerPort: 80\n  - name: w",
+        );
+        // Istio's `indent` leaves the first line where the template puts it.
+        check(
+            "{{ toYaml .Spec.Containers | indent 2 }}",
+            "- name: x\n    ports:\n    - containerPort: 80\n  - name: w",
         );
         check("{{ index .Values.global.list 1 }}{{ len .Values.global.list }}", "b2");
         check("{{ and 1 0 }}{{ or \"\" \"z\" }}{{ not true }}", "0zfalse");
