@@ -17,7 +17,7 @@ use protos::envoy::service::discovery::v3::aggregated_discovery_service_server::
 use protos::istio::networking::nds::v1::NameTable;
 use tokio::io::DuplexStream;
 use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status, Streaming};
@@ -53,14 +53,14 @@ pub struct Learned {
     pub metrics: Arc<Metrics>,
 }
 
-/// Serves the proxy on `socket`.
-pub fn serve(socket: &Path, control: Arc<Control>, learned: Learned) -> std::io::Result<()> {
-    let listener = crate::unix::bind(socket)?;
+/// Serves the proxy on `socket`, if `private` for processes of our own user alone.
+pub fn serve(socket: &Path, private: bool, control: Arc<Control>, learned: Learned) -> std::io::Result<()> {
+    let socket = crate::unix::bind(socket, private)?;
     let relay = Relay { control, learned, carries: true };
     let service = AggregatedDiscoveryServiceServer::new(relay).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(async move {
-        if let Err(error) = server.serve_with_incoming(UnixListenerStream::new(listener)).await {
+        if let Err(error) = server.serve_with_incoming(socket.connections()).await {
             tracing::error!(target: "xdsproxy", "xDS relay: {error}");
         }
     });

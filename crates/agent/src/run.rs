@@ -123,7 +123,8 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
     };
     keep_control_identified(&control, current.clone());
     let sds_socket = Path::new(SDS_DIR).join(env.or("WORKLOAD_IDENTITY_SOCKET_FILE", "socket"));
-    let served = sds::serve(&sds_socket, current.clone());
+    let private = env.flag("PROA_PRIVATE_SOCKETS");
+    let served = sds::serve(&sds_socket, private, current.clone());
     let served = served.with_context(|| format!("SDS socket {}", sds_socket.display()))?;
     let xds_socket = config_dir.join("XDS");
     let dns_capture = env.flag("ISTIO_META_DNS_CAPTURE");
@@ -132,7 +133,7 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
     // Applications that speak xDS themselves have the agent and no proxy.
     let proxyless = env.flag("DISABLE_ENVOY");
     if args.proxy_binary.is_some() || proxyless {
-        relay::serve(&xds_socket, Arc::clone(&control), learned.clone())
+        relay::serve(&xds_socket, private, Arc::clone(&control), learned.clone())
             .with_context(|| format!("xDS socket {}", xds_socket.display()))?;
     }
     tap::serve(Arc::clone(&control), node.to_proto()).await;

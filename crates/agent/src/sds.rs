@@ -19,7 +19,7 @@ use protos::envoy::service::secret::v3::secret_discovery_service_server::{
 use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
-use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use xds::server::{Event, Kind, Resource, ResourceSet, Want};
 
@@ -46,12 +46,12 @@ pub enum Served {
     ByAnother,
 }
 
-/// Serves secrets on `socket` until the process ends, unless somebody else does.
+/// Serves secrets on `socket` until the process ends, unless somebody else does; if `private`, to our own user alone.
 ///
 /// # Errors
 /// The socket cannot be made.
-pub fn serve(socket: &Path, current: Current) -> io::Result<Served> {
-    let listener = match crate::unix::bind(socket) {
+pub fn serve(socket: &Path, private: bool, current: Current) -> io::Result<Served> {
+    let listener = match crate::unix::bind(socket, private) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             tracing::info!(target: "sds", "Existing workload SDS socket found at {}. Default Istio SDS Server will not be started", socket.display());
             return Ok(Served::ByAnother);
@@ -61,7 +61,7 @@ pub fn serve(socket: &Path, current: Current) -> io::Result<Served> {
     let service = SecretDiscoveryServiceServer::new(Secrets { current });
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(async move {
-        if let Err(error) = server.serve_with_incoming(UnixListenerStream::new(listener)).await {
+        if let Err(error) = server.serve_with_incoming(listener.connections()).await {
             tracing::error!(target: "sds", "SDS server: {error}");
         }
     });
