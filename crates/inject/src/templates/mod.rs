@@ -246,12 +246,10 @@ impl<'a> Context<'a> {
         if !workload.is_empty() {
             env.push(pair("ISTIO_META_WORKLOAD_NAME", workload.clone()));
         }
-        if !self.owner.name.is_empty() {
-            if !self.owner.api_version.is_empty() {
-                let plural = format!("{}s", self.owner.kind.to_ascii_lowercase());
-                let (api, ns, name) = (&self.owner.api_version, self.namespace(), &self.owner.name);
-                env.push(pair("ISTIO_META_OWNER", format!("kubernetes://apis/{api}/namespaces/{ns}/{plural}/{name}")));
-            }
+        if !self.owner.name.is_empty() && !self.owner.api_version.is_empty() {
+            let plural = format!("{}s", self.owner.kind.to_ascii_lowercase());
+            let (api, ns, name) = (&self.owner.api_version, self.namespace(), &self.owner.name);
+            env.push(pair("ISTIO_META_OWNER", format!("kubernetes://apis/{api}/namespaces/{ns}/{plural}/{name}")));
         }
         if self.annotations.contains_key("sidecar.istio.io/bootstrapOverride") {
             env.push(pair("ISTIO_BOOTSTRAP_OVERRIDE", "/etc/istio/custom-bootstrap/custom_bootstrap.json".into()));
