@@ -139,7 +139,7 @@ impl Batch<'_> {
         let stats = side.proxy.admin("/stats?usedonly").unwrap_or_default();
         for (i, scene) in scenes.iter().enumerate() {
             let log = std::fs::read_to_string(&side.logs[i])?;
-            seen[i].log = log.lines().map(|l| plain(&sorted_flags(l), side.letter, scene, side.ports[i])).collect();
+            seen[i].log = log.lines().map(|l| plain(l, side.letter, scene, side.ports[i])).collect();
             seen[i].counters = compare::counters(&stats, &scene.prefix);
             let _ = std::fs::remove_file(&side.logs[i]);
         }
@@ -266,18 +266,4 @@ pub fn free_ports(count: usize) -> Result<Vec<u16>> {
         }
     }
     bail!("fewer than {count} ports are free")
-}
-
-/// A log line with its response flags in the order of the alphabet: ours are in numeric order (docs/differences.md).
-fn sorted_flags(line: &str) -> String {
-    let sort = |field: &str| {
-        let all: Vec<&str> = field.split(',').collect();
-        let flags = all.len() > 1 && all.iter().all(|f| f.len() <= 6 && f.bytes().all(|b| b.is_ascii_uppercase()));
-        let mut all = all;
-        if flags {
-            all.sort_unstable();
-        }
-        all.join(",")
-    };
-    line.split('|').map(sort).collect::<Vec<_>>().join("|")
 }

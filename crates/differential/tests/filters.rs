@@ -64,3 +64,23 @@ fn network() {
 fn observe() {
     run("observe");
 }
+
+#[test]
+fn tunnels() {
+    run("tunnels");
+}
+
+#[test]
+fn discovery() {
+    run("discovery");
+}
+
+#[test]
+fn overload() {
+    run("overload");
+}
+
+#[test]
+fn peers() {
+    run("peers");
+}

@@ -12,7 +12,7 @@ use telemetry::stats::envoy::{listener as stat, listener_worker, ssl_context};
 use tls::{Failure, HandshakeError, Stream};
 
 use crate::accepted::{About, Accepted, PeerText};
-use crate::filters::{Place, Verdict};
+use crate::filters::{Place, Refusal, Verdict};
 use crate::inspect::{self, Rejected};
 use crate::listener::{Chain, Listener, Terminal};
 use crate::tcp_proxy;
@@ -194,31 +194,19 @@ async fn filtered(
                 }
             }
             Verdict::Hold(place) => places.push(place),
-            Verdict::Close { details, delay } => {
-                if let Some(recorder) = &chain.recorder {
+            Verdict::Refuse { why, delay } => {
+                if let Some(recorder) = chain.recorder.as_ref().filter(|_| !why.early) {
                     tcp_proxy::refused(recorder, about);
                 }
                 match &chain.terminal {
-                    Terminal::Tcp(proxy) => proxy.log_refused(about, worker, listener, &details),
+                    Terminal::Tcp(proxy) => proxy.log_refused(about, worker, listener, &why),
                     _ => {
-                        let ending = Ending { termination_details: &details, ..Default::default() };
+                        let Refusal { flags, code_details, .. } = why;
+                        let termination_details = &why.termination_details;
+                        let ending = Ending { flags, code_details, termination_details, ..Default::default() };
                         log_connection(listener, about, worker, ending);
                     }
                 }
-                refuse(stream, worker, delay).await;
-                return None;
-            }
-            Verdict::Limit { flags, delay } => {
-                match &chain.terminal {
-                    Terminal::Tcp(proxy) => proxy.log_limited(about, worker, listener, flags),
-                    _ => log_connection(listener, about, worker, Ending { flags, ..Default::default() }),
-                }
-                refuse(stream, worker, delay).await;
-                return None;
-            }
-            Verdict::Refuse { flags, details, delay } => {
-                let ending = Ending { flags, code_details: details, ..Default::default() };
-                log_connection(listener, about, worker, ending);
                 refuse(stream, worker, delay).await;
                 return None;
             }

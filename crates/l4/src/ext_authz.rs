@@ -4,7 +4,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use l7::filters::ext_authz::answer::{self, Kind};
 use l7::filters::ext_authz::check;
@@ -15,7 +15,7 @@ use telemetry::stats::envoy::ext_authz_network as stat;
 use telemetry::stats::{Block, Store};
 
 use crate::accepted::{About, PeerText};
-use crate::filters::Verdict;
+use crate::filters::{Refusal, Verdict};
 
 /// Namespace of the filter's dynamic metadata.
 const NAMESPACE: &str = "envoy.filters.network.ext_authz";
@@ -50,10 +50,15 @@ impl ExtAuthz {
         };
         self.stats.inc(stat::TOTAL);
         self.stats.gauge_add(stat::ACTIVE, 1);
-        let said = {
+        let asked = Instant::now();
+        let mut said = {
             let _active = Active(&self.stats);
             answer::ask_grpc(worker, &c.service, &request).await
         };
+        if said.kind == Kind::Ok {
+            let took = proxy_config::common::Value::Number(asked.elapsed().as_millis() as f64);
+            said.metadata.insert("ext_authz_duration".into(), took);
+        }
         for (key, value) in said.metadata {
             about.set_metadata(&NAMESPACE.into(), &key, value);
         }
@@ -79,7 +84,9 @@ impl ExtAuthz {
             }
         };
         self.stats.inc(stat::CX_CLOSED);
-        Verdict::Refuse { flags: ResponseFlags::UNAUTHORIZED_EXTERNAL_SERVICE, details, delay: Duration::ZERO }
+        let flags = ResponseFlags::UNAUTHORIZED_EXTERNAL_SERVICE;
+        let why = Refusal { flags, code_details: details, ..Default::default() };
+        Verdict::Refuse { why, delay: Duration::ZERO }
     }
 }
 

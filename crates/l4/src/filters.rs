@@ -73,29 +73,26 @@ pub enum Verdict {
     Exchange,
     /// Go on, and keep this until the connection ends.
     Hold(Place),
-    /// Close; flags and `details` are the response's in the access log.
+    /// Close after `delay`.
     Refuse {
-        /// `RESPONSE_FLAGS`
-        flags: ResponseFlags,
-        /// `RESPONSE_CODE_DETAILS`
-        details: &'static str,
+        /// What the access log says.
+        why: Refusal,
         /// How long the peer is kept waiting.
         delay: Duration,
     },
-    /// Close after `delay`; `details` is the termination detail of the access log.
-    Close {
-        /// `CONNECTION_TERMINATION_DETAILS`
-        details: String,
-        /// How long the peer is kept waiting.
-        delay: Duration,
-    },
-    /// Close after `delay`, before anything is chosen; the log names no cluster.
-    Limit {
-        /// `RESPONSE_FLAGS`
-        flags: ResponseFlags,
-        /// How long the peer is kept waiting.
-        delay: Duration,
-    },
+}
+
+/// Why a connection is refused, in the words of the access log.
+#[derive(Debug, Default)]
+pub struct Refusal {
+    /// `RESPONSE_FLAGS`
+    pub flags: ResponseFlags,
+    /// `RESPONSE_CODE_DETAILS`
+    pub code_details: &'static str,
+    /// `CONNECTION_TERMINATION_DETAILS`
+    pub termination_details: String,
+    /// A limit, before anything is chosen: the log names no cluster, and Istio's metrics do not hear of it.
+    pub early: bool,
 }
 
 impl Filter {
@@ -162,7 +159,8 @@ impl Filter {
                 }
                 stats.inc(network_local_rate_limit::RATE_LIMITED);
                 // The flag is Envoy's.
-                Verdict::Limit { flags: ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED, delay: Duration::ZERO }
+                let flags = ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED;
+                Verdict::Refuse { why: Refusal { flags, early: true, ..Default::default() }, delay: Duration::ZERO }
             }
             Filter::SetFilterState(c) => {
                 for v in &c.values {
@@ -246,7 +244,7 @@ fn authorize(
     // As Envoy words it; blanks in policy names become underscores.
     let policy = verdict.policy.unwrap_or("none").replace(' ', "_");
     let details = format!("rbac_access_denied_matched_policy[{policy}]");
-    Verdict::Close { details, delay: c.delay_deny }
+    Verdict::Refuse { why: Refusal { termination_details: details, ..Default::default() }, delay: c.delay_deny }
 }
 
 impl Limit {
@@ -262,6 +260,6 @@ impl Limit {
             return Verdict::Hold(Place(self.clone()));
         }
         self.stats.inc(connection_limit::LIMITED_CONNECTIONS);
-        Verdict::Limit { flags: ResponseFlags::default(), delay: self.config.delay }
+        Verdict::Refuse { why: Refusal { early: true, ..Default::default() }, delay: self.config.delay }
     }
 }

@@ -211,12 +211,14 @@ impl Listener {
         Ok(listener)
     }
 
-    /// Binds its sockets: one bundle per worker, empty ones when it is reached by hand-over only.
+    /// Binds its sockets and has them listen: one bundle per worker, empty ones when it is reached by hand-over only.
     pub fn bind(&self, workers: usize) -> io::Result<Vec<Sockets>> {
-        self.bind_or_inherit(workers, &|_| Vec::new())
+        let all = self.bind_or_inherit(workers, &|_| Vec::new())?;
+        all.iter().try_for_each(|sockets| sockets.listen(&self.config))?;
+        Ok(all)
     }
 
-    /// The same, taking sockets from a predecessor process where it has them.
+    /// Binds them only, taking sockets from a predecessor process where it has them; see [`Sockets::listen`].
     pub fn bind_or_inherit(&self, workers: usize, inherit: Inherit<'_>) -> io::Result<Vec<Sockets>> {
         let all = sockets::bind(&self.config, workers, inherit)?;
         *self.bound.lock().unwrap_or_else(PoisonError::into_inner) =
@@ -278,6 +280,15 @@ impl Listener {
             }
         }
         Ok(())
+    }
+
+    /// Puts the default back into the places of a filter that is discovered no more.
+    pub fn clear_discovered(&self, name: &str) {
+        for chain in self.chains() {
+            if let Terminal::Http(manager) = &chain.terminal {
+                manager.clear_discovered(name);
+            }
+        }
     }
 
     /// Names of filters that are discovered.

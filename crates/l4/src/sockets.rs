@@ -1,5 +1,6 @@
 //! How does a listener get its sockets? Bound once per worker with SO_REUSEPORT, by the config thread.
 //!
+//! A TCP socket listens when its listener comes into service: clients of one that is warming are refused, as in Envoy.
 //! Deliberately absent: accepting (see `worker`).
 
 use std::io;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 
 use proxy_config::common::Address;
 use proxy_config::listener::{ListenAddress, Listener};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 /// Accept queue length when the listener names none.
 const BACKLOG_DEFAULT: u32 = 4096;
@@ -31,6 +32,12 @@ impl Sockets {
     /// Where these sockets listen.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.tcp.iter().filter_map(|(_, s)| s.local_addr().ok()).collect()
+    }
+
+    /// Has the TCP sockets listen, with the queue that the configuration asks for.
+    pub fn listen(&self, config: &Listener) -> io::Result<()> {
+        let backlog = config.tcp_backlog_size.unwrap_or(BACKLOG_DEFAULT).min(i32::MAX as u32) as i32;
+        self.tcp.iter().try_for_each(|(_, socket)| SockRef::from(socket).listen(backlog))
     }
 
     /// Duplicates the sockets, for handing them to a successor process.
@@ -132,7 +139,6 @@ fn tcp(listener: &Listener, at: SocketAddr) -> io::Result<TcpListener> {
         }
     }
     socket.bind(&SockAddr::from(at))?;
-    socket.listen(listener.tcp_backlog_size.unwrap_or(BACKLOG_DEFAULT).min(i32::MAX as u32) as i32)?;
     Ok(socket.into())
 }
 

@@ -24,7 +24,7 @@ use tls::Stream;
 use upstream::{Account, Cluster, ConnectError, ConnectRequest, Host, Outcome, PickRequest, Resource, Source, Wish};
 
 use crate::accepted::{About, PeerText, tls_facts};
-use crate::filters::TCP_PROXY_CLUSTER;
+use crate::filters::{Refusal, TCP_PROXY_CLUSTER};
 use crate::listener::{Deps, Listener};
 use crate::metadata_exchange::Exchange;
 use crate::relay::{Broken, Relay};
@@ -248,7 +248,6 @@ impl TcpProxy {
                 ..Default::default()
             };
             let stats = &cluster.cluster.stats;
-            stats.inc(cluster_stat::UPSTREAM_RQ_PENDING_TOTAL);
             match self.link(&cluster.cluster, &host, &request, about, worker, journal).await {
                 Ok(mut link) => {
                     if let Some(exchange) = self.exchange(&cluster.cluster) {
@@ -319,6 +318,7 @@ impl TcpProxy {
     ) -> Result<Link, Refused> {
         let cluster_of = cluster.clone();
         let Some(tunneling) = &self.config.tunneling else {
+            cluster.stats.inc(cluster_stat::UPSTREAM_RQ_PENDING_TOTAL);
             let c = upstream::connect(cluster, host, request).await.map_err(Refused::Connect)?;
             (journal.local, journal.remote, journal.tls) = (c.local, c.remote.or(journal.remote), c.tls);
             return Ok(Link { stream: c.stream, cluster: cluster_of, _account: Some(c.account) });
@@ -423,7 +423,6 @@ impl TcpProxy {
         match outcome {
             Some(Err(Broken::Downstream(e))) => {
                 telemetry::debug!(filter, "[C{}] downstream broke: {e}", about.id);
-                journal.flags.insert(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
                 destroyed(&cluster, false);
             }
             Some(Err(Broken::Upstream(e))) => {
@@ -490,31 +489,29 @@ impl TcpProxy {
     }
 
     /// Logs a connection that a network filter refused: no host was asked.
-    pub fn log_refused(&self, about: &About, worker: &Worker, listener: &Listener, details: &str) {
+    pub fn log_refused(&self, about: &About, worker: &Worker, listener: &Listener, why: &Refusal) {
         self.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
-        let (name, _) = self.cluster(about, worker);
-        let cluster = worker.upstream.cluster(name).map(|c| c.cluster.clone());
-        let journal = Journal { cluster_name: Some(name.into()), cluster, ..Default::default() };
-        self.log_with(about, worker, listener, &journal, details);
-    }
-
-    /// Logs a connection that a limit closed.
-    pub fn log_limited(&self, about: &About, worker: &Worker, listener: &Listener, flags: ResponseFlags) {
-        self.stats.inc(stat::DOWNSTREAM_CX_TOTAL);
-        self.log_with(about, worker, listener, &Journal { flags, ..Default::default() }, "");
+        let mut journal = Journal { flags: why.flags, ..Default::default() };
+        if !why.early {
+            let (name, _) = self.cluster(about, worker);
+            journal.cluster = worker.upstream.cluster(name).map(|c| c.cluster.clone());
+            journal.cluster_name = Some(name.into());
+        }
+        self.log_with(about, worker, listener, &journal, why);
     }
 
     fn log(&self, about: &About, worker: &Worker, listener: &Listener, journal: &Journal) {
-        self.log_with(about, worker, listener, journal, "");
+        self.log_with(about, worker, listener, journal, &Refusal::default());
     }
 
-    fn log_with(&self, about: &About, worker: &Worker, listener: &Listener, journal: &Journal, details: &str) {
+    fn log_with(&self, about: &About, worker: &Worker, listener: &Listener, journal: &Journal, why: &Refusal) {
         if self.loggers.is_empty() && listener.loggers.is_empty() {
             return;
         }
         let text = Texts::of(about, journal);
         let mut facts = self.facts(about, journal, &text);
-        facts.connection_termination_details = details;
+        facts.response_code_details = why.code_details;
+        facts.connection_termination_details = &why.termination_details;
         facts.log_type = "NotSet";
         for logger in &listener.loggers {
             logger.log(&facts, worker.random(), &|| worker.random());

@@ -85,14 +85,22 @@ pub async fn open(
     if let Some(shared) = tunnels.find(cluster, host) {
         return through_h2(shared, &head).await;
     }
-    let opened = upstream::connect(cluster, host, request).await.map_err(Refused::Connect)?;
-    let h2 = match cluster.config.http.protocol {
-        UpstreamProtocol::Http2 => true,
-        UpstreamProtocol::Auto => matches!(opened.stream.alpn(), Some(b"h2")),
-        UpstreamProtocol::Http1 | UpstreamProtocol::UseDownstream => false,
+    cluster.stats.inc(stat::UPSTREAM_RQ_PENDING_TOTAL);
+    let count = |h2| cluster.stats.inc(if h2 { stat::UPSTREAM_CX_HTTP2_TOTAL } else { stat::UPSTREAM_CX_HTTP1_TOTAL });
+    let known = match cluster.config.http.protocol {
+        UpstreamProtocol::Http2 => Some(true),
+        UpstreamProtocol::Auto => None,
+        UpstreamProtocol::Http1 | UpstreamProtocol::UseDownstream => Some(false),
     };
+    // One that fails counts, too, where its protocol is known before.
+    known.into_iter().for_each(count);
+    let opened = upstream::connect(cluster, host, request).await.map_err(Refused::Connect)?;
+    let h2 = known.unwrap_or_else(|| {
+        let h2 = matches!(opened.stream.alpn(), Some(b"h2"));
+        count(h2);
+        h2
+    });
     let below = Below { local: opened.local, remote: opened.remote, tls: opened.tls };
-    cluster.stats.inc(if h2 { stat::UPSTREAM_CX_HTTP2_TOTAL } else { stat::UPSTREAM_CX_HTTP1_TOTAL });
     if !h2 {
         return through_h1(opened.stream, opened.account, below, &head).await;
     }

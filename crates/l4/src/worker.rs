@@ -243,6 +243,13 @@ impl Worker {
         }
     }
 
+    /// Waits while the overload manager has no connection accepted; the one that came before this was known waits, too.
+    async fn accepting(&self) {
+        if let Some(overload) = self.http.overload() {
+            overload.accepting().await;
+        }
+    }
+
     /// Whether the overload manager lets a connection in. One that is not let in is closed at once, and counted.
     fn admits(&self, active: &Active) -> bool {
         let Some(overload) = self.http.overload() else { return true };
@@ -333,6 +340,7 @@ async fn accept_tcp(worker: Rc<Worker>, active: Rc<Active>, socket: TcpListener)
         match socket.accept().await {
             Ok((stream, remote)) => {
                 backoff = ACCEPT_BACKOFF;
+                worker.accepting().await;
                 if worker.admits(&active)
                     && let Some((stream, local)) = prepared(stream, remote)
                 {
@@ -358,6 +366,7 @@ async fn accept_unix(worker: Rc<Worker>, active: Rc<Active>, socket: UnixListene
         match socket.accept().await {
             Ok((stream, _)) => {
                 backoff = ACCEPT_BACKOFF;
+                worker.accepting().await;
                 if !worker.admits(&active) {
                     continue;
                 }

@@ -192,6 +192,11 @@ impl Manager {
         Ok(())
     }
 
+    /// Puts the default back into the places of a filter that is discovered no more.
+    pub fn clear_discovered(&self, name: &str) {
+        self.filters.iter().filter(|f| f.discovered() == Some(name)).for_each(Filter::clear_discovered);
+    }
+
     /// Starts draining the connections of this chain.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);

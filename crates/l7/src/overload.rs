@@ -3,8 +3,11 @@
 //! `proxy` measures resources and sets the switches; connections are counted here, because the limit on them must hold
 //! at the moment of acceptance. A worker without an overload manager looks at nothing.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use tokio::sync::Notify;
 
 /// Switches and counts shared by all workers of a process.
 #[derive(Debug, Default)]
@@ -13,8 +16,12 @@ pub struct Overload {
     pub stop_requests: AtomicBool,
     /// `envoy.overload_actions.disable_http_keepalive`
     pub disable_keepalive: AtomicBool,
-    /// `envoy.overload_actions.stop_accepting_connections` and `reject_incoming_connections`
+    /// `envoy.overload_actions.reject_incoming_connections`
     pub reject_connections: AtomicBool,
+    /// `envoy.overload_actions.stop_accepting_connections`
+    stop_accepting: AtomicBool,
+    /// Told when connections are accepted again.
+    resumed: Notify,
     /// Downstream connections at most; 0: no limit.
     pub connections_max: AtomicU64,
     connections: AtomicU64,
@@ -38,6 +45,28 @@ impl Overload {
         let place = Place(self.clone());
         // A place that is not kept gives itself back.
         (max == 0 || before < max || exempt).then_some(place)
+    }
+
+    /// Has connections wait, or lets them go on. True if that is another state than before.
+    pub fn stop_accepting(&self, stop: bool) -> bool {
+        let changed = self.stop_accepting.swap(stop, Relaxed) != stop;
+        if !stop {
+            self.resumed.notify_waiters();
+        }
+        changed
+    }
+
+    /// Waits until connections are accepted.
+    pub async fn accepting(&self) {
+        loop {
+            // Registered before the look, so that no word is missed.
+            let mut resumed = pin!(self.resumed.notified());
+            resumed.as_mut().enable();
+            if !self.stop_accepting.load(Relaxed) {
+                return;
+            }
+            resumed.await;
+        }
     }
 
     /// Downstream connections now.

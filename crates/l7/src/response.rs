@@ -66,7 +66,6 @@ pub fn finish_head(conn: &Conn, down: &mut Down, ex: &mut Exchange) {
     }
     if let Some(overload) = conn.worker.overload()
         && overload.disable_keepalive.load(std::sync::atomic::Ordering::Relaxed)
-        && !down.close
     {
         conn.manager.stats.inc(stat::DOWNSTREAM_CX_OVERLOAD_DISABLE_KEEPALIVE);
         down.close = true;

@@ -472,7 +472,7 @@ impl Attempt<'_> {
             omit: self.retries.omitted(),
             excluded_priorities: self.retries.excluded_priorities(),
             found: Some(self.found),
-            connect: ex.upgrade.then(|| terminates(self.found, ex)).flatten(),
+            connect: terminates(self.found, ex),
             host: if self.cluster.is_dynamic() {
                 Box::pin(destination::dynamic_host(self.cluster, ex)).await
             } else {
@@ -549,6 +549,7 @@ impl Attempt<'_> {
         } else {
             let raw = self.down.side.receives_chunked()
                 && matches!(lease.up.side, Side::H1(_))
+                && !lease.up.raw
                 && !ex.request.has(HeaderId::CONTENT_LENGTH)
                 && !taps
                 && !replays

@@ -148,9 +148,7 @@ async fn decide_and_forward(
         && overload.stop_requests.load(std::sync::atomic::Ordering::Relaxed)
     {
         conn.manager.stats.inc(stat::DOWNSTREAM_RQ_OVERLOAD_CLOSE);
-        let mut reply = LocalReply::text(503, "envoy overloaded", "overload");
-        reply.flags = ResponseFlags::OVERLOAD_MANAGER;
-        return Err(reply);
+        return Err(LocalReply::text(503, "envoy overloaded", "overload"));
     }
     let mut table = conn.routes();
     let internal_only = table.as_ref().map_or(&[][..], |t| &t.internal_only_headers);

@@ -24,8 +24,8 @@ pub struct Up {
     pub keep_alive: bool,
     /// Some byte of the response arrived.
     pub answered: bool,
-    /// No HTTP is spoken upstream: a CONNECT ends here, its payload goes on as bytes.
-    raw: bool,
+    /// No HTTP is spoken upstream: a CONNECT (or a POST for one) ends here, its payload goes on as bytes.
+    pub raw: bool,
     /// The protocol of an HTTP/1.1 upgrade that went up as an extended CONNECT.
     upgrade: Option<Box<[u8]>>,
 }
@@ -152,7 +152,7 @@ impl Up {
         block: &mut HeaderBlock,
         worker: &Worker,
     ) -> Poll<Result<UpHead, Lost>> {
-        if std::mem::take(&mut self.raw) {
+        if self.raw && !self.answered {
             // The connection is all the answer there is.
             self.answered = true;
             block.clear();

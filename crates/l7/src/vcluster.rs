@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use proxy_config::route::{RouteTable, VirtualCluster};
+use proxy_config::route::{RouteTable, VirtualCluster, VirtualHost};
 use telemetry::stats::envoy::vhost;
 use telemetry::stats::{Block, Store};
 
@@ -13,12 +13,15 @@ pub type Counts = Block<vhost::Vcluster>;
 
 /// Opens the scopes of a table that is about to be served.
 pub fn open(table: &RouteTable, store: &Arc<Store>) {
-    for host in &table.virtual_hosts {
-        for cluster in &host.virtual_clusters {
-            // Unlike other scopes, Envoy takes these names as they are.
-            let counts: Counts = store.tagged_block(&format!("vhost.{}.vcluster.{}.", host.name, cluster.name), &[]);
-            cluster.kept.set(counts);
-        }
+    table.virtual_hosts.iter().for_each(|host| open_host(host, store));
+}
+
+/// Opens the scopes of one virtual host.
+pub fn open_host(host: &VirtualHost, store: &Arc<Store>) {
+    for cluster in &host.virtual_clusters {
+        // Unlike other scopes, Envoy takes these names as they are.
+        let counts: Counts = store.tagged_block(&format!("vhost.{}.vcluster.{}.", host.name, cluster.name), &[]);
+        cluster.kept.set(counts);
     }
 }
 

@@ -118,14 +118,24 @@ pub enum StatsSink {
         prefix: Name,
     },
     /// `envoy.stat_sinks.metrics_service`
-    MetricsService {
-        /// Service.
-        service: crate::common::GrpcService,
-        /// Sends deltas of counters.
-        report_counters_as_deltas: bool,
-        /// Sends tags as labels.
-        emit_tags_as_labels: bool,
-    },
+    MetricsService(MetricsService),
+}
+
+/// `MetricsServiceConfig`.
+#[derive(Debug, Clone)]
+pub struct MetricsService {
+    /// Service.
+    pub service: crate::common::GrpcService,
+    /// Sends deltas of counters.
+    pub report_counters_as_deltas: bool,
+    /// Sends tags as labels.
+    pub emit_tags_as_labels: bool,
+    /// Sends the interval's values of histograms as summaries.
+    pub summaries: bool,
+    /// Sends all values of histograms since start.
+    pub histograms: bool,
+    /// Families per message; 0: all in one.
+    pub batch_size: u32,
 }
 
 /// `StatsConfig`.
@@ -205,6 +215,8 @@ pub enum ResourceMonitor {
     FixedHeap(u64),
     /// `envoy.resource_monitors.global_downstream_max_connections`
     DownstreamConnections(u64),
+    /// `envoy.resource_monitors.injected_resource`: a file that holds the pressure
+    Injected(Name),
 }
 
 /// A trigger.

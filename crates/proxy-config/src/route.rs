@@ -30,8 +30,8 @@ pub struct RouteTable {
     pub name: DefaultName,
     /// Domain to index into `virtual_hosts`.
     pub domains: DomainIndex,
-    /// Virtual hosts in configured order.
-    pub virtual_hosts: Box<[VirtualHost]>,
+    /// Virtual hosts in configured order, then those told one by one.
+    pub virtual_hosts: Box<[Arc<VirtualHost>]>,
     /// Lower-case names of headers that are removed from requests of external clients (`internal_only_headers`).
     pub internal_only_headers: Box<[HeaderName]>,
     /// `validate_clusters`: the caller checks that clusters exist (default: true inline, false over RDS).
@@ -48,6 +48,25 @@ pub struct RouteTable {
     pub vhds: Option<ConfigSource>,
     /// `metadata`
     pub metadata: Metadata,
+}
+
+impl RouteTable {
+    /// This table with more virtual hosts (VHDS), each with its domains. Errors: a domain that is there already.
+    pub fn with_hosts<'a>(
+        &self,
+        more: impl Iterator<Item = (&'a [String], &'a Arc<VirtualHost>)>,
+    ) -> Result<RouteTable, crate::ConfigError> {
+        let mut table = self.clone();
+        let mut hosts = std::mem::take(&mut table.virtual_hosts).into_vec();
+        for (domains, host) in more {
+            for domain in domains {
+                table.domains.insert(domain, hosts.len() as u32)?;
+            }
+            hosts.push(host.clone());
+        }
+        table.virtual_hosts = hosts.into();
+        Ok(table)
+    }
 }
 
 /// Newtype so that route tables can be `Default`.

@@ -243,7 +243,7 @@ impl Env<'_> {
             "trailers" => Ok(Val::Attributes("response.trailers")),
             "code" if f.response_code != 0 => Ok(Val::Int(i64::from(f.response_code))),
             "code_details" => non_empty(f.response_code_details),
-            "flags" => Ok(Val::Int(i64::from(f.flags.0))),
+            "flags" => Ok(Val::Int(i64::from(f.flags.bits()))),
             "size" => Ok(Val::Int(f.bytes.sent as i64)),
             "total_size" => Ok(Val::Int((f.bytes.sent + f.bytes.downstream_header_sent) as i64)),
             "grpc_status" => {

@@ -4,12 +4,14 @@
 //! is. What an active action does is `l7::overload`'s and `l4`'s to know. Follows `envoy.config.overload.v3`; an action
 //! that is not served is refused when the bootstrap is loaded. Differs: scaled triggers act when saturated.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use proxy_config::bootstrap::{self as config, ResourceMonitor, Trigger};
-use telemetry::stats::envoy::{overload_action, overload_resource};
+use telemetry::stats::envoy::{overload_action, overload_resource, shrink_heap};
 use telemetry::stats::{Block, Store};
 
 use crate::memory;
@@ -17,13 +19,17 @@ use crate::memory;
 /// Names of monitors and actions are their well-known ones.
 const FIXED_HEAP: &str = "envoy.resource_monitors.fixed_heap";
 const CONNECTIONS: &str = "envoy.resource_monitors.global_downstream_max_connections";
+const INJECTED: &str = "envoy.resource_monitors.injected_resource";
+/// How often memory is given back while `shrink_heap` is active.
+const SHRINK_EVERY: Duration = Duration::from_secs(10);
 
 /// The actions that are served.
-pub const ACTIONS: [&str; 4] = [
+pub const ACTIONS: [&str; 5] = [
     "envoy.overload_actions.stop_accepting_requests",
     "envoy.overload_actions.disable_http_keepalive",
     "envoy.overload_actions.stop_accepting_connections",
     "envoy.overload_actions.reject_incoming_connections",
+    "envoy.overload_actions.shrink_heap",
 ];
 
 struct Action {
@@ -37,6 +43,9 @@ pub struct Manager {
     monitors: Vec<(ResourceMonitor, Block<overload_resource::OverloadResource>)>,
     actions: Vec<Action>,
     state: Arc<l7::overload::Overload>,
+    shrinks: Block<shrink_heap::ShrinkHeap>,
+    /// When memory was given back last, while that is asked for.
+    shrunk: Cell<Option<Instant>>,
 }
 
 /// Which configured action is not served, if any.
@@ -54,6 +63,7 @@ impl Manager {
                     state.connections_max.store(*max, Relaxed);
                     CONNECTIONS
                 }
+                ResourceMonitor::Injected(_) => INJECTED,
             };
             (m.clone(), store.block(&format!("overload.{name}.")))
         });
@@ -63,7 +73,11 @@ impl Manager {
             triggers: triggers.iter().map(|(monitor, t)| ((**monitor).into(), *t)).collect(),
             stats: store.block(&format!("overload.{name}.")),
         });
-        Manager { monitors, actions: actions.collect(), state }
+        let shrinks = match config.actions.iter().any(|a| &*a.0 == ACTIONS[4]) {
+            true => store.block(&format!("overload.{}.", ACTIONS[4])),
+            false => Block::detached(),
+        };
+        Manager { monitors, actions: actions.collect(), state, shrinks, shrunk: Cell::new(None) }
     }
 
     /// Reads the resources and sets the switches.
@@ -73,6 +87,13 @@ impl Manager {
             let (name, pressure) = match monitor {
                 ResourceMonitor::FixedHeap(max) => (FIXED_HEAP, ratio(memory::figures().allocated, *max)),
                 ResourceMonitor::DownstreamConnections(max) => (CONNECTIONS, ratio(self.state.connections(), *max)),
+                ResourceMonitor::Injected(file) => match injected(file) {
+                    Some(pressure) => (INJECTED, pressure),
+                    None => {
+                        stats.inc(overload_resource::FAILED_UPDATES);
+                        continue;
+                    }
+                },
             };
             stats.gauge_set(overload_resource::PRESSURE, (pressure * 100.0) as u64);
             pressures.insert(name, pressure);
@@ -88,15 +109,40 @@ impl Manager {
                 active[at] |= value >= 1.0;
             }
         }
+        let told = |on: bool, what: &str| {
+            telemetry::warn!(main, "overload: {what} is {}", if on { "active" } else { "no longer active" });
+        };
         let set = |switch: &AtomicBool, on: bool, what: &str| {
             if switch.swap(on, Relaxed) != on {
-                telemetry::warn!(main, "overload: {what} is {}", if on { "active" } else { "no longer active" });
+                told(on, what);
             }
         };
         set(&self.state.stop_requests, active[0], ACTIONS[0]);
         set(&self.state.disable_keepalive, active[1], ACTIONS[1]);
-        set(&self.state.reject_connections, active[2] || active[3], ACTIONS[2]);
+        if self.state.stop_accepting(active[2]) {
+            told(active[2], ACTIONS[2]);
+        }
+        set(&self.state.reject_connections, active[3], ACTIONS[3]);
+        self.shrink(active[4]);
     }
+
+    fn shrink(&self, wanted: bool) {
+        let due = self.shrunk.get().is_none_or(|at| at.elapsed() >= SHRINK_EVERY);
+        if wanted && due {
+            self.shrinks.inc(shrink_heap::SHRINK_COUNT);
+            memory::trim();
+        }
+        self.shrunk.set(match (wanted, due) {
+            (true, true) => Some(Instant::now()),
+            (true, false) => self.shrunk.get(),
+            (false, _) => None,
+        });
+    }
+}
+
+/// The pressure that a file holds.
+fn injected(file: &str) -> Option<f64> {
+    std::fs::read_to_string(file).ok()?.trim().parse().ok().filter(|p| (0.0..=1.0).contains(p))
 }
 
 fn ratio(now: u64, max: u64) -> f64 {

@@ -1,6 +1,6 @@
 //! Who tells this proxy what? The aggregated stream and those of single types, over clusters of the bootstrap.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -159,21 +159,8 @@ impl Subscriptions {
                 handle.set_names(url::ROUTE, false, wanted.routes.clone());
             }
         }
-        if let Some(id) = ads
-            && wanted.extensions != self.wanted.extensions
-        {
-            self.streams[id].handle.set_names(url::EXTENSION, false, wanted.extensions.clone());
-        }
-        let before = std::mem::take(&mut self.wanted.secrets);
-        let sources: BTreeSet<&Source> = before.keys().chain(wanted.secrets.keys()).collect();
-        for source in sources {
-            let names = wanted.secrets.get(source).cloned().unwrap_or_default();
-            if before.get(source) != Some(&names)
-                && let Some(id) = self.stream(source, Service::Secret)
-            {
-                self.streams[id].handle.set_names(url::SECRET, false, names);
-            }
-        }
+        self.follow(url::EXTENSION, Service::Extension, |w| &mut w.extensions, &wanted.extensions);
+        self.follow(url::SECRET, Service::Secret, |w| &mut w.secrets, &wanted.secrets);
         for (source, names) in &wanted.clusters {
             if self.wanted.clusters.get(source) != Some(names)
                 && let Some(id) = self.stream(source, Service::Cluster)
@@ -194,6 +181,26 @@ impl Subscriptions {
             }
         }
         self.wanted = wanted;
+    }
+
+    /// Asks each source of a type for what is wanted of it now, if that is another than before.
+    fn follow(
+        &mut self,
+        type_url: &str,
+        service: Service,
+        of: impl Fn(&mut Wanted) -> &mut BTreeMap<Source, BTreeSet<String>>,
+        wanted: &BTreeMap<Source, BTreeSet<String>>,
+    ) {
+        let before = std::mem::take(of(&mut self.wanted));
+        let sources: BTreeSet<&Source> = before.keys().chain(wanted.keys()).collect();
+        for source in sources {
+            let names = wanted.get(source).cloned().unwrap_or_default();
+            if before.get(source) != Some(&names)
+                && let Some(id) = self.stream(source, service)
+            {
+                self.streams[id].handle.set_names(type_url, false, names);
+            }
+        }
     }
 
     /// Answers an update.

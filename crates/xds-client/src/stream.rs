@@ -59,6 +59,8 @@ pub enum Service {
     Endpoint,
     /// `RouteDiscoveryService`
     Route,
+    /// `ExtensionConfigDiscoveryService`
+    Extension,
     /// `VirtualHostDiscoveryService`, which speaks delta only
     VirtualHost,
 }
@@ -78,6 +80,12 @@ impl Service {
             (Self::Cluster, _) => "/envoy.service.cluster.v3.ClusterDiscoveryService/StreamClusters",
             (Self::Endpoint, Protocol::Delta) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/DeltaEndpoints",
             (Self::Endpoint, _) => "/envoy.service.endpoint.v3.EndpointDiscoveryService/StreamEndpoints",
+            (Self::Extension, Protocol::Delta) => {
+                "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/DeltaExtensionConfigs"
+            }
+            (Self::Extension, _) => {
+                "/envoy.service.extension.v3.ExtensionConfigDiscoveryService/StreamExtensionConfigs"
+            }
             (Self::Route, Protocol::Delta) => "/envoy.service.route.v3.RouteDiscoveryService/DeltaRoutes",
             (Self::VirtualHost, _) => "/envoy.service.route.v3.VirtualHostDiscoveryService/DeltaVirtualHosts",
             (Self::Route, _) => "/envoy.service.route.v3.RouteDiscoveryService/StreamRoutes",

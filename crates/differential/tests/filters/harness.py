@@ -1,6 +1,6 @@
 """The same configuration and requests to stock Envoy and to our proxy: replies, what the upstream saw, log lines and counters are compared."""
 
-import socket, subprocess, sys, time, json, threading, os, re, tempfile, http.server, socketserver, base64
+import itertools, socket, subprocess, sys, time, json, threading, os, re, tempfile, http.server, socketserver, base64
 import yaml
 from concurrent import futures
 
@@ -225,7 +225,9 @@ def begin(cmd, b):
     f = d + "/b.json"
     json.dump(b, open(f, "w"))
     more = "--concurrency 1 --disable-hot-restart --file-flush-interval-msec 20 -l " + os.environ.get("LV", "error")
-    return subprocess.Popen(cmd + ["-c", f] + more.split(), stdout=subprocess.DEVNULL, stderr=open(d + "/err", "w")), d
+    p = subprocess.Popen(cmd + ["-c", f] + more.split(), stdout=subprocess.DEVNULL, stderr=open(d + "/err", "w"))
+    atexit.register(p.kill)
+    return p, d
 
 
 def ready(p, d, name, admin):
@@ -311,7 +313,8 @@ def run(title, mk, reqs, post=None, wait=0, only=None):
         p.kill()
         p.wait()
         # Connections end when they do: the order of lines is not compared.
-        res[name] = (answers[name], sorted(open(log).read().split("\n")), st, open(d + "/err").read())
+        logged = re.sub(r'("\w+_duration":)\d+', r"\1*", open(log).read())
+        res[name] = (answers[name], sorted(logged.split("\n")), st, open(d + "/err").read())
     e, o = res.get("envoy"), res.get("ours")
     if not e or not o:
         print("==", title, "NOT RUN")
@@ -331,7 +334,7 @@ def run(title, mk, reqs, post=None, wait=0, only=None):
                 b = y[1][k] if k < len(y[1]) else None
                 if a != b:
                     print("   ENVOY", str(a)[:700], "\n   OURS ", str(b)[:700])
-    for i, (x, y) in enumerate(zip(e[1], o[1])):
+    for x, y in itertools.zip_longest(e[1], o[1]):
         if x != y:
             bad += 1
             print("==", title, "LOG\n ENVOY", x, "\n OURS ", y)

@@ -1,45 +1,11 @@
 """Cases for byte streams: TCP proxy, RBAC, limits, PROXY protocol in and out, forwarding by SNI."""
 
 import harness
-from harness import *
-import struct
+from streams import *
 
 harness.STAT = re.compile(
     r"rbac|connection_limit|limit|lrl|tunnel|proxy_proto|tcp\.(t\.)?(?!.*(bytes|time|_active))|http\.t\.downstream_rq_[0-9]|cluster\.\w+\.upstream_(rq_(total|pending_total)|cx_(total|connect_fail|none_healthy))"
 )
-T = "type.googleapis.com/"
-N = "envoy.extensions.filters.network."
-
-
-def stream(name, talk):
-    """A server whose connections are handed to `talk`."""
-
-    class H(socketserver.BaseRequestHandler):
-        def handle(self):
-            try:
-                talk(self.request)
-            except OSError:
-                pass
-
-    class S(socketserver.ThreadingMixIn, socketserver.TCPServer):
-        daemon_threads = True
-        allow_reuse_address = True
-
-    s = S(("127.0.0.1", 0), H)
-    threading.Thread(target=s.serve_forever, daemon=True).start()
-    return s.server_address[1]
-
-
-def echo(name):
-    def talk(c):
-        data = c.recv(65536)
-        if data:
-            seen.append((name, data))
-        c.sendall(name.encode() + b":" + data)
-
-    return talk
-
-
 def tunnel(c):
     head = b""
     while b"\r\n\r\n" not in head:
@@ -63,43 +29,6 @@ tunnels = stream("tunnel", tunnel)
 up = server("up", lambda h, body: (200, [], b"up"))
 
 
-def net(name, kind, **c):
-    return {"name": name, "typed_config": dict({"@type": T + N + kind}, **c)}
-
-
-LOGGED = "%RESPONSE_FLAGS% %CONNECTION_TERMINATION_DETAILS% %BYTES_RECEIVED% %BYTES_SENT% %UPSTREAM_CLUSTER%"
-
-
-def tcp(filters, clusters, proxy={}, logx="", listener={}, logged=LOGGED):
-    def mk(lp, ap, log):
-        text = {"text_format_source": {"inline_string": logged + " " + logx + "\n"}}
-        logger = {
-            "name": "a",
-            "typed_config": {
-                "@type": T + "envoy.extensions.access_loggers.file.v3.FileAccessLog",
-                "path": log,
-                "log_format": text,
-            },
-        }
-        c = {"stat_prefix": "t", "access_log": [logger]}
-        c.update({"cluster": "a"} if "weighted_clusters" not in proxy else {}, **proxy)
-        boot_ = boot([], [], clusters, lp, ap, log)
-        listener_ = boot_["static_resources"]["listeners"][0]
-        listener_["filter_chains"] = [{"filters": filters + [net("tcp", "tcp_proxy.v3.TcpProxy", **c)]}]
-        listener_.update(listener)
-        return boot_
-
-    return mk
-
-
-def hosts(name, *ports, **more):
-    c = cluster(name, ports[0])
-    c["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
-        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": p}}}} for p in ports
-    ]
-    return dict(c, **more)
-
-
 W = sys.argv[1:]
 
 
@@ -115,6 +44,19 @@ if t("tcp"):
     run("plain", tcp([], [hosts("a", a)]), [b"one", b"two"])
     weighted = {"weighted_clusters": {"clusters": [{"name": "b", "weight": 7}]}}
     run("weighted", tcp([], [hosts("a", a), hosts("b", b)], weighted), [b"one"] * 2)
+    shares = {"weighted_clusters": {"clusters": [{"name": "a", "weight": 30}, {"name": "b", "weight": 70}]}}
+
+    def shared(port):
+        """Out of 300 connections, within seven standard deviations."""
+        got = sum(raw(port, b"x").startswith(b"a:") for _ in range(300))
+        seen.clear()
+        return b"as weighted" if 34 < got < 146 else b"%d of 300" % got
+
+    run("reset", tcp([], [hosts("a", a)]), [reset])
+    run("reset by the host", tcp([], [hosts("a", stream("resets", resets))]), [b"one"])
+    whole, harness.STAT = harness.STAT, re.compile("none is compared")
+    run("weighted, several", tcp([], [hosts("a", a), hosts("b", b)], shares, logged="one"), [shared])
+    harness.STAT = whole
     run("no host", tcp([], [hosts("a", 1)]), [b"one"])
     run("retries", tcp([], [hosts("a", 1)], {"max_connect_attempts": 3}), [b"one"])
     missing = {"cluster": "missing"}
@@ -154,6 +96,55 @@ if t("rbac"):
         logged = "%RESPONSE_FLAGS% %CONNECTION_TERMINATION_DETAILS%" if refused else LOGGED
         run("rbac " + name, tcp([rbac], [hosts("a", a)], logx=logx, logged=logged), [b"one", b"two"])
         harness.STAT = kept
+
+if t("authz"):
+    import grpc
+    from google.protobuf import json_format
+    from envoy.service.auth.v3 import external_auth_pb2 as auth
+
+    def check(request, context):
+        said = json_format.MessageToDict(request)
+        for side in ("source", "destination"):
+            if side == "source" or said["attributes"][side]["address"]["socketAddress"]["portValue"]:
+                said["attributes"][side]["address"]["socketAddress"]["portValue"] = "*"
+        said["attributes"].get("request", {}).pop("time", None)
+        seen.append(("check", json.dumps(said, sort_keys=True)))
+        answer = auth.CheckResponse()
+        answer.dynamic_metadata.update({"who": "me"})
+        if verdict[0] == "error":
+            context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        if verdict[0] == "late":
+            time.sleep(1)
+        answer.status.code = 7 if verdict[0] == "denied" else 0
+        return answer
+
+    verdict = ["ok"]
+    service = grpc.server(futures.ThreadPoolExecutor(4))
+    handlers = {"Check": grpc.unary_unary_rpc_method_handler(check, auth.CheckRequest.FromString, auth.CheckResponse.SerializeToString)}
+    service.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("envoy.service.auth.v3.Authorization", handlers),))
+    authz = service.add_insecure_port("127.0.0.1:0")
+    service.start()
+
+    def judged(kind):
+        def go(port):
+            verdict[0] = kind
+            return raw(port, b"hello")
+
+        return go
+
+    asked = {"envoy_grpc": {"cluster_name": "az"}, "timeout": "0.3s"}
+    for name, c in (
+        ("", {}),
+        (" fails open", {"failure_mode_allow": True}),
+        (" for some", {"filter_enabled_metadata": {"filter": "x", "path": [{"key": "y"}], "value": {"present_match": True}}}),
+    ):
+        filters = [net("z", "ext_authz.v3.ExtAuthz", stat_prefix="z", transport_api_version="V3", grpc_service=asked, **c)]
+        # What is asked of the host before a refusal: docs/differences.md.
+        whole, harness.STAT = harness.STAT, re.compile(r"ext_authz\.z\.(?!disabled)|^tcp\.t\.downstream_cx_total")
+        logged = "%RESPONSE_FLAGS% %CONNECTION_TERMINATION_DETAILS% %DYNAMIC_METADATA(envoy.filters.network.ext_authz)%"
+        made = tcp(filters, [hosts("a", a), cluster("az", authz, True)], logged=logged)
+        run("ext_authz" + name, made, [judged(k) for k in ("ok", "denied", "error", "late")])
+        harness.STAT = whole
 
 if t("limit"):
 
@@ -232,27 +223,13 @@ if t("proxy"):
             },
         }
         filters = {"listener_filters": [{"name": "pp", "typed_config": {"@type": T + P}}]}
-        c = tcp([], [hosts("a", a, transport_socket=socket_)], listener=filters)
+        c = tcp([], [hosts("a", stream("gathers", gathers), transport_socket=socket_)], listener=filters)
         run("proxy_protocol out " + version, c, [inputs[0].replace(whole, b"data"), inputs[1].replace(whole, b"data")])
 
 if t("sni"):
-    import datetime
-    import ssl
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.timezone.utc)
-    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-    made = made.not_valid_before(now - datetime.timedelta(days=1)).not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
-    pem = tempfile.mktemp()
-    with open(pem, "wb") as f:
-        f.write(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
-        f.write(made.public_bytes(serialization.Encoding.PEM))
+    tls = Identities().common("localhost", [])["tls_certificates"][0]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
+    context.load_cert_chain(tls["certificate_chain"]["filename"], tls["private_key"]["filename"])
 
     def secret(c):
         with context.wrap_socket(c, server_side=True) as s:

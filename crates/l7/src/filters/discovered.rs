@@ -13,6 +13,8 @@ use crate::reply::LocalReply;
 pub struct Discovered {
     /// Types that may stand here.
     pub type_urls: Box<[Name]>,
+    /// What stands here while nothing is told.
+    pub default: Option<Arc<Filter>>,
     /// What stands here now; requests that were under way see the change.
     pub current: ArcSwapOption<Filter>,
 }

@@ -262,7 +262,8 @@ impl Filter {
                 };
                 Kind::Discovered(Box::new(discovered::Discovered {
                     type_urls: d.type_urls.clone(),
-                    current: default.into(),
+                    current: default.clone().into(),
+                    default,
                 }))
             }
             HttpFilterKind::JwtAuthn(c) => Kind::JwtAuthn(jwt_authn::JwtAuthn::new(c.clone(), prefix, deps)?),
@@ -376,6 +377,13 @@ impl Filter {
         let filter = HttpFilter { name: self.name.clone(), kind: kind.clone(), disabled: self.disabled };
         d.current.store(Some(Arc::new(Filter::new(&filter, hcm, deps)?)));
         Ok(())
+    }
+
+    /// Puts the default back, if this is a place for one that is discovered.
+    pub fn clear_discovered(&self) {
+        if let Kind::Discovered(d) = &self.kind {
+            d.current.store(d.default.clone());
+        }
     }
 
     /// Its name, if it is discovered.

@@ -62,6 +62,8 @@ impl Attempt<'_> {
         response::finish_head(conn, self.down, ex);
         let mut taps = FilterTaps::new(conn, Some(self.found), ex);
         let tunnel = head.tunnel && ex.upgrade;
+        // Bytes on both sides: the request may go on after the end of the response.
+        let halves = tunnel || lease.up.raw;
         let ends = held.body.as_ref().map_or(head.ends, Vec::is_empty);
         let body = if tunnel {
             ResponseBody::Tunnel
@@ -88,7 +90,7 @@ impl Attempt<'_> {
             conn.manager.stats.inc(stat::DOWNSTREAM_CX_UPGRADES_TOTAL);
             conn.manager.stats.gauge_add(stat::DOWNSTREAM_CX_UPGRADES_ACTIVE, 1);
         }
-        if !self.relay.request_done && !tunnel {
+        if !self.relay.request_done && !halves {
             stream::early_response(conn, ex);
         }
         ex.times.response_begin = ex.times.upstream_first;
@@ -114,7 +116,7 @@ impl Attempt<'_> {
         ex.times.response_end = Some(now);
         match outcome {
             Ok(()) => {
-                if !self.relay.request_done && !tunnel {
+                if !self.relay.request_done && !halves {
                     // The response came before the request was complete.
                     lease.reset();
                     match &mut self.down.side {
@@ -162,13 +164,14 @@ impl Attempt<'_> {
         let timer = self.timer;
         let reused = lease.reused;
         let up: &mut Up = &mut lease.up;
-        let mut sent = relay.request_done && !tunnel;
+        let halves = tunnel || up.raw;
+        let mut sent = relay.request_done && !halves;
         std::future::poll_fn(|cx| {
             if !sent {
                 match relay.poll_request(cx, &mut down.side, &mut up.side, ex, taps, &worker) {
                     Poll::Ready(Ok(())) => {
                         sent = true;
-                        if tunnel && let Side::H1(s) = &mut up.side {
+                        if halves && let Side::H1(s) = &mut up.side {
                             // Half-close travels through a tunnel.
                             let _ = s.wire.stream.poll_shutdown_write(cx);
                         }

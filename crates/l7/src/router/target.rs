@@ -52,11 +52,14 @@ pub(super) fn set_host(conn: &Conn, ex: &mut Exchange, host: &[u8], append_forwa
     }
 }
 
-/// How the route terminates a CONNECT, if it does.
+/// How the route terminates a CONNECT, or a POST that stands for one, if it does.
 pub(super) fn terminates(found: &Found, ex: &Exchange) -> Option<proxy_config::route::ConnectConfig> {
     let RouteAction::Forward(f) = &found.route().action else { return None };
     let of = f.upgrades.iter().find(|u| u.enabled && &*u.upgrade_type == "connect")?;
-    of.connect.filter(|_| ex.request.method() == b"CONNECT" && !ex.request.has(HeaderId::PROTOCOL))
+    of.connect.filter(|connect| match ex.request.method() {
+        b"CONNECT" => ex.upgrade && !ex.request.has(HeaderId::PROTOCOL),
+        method => method == b"POST" && connect.allow_post,
+    })
 }
 
 /// Metadata that the route wants of the host.

@@ -148,12 +148,17 @@ fn sink(s: &metrics::StatsSink) -> Result<StatsSink> {
             Ok(StatsSink::Statsd { udp, tcp_cluster, prefix: opt_name(&c.prefix).unwrap_or_else(|| "envoy".into()) })
         }
         "envoy.config.metrics.v3.MetricsServiceConfig" => {
+            use metrics::HistogramEmitMode as Mode;
             let c: metrics::MetricsServiceConfig = typed.decode()?;
-            Ok(StatsSink::MetricsService {
+            let mode = c.histogram_emit_mode();
+            Ok(StatsSink::MetricsService(crate::bootstrap::MetricsService {
                 service: required_grpc("grpc_service", &c.grpc_service)?,
                 report_counters_as_deltas: c.report_counters_as_deltas.unwrap_or(false),
                 emit_tags_as_labels: c.emit_tags_as_labels,
-            })
+                summaries: mode != Mode::Histogram,
+                histograms: mode != Mode::Summary,
+                batch_size: c.batch_size,
+            }))
         }
         _ => Err(typed.unknown()),
     }
@@ -223,6 +228,10 @@ fn overload_manager(o: &overload::OverloadManager) -> Result<Overload> {
                 Ok(ResourceMonitor::DownstreamConnections(
                     n.ok_or_else(|| missing("max_active_downstream_connections"))?,
                 ))
+            }
+            "envoy.extensions.resource_monitors.injected_resource.v3.InjectedResourceConfig" => {
+                let c: monitors::injected_resource::v3::InjectedResourceConfig = typed.decode()?;
+                Ok(ResourceMonitor::Injected(required("filename", &c.filename)?))
             }
             _ => Err(typed.unknown()),
         }

@@ -40,7 +40,7 @@ pub use self::common::value_of_struct;
 pub use self::endpoint::load_assignment;
 pub use self::http_filters::http_filter_config;
 pub use self::listener::listener;
-pub use self::route::route_table;
+pub use self::route::{on_demand_host, route_table};
 pub use self::tls::secret;
 
 /// True when a protobuf field has a value other than its default.

@@ -60,10 +60,8 @@ struct Host<'a> {
     proto: &'a p::VirtualHost,
 }
 
-/// Compiles a `RouteConfiguration`.
-pub fn route_table(r: &p::RouteConfiguration) -> Result<RouteTable> {
-    reject!(r; cluster_specifier_plugins, vhost_header, route_specifiers);
-    let table = Table {
+fn table(r: &p::RouteConfiguration) -> Result<Table<'_>> {
+    Ok(Table {
         request_headers: headers::level("request_headers", &r.request_headers_to_add, &r.request_headers_to_remove)?,
         response_headers: headers::level(
             "response_headers",
@@ -75,22 +73,38 @@ pub fn route_table(r: &p::RouteConfiguration) -> Result<RouteTable> {
         direct_body_bytes_max: r.max_direct_response_body_size_bytes.unwrap_or(DIRECT_BODY_BYTES_MAX),
         proto: r,
         forwards: RefCell::default(),
-    };
+    })
+}
+
+/// Compiles one more virtual host of a `RouteConfiguration`, whose own hosts do not matter here.
+pub fn on_demand_host(r: &p::RouteConfiguration, host: &p::VirtualHost) -> Result<VirtualHost> {
+    if host.domains.is_empty() {
+        return Err(no_domains());
+    }
+    virtual_host(host, &table(r)?)
+}
+
+fn no_domains() -> ConfigError {
+    invalid("value must contain at least 1 item(s)").at("domains")
+}
+
+/// Compiles a `RouteConfiguration`.
+pub fn route_table(r: &p::RouteConfiguration) -> Result<RouteTable> {
+    reject!(r; cluster_specifier_plugins, vhost_header, route_specifiers);
+    let table = table(r)?;
     let mut domains = DomainIndex::default();
-    let virtual_hosts: Vec<VirtualHost> = r
+    let virtual_hosts: Vec<Arc<VirtualHost>> = r
         .virtual_hosts
         .iter()
         .enumerate()
         .map(|(i, v)| {
             if v.domains.is_empty() {
-                return Err(invalid("value must contain at least 1 item(s)")
-                    .at("domains")
-                    .at_index("virtual_hosts", i));
+                return Err(no_domains().at_index("virtual_hosts", i));
             }
             for (d, domain) in v.domains.iter().enumerate() {
                 domains.insert(domain, i as u32).at_index("domains", d).at_index("virtual_hosts", i)?;
             }
-            virtual_host(v, &table).at_index("virtual_hosts", i)
+            virtual_host(v, &table).map(Arc::new).at_index("virtual_hosts", i)
         })
         .collect::<Result<_>>()?;
     Ok(RouteTable {

@@ -140,7 +140,7 @@ fn routes(server: &Server, names: &Names) -> admin::RoutesConfigDump {
         }
         dump.dynamic_route_configs.push(DynamicRouteConfig {
             version_info: version(entry.active.as_ref()),
-            route_config: entry.active.as_ref().map(|r| r.body()),
+            route_config: entry.shown(),
             last_updated: entry.active.as_ref().and_then(Record::timestamp),
             error_state: entry.failed.as_ref().map(Failure::state),
             ..Default::default()
@@ -177,6 +177,19 @@ fn secrets(server: &Server, names: &Names) -> admin::SecretsConfigDump {
         list.push(secret);
     }
     dump
+}
+
+/// Filters that extension config discovery told.
+fn extensions(server: &Server, names: &Names) -> admin::EcdsConfigDump {
+    let config = server.config.borrow();
+    let told = config.listeners.extensions.all().filter(|(name, _)| names.takes(name));
+    let filter = |(_, told): (&str, &crate::config::extensions::Told)| admin::ecds_config_dump::EcdsFilterConfig {
+        version_info: told.record.version.to_string(),
+        ecds_filter: Some(told.record.body()),
+        last_updated: told.record.timestamp(),
+        ..Default::default()
+    };
+    admin::EcdsConfigDump { ecds_filters: told.map(filter).collect() }
 }
 
 /// Endpoints as the balancer has them, rebuilt from the hosts in force.
@@ -277,6 +290,9 @@ fn sections(server: &Server, names: &Names, include_eds: bool) -> Vec<Value> {
     let bootstrap =
         admin::BootstrapConfigDump { bootstrap: server.bootstrap.whole(), last_updated: timestamp(server.loaded) };
     let mut all = vec![typed(&bootstrap), typed(&clusters(server, names))];
+    if server.config.borrow().listeners.extensions.any() {
+        all.push(typed(&extensions(server, names)));
+    }
     if include_eds {
         all.push(typed(&endpoints(server, names)));
     }
@@ -296,6 +312,7 @@ fn element_type(section: &str, field: &str) -> String {
         "dynamic_active_clusters" | "dynamic_warming_clusters" => "DynamicCluster",
         "static_route_configs" => "StaticRouteConfig",
         "dynamic_route_configs" => "DynamicRouteConfig",
+        "ecds_filters" => "EcdsFilterConfig",
         "static_secrets" => "StaticSecret",
         "dynamic_active_secrets" | "dynamic_warming_secrets" => "DynamicSecret",
         "static_endpoint_configs" => "StaticEndpointConfig",

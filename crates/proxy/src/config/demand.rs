@@ -1,7 +1,8 @@
 //! What do requests ask for, and what became of it? Names of clusters and virtual hosts that are subscribed to one by
 //! one, and what the server said of each. Pure bookkeeping: `Config` feeds it and tells those who wait.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proxy_config::common::ConfigSource;
 
@@ -22,11 +23,13 @@ enum State {
 /// Names asked for at run time. All of them stay subscribed, so that the server tells when one comes or goes.
 #[derive(Debug, Default)]
 pub struct Names {
-    states: BTreeMap<String, State>,
-    /// In the order in which they were asked for first.
-    order: VecDeque<String>,
-    asked: usize,
-    unknown: usize,
+    /// With the number of the first request for each.
+    states: BTreeMap<Arc<str>, (State, u64)>,
+    /// Those in each state by that number: the oldest is found at once.
+    asked: BTreeMap<u64, Arc<str>>,
+    there: BTreeMap<u64, Arc<str>>,
+    unknown: BTreeMap<u64, Arc<str>>,
+    next: u64,
     given_up: Vec<String>,
 }
 
@@ -34,15 +37,18 @@ impl Names {
     /// Somebody needs a name: whether it is there, if that is known. Asked for from now on.
     pub fn ask(&mut self, name: &str) -> Option<bool> {
         match self.states.get(name) {
-            Some(State::Asked) => None,
-            Some(state) => Some(*state == State::There),
+            Some((State::Asked, _)) => None,
+            Some((state, _)) => Some(*state == State::There),
             None => {
                 if self.states.len() >= NAMES_MAX {
-                    self.give_up(|s| s != State::Asked);
+                    let first = |of: &BTreeMap<u64, Arc<str>>| of.first_key_value().map_or(u64::MAX, |(n, _)| *n);
+                    let there = first(&self.there) < first(&self.unknown);
+                    self.give_up(if there { State::There } else { State::Unknown });
                 }
-                self.states.insert(name.to_owned(), State::Asked);
-                self.order.push_back(name.to_owned());
-                self.asked += 1;
+                let name: Arc<str> = name.into();
+                self.next += 1;
+                self.states.insert(name.clone(), (State::Asked, self.next));
+                self.asked.insert(self.next, name);
                 None
             }
         }
@@ -50,29 +56,31 @@ impl Names {
 
     /// The server said whether a name is there. False: nobody asked for it.
     pub fn learn(&mut self, name: &str, there: bool) -> bool {
-        let Some(state) = self.states.get_mut(name) else { return false };
         let now = if there { State::There } else { State::Unknown };
-        match std::mem::replace(state, now) {
-            State::Asked => self.asked -= 1,
-            State::Unknown => self.unknown -= 1,
-            State::There => {}
+        let Some((state, number)) = self.states.get_mut(name) else { return false };
+        let (before, number) = (std::mem::replace(state, now), *number);
+        if let Some(name) = self.of(before).remove(&number) {
+            self.of(now).insert(number, name);
         }
-        if !there {
-            self.unknown += 1;
-            if self.unknown > UNKNOWN_MAX {
-                self.give_up(|s| s == State::Unknown);
-            }
+        if self.unknown.len() > UNKNOWN_MAX {
+            self.give_up(State::Unknown);
         }
         true
     }
 
-    fn give_up(&mut self, which: impl Fn(State) -> bool) {
-        let at = self.order.iter().position(|n| self.states.get(n).is_some_and(|s| which(*s)));
-        if let Some(name) = at.and_then(|at| self.order.remove(at)) {
-            if self.states.remove(&name) == Some(State::Unknown) {
-                self.unknown -= 1;
-            }
-            self.given_up.push(name);
+    fn of(&mut self, state: State) -> &mut BTreeMap<u64, Arc<str>> {
+        match state {
+            State::Asked => &mut self.asked,
+            State::There => &mut self.there,
+            State::Unknown => &mut self.unknown,
+        }
+    }
+
+    /// Gives up the name in that state that was asked for first.
+    fn give_up(&mut self, state: State) {
+        if let Some((_, name)) = self.of(state).pop_first() {
+            self.states.remove(&name);
+            self.given_up.push(name.to_string());
         }
     }
 
@@ -83,20 +91,17 @@ impl Names {
 
     /// All names that are subscribed to.
     pub fn all(&self) -> impl Iterator<Item = &str> {
-        self.states.keys().map(String::as_str)
+        self.states.keys().map(|n| &**n)
     }
 
     /// Names that the server has.
     pub fn there(&self) -> impl Iterator<Item = &str> {
-        self.states.iter().filter(|(_, s)| **s == State::There).map(|(n, _)| n.as_str())
+        self.there.values().map(|n| &**n)
     }
 
     /// Names without an answer.
     pub fn asked(&self) -> Vec<String> {
-        match self.asked {
-            0 => Vec::new(),
-            _ => self.states.iter().filter(|(_, s)| **s == State::Asked).map(|(n, _)| n.clone()).collect(),
-        }
+        self.asked.values().map(|n| n.to_string()).collect()
     }
 }
 
@@ -167,6 +172,6 @@ mod tests {
             names.learn(&format!("n{n}"), true);
         }
         assert_eq!(names.all().count(), NAMES_MAX);
-        assert_eq!(names.order.len(), NAMES_MAX);
+        assert_eq!(names.there.len() + names.unknown.len() + names.asked.len(), NAMES_MAX);
     }
 }

@@ -15,10 +15,11 @@ use proxy_config::filters::http::HttpFilterKind;
 use proxy_config::hcm::RouteSource;
 use proxy_config::listener::{Listener as Config, NetworkFilterKind, TrafficDirection};
 use telemetry::stats::Block;
-use telemetry::stats::envoy::{extension_config_discovery as extension, listener_manager as stat};
+use telemetry::stats::envoy::listener_manager as stat;
 use tokio::time::Instant;
 
 use super::clusters::INITIAL_FETCH_TIMEOUT;
+use super::extensions::{self, Extensions, Told};
 use super::record::{Failure, Record};
 use super::routes::{Routes, Slots};
 use super::sds::{self, SecretRef};
@@ -38,15 +39,6 @@ struct Compiled {
     extensions: BTreeSet<String>,
     /// Those that it waits for.
     awaited: BTreeSet<String>,
-}
-
-/// A filter that extension config discovery told.
-struct Told {
-    record: Record,
-    type_url: String,
-    kind: HttpFilterKind,
-    /// Kept so that they are printed as long as the filter is there.
-    _stats: Block<extension::ExtensionConfigDiscovery>,
 }
 
 struct Warming {
@@ -107,7 +99,8 @@ pub struct Listeners {
     drain_time: Duration,
     /// Clusters are ready, so listeners may serve.
     open: bool,
-    told: BTreeMap<String, Told>,
+    /// Filters of extension config discovery.
+    pub extensions: Extensions,
     /// Version of the last LDS response.
     pub version: String,
 }
@@ -133,15 +126,7 @@ fn rds_of(config: &Config) -> (BTreeSet<(String, String)>, Duration) {
 
 /// Discovered filters without which a listener is not served.
 fn awaited(config: &Config) -> BTreeSet<String> {
-    let mut names = BTreeSet::new();
-    for filter in config.chains.all().flat_map(|c| c.filters.iter()) {
-        if let NetworkFilterKind::Hcm(hcm) = &filter.kind {
-            let waits =
-                hcm.filters.iter().filter(|f| matches!(&f.kind, HttpFilterKind::Discovered(d) if !d.without_warming));
-            names.extend(waits.map(|f| f.name.to_string()));
-        }
-    }
-    names
+    extensions::places(config).filter(|(_, d)| !d.without_warming).map(|(name, _)| name.to_owned()).collect()
 }
 
 impl Deps {
@@ -170,7 +155,7 @@ impl Listeners {
             draining: Vec::new(),
             drain_time,
             open: false,
-            told: BTreeMap::new(),
+            extensions: Extensions::default(),
             version: String::new(),
         }
     }
@@ -248,9 +233,12 @@ impl Listeners {
         let listener = l4::Listener::succeed(config.clone(), &deps, previous.as_deref())?;
         let extensions = listener.discovered();
         for name in &extensions {
-            if let Some(told) = self.told.get(name) {
+            if let Some(told) = self.extensions.told(name) {
                 listener.set_discovered(name, &told.type_url, &told.kind, &deps)?;
             }
+        }
+        for (name, place) in extensions::places(&config) {
+            self.extensions.want(name, place, &self.deps.store);
         }
         let awaited = awaited(&config);
         let keeps_sockets = previous.as_ref().is_some_and(|p| {
@@ -312,6 +300,7 @@ impl Listeners {
 
     /// Serves what has all it needs, or has waited long enough. True if something moved.
     pub fn warm(&mut self, routes: &Routes, secrets: &Secrets, now: Instant) -> bool {
+        self.extensions.expire(now);
         if !self.open {
             return false;
         }
@@ -321,9 +310,9 @@ impl Listeners {
             .filter(|(_, e)| {
                 e.warming.as_ref().is_some_and(|w| {
                     let late = w.deadline.is_some_and(|d| d <= now);
-                    late || (w.compiled.routes.iter().all(|r| routes.is_ready(r))
-                        && w.compiled.awaited.iter().all(|e| self.told.contains_key(e))
-                        && w.compiled.secrets.iter().all(|s| secrets.is_ready(s)))
+                    let told = w.compiled.routes.iter().all(|r| routes.is_ready(r))
+                        && w.compiled.secrets.iter().all(|s| secrets.is_ready(s));
+                    (late || told) && w.compiled.awaited.iter().all(|e| self.extensions.is_ready(e))
                 })
             })
             .map(|(name, _)| name.clone())
@@ -344,6 +333,10 @@ impl Listeners {
                 if replaced.is_some() {
                     self.workers.tell(|_| Command::Stop(name.to_owned()));
                     self.workers.tell(|_| Command::Drain(name.to_owned()));
+                }
+                // Here, so that they listen before the process says that it is live.
+                if let Err(e) = sockets.iter().try_for_each(|s| s.listen(&listener.config)) {
+                    telemetry::error!(config, "listener {name}: {e}");
                 }
                 if self.deps.keep_sockets {
                     // Without a duplicate there is nothing to hand over, which costs only that.
@@ -397,23 +390,24 @@ impl Listeners {
             // Not asked for any more: the answer crossed our request.
             return Ok(());
         }
-        let record = Record::new(version, body);
-        if self.told.get(name).is_some_and(|t| t.record.is(body)) {
+        if self.extensions.told(name).is_some_and(|t| t.record.is(body)) {
             return Ok(());
         }
-        let stats: Block<extension::ExtensionConfigDiscovery> =
-            self.deps.store.block(&format!("extension_config_discovery.http_filter.{name}."));
-        let taken = self.told_filter(name, body);
-        let (type_url, kind) = match taken {
-            Ok(taken) => taken,
-            Err(e) => {
-                stats.inc(extension::CONFIG_FAIL);
-                return Err(e);
-            }
+        let record = Record::new(version, body);
+        let taken = self.told_filter(name, body).map(|(type_url, kind)| Told { record, type_url, kind });
+        let (told, verdict) = match taken {
+            Ok(told) => (Some(told), Ok(())),
+            Err(e) => (None, Err(e)),
         };
-        stats.inc(extension::CONFIG_RELOAD);
-        self.told.insert(name.to_owned(), Told { record, type_url, kind, _stats: stats });
-        Ok(())
+        self.extensions.take(name, told);
+        verdict
+    }
+
+    /// A filter is told no more: the default ones stand in its places again.
+    pub fn remove_extension(&mut self, name: &str) {
+        if self.extensions.remove(name) {
+            self.compiled().for_each(|c| c.listener.clear_discovered(name));
+        }
     }
 
     fn told_filter(&self, name: &str, body: &Any) -> Result<(String, HttpFilterKind), String> {
@@ -437,7 +431,7 @@ impl Listeners {
     /// Forgets filters that no listener has any more.
     pub fn forget_extensions(&mut self) {
         let names = self.extension_names();
-        self.told.retain(|name, _| names.contains(name));
+        self.extensions.retain(&names);
     }
 
     /// Scopes of `rds` stats: (stat prefix of the connection manager, route configuration).
@@ -457,7 +451,7 @@ impl Listeners {
     /// When the next warming listener gives up waiting, or a draining one is done.
     pub fn deadline(&self) -> Option<Instant> {
         let warming = self.entries.values().filter_map(|e| e.warming.as_ref()?.deadline);
-        warming.chain(self.draining.iter().map(|d| d.until)).min()
+        warming.chain(self.draining.iter().map(|d| d.until)).chain(self.extensions.deadline()).min()
     }
 
     /// Nothing is warming.

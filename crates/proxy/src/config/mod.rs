@@ -5,6 +5,7 @@
 
 pub mod clusters;
 pub mod demand;
+pub mod extensions;
 pub mod listeners;
 pub mod record;
 pub mod routes;
@@ -26,7 +27,6 @@ use xds::client::{Rejection, Update};
 
 use clusters::Clusters;
 use listeners::Listeners;
-use record::Record;
 use routes::Routes;
 use sds::Source;
 use secrets::Secrets;
@@ -84,8 +84,8 @@ pub struct Wanted {
     pub endpoints: BTreeSet<String>,
     /// RDS names.
     pub routes: BTreeSet<String>,
-    /// ECDS names.
-    pub extensions: BTreeSet<String>,
+    /// ECDS names per source.
+    pub extensions: BTreeMap<Source, BTreeSet<String>>,
     /// SDS names per source.
     pub secrets: BTreeMap<Source, BTreeSet<String>>,
     /// Clusters by name per source (ODCDS), beside all of CDS.
@@ -135,9 +135,12 @@ impl Config {
             url::SECRET => each(update, "Error adding/updating secret(s)", |name, version, body| {
                 self.secrets.apply(name, version, body)
             }),
-            url::EXTENSION => each(update, "Error adding/updating extension config(s)", |name, version, body| {
-                self.listeners.apply_extension(name, version, body)
-            }),
+            url::EXTENSION => {
+                update.removed.iter().for_each(|name| self.listeners.remove_extension(name));
+                each(update, "Error adding/updating extension config(s)", |name, version, body| {
+                    self.listeners.apply_extension(name, version, body)
+                })
+            }
             other => Err(Rejection { detail: format!("Unexpected resource type {other}"), names: BTreeSet::new() }),
         };
         if let Err(rejection) = &verdict {
@@ -185,7 +188,7 @@ impl Config {
     }
 
     fn apply_virtual_hosts(&mut self, update: &Update) -> Result<(), Rejection> {
-        let mut tables: BTreeMap<String, BTreeMap<String, Option<Record>>> = BTreeMap::new();
+        let mut tables: BTreeMap<String, vhosts::Fresh> = BTreeMap::new();
         // What is learnt of each name: whether its host is there.
         let mut learnt: Vec<(&str, &str)> = Vec::new();
         let verdict = each(update, "Error adding/updating virtual host(s)", |name, version, body| {
@@ -194,8 +197,9 @@ impl Config {
                 tables.entry(table.to_owned()).or_default().insert(name.to_owned(), None);
                 return Ok(());
             }
-            vhosts::check(body)?;
-            tables.entry(table.to_owned()).or_default().insert(name.to_owned(), Some(Record::new(version, body)));
+            if let Some(host) = self.routes.compile_host(table, version, body, &self.store)? {
+                tables.entry(table.to_owned()).or_default().insert(name.to_owned(), Some(host));
+            }
             Ok(())
         });
         for resource in &update.resources {
@@ -211,7 +215,7 @@ impl Config {
         let mut rejection = verdict.err().unwrap_or_default();
         let mut there: BTreeSet<&str> = BTreeSet::new();
         for (table, fresh) in &tables {
-            let verdict = self.routes.apply_hosts(table, &update.version, fresh.clone(), &self.store);
+            let verdict = self.routes.apply_hosts(table, &update.version, fresh.clone());
             self.count_virtual_hosts(table, update, verdict.is_ok());
             match verdict {
                 Ok(()) => there.extend(fresh.iter().filter(|(_, host)| host.is_some()).map(|(name, _)| &**name)),
@@ -259,7 +263,7 @@ impl Config {
                 Wish::VirtualHost { table, host } => {
                     let source = self.routes.dynamic.get(&**table).and_then(|d| Some(d.vhds.as_ref()?.source.clone()));
                     let can_ask = source.is_some_and(|source| self.can_ask(&source));
-                    if can_ask { self.routes.ask(table, host, &self.store) } else { Some(false) }
+                    if can_ask { self.routes.ask(table, host) } else { Some(false) }
                 }
             };
             if let Some(there) = known {
@@ -338,7 +342,7 @@ impl Config {
         Wanted {
             endpoints: self.clusters.service_names().map(str::to_owned).collect(),
             routes: self.listeners.route_names(),
-            extensions: self.listeners.extension_names(),
+            extensions: self.listeners.extensions.wanted(),
             secrets: self.secrets.names(),
             clusters: self.asked.wanted(),
             virtual_hosts: self.routes.host_names(),

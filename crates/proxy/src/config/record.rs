@@ -20,9 +20,10 @@ pub struct Record {
 }
 
 /// Types of resources recorded; others are shown without their type.
-const TYPES: [&str; 6] = [
+const TYPES: [&str; 7] = [
     super::url::CLUSTER,
     super::url::ENDPOINT,
+    super::url::EXTENSION,
     super::url::LISTENER,
     super::url::ROUTE,
     super::url::SECRET,
@@ -39,6 +40,11 @@ impl Record {
     /// A record of now of a message that is kept elsewhere: its body is empty.
     pub fn of_bootstrap() -> Self {
         Self { version: "".into(), at_ms: now_ms(), kind: TYPES.len() as u8, value: Packed::new(&[]) }
+    }
+
+    /// The same message, applied now in another version.
+    pub fn again(&self, version: &str) -> Self {
+        Self { version: version.into(), at_ms: now_ms(), ..self.clone() }
     }
 
     /// The message.

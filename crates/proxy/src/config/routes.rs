@@ -11,7 +11,7 @@ use telemetry::stats::Store;
 
 use super::record::{Failure, Record};
 use super::sds::Source;
-use super::vhosts::VirtualHosts;
+use super::vhosts::{Base, Fresh, Host, VirtualHosts};
 
 /// A slot that a connection manager reads.
 pub type Slot = Arc<ArcSwapOption<RouteTable>>;
@@ -34,12 +34,47 @@ impl Slots {
 /// One route configuration of RDS.
 #[derive(Debug, Default)]
 pub struct Dynamic {
-    /// In force, with the hosts of VHDS in it; `None` while awaited.
+    /// In force, without the hosts of VHDS; `None` while awaited.
     pub active: Option<Record>,
     /// Last refused version.
     pub failed: Option<Failure>,
     /// The hosts that came one by one, if it is completed by VHDS.
     pub vhds: Option<Box<VirtualHosts>>,
+}
+
+impl Dynamic {
+    /// The message as it is in force, hosts of VHDS included.
+    pub fn shown(&self) -> Option<Any> {
+        let active = self.active.as_ref()?;
+        Some(self.vhds.as_ref().map_or_else(|| active.body(), |hosts| hosts.shown()))
+    }
+
+    /// The table of a configuration that RDS brought. An error leaves all as it was.
+    fn take(
+        &mut self,
+        name: &str,
+        record: Record,
+        recall: &BTreeSet<String>,
+        store: &Arc<Store>,
+    ) -> Result<RouteTable, String> {
+        let message: RouteConfiguration = protos::unpack(&record.body()).map_err(|e| e.to_string())?;
+        let table = proxy_config::parse::route_table(&message).map_err(|e| e.to_string())?;
+        let Some(source) = table.vhds.clone() else {
+            self.vhds = None;
+            return Ok(table);
+        };
+        let base = Base::new(record, message, table.clone());
+        if let Some(hosts) = &mut self.vhds {
+            return hosts.rebase(source, base, store);
+        }
+        let mut hosts = VirtualHosts::new(source, base);
+        let prefix = format!("{name}/");
+        for host in recall.range(prefix.clone()..).map_while(|n| n.strip_prefix(&prefix)) {
+            hosts.names.ask(host);
+        }
+        self.vhds = Some(Box::new(hosts));
+        Ok(table)
+    }
 }
 
 /// All route configurations.
@@ -63,33 +98,11 @@ impl Routes {
             return Ok(());
         };
         let record = Record::new(version, body);
-        let parsed = protos::unpack::<RouteConfiguration>(body)
-            .map_err(|e| e.to_string())
-            .and_then(|r| proxy_config::parse::route_table(&r).map_err(|e| e.to_string()))
-            .and_then(|table| match (&table.vhds, &entry.vhds) {
-                (Some(_), Some(hosts)) => {
-                    let (merged, table) = hosts.merge(body, &BTreeMap::new())?;
-                    Ok((Record::new(version, &merged), table))
-                }
-                _ => Ok((record.clone(), table)),
-            });
-        match parsed {
-            Ok((active, table)) => {
-                match (&table.vhds, &mut entry.vhds) {
-                    (Some(source), Some(hosts)) => hosts.rebase(source.clone(), record),
-                    (Some(source), none) => {
-                        let mut hosts = VirtualHosts::new(source.clone(), record);
-                        let prefix = format!("{name}/");
-                        for host in self.recall.range(prefix.clone()..).map_while(|n| n.strip_prefix(&prefix)) {
-                            hosts.names.ask(host);
-                        }
-                        *none = Some(Box::new(hosts));
-                    }
-                    (None, hosts) => *hosts = None,
-                }
+        match entry.take(name, record.clone(), &self.recall, store) {
+            Ok(table) => {
                 l7::vcluster::open(&table, store);
                 self.slots.get(name).store(Some(Arc::new(table)));
-                entry.active = Some(active);
+                entry.active = Some(record);
                 entry.failed = None;
                 telemetry::debug!(router, "rds: loading new configuration: config_name={name}");
                 Ok(())
@@ -101,15 +114,27 @@ impl Routes {
         }
     }
 
+    /// Compiles a virtual host in its configuration. `None`: nobody asks for that any more, the answer crossed our request.
+    pub fn compile_host(
+        &self,
+        name: &str,
+        version: &str,
+        body: &Any,
+        store: &Arc<Store>,
+    ) -> Result<Option<Host>, String> {
+        let hosts = self.dynamic.get(name).and_then(|d| d.vhds.as_ref());
+        hosts.map(|hosts| hosts.compile(version, body, store)).transpose()
+    }
+
     /// A request needs a virtual host: whether it is there, if that is known.
-    pub fn ask(&mut self, name: &str, host: &str, store: &Arc<Store>) -> Option<bool> {
+    pub fn ask(&mut self, name: &str, host: &str) -> Option<bool> {
         let Some(hosts) = self.dynamic.get_mut(name).and_then(|d| d.vhds.as_mut()) else {
             return Some(false);
         };
         let known = hosts.names.ask(host);
         let gone = hosts.given_up(name);
         if !gone.is_empty()
-            && let Err(e) = self.apply_hosts(name, "", gone, store)
+            && let Err(e) = self.apply_hosts(name, "", gone)
         {
             // Fewer hosts than before cannot conflict.
             telemetry::warn!(router, "vhds: config_name={name}: {e}");
@@ -118,23 +143,15 @@ impl Routes {
     }
 
     /// Puts virtual hosts into a configuration, or takes them out; an error leaves all as it was.
-    pub fn apply_hosts(
-        &mut self,
-        name: &str,
-        version: &str,
-        fresh: BTreeMap<String, Option<Record>>,
-        store: &Arc<Store>,
-    ) -> Result<(), String> {
+    pub fn apply_hosts(&mut self, name: &str, version: &str, fresh: Fresh) -> Result<(), String> {
         let Some((entry, hosts)) = self.dynamic.get_mut(name).and_then(|d| Some((&mut d.active, d.vhds.as_mut()?)))
         else {
             // Not asked for any more: the answer crossed our request.
             return Ok(());
         };
-        let (merged, table) = hosts.merge(&hosts.base(), &fresh)?;
-        hosts.take(fresh);
-        l7::vcluster::open(&table, store);
+        let table = hosts.take(fresh)?;
         self.slots.get(name).store(Some(Arc::new(table)));
-        *entry = Some(Record::new(version, &merged));
+        *entry = Some(hosts.record(version));
         telemetry::debug!(router, "vhds: loading new configuration: config_name={name}");
         Ok(())
     }

@@ -23,6 +23,17 @@ pub struct Sample {
     pub name: Box<str>,
     /// Its value.
     pub value: Value,
+    /// The name without its tags, and those; only where a sink wants them.
+    pub tagged: Option<Box<Tagged>>,
+}
+
+/// A name in parts.
+#[derive(Debug, Clone, Default)]
+pub struct Tagged {
+    /// Without tags.
+    pub name: String,
+    /// Names and values.
+    pub tags: Vec<(String, String)>,
 }
 
 /// What a stat shows.
@@ -40,7 +51,11 @@ pub enum Value {
 pub type Snapshot = Rc<Vec<Sample>>;
 
 /// All sinks of this process.
-pub struct Sinks(Vec<mpsc::Sender<Snapshot>>);
+pub struct Sinks {
+    all: Vec<mpsc::Sender<Snapshot>>,
+    /// One of them wants names in parts.
+    tagged: bool,
+}
 
 impl Sinks {
     /// Starts the configured sinks. Must run on the config thread's `LocalSet`.
@@ -56,29 +71,25 @@ impl Sinks {
                     };
                     tokio::task::spawn_local(statsd::run(to, prefix.clone(), registry.clone(), receiver));
                 }
-                StatsSink::MetricsService { service, report_counters_as_deltas, .. } => {
-                    let task = metrics_service::run(
-                        service.clone(),
-                        *report_counters_as_deltas,
-                        registry.clone(),
-                        node.clone(),
-                        store.clone(),
-                        receiver,
-                    );
+                StatsSink::MetricsService(config) => {
+                    let (config, registry, node) = (config.clone(), registry.clone(), node.clone());
+                    let task = metrics_service::run(config, registry, node, store.clone(), receiver);
                     tokio::task::spawn_local(task);
                 }
             }
             Some(sender)
         };
-        Sinks(config.iter().filter_map(start).collect())
+        let tagged = |s: &StatsSink| matches!(s, StatsSink::MetricsService(c) if c.emit_tags_as_labels);
+        Sinks { all: config.iter().filter_map(start).collect(), tagged: config.iter().any(tagged) }
     }
 
     /// Tells all sinks; called after `Store::flush`.
     pub fn flush(&self, store: &Store) {
-        if self.0.is_empty() {
+        if self.all.is_empty() {
             return;
         }
         let mut all = Vec::new();
+        let extraction = self.tagged.then(|| store.extractor().compile());
         store.visit(|m| {
             if !m.used {
                 return;
@@ -91,10 +102,16 @@ impl Sinks {
                 }
                 MetricKind::Text(_) => return,
             };
-            all.push(Sample { name: m.name.into(), value });
+            let tagged = extraction.as_ref().map(|extraction| {
+                let mut tagged = Box::<Tagged>::default();
+                let Tagged { name, tags } = &mut *tagged;
+                m.untag(extraction, name, |tag, value| tags.push((tag.to_owned(), value.to_owned())));
+                tagged
+            });
+            all.push(Sample { name: m.name.into(), value, tagged });
         });
         let all = Rc::new(all);
-        for sink in &self.0 {
+        for sink in &self.all {
             // Full: the sink is behind and will tell the difference next time.
             let _ = sink.try_send(all.clone());
         }

@@ -107,7 +107,7 @@ mod tests {
     fn lines_as_statsd_reads_them() {
         let mut bins = Bins::default();
         [5, 5, 20].iter().for_each(|v| bins.record(*v));
-        let sample = |name: &str, value| Sample { name: name.into(), value };
+        let sample = |name: &str, value| Sample { name: name.into(), value, tagged: None };
         let snapshot = Rc::new(vec![
             sample("cluster.a|b.rq", Value::Counter(7)),
             sample("g", Value::Gauge(3)),

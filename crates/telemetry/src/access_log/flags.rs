@@ -1,15 +1,21 @@
 //! Why did the response look like this? Envoy's response flags, short and long names.
 
-/// A set of response flags.
+/// A set of response flags in the order in which they were set, as Envoy prints them.
+///
+/// Five bits each, the first flag lowest, its number and one: twelve at most, of which no request comes near.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
-pub struct ResponseFlags(pub u32);
+pub struct ResponseFlags(u64);
+
+const FLAG_BITS: u32 = 5;
+const FLAGS_MAX: u32 = u64::BITS / FLAG_BITS;
+const MASK: u64 = (1 << FLAG_BITS) - 1;
 
 macro_rules! flags {
     ($($bit:literal $name:ident $short:literal $long:literal $doc:literal;)*) => {
         impl ResponseFlags {
-            $(#[doc = $doc] pub const $name: Self = Self(1 << $bit);)*
+            $(#[doc = $doc] pub const $name: Self = Self($bit + 1);)*
         }
-        /// (flag, short name, long name) in the order in which Envoy prints them.
+        /// (flag, short name, long name) in the order of Envoy's numbers.
         pub static FLAGS: &[(ResponseFlags, &str, &str)] = &[$((ResponseFlags::$name, $short, $long)),*];
     };
 }
@@ -50,12 +56,28 @@ flags! {
 impl ResponseFlags {
     /// Adds the flags of `other`.
     pub fn insert(&mut self, other: Self) {
-        self.0 |= other.0;
+        for number in other.numbers() {
+            let at = self.numbers().count() as u32;
+            if at < FLAGS_MAX && !self.numbers().any(|n| n == number) {
+                self.0 |= (u64::from(number) + 1) << (at * FLAG_BITS);
+            }
+        }
     }
 
     /// All flags of `other` are set.
     pub fn contains(self, other: Self) -> bool {
-        self.0 & other.0 == other.0
+        self.bits() & other.bits() == other.bits()
+    }
+
+    /// One bit for each flag, by Envoy's number.
+    pub fn bits(self) -> u32 {
+        self.numbers().fold(0, |bits, number| bits | 1 << number)
+    }
+
+    /// The numbers of the flags in the order in which they were set.
+    fn numbers(self) -> impl Iterator<Item = u8> {
+        let all = (0..FLAGS_MAX).map(move |at| (self.0 >> (at * FLAG_BITS) & MASK) as u8);
+        all.take_while(|n| *n > 0).map(|n| n - 1)
     }
 
     /// No flag is set.
@@ -68,11 +90,10 @@ impl ResponseFlags {
         FLAGS.iter().find(|f| f.1 == name).map(|f| f.0)
     }
 
-    /// Appends `UF,URX`, or `-` for none.
+    /// Appends `URX,UF`, or `-` for none.
     pub fn write(self, long: bool, out: &mut Vec<u8>) {
         let start = out.len();
-        for (flag, short, name) in FLAGS.iter().filter(|f| self.contains(f.0)) {
-            debug_assert!(!flag.is_empty());
+        for (_, short, name) in self.numbers().filter_map(|n| FLAGS.get(usize::from(n))) {
             if out.len() > start {
                 out.push(b',');
             }
@@ -86,8 +107,9 @@ impl ResponseFlags {
 
 impl std::ops::BitOr for ResponseFlags {
     type Output = Self;
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+    fn bitor(mut self, other: Self) -> Self {
+        self.insert(other);
+        self
     }
 }
 
@@ -106,12 +128,17 @@ mod tests {
         check(
             ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED | ResponseFlags::UPSTREAM_CONNECTION_FAILURE,
             false,
-            "UF,URX",
+            "URX,UF",
         );
+        let (mut all, mut twice) = (ResponseFlags::default(), ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        FLAGS.iter().for_each(|f| all.insert(f.0));
+        assert_eq!(all.bits().count_ones(), FLAGS_MAX);
+        twice.insert(ResponseFlags::UPSTREAM_RETRY_LIMIT_EXCEEDED | ResponseFlags::UPSTREAM_CONNECTION_FAILURE);
+        check(twice, true, "UpstreamConnectionFailure,UpstreamRetryLimitExceeded");
         check(ResponseFlags::NO_ROUTE_FOUND, true, "NoRouteFound");
         assert_eq!(ResponseFlags::from_short("NC"), Some(ResponseFlags::NO_CLUSTER_FOUND));
         for (i, (flag, short, _)) in FLAGS.iter().enumerate() {
-            assert_eq!((flag.0, ResponseFlags::from_short(short)), (1 << i, Some(*flag)));
+            assert_eq!((flag.bits(), ResponseFlags::from_short(short)), (1 << i, Some(*flag)));
         }
     }
 }

@@ -23,4 +23,4 @@ pub use prometheus::prometheus;
 pub use render::{HistogramMode, Query, TypeFilter, json, text};
 pub use schema::{Code, CodeDef, Counter, Gauge, Histogram, Schema, SchemaDef, StatDef, Text, Unit};
 pub use store::{Expiring, HistogramBuckets, Metric, MetricKind, Store, StoreOptions, sanitize};
-pub use tags::{TagExtractor, TagSpec};
+pub use tags::{Extraction, TagExtractor, TagSpec};

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::block::{Core, Kind};
 use super::histogram::SUPPORTED_QUANTILES;
 use super::render::{HistogramMode, Query};
-use super::store::{MetricKind, Store, metric, walk};
+use super::store::{MetricKind, Store, metric, untag, walk};
 use super::tags::Extraction;
 
 /// Namespaces whose metrics carry no `envoy_` in front, as those registered by Istio's extensions.
@@ -76,7 +76,7 @@ impl Labels {
     fn of(&mut self, extraction: &Extraction<'_>, core: &Core, name: &str) {
         self.text.clear();
         let text = &mut self.text;
-        let mut label = |key: &str, value: &str| {
+        let label = |key: &str, value: &str| {
             if !text.is_empty() {
                 text.push(',');
             }
@@ -92,13 +92,7 @@ impl Labels {
             }
             text.push('"');
         };
-        if core.tags.is_empty() {
-            extraction.extract(name, &mut self.bare, label);
-        } else {
-            self.bare.clear();
-            self.bare.push_str(name.strip_suffix(&*core.suffix).unwrap_or(name));
-            core.tags.iter().for_each(|(k, v)| label(k, v));
-        }
+        untag(core, name, extraction, &mut self.bare, label);
     }
 }
 

@@ -12,7 +12,7 @@ use super::envoy::ssl_certificate;
 use super::histogram::{BUCKETS, Bins};
 use super::matcher::{NameMatcher, StatsMatcher};
 use super::schema::{Schema, SchemaDef};
-use super::tags::{TagExtractor, TagSpec};
+use super::tags::{Extraction, TagExtractor, TagSpec};
 
 /// Histogram buckets for the stats whose name matches.
 #[derive(Debug, Clone)]
@@ -71,6 +71,31 @@ pub struct Metric<'a> {
     pub used: bool,
     /// Its value.
     pub value: MetricKind,
+    core: &'a Core,
+}
+
+impl Metric<'_> {
+    /// Writes the name without its tags into `bare` and calls `tag` for each tag.
+    pub fn untag(&self, extraction: &Extraction<'_>, bare: &mut String, tag: impl FnMut(&str, &str)) {
+        untag(self.core, self.name, extraction, bare, tag);
+    }
+}
+
+/// See [`Metric::untag`].
+pub(crate) fn untag(
+    core: &Core,
+    name: &str,
+    extraction: &Extraction<'_>,
+    bare: &mut String,
+    mut tag: impl FnMut(&str, &str),
+) {
+    if core.tags.is_empty() {
+        extraction.extract(name, bare, tag);
+    } else {
+        bare.clear();
+        bare.push_str(name.strip_suffix(&*core.suffix).unwrap_or(name));
+        core.tags.iter().for_each(|(k, v)| tag(k, v));
+    }
 }
 
 /// Who holds certificates. When they end is not kept but asked for when stats are shown: a mesh has thousands of holders of one
@@ -109,7 +134,8 @@ impl Store {
         self.options.workers
     }
 
-    pub(crate) fn extractor(&self) -> &TagExtractor {
+    /// How names are told from their tags.
+    pub fn extractor(&self) -> &TagExtractor {
         &self.extractor
     }
 
@@ -247,7 +273,7 @@ pub(crate) fn metric<'a>(name: &'a str, core: &'a Core, kind: Kind, id: u16) -> 
         }
         Kind::Code => MetricKind::Counter(core.read_codes().iter().find(|c| c.0 == id).map_or(0, |c| c.1)),
     };
-    Metric { name, used, value }
+    Metric { name, used, value, core }
 }
 
 type Row = (Cow<'static, str>, Kind, u16, bool);

@@ -50,6 +50,7 @@ pub fn connection(
         source: Some(source),
         destination: Some(peer(local, tls.map(own))),
         tls_session: sni.map(|s| ctx::TlsSession { sni: s.to_owned() }),
+        metadata_context: Some(core::Metadata::default()),
         ..Default::default()
     }
 }

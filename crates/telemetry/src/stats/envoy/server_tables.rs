@@ -226,6 +226,19 @@ pub mod overload_action_count {
     }
 }
 
+/// Scope `overload.envoy.overload_actions.shrink_heap.`.
+pub mod shrink_heap {
+    crate::stat_schema! { ShrinkHeap;
+        counters {
+            SHRINK_COUNT = "shrink_count",
+        }
+        gauges { }
+        histograms { }
+        texts { }
+        codes { }
+    }
+}
+
 /// Scope of one xDS subscription: `cluster_manager.cds.`, `listener_manager.lds.`, `cluster.<name>.` (EDS has these in the cluster table), `sds.<name>.`.
 pub mod subscription {
     crate::stat_schema! { Subscription;
