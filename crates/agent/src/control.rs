@@ -46,15 +46,20 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 impl Control {
-    /// `address` is `host:port`; port 15010 is spoken to without TLS. `headers` go with every request.
-    pub fn new(address: &str, roots: Option<PathBuf>, headers: BTreeMap<String, String>) -> anyhow::Result<Arc<Self>> {
+    /// `address` is `host:port`; without TLS where `plain` or the port is 15010. `headers` go with every request.
+    pub fn new(
+        address: &str,
+        plain: bool,
+        roots: Option<PathBuf>,
+        headers: BTreeMap<String, String>,
+    ) -> anyhow::Result<Arc<Self>> {
         let (host, port) =
             address.rsplit_once(':').with_context(|| format!("{address:?}: not of the form host:port"))?;
         let first = |paths: &[&str]| paths.iter().map(PathBuf::from).find(|p| p.exists());
         Ok(Arc::new(Control {
             address: address.to_owned(),
             host: host.trim_matches(['[', ']']).to_owned(),
-            tls: port != "15010",
+            tls: !plain && port != "15010",
             roots: roots.or_else(|| first(ROOTS)).unwrap_or_else(|| ROOTS[ROOTS.len() - 1].into()),
             token: first(TOKENS),
             headers,

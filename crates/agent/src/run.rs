@@ -109,9 +109,10 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
     tracing::info!(target: "default", "Effective config: {}", config.json());
     let roots = Some(env.or("XDS_ROOT_CA", env.text("CA_ROOT_CA"))).filter(|p| !p.is_empty()).map(PathBuf::from);
     let headers = |prefix| certificate::headers(&env.0, prefix);
-    let control = Control::new(&address, roots.clone(), headers("XDS_HEADER_"))?;
+    let plain = config.text("/controlPlaneAuthPolicy") == "NONE";
+    let control = Control::new(&address, plain, roots.clone(), headers("XDS_HEADER_"))?;
     let ca_address = env.or("CA_ADDR", &address);
-    let ca = Control::new(ca_address, roots, headers("CA_HEADER_"))?;
+    let ca = Control::new(ca_address, false, roots, headers("CA_HEADER_"))?;
     tracing::info!(target: "default", "CA Endpoint {ca_address}, provider Citadel, trust anchor {}", ca.roots().display());
 
     let metrics = Arc::new(Metrics::default());

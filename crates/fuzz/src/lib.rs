@@ -52,6 +52,7 @@ pub fn corpus(target: &Target) -> Vec<Vec<u8>> {
 ///
 /// On a panic the input is printed in a form that pastes into a test, and the panic goes on.
 pub fn campaign(target: &Target, seed: u64, mut more: impl FnMut(u64) -> bool) -> Ran {
+    #[cfg_attr(not(feature = "guided"), expect(unused_mut, reason = "nothing is kept without a guide"))]
     let mut pool = corpus(target);
     let mut rng = Rng::new(seed);
     let mut ran = Ran::default();

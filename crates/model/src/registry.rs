@@ -496,7 +496,7 @@ fn entry_endpoints(service: &Service, resources: &Resources, index: &Index) -> S
             _ => None,
         })
         .find(|(r, _)| created_us(r) == service.created_us);
-    let Some((_, entry)) = entry else { return out };
+    let Some((resource, entry)) = entry else { return out };
     if let Some(selector) = &service.selector {
         for pod in index.candidates(&service.namespace, selector, &Kind::Pod, resources) {
             if selector.subset_of(&pod.meta.labels) {
@@ -506,13 +506,15 @@ fn entry_endpoints(service: &Service, resources: &Resources, index: &Index) -> S
         selected_entries(service, selector, resources, index, &mut out);
         return out;
     }
-    for endpoint in &entry.endpoints {
-        out.extend(entry_endpoint(service, endpoint, &endpoint.labels, &service.hostname));
+    // Endpoints without a name of their own bear the entry's, as the workload in telemetry.
+    let name = resource.meta.name();
+    for (n, endpoint) in entry.endpoints.iter().enumerate() {
+        out.extend(entry_endpoint(service, endpoint, &endpoint.labels, &format!("{name}-{n}")));
     }
     let by_dns = matches!(service.resolution, Resolution::DnsLb | Resolution::DnsRoundRobin);
     if entry.endpoints.is_empty() && by_dns && !service.hostname.is_wildcard() {
         let itself = WorkloadEntry { address: service.hostname.to_string(), ..Default::default() };
-        out.extend(entry_endpoint(service, &itself, &Labels::new(), &service.hostname));
+        out.extend(entry_endpoint(service, &itself, &Labels::new(), name));
     }
     out
 }

@@ -186,7 +186,8 @@ pub(crate) fn workload_text(out: &mut String, w: &Workload, cluster: &str) {
         let canonical = label(&["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
         let canonical = if canonical.is_empty() { &*w.name } else { canonical };
         let revision = label(&["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
-        let revision = if revision.is_empty() { "latest" } else { revision };
+        // What stands for no revision is not sent.
+        let revision = if revision == "latest" { "" } else { revision };
         [&w.name, &w.namespace, canonical, revision, cluster]
     };
     out.clear();

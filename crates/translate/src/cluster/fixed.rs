@@ -90,6 +90,16 @@ pub(super) fn dynamic_forward_proxy(inputs: &Inputs) -> cluster::cluster::Custom
     }
 }
 
+/// How names of clusters are resolved: with a new socket after so many queries, as c-ares is slow to leave a resolver
+/// that has moved (`PILOT_DNS_CARES_UDP_MAX_QUERIES`).
+pub(super) fn dns_resolver() -> core::TypedExtensionConfig {
+    use protos::envoy::extensions::network::dns_resolver::cares::v3::CaresDnsResolverConfig;
+    core::TypedExtensionConfig {
+        name: "envoy.network.dns_resolver.cares".to_owned(),
+        typed_config: Some(any(&CaresDnsResolverConfig { udp_max_queries: Some(100), ..Default::default() })),
+    }
+}
+
 /// The secret server whose socket is mounted into a gateway's pod.
 pub(super) fn external_sds(inputs: &Inputs) -> cluster::Cluster {
     use protos::envoy::config::endpoint::v3 as endpoint;

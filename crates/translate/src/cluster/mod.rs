@@ -241,6 +241,7 @@ fn draft(name: &str, kind: DiscoveryType, inputs: &Inputs) -> Draft {
         c.dns_lookup_family = if inputs.proxy().is_ipv6_only() { F::V6Only } else { F::V4Only } as i32;
         c.dns_refresh_rate = Some(duration(mesh.dns_refresh_rate));
         c.respect_dns_ttl = true;
+        c.typed_dns_resolver_config = Some(fixed::dns_resolver());
         c.dns_jitter = Some(duration(std::time::Duration::from_millis(100)));
     }
     Draft { cluster: c, http: None }
@@ -344,7 +345,6 @@ pub(crate) fn default_thresholds() -> cluster::circuit_breakers::Thresholds {
         max_pending_requests: Some(u32::MAX),
         max_requests: Some(u32::MAX),
         max_retries: Some(u32::MAX),
-        track_remaining: true,
         ..Default::default()
     }
 }

@@ -54,6 +54,8 @@ pub(crate) struct ProxyHeaders {
     /// Whether routes add `x-forwarded-host`.
     pub(crate) forwarded_host: bool,
     forwarded_port: bool,
+    /// Whether only calls within the mesh tell who calls.
+    peers_in_mesh: bool,
 }
 
 impl ProxyHeaders {
@@ -77,6 +79,7 @@ impl ProxyHeaders {
             suppress_debug: disabled("envoyDebugHeaders"),
             forwarded_host: enabled("xForwardedHost"),
             forwarded_port: enabled("xForwardedPort"),
+            peers_in_mesh: word(inputs, "/proxyHeaders/metadataExchangeHeaders/mode") == "IN_MESH",
         }
     }
 }
@@ -227,7 +230,7 @@ fn filters(inputs: &Inputs, class: Class, protocol: PortProtocol, headers: &Prox
         out.push(http_filter("envoy.filters.http.on_demand", any(&config)));
     }
     if capabilities.peer_metadata {
-        out.push(peer_metadata(class));
+        out.push(peer_metadata(class, headers.peers_in_mesh));
     }
     if class != Class::SidecarOutbound {
         out.extend(crate::authz::custom_http(inputs));
@@ -267,7 +270,7 @@ fn filters(inputs: &Inputs, class: Class, protocol: PortProtocol, headers: &Prox
     out
 }
 
-fn peer_metadata(class: Class) -> hcm::HttpFilter {
+fn peer_metadata(class: Class, in_mesh: bool) -> hcm::HttpFilter {
     use pm::config::{
         DiscoveryMethod, IstioHeaders, PropagationMethod, WorkloadDiscovery, discovery_method, propagation_method,
     };
@@ -292,7 +295,7 @@ fn peer_metadata(class: Class) -> hcm::HttpFilter {
     } else {
         pm::Config {
             upstream_discovery: vec![headers(), workloads()],
-            upstream_propagation: vec![propagate(true)],
+            upstream_propagation: vec![propagate(in_mesh)],
             ..Default::default()
         }
     };

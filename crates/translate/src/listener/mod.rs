@@ -11,6 +11,7 @@ mod outbound;
 pub(crate) use outbound::{Group, asked_by, fallback_cluster, groups, has_listeners_per_endpoint};
 
 use names::NodeType;
+use names::well_known::VIRTUAL_OUTBOUND;
 use protos::envoy::config::core::v3 as core;
 use protos::envoy::config::listener::v3 as listener;
 
@@ -60,15 +61,21 @@ pub(crate) fn unpatched(inputs: &Inputs) -> Vec<listener::Listener> {
         _ => gateway::build(inputs),
     };
     for l in &mut out {
-        logged(inputs, l);
+        common(inputs, l);
     }
     out
 }
 
-/// What every listener has, whatever its kind.
-fn logged(inputs: &Inputs, l: &mut listener::Listener) {
+/// What every listener has, whatever its kind. Listeners of single services don't log by themselves: what no chain takes
+/// goes by the capture.
+fn common(inputs: &Inputs, l: &mut listener::Listener) {
     l.per_connection_buffer_limit_bytes = connection::listener_buffer(inputs);
-    l.access_log = crate::access_log::listener(inputs, l.traffic_direction());
+    let of_service = inputs.proxy().node_type == NodeType::Sidecar
+        && l.traffic_direction() == core::TrafficDirection::Outbound
+        && l.name != VIRTUAL_OUTBOUND;
+    if !of_service {
+        l.access_log = crate::access_log::listener(inputs, l.traffic_direction());
+    }
 }
 
 /// Listeners of a sidecar that belong to no service it calls, without patches: the captures and the HTTP proxy.
@@ -76,14 +83,14 @@ pub(crate) fn own(inputs: &Inputs) -> Vec<listener::Listener> {
     let mut out: Vec<_> = outbound::virtual_outbound(inputs).into_iter().collect();
     out.extend(inbound::build(inputs));
     out.extend(outbound::http_proxy(inputs));
-    out.iter_mut().for_each(|l| logged(inputs, l));
+    out.iter_mut().for_each(|l| common(inputs, l));
     out
 }
 
 /// The listener that some services share, without patches.
 pub(crate) fn shared(inputs: &Inputs, group: &Group<'_>) -> Option<listener::Listener> {
     let mut out = outbound::shared(inputs, group)?;
-    logged(inputs, &mut out);
+    common(inputs, &mut out);
     Some(out)
 }
 

@@ -588,6 +588,7 @@ fn finish(inputs: &Inputs, mut entry: Entry) -> listener::Listener {
         traffic_direction: core::TrafficDirection::Outbound as i32,
         continue_on_listener_filters_timeout: true,
         bind_to_port: (!entry.bind_to_port).then_some(false),
+        max_connections_to_accept_per_socket_event: entry.bind_to_port.then_some(1),
         listener_filters_timeout: Some(if needs_http {
             duration(inputs.mesh().protocol_detection_timeout)
         } else {

@@ -449,6 +449,7 @@ fn mirrors(context: &Context<'_>, rule: &HttpRoute) -> Vec<route::route_action::
             cluster: destination_cluster(d, service.as_deref(), context.port),
             runtime_fraction: Some(runtime_percent(fraction)),
             trace_sampled: Some(false),
+            disable_shadow_host_suffix_append: true,
             ..Default::default()
         }
     };

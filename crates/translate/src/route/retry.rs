@@ -31,17 +31,12 @@ pub fn retry(policy: Option<&HttpRetry>, hashed: bool) -> Option<route::RetryPol
     if !hashed {
         out.retry_host_predicate = vec![previous_hosts()];
     }
-    let Some(policy) = policy else {
-        out.retriable_status_codes = vec![503];
-        return Some(out);
-    };
+    let Some(policy) = policy else { return Some(out) };
     if policy.attempts <= 0 {
         return None;
     }
     out.num_retries = u32::try_from(policy.attempts).ok();
-    if policy.retry_on.is_empty() {
-        out.retriable_status_codes = vec![503];
-    } else {
+    if !policy.retry_on.is_empty() {
         let (words, codes) = split_retry_on(&policy.retry_on);
         out.retry_on = words;
         out.retriable_status_codes = codes;
