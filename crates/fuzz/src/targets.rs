@@ -182,7 +182,7 @@ fn dns(data: &[u8]) {
     static TABLE: LazyLock<NameTable> = LazyLock::new(|| {
         let info = |ip: &str| NameInfo { ips: vec![ip.to_owned()], ..NameInfo::default() };
         let table = [("a.b.svc.cluster.local", "10.0.0.1"), ("*.wild.example", "fd00::1"), ("plain", "10.0.0.2")];
-        NameTable { table: table.map(|(name, ip)| (name.to_owned(), info(ip))).into(), ..NameTable::default() }
+        NameTable { table: table.map(|(name, ip)| (name.to_owned(), info(ip))).into() }
     });
     let options = agent::dns::Options {
         namespace: "b".to_owned(),
