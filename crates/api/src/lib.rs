@@ -4,6 +4,7 @@
 //! content and what would be right. Shapes follow Istio's API field by field; [`MeshConfig`] and [`mesh::ProxyConfig`]
 //! are here too. Deliberately absent: files (see `source-file`), Envoy, and what resources mean together (`model`).
 
+pub mod admission;
 pub mod destination_rule;
 pub mod envoy_filter;
 pub mod kube;

@@ -18,18 +18,6 @@ fn yaml(file: &str) -> Result<Value, Failure> {
     serde_norway::from_str(&text).map_err(|error| Failure::Said(format!("{file}: {error}")))
 }
 
-/// Lays `over` upon `base`, maps member by member.
-fn overlay(base: &mut Value, over: &Value) {
-    match (base, over) {
-        (Value::Object(base), Value::Object(over)) => {
-            for (key, value) in over {
-                overlay(base.entry(key.clone()).or_insert(Value::Null), value);
-            }
-        }
-        (base, over) => *base = over.clone(),
-    }
-}
-
 /// Sets `a.b.c=value`; the value is read as YAML, so numbers and booleans are such. `image=NAME` is the image of proxy and
 /// init container.
 fn set(values: &mut Value, assignment: &str) -> Result<(), Failure> {
@@ -43,7 +31,7 @@ fn set(values: &mut Value, assignment: &str) -> Result<(), Failure> {
     }
     let value = serde_norway::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
     let pieces = path.rsplit('.').fold(value, |inner, key| serde_json::json!({ key: inner }));
-    overlay(values, &pieces);
+    inject::config::lay_over(values, &pieces);
     Ok(())
 }
 
@@ -61,17 +49,10 @@ fn injector(args: &args::KubeInject) -> Result<inject::Injector, Failure> {
     values["global"]["tag"] = OWN_TAG.into();
     values["revision"] = args.revision.as_str().into();
     if let Some(file) = &args.values {
-        overlay(&mut values, &yaml(file)?);
+        inject::config::lay_over(&mut values, &yaml(file)?);
     }
     if let Some(file) = &args.inject_config {
-        let config = yaml(file)?;
-        for field in
-            ["templates", "defaultTemplates", "neverInjectSelector", "alwaysInjectSelector", "injectedAnnotations"]
-        {
-            if !config[field].is_null() {
-                values["sidecarInjectorWebhook"][field] = config[field].clone();
-            }
-        }
+        inject::config::set(&mut values, &yaml(file)?);
     }
     for assignment in &args.set {
         set(&mut values, assignment.strip_prefix("values.").unwrap_or(assignment))?;

@@ -1,7 +1,7 @@
 //! What do the debug pages show? Istio's JSON shapes over our state; read-only, computed when asked.
 
-mod clients;
-mod config;
+pub(crate) mod clients;
+pub(crate) mod config;
 mod dump;
 mod policies;
 
@@ -93,8 +93,8 @@ pub fn page(shared: &Shared, name: &str, query: &HashMap<String, String>) -> Res
         "sidecarz" => config::sidecarz(shared, proxy()?)?,
         "mesh" => shared.world.snapshot().mesh.raw.clone(),
         "push_status" => {
-            let mut status = policies::push_status(shared);
-            if let (Some(all), Value::Object(found)) = (status.as_object_mut(), config::push_status(shared)) {
+            let mut status = crate::push_status::of(shared).to_json();
+            if let (Some(all), Value::Object(found)) = (status.as_object_mut(), crate::statuses::by_reason(shared)) {
                 all.extend(found);
             }
             status

@@ -12,9 +12,12 @@ mod http;
 pub mod jwks;
 pub mod memory;
 mod metrics;
+mod push_status;
 mod run;
 pub mod source;
+mod statuses;
 mod tls;
+mod webhook;
 pub mod world;
 
 use std::ffi::OsString;

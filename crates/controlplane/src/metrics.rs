@@ -80,6 +80,10 @@ pub fn render(shared: &Shared) -> String {
     let rejected = shared.world.rejected.load(Ordering::Relaxed);
     let help = "Total number of configs that Pilot had to reject or ignore.";
     family(&mut out, "pilot_total_rejected_configs", "counter", help, [(String::new(), rejected)]);
+    let status = crate::push_status::of(shared);
+    for (name, help) in crate::push_status::GAUGES {
+        family(&mut out, name, "gauge", help, [(String::new(), status.count(name))]);
+    }
     let triggers = ["config", "service", "endpoint"].iter().zip(&shared.world.triggers);
     let triggers = triggers.map(|(name, count)| (format!("type=\"{name}\""), count.load(Ordering::Relaxed)));
     let help = "Total number of times a push was triggered, labeled by reason for the push.";
@@ -87,6 +91,13 @@ pub fn render(shared: &Shared) -> String {
     for (name, help, value) in shared.ca_metrics.counters() {
         family(&mut out, name, "counter", help, [(String::new(), value)]);
     }
+    for (name, help, series) in shared.webhooks.families() {
+        family(&mut out, name, "counter", help, series);
+    }
+    let (injections, took) = shared.webhooks.injection_time();
+    let name = "sidecar_injection_time_seconds";
+    let _ = writeln!(out, "# HELP {name} Total time taken for injection in seconds.\n# TYPE {name} summary");
+    let _ = writeln!(out, "{name}_sum {}\n{name}_count {injections}", took.as_secs_f64());
     let not_after = shared.authority.load().not_after();
     let unix = not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let left = not_after.duration_since(SystemTime::now()).unwrap_or_default().as_secs();

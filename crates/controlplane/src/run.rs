@@ -26,7 +26,7 @@ use crate::args::Discovery;
 use crate::env::Env;
 use crate::source::ModelSource;
 use crate::world::{INPUTS_MAX, Input, World};
-use crate::{certificate, http, tls, world};
+use crate::{certificate, http, tls, webhook, world};
 
 /// How often the mesh configuration and the token keys are read again.
 const FILES_EVERY: Duration = Duration::from_secs(1);
@@ -42,6 +42,8 @@ pub struct Shared {
     pub ready: AtomicBool,
     pub started: Instant,
     pub cluster_id: String,
+    pub push_status: crate::push_status::Kept,
+    pub webhooks: crate::webhook::Counters,
 }
 
 /// Runs the control plane until a signal stops it.
@@ -95,6 +97,8 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
         ready: AtomicBool::new(false),
         started,
         cluster_id: args.cluster_id.clone(),
+        push_status: Default::default(),
+        webhooks: Default::default(),
     });
 
     // HTTP first, so that /ready can say "not yet".
@@ -123,12 +127,19 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
         let server = grpc(&args).add_service(ads(false));
         tokio::spawn(server.serve_with_incoming(tls::accept(listener, None)));
     }
-    if let Some(listener) = bind(&args.secure_grpc_addr).await? {
-        listening.push(format!("secureGrpc={}", shown(&args.secure_grpc_addr)));
+    let (secure, https) = (bind(&args.secure_grpc_addr).await?, bind(&args.https_addr).await?);
+    if secure.is_some() || https.is_some() {
         let (changed, on_change) = watch::channel(0);
         let certificate = own_certificate(&args, &env, &authority, &world, on_change)?;
         let config = tls::server_config(Arc::clone(&certificate), &authority.trusted())?;
         let config = Arc::new(ArcSwap::new(config));
+        if let Some(listener) = https {
+            listening.push(format!("https={}", shown(&args.https_addr)));
+            let settings = Arc::new(ArcSwap::new(tls::web_config(Arc::clone(&certificate))?));
+            let web = webhook::router(Arc::clone(&shared), &args.namespace, &env.revision);
+            let accepted = tls::Accepted::new(listener, settings)?;
+            tokio::spawn(async move { axum::serve(accepted, web).await });
+        }
         tokio::spawn(watch_ca(
             env.clone(),
             Arc::clone(&authority),
@@ -136,8 +147,11 @@ async fn serve(args: Discovery) -> anyhow::Result<()> {
             (certificate, Arc::clone(&config)),
             changed,
         ));
-        let server = grpc(&args).add_service(ads(true)).add_service(IstioCertificateServiceServer::new(ca));
-        tokio::spawn(server.serve_with_incoming(tls::accept(listener, Some(config))));
+        if let Some(listener) = secure {
+            listening.push(format!("secureGrpc={}", shown(&args.secure_grpc_addr)));
+            let server = grpc(&args).add_service(ads(true)).add_service(IstioCertificateServiceServer::new(ca));
+            tokio::spawn(server.serve_with_incoming(tls::accept(listener, Some(config))));
+        }
     }
     shared.ready.store(true, Ordering::Release);
     tracing::info!(target: "default", "Discovery service started at {}", listening.join(" "));

@@ -1,7 +1,8 @@
-//! How does a TLS connection to 15012 begin? Handshake with an optional client certificate, which is attached to
+//! How does a TLS connection to 15012 or 15017 begin? Handshake with an optional client certificate, which is attached to
 //! every request of the connection. A slow or broken handshake delays nobody else.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 
@@ -46,11 +48,55 @@ pub fn server_config(
     Ok(Arc::new(config))
 }
 
+/// For HTTPS to people and the API server: no client certificates, HTTP/1.1.
+pub fn web_config(certificate: Arc<Current>) -> anyhow::Result<Arc<ServerConfig>> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    let mut config = builder.with_no_client_auth().with_cert_resolver(certificate);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// Connections of an HTTPS port after their handshakes.
+pub struct Accepted {
+    connections: ReceiverStream<io::Result<Connection>>,
+    address: SocketAddr,
+}
+
+impl Accepted {
+    /// Of this listener.
+    pub fn new(listener: TcpListener, settings: Settings) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        Ok(Accepted { connections: accept(listener, Some(settings)), address })
+    }
+}
+
+impl axum::serve::Listener for Accepted {
+    type Io = Connection;
+    /// Ours: nobody asks for the peer's.
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            match self.connections.next().await {
+                Some(Ok(connection)) => return (connection, self.address),
+                Some(Err(error)) => tracing::debug!(target: "server", "{error}"),
+                // The accepting task lives as long as we listen.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}
+
 /// An accepted connection, with or without TLS.
 pub enum Connection {
     /// Port 15010.
     Plain(TcpStream),
-    /// Port 15012.
+    /// Ports 15012 and 15017.
     Tls(Box<TlsStream<TcpStream>>, PeerCertificates),
 }
 

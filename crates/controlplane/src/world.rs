@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use model::{Change, Delta, MeshConfig, ScopeCache, Snapshot, Store};
-use names::Kind;
-use source_file::{Batch, Event, Severity};
+use names::{Kind, ResourceKey};
+use source_file::{Batch, Diagnostic, Event, Severity};
 use tokio::sync::mpsc;
 use xds_server::{Debounce, DebounceOptions, Hub};
 
@@ -17,6 +17,8 @@ use crate::source::{ModelSource, Moved};
 
 /// Batches that wait for the loop; a source that is faster waits itself.
 pub const INPUTS_MAX: usize = 64;
+/// Broken resources remembered for statuses; the log names them all.
+const REFUSED_MAX: usize = 4096;
 
 /// What sources say.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub struct World {
     pub updates: AtomicU64,
     /// `pilot_total_rejected_configs`
     pub rejected: AtomicU64,
+    /// Why the latest words of sources about a resource are not in force.
+    pub refused: Mutex<BTreeMap<ResourceKey, Diagnostic>>,
     /// `pilot_push_triggers`, by what moved: configuration, services, endpoints.
     pub triggers: [AtomicU64; 3],
     /// `pilot_k8s_cfg_events` and `pilot_k8s_reg_events`: what sources said, by kind and whether it was new.
@@ -57,6 +61,7 @@ impl World {
             jwks: crate::jwks::Keys::default(),
             updates: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
+            refused: Mutex::default(),
             triggers: Default::default(),
             events: Mutex::default(),
         })
@@ -78,6 +83,7 @@ impl World {
         match input {
             Input::Mesh(mesh) => self.store().apply([Change::Mesh(mesh)]),
             Input::Files(batch) => {
+                self.refuse(&batch.events);
                 let changes = batch.events.into_iter().filter_map(|event| match event {
                     Event::Applied(resource) => Some(Change::Apply(resource)),
                     Event::Deleted(key) => Some(Change::Delete(key)),
@@ -98,6 +104,24 @@ impl World {
                 let mut store = self.store();
                 self.count(&changes, &store);
                 store.apply(changes)
+            }
+        }
+    }
+
+    /// Keeps what is wrong with resources until it is no longer.
+    fn refuse(&self, events: &[Event]) {
+        let mut refused = self.refused.lock().unwrap_or_else(|e| e.into_inner());
+        for event in events {
+            match event {
+                Event::Applied(resource) => drop(refused.remove(resource.key())),
+                Event::Deleted(key) => drop(refused.remove(key)),
+                Event::Diagnostic(d) => match (&d.key, d.severity) {
+                    (Some(key), Severity::Error) if refused.len() < REFUSED_MAX => {
+                        refused.insert(key.clone(), d.clone());
+                    }
+                    (_, Severity::Resolved) => refused.retain(|_, r| r.place.file != d.place.file),
+                    _ => {}
+                },
             }
         }
     }

@@ -3,11 +3,15 @@
 //! [`Injector::inject_pod`] is what the webhook and the local mesh call; [`Injector::inject_manifest`] is `kube-inject`.
 //! Order of work: should it be injected ([`policy`]); render the templates ([`templates`]); merge them into the pod as
 //! Kubernetes merges patches ([`merge`]); put the pod's own settings for injected containers back on top; then
-//! probes, metrics, status and order ([`post`]). Deliberately absent: HTTP, files, and the data of a cluster.
+//! probes, metrics, status and order ([`post`]). [`admission`] wraps it for the API server, [`config`] reads
+//! an installation's settings. Deliberately absent: HTTP, files, and the data of a cluster.
 
+pub mod admission;
 pub mod annotations;
+pub mod config;
 pub mod document;
 pub mod gotemplate;
+pub mod json_patch;
 pub mod merge;
 pub mod policy;
 pub mod post;

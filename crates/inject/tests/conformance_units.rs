@@ -3,7 +3,9 @@
 
 use std::path::PathBuf;
 
-use inject::{Injector, Owner, annotations, gotemplate, path_environment, post, templates};
+use api::admission::{Answer, Review};
+use inject::config::Watch;
+use inject::{Injector, Owner, admission, annotations, gotemplate, path_environment, post, templates};
 use serde_json::{Map, Value, json};
 
 #[test]
@@ -24,8 +26,16 @@ fn units() {
         if function == "TestInjectionOlderVersion" {
             continue;
         }
+        // Its rows are steps of one story.
+        let mut watch = Watch::default();
         for case in table["cases"].as_array().into_iter().flatten() {
-            match run(function, &json_names(&case["v"])) {
+            let v = &case["v"];
+            let outcome = match function {
+                "TestNewConfigMapWatcher" => Some(watched(&mut watch, v)),
+                "TestRunAndServe" => Some(asked(v)),
+                _ => run(function, &json_names(v)),
+            };
+            match outcome {
                 None => not_served += 1,
                 Some((found, want)) if found == want => passed += 1,
                 Some((found, want)) => {
@@ -79,6 +89,51 @@ fn json_names(v: &Value) -> Value {
         Value::Array(items) => items.iter().map(json_names).collect(),
         other => other.clone(),
     }
+}
+
+/// A step of the watcher: it tells new settings when both keys are there and can be read, and keeps the last ones else.
+fn watched(watch: &mut Watch, v: &Value) -> (Value, Value) {
+    let before = watch.current().cloned();
+    let step = |kind: &str| v.get(kind).map(|map| map["args"][1].clone());
+    let data = step("added").or_else(|| step("updated"));
+    let good = data.as_ref().is_some_and(|d| d["values"].is_string() && d["config"] == "policy: enabled");
+    let told = watch.update(data.as_ref()).is_ok_and(|told| told.is_some());
+    let kept = watch.current() == before.as_ref();
+    (json!([told, kept || told]), json!([good, true]))
+}
+
+/// A request to the webhook: its status code, whether the pod is allowed, and whether it comes with a proxy.
+fn asked(v: &Value) -> (Value, Value) {
+    let body = match &v["body"] {
+        Value::Array(bytes) => bytes.iter().filter_map(|b| u8::try_from(b.as_u64()?).ok()).collect(),
+        call if call.is_object() => {
+            let annotations =
+                if call["args"][1] == true { json!({"sidecar.istio.io/inject": "false"}) } else { json!({}) };
+            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "test", "annotations": annotations},
+                "spec": {"containers": [{"name": "c1"}], "volumes": [{"name": "v0"}]}});
+            let version = format!("admission.k8s.io/{}", call["args"][2].as_str().unwrap_or_default());
+            let request = json!({"uid": "1", "operation": "CREATE", "kind": {"kind": "Pod"}, "object": pod});
+            json!({"kind": "AdmissionReview", "apiVersion": version, "request": request}).to_string().into_bytes()
+        }
+        _ => Vec::new(),
+    };
+    let injector = Injector::new(api::MeshConfig::istio_default(), inject::default_values());
+    let read = Review::read(v["contentType"].as_str().unwrap_or_default(), &body);
+    let answer = read.as_ref().ok().map(|read| match read {
+        Ok(review) => admission::admit(&injector, review, "/inject").0,
+        Err(reason) => Answer::deny(reason.as_str()),
+    });
+    let status = read.as_ref().err().map_or(200, |unusable| unusable.response().0);
+    let allowed = answer.as_ref().is_some_and(|a| a.allowed);
+    let patched = answer.is_some_and(|a| a.patch.is_some());
+    let want = match v["wantStatusCode"]["$ref"].as_str().unwrap_or_default() {
+        "http.StatusOK" => 200,
+        "http.StatusUnsupportedMediaType" => 415,
+        "http.StatusBadRequest" => 400,
+        _ => 0,
+    };
+    let injected = v["name"].as_str().is_some_and(|n| n.starts_with("valid"));
+    (json!([status, allowed, patched]), json!([want, v["wantAllowed"], injected]))
 }
 
 fn run(function: &str, v: &Value) -> Option<(Value, Value)> {

@@ -19,6 +19,8 @@ pub struct MergedRule {
     pub visibility: Visibility,
     /// `NAMESPACE/NAME` of every resource in it.
     pub from: Vec<String>,
+    /// Subsets that were not taken, as an older rule has one of their name: the subset, and whose it is.
+    pub duplicates: Vec<(String, String)>,
 }
 
 type Merged = Vec<Arc<MergedRule>>;
@@ -144,10 +146,15 @@ fn merge_into(rules: &mut Merged, config: Config<DestinationRule>, visibility: V
         .iter_mut()
         .find(|r| r.config.spec.workload_selector == config.spec.workload_selector && r.visibility == visibility);
     let Some(existing) = same else {
-        rules.push(Arc::new(MergedRule { config, visibility, from: vec![key] }));
+        rules.push(Arc::new(MergedRule { config, visibility, from: vec![key], duplicates: Vec::new() }));
         return;
     };
-    add_to(Arc::make_mut(existing), &config.spec, &[key]);
+    let existing = Arc::make_mut(existing);
+    let taken = |name: &String| existing.config.spec.subsets.iter().any(|s| s.name == *name);
+    let twice = config.spec.subsets.iter().map(|s| &s.name).filter(|name| taken(name));
+    let twice: Vec<_> = twice.map(|name| (name.clone(), key.clone())).collect();
+    existing.duplicates.extend(twice);
+    add_to(existing, &config.spec, &[key]);
 }
 
 /// Subsets that are new, and the traffic policy where there is none.

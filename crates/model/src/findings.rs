@@ -148,6 +148,12 @@ fn virtual_services(snapshot: &Snapshot, notes: &mut Notes) {
 /// Rules of one host are merged into the oldest: new subsets are taken over, a second traffic policy is not.
 fn destination_rules(snapshot: &Snapshot, notes: &mut Notes) {
     for rule in snapshot.destination_rules.iter() {
+        for (subset, other) in &rule.duplicates {
+            if let Some((namespace, name)) = other.split_once('/') {
+                let message = format!("subset {subset}: {} is older and has it", rule.config.qualified());
+                notes.add(Kind::DestinationRule, namespace, name, Reason::Shadowed, message);
+            }
+        }
         // What a rule for chosen workloads takes from the one for all is not lost to that one.
         let general: Vec<&String> = match rule.config.spec.workload_selector {
             Some(_) => snapshot
@@ -232,6 +238,12 @@ mod tests {
         assert_eq!(told(vec![vs("young", 2), vs("old", 1)]), [("young".to_owned(), "Shadowed")]);
         let dr = |name, second| resource("DestinationRule", name, second, json!({"host": "web"}));
         assert_eq!(told(vec![dr("young", 2), dr("old", 1)]), [("young".to_owned(), "Merged")]);
+        let with = |name, second| {
+            let subsets = json!([{"name": "v1", "labels": {"version": name}}]);
+            resource("DestinationRule", name, second, json!({"host": "web", "subsets": subsets}))
+        };
+        let got = told(vec![with("young", 2), with("old", 1)]);
+        assert_eq!(got, [("young".to_owned(), "Shadowed"), ("young".to_owned(), "Merged")]);
         let pa = |name, second| resource("PeerAuthentication", name, second, json!({"mtls": {"mode": "STRICT"}}));
         assert_eq!(told(vec![pa("young", 2), pa("old", 1)]), [("young".to_owned(), "Shadowed")]);
     }

@@ -21,6 +21,7 @@ pub mod service;
 pub mod shared_map;
 pub mod sidecar;
 pub mod snapshot;
+pub mod status;
 pub mod view;
 pub mod virtual_service;
 

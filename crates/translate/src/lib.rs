@@ -7,6 +7,7 @@
 pub mod access_log;
 pub mod authz;
 pub mod cluster;
+pub mod conflicts;
 pub mod endpoint;
 pub mod incremental;
 pub mod jwt;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use protos::envoy::config::core::v3::Node;
 use tokio::sync::Notify;
-use xds::server::{Protocol, Stream, TypeStatus};
+use xds::server::{Protocol, Stream, SyncState, TypeStatus};
 
 use crate::Change;
 
@@ -102,6 +102,12 @@ impl<C: Change> Connection<C> {
         convergence.converged += 1;
         convergence.last = Some(took);
         Some(took)
+    }
+
+    /// Whether nothing waits for it, and it has accepted all it got.
+    pub fn is_up_to_date(&self) -> bool {
+        let moving = lock(&self.pending).is_some() || lock(&self.convergence).since.is_some();
+        !moving && self.stream().status().iter().all(|t| !matches!(t.state, SyncState::Stale | SyncState::Error))
     }
 
     pub fn status(&self) -> ConnectionStatus {

@@ -110,6 +110,22 @@ impl<S: Source> Hub<S> {
         self.connections().iter().map(|c| c.status()).collect()
     }
 
+    /// Every connected node, in the order of connecting.
+    pub fn nodes(&self) -> Vec<Node> {
+        self.connections().iter().map(|c| c.node.clone()).collect()
+    }
+
+    /// Differs whenever other proxies are connected than before.
+    pub fn membership(&self) -> (u64, usize) {
+        (self.next.load(Ordering::Relaxed), self.len())
+    }
+
+    /// How many of the connected proxies have confirmed all that there is for them, and how many there are.
+    pub fn up_to_date(&self) -> (usize, usize) {
+        let connections = self.connections();
+        (connections.iter().filter(|c| c.is_up_to_date()).count(), connections.len())
+    }
+
     /// What was last sent of a type to the proxy with this node id (`pod.namespace` or the full id).
     /// `None`: it is not connected.
     pub fn sent(&self, proxy: &str, kind: Kind) -> Option<Vec<Arc<Resource>>> {

@@ -1,6 +1,6 @@
 //! Pages about what the control plane knows: resources, services, endpoints, scopes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use model::{Proxy, ProxyView, Service};
@@ -10,71 +10,20 @@ use super::Refused;
 use super::clients::proxy_id;
 use crate::run::Shared;
 
-/// Proxies whose patches are looked at for one page.
-const PATCHED_PROXIES_MAX: usize = 64;
-
-/// Every Istio resource as it was written, with what the mesh made of it as conditions of its status.
+/// Every Istio resource as it was written, with what the mesh made of it as its status.
 pub fn configz(shared: &Shared) -> Value {
-    let conditions = conditions(shared);
+    let statuses = crate::statuses::of(shared);
+    let now = jiff::Timestamp::now().to_string();
     let store = shared.world.store();
     let one = |r: &api::Resource| {
         let mut raw = (*r.raw).clone();
-        if let (Some(found), Some(object)) = (conditions.get(r.key()), raw.as_object_mut()) {
-            let status = object.entry("status").or_insert_with(|| json!({}));
-            let earlier = status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default();
-            if let Some(status) = status.as_object_mut() {
-                status.insert("conditions".into(), earlier.into_iter().chain(found.iter().cloned()).collect());
-            }
+        if let (Some(status), Some(object)) = (statuses.get(r.key()), raw.as_object_mut()) {
+            let written = object.get("status").cloned().unwrap_or_default();
+            object.insert("status".into(), status.over(&written, &now));
         }
         raw
     };
     Value::Array(store.resources().values().filter(|r| r.key().kind.is_istio()).map(one).collect())
-}
-
-/// What to know of resources: findings of the model, and patches that change nothing of any connected proxy they are
-/// for.
-fn conditions(shared: &Shared) -> BTreeMap<names::ResourceKey, Vec<Value>> {
-    let mut out: BTreeMap<names::ResourceKey, Vec<Value>> = BTreeMap::new();
-    let condition = |reason: &str, message: String| json!({"type": reason, "status": "True", "message": message});
-    for (key, found) in model::findings::findings(&shared.world.snapshot()) {
-        out.insert(key, found.into_iter().map(|f| condition(f.reason.as_str(), f.message)).collect());
-    }
-    // A patch counts as applied if one of the proxies shows it.
-    let mut unapplied: BTreeMap<(String, usize), &'static str> = BTreeMap::new();
-    let mut applied: BTreeSet<(String, usize)> = BTreeSet::new();
-    for c in shared.hub.status().into_iter().take(PATCHED_PROXIES_MAX) {
-        let Some(view) = view(shared, &c.node) else {
-            continue;
-        };
-        let inputs = translate::Inputs::new(Arc::new(view));
-        let here: BTreeMap<_, _> =
-            translate::patch::unapplied(&inputs).into_iter().map(|u| ((u.filter, u.position), u.reason)).collect();
-        applied.extend(translate::patch::considered(&inputs).into_iter().filter(|p| !here.contains_key(p)));
-        unapplied.extend(here);
-    }
-    unapplied.retain(|patch, _| !applied.contains(patch));
-    for ((filter, position), reason) in unapplied {
-        if let Some((namespace, name)) = filter.split_once('/') {
-            let key = names::ResourceKey::new(names::Kind::EnvoyFilter, namespace, name);
-            out.entry(key).or_default().push(condition("NotApplied", format!("configPatches[{position}]: {reason}")));
-        }
-    }
-    out
-}
-
-/// What is wrong with resources as the mesh reads them together, by kind of finding.
-pub fn push_status(shared: &Shared) -> Value {
-    let mut out: BTreeMap<String, Map<String, Value>> = BTreeMap::new();
-    for (key, found) in conditions(shared) {
-        for c in found {
-            let reason = c["type"].as_str().unwrap_or_default().to_owned();
-            let list = out.entry(reason).or_default().entry(key.to_string()).or_insert_with(|| json!([]));
-            if let Some(list) = list.as_array_mut() {
-                list.push(json!({"message": c["message"]}));
-            }
-        }
-    }
-    json!(out)
 }
 
 /// Every service, in the shape of Istio's `model.Service`.

@@ -1,12 +1,11 @@
-//! Pages about policies and what is kept: `authorizationz`, `telemetryz`, `cachez`, `clusterz`, `push_status`.
+//! Pages about policies and what is kept: `authorizationz`, `telemetryz`, `cachez`, `clusterz`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use model::{Config, Resolution};
-use serde_json::{Map, Value, json};
+use model::Config;
+use serde_json::{Value, json};
 
-use super::clients::proxy_id;
 use crate::run::Shared;
 
 /// Istio's `AuthorizationDebug`.
@@ -45,28 +44,4 @@ pub fn cachez(shared: &Shared) -> Value {
 /// The one cluster whose endpoints are read.
 pub fn clusterz(shared: &Shared) -> Value {
     json!([{"id": shared.cluster_id, "secretName": "", "syncStatus": "synced"}])
-}
-
-/// Istio's `ProxyStatus`: what of the configuration could not be had, by metric and by what it concerns.
-pub fn push_status(shared: &Shared) -> Value {
-    let snapshot = shared.world.snapshot();
-    let mut out: BTreeMap<&str, Map<String, Value>> = BTreeMap::new();
-    for s in snapshot.services.iter().filter(|s| s.resolution == Resolution::ClientSideLb) {
-        for port in s.ports.iter() {
-            let endpoints = snapshot.endpoints_of(s);
-            if !endpoints.iter().any(|e| e.service_port == port.name) {
-                let cluster = names::ClusterName::outbound(port.number, "", &s.hostname).to_string();
-                out.entry("pilot_eds_no_instances").or_default().insert(cluster, json!({}));
-            }
-        }
-    }
-    for connection in shared.hub.status() {
-        let Some(view) = super::config::view(shared, &connection.node) else { continue };
-        let rejected = view.gateway.as_ref().map(|g| g.rejected.as_slice()).unwrap_or_default();
-        for (what, reason) in rejected {
-            let entry = json!({"proxy": proxy_id(&connection), "message": reason});
-            out.entry("pilot_conflict_gateway_server").or_default().insert(what.clone(), entry);
-        }
-    }
-    json!(out)
 }

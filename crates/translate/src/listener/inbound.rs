@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use api::networking::{CaptureMode, ServerTls};
-use model::{Interception, MtlsMode};
+use model::{Interception, MtlsMode, Service, ServiceTarget};
 use names::well_known::{INBOUND_PASSTHROUGH_CLUSTER, VIRTUAL_INBOUND, VIRTUAL_INBOUND_BLACKHOLE};
 use names::{ClusterName, PortProtocol};
 use protos::envoy::config::core::v3 as core;
@@ -177,6 +177,22 @@ fn http_filters(inputs: &Inputs, config: &ChainConfig) -> Vec<listener::Filter> 
 }
 
 /// One configuration per own port: of the `Sidecar` if it lists ports, else of the services.
+/// Ports of the workload that two services claim with different protocols: the port, who has it, who has not.
+pub(crate) fn rejected(inputs: &Inputs) -> Vec<(u16, &Service, &Service)> {
+    let mut first: BTreeMap<u16, &ServiceTarget> = BTreeMap::new();
+    let mut out = Vec::new();
+    if inputs.scope().has_ingress() {
+        return out;
+    }
+    for t in inputs.view.targets.iter().filter(|t| t.port.protocol != PortProtocol::Udp) {
+        let has = first.entry(t.target_port).or_insert(t);
+        if has.port.protocol != t.port.protocol && has.service.hostname != t.service.hostname {
+            out.push((t.target_port, &*has.service, &*t.service));
+        }
+    }
+    out
+}
+
 fn configs(inputs: &Inputs) -> Vec<ChainConfig> {
     let proxy = inputs.proxy();
     let mut out: BTreeMap<u16, ChainConfig> = BTreeMap::new();

@@ -4,9 +4,9 @@
 pub mod connection;
 mod gateway;
 pub(crate) mod hcm;
-mod inbound;
+pub(crate) mod inbound;
 pub mod network;
-mod outbound;
+pub(crate) mod outbound;
 
 pub(crate) use outbound::{Group, asked_by, fallback_cluster, groups, has_listeners_per_endpoint};
 

@@ -141,7 +141,11 @@ pub(crate) fn has_listeners_per_endpoint(inputs: &Inputs, service: &Service) -> 
 pub(crate) fn shared(inputs: &Inputs, group: &Group<'_>) -> Option<listener::Listener> {
     let mut entry = None;
     for call in &group.calls {
-        if call.http { http(inputs, group, call, &mut entry) } else { bytes(inputs, group, call, &mut entry) }
+        if call.http {
+            http(inputs, group, call, &mut entry);
+        } else {
+            bytes(inputs, group, call, &mut entry);
+        }
     }
     Some(finish(inputs, entry?))
 }
@@ -368,7 +372,8 @@ fn http(inputs: &Inputs, group: &Group<'_>, call: &Call<'_>, entry: &mut Option<
     }
 }
 
-fn bytes(inputs: &Inputs, group: &Group<'_>, call: &Call<'_>, entry: &mut Option<Entry>) {
+/// `false`: an older service has the listener, or a chain of it, in this one's place.
+fn bytes(inputs: &Inputs, group: &Group<'_>, call: &Call<'_>, entry: &mut Option<Entry>) -> bool {
     let (bind, wanted, cidrs) = (&group.bind, &call.wanted, &call.cidrs);
     let port = &wanted.port;
     let sniffed = port.protocol == PortProtocol::Unsupported;
@@ -394,27 +399,63 @@ fn bytes(inputs: &Inputs, group: &Group<'_>, call: &Call<'_>, entry: &mut Option
     };
     match entry {
         None => *entry = Some(new(chains, rds)),
-        Some(e) if !compatible(port.protocol, e.protocol) => {}
+        Some(e) if !compatible(port.protocol, e.protocol) => return false,
         Some(e) if sniffed && e.protocol.is_http() => *entry = Some(new(chains, rds)),
         Some(e) if sniffed && !e.protocol.is_tcp() => {}
         Some(e) => {
             let upgrade = sniffed != (e.protocol == PortProtocol::Unsupported) || e.protocol.is_http();
-            merge(e, chains);
+            let all = merge(e, chains);
             if rds.is_some() && e.rds.is_none() {
                 e.rds = rds;
             }
             if upgrade {
                 e.protocol = PortProtocol::Unsupported;
             }
+            return all;
         }
     }
+    true
 }
 
-/// Adds chains whose match is not taken; the older service keeps what both want.
-fn merge(entry: &mut Entry, chains: Vec<Chain>) {
+/// Adds chains whose match is not taken; the older service keeps what both want. `false`: one was left out.
+fn merge(entry: &mut Entry, chains: Vec<Chain>) -> bool {
+    let wanted = entry.chains.len() + chains.len();
     for chain in chains {
         if !entry.chains.iter().any(|c| c.conflicts_with(&chain)) {
             entry.chains.push(chain);
+        }
+    }
+    entry.chains.len() == wanted
+}
+
+/// A service whose bytes cannot be told from those of older services of its listener.
+pub(crate) struct Rejected<'a> {
+    /// The listener's name.
+    pub(crate) listener: String,
+    /// Who has it.
+    pub(crate) accepted: Vec<&'a Service>,
+    /// Who has not.
+    pub(crate) rejected: &'a Service,
+    /// What the port speaks.
+    pub(crate) protocol: PortProtocol,
+}
+
+/// Calls `told` for every service that lost its bytes to an older one. For people: the listeners are made for it.
+pub(crate) fn rejected(inputs: &Inputs, mut told: impl FnMut(Rejected<'_>)) {
+    for group in groups(inputs).iter().filter(|g| g.services().nth(1).is_some()) {
+        let mut entry = None;
+        let mut accepted: Vec<&Service> = Vec::new();
+        for call in &group.calls {
+            let service = &**call.wanted.service;
+            if call.http {
+                http(inputs, group, call, &mut entry);
+            } else if bytes(inputs, group, call, &mut entry) {
+                accepted.push(service);
+            } else if !accepted.iter().any(|a| a.hostname == service.hostname) {
+                let listener = names::listener_name(&group.bind, group.port);
+                let protocol = call.wanted.port.protocol;
+                told(Rejected { listener, accepted: accepted.clone(), rejected: service, protocol });
+            }
         }
     }
 }

@@ -82,15 +82,13 @@ pub const TABLES: [(&str, &[&str]); 7] = [
         ],
     ),
     (
-        "conditions in the status of resources",
+        "conditions in the status of resources of the Gateway API",
         &[
             "TestUpdateConditionIfChanged",
             "TestGetCondition",
             "TestRemoveCondition",
             "TestCreateCondition",
             "TestInvertStatus",
-            "Test_updateCondition",
-            "Test_deleteCondition",
         ],
     ),
     (

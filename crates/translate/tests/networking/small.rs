@@ -37,6 +37,16 @@ fn domains(v: &Value) -> Result<(), String> {
     same(sorted(got), sorted(texts(&v["want"])))
 }
 
+fn conditions(args: &Value, want: &Value) -> Result<(), String> {
+    let of = |v: &Value| v.as_array().cloned().unwrap_or_default();
+    let mut got = of(&args["conditions"]);
+    match &args["condition"] {
+        Value::String(kind) => model::status::delete_condition(&mut got, kind),
+        condition => model::status::update_condition(&mut got, condition.clone()),
+    }
+    same(got, of(want))
+}
+
 fn stat_prefix(v: &Value) -> Result<(), String> {
     let mut s = service(&json!({"Hostname": v["host"], "Attributes": v["attributes"]}));
     s.name = word(&v["attributes"]["Name"]).into();
@@ -288,6 +298,7 @@ pub fn serve(func: &str, v: &Value) -> Outcome {
             same(translate::locality::covers(word(&v["rule"]), &parts.join("/")), flag(&v["match"]))
         }
         "TestAddConfigInfoMetadata" => config_metadata(v),
+        "Test_updateCondition" | "Test_deleteCondition" => conditions(&v["args"], &v["want"]),
         "TestBuildAddress" => message(&v["expected"]).and_then(|want: core::Address| {
             same(translate::wire::address(word(&v["addr"]), number(&v["port"]).into()), want)
         }),
