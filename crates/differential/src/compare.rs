@@ -80,8 +80,17 @@ pub fn counters(stats: &str, prefix: &str) -> Facts {
 
 /// Bytes differ with times in headers and with compressed heads, what ends of connections count with who sees the other's
 /// close first.
-const UNCOUNTED: &[&str] =
-    &["_bytes_", "_cx_destroy", "_cx_close_notify", "_time", "_ms", "ssl.", "_active", "assignment_", "worker_"];
+const UNCOUNTED: &[&str] = &[
+    "_bytes_",
+    "upstream_cx_destroy",
+    "_cx_close_notify",
+    "_time",
+    "_ms",
+    "ssl.",
+    "_active",
+    "assignment_",
+    "worker_",
+];
 
 /// Counters that we do not keep; `docs/differences.md` lists them.
 const UNKEPT: &[&str] = &[".total_match_count", ".ring_hash_lb.", ".maglev_lb.", ".http2.", "flow_control"];

@@ -13,6 +13,7 @@ use http1::{BodyKind, HeadError, HeadScanner, HeaderId, RequestHead, Version, pa
 use proxy_config::filters::http::LocalRateLimit;
 use proxy_config::hcm::CodecType;
 use proxy_config::route::RouteTable;
+use telemetry::access_log::ResponseFlags;
 use telemetry::stats::envoy::hcm as stat;
 use tls::{Stream, TlsInfo};
 use tokio::time::Instant;
@@ -82,6 +83,16 @@ pub struct Conn {
     began: Instant,
     /// Token buckets of this connection, by the configuration that they belong to.
     buckets: RefCell<Option<Box<Vec<(Arc<LocalRateLimit>, Rc<Buckets>)>>>>,
+    end: Cell<End>,
+}
+
+/// How a connection ends. As long as nobody says otherwise: by us, with no request under way.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct End {
+    /// The client closed it.
+    pub(crate) remote: bool,
+    /// A request was under way.
+    pub(crate) active: bool,
 }
 
 impl Conn {
@@ -121,6 +132,11 @@ impl Conn {
         self.requests.get()
     }
 
+    /// Says how the connection ends.
+    pub(crate) fn ends(&self, end: End) {
+        self.end.set(end);
+    }
+
     /// When the connection was accepted.
     pub fn began(&self) -> Instant {
         self.began
@@ -154,6 +170,7 @@ pub async fn serve_connection(stream: Stream, facts: ConnFacts, manager: Arc<Man
         requests: Cell::new(0),
         began: Instant::now(),
         buckets: RefCell::default(),
+        end: Cell::default(),
     });
     let _guard = ConnGuard { conn: conn.clone(), tls };
     let mut wire = Wire::new(stream);
@@ -165,7 +182,7 @@ pub async fn serve_connection(stream: Stream, facts: ConnFacts, manager: Arc<Man
             match begins_with_preface(&conn, &mut wire).await {
                 Some(true) => Box::pin(h2_server::serve(conn.clone(), wire)).await,
                 Some(false) => Box::pin(refuse_h2(&conn, wire)).await,
-                None => stats.inc(stat::DOWNSTREAM_CX_DESTROY_REMOTE),
+                None => conn.ends(End { remote: wire.is_gone(), active: false }),
             }
         }
         Some(_) => {
@@ -174,7 +191,7 @@ pub async fn serve_connection(stream: Stream, facts: ConnFacts, manager: Arc<Man
             let _active = GaugeGuard(&conn, stat::DOWNSTREAM_CX_HTTP1_ACTIVE);
             serve_h1(&conn, wire).await;
         }
-        None => stats.inc(stat::DOWNSTREAM_CX_DESTROY_REMOTE),
+        None => conn.ends(End { remote: wire.is_gone(), active: false }),
     }
 }
 
@@ -187,6 +204,16 @@ impl Drop for ConnGuard {
     fn drop(&mut self) {
         let stats = &self.conn.manager.stats;
         stats.inc(stat::DOWNSTREAM_CX_DESTROY);
+        let End { remote, active } = self.conn.end.get();
+        stats.inc(if remote { stat::DOWNSTREAM_CX_DESTROY_REMOTE } else { stat::DOWNSTREAM_CX_DESTROY_LOCAL });
+        if active {
+            stats.inc(stat::DOWNSTREAM_CX_DESTROY_ACTIVE_RQ);
+            stats.inc(if remote {
+                stat::DOWNSTREAM_CX_DESTROY_REMOTE_ACTIVE_RQ
+            } else {
+                stat::DOWNSTREAM_CX_DESTROY_LOCAL_ACTIVE_RQ
+            });
+        }
         stats.gauge_sub(stat::DOWNSTREAM_CX_ACTIVE, 1);
         if self.tls {
             stats.gauge_sub(stat::DOWNSTREAM_CX_SSL_ACTIVE, 1);
@@ -274,18 +301,21 @@ enum NoHead {
 async fn serve_h1(conn: &Rc<Conn>, wire: Wire) {
     let mut down = Down::h1(Side::H1(H1Side::new(wire, conn.manager.header_case)));
     let timer = conn.worker.timers.timer();
+    let mut active = false;
     while first_byte(conn, &mut down, &timer).await {
         // An idle connection holds none of what a request needs.
-        let go_on = Box::pin(serve_request(conn, &mut down, &timer)).await;
+        let go_on = Box::pin(serve_request(conn, &mut down, &timer, &mut active)).await;
         count_bytes(conn, &mut down);
         if !go_on || down.close {
             if go_on {
                 Box::pin(linger(conn, &mut down, &timer)).await;
             }
-            return;
+            break;
         }
     }
     count_bytes(conn, &mut down);
+    let remote = matches!(&down.side, Side::H1(side) if side.wire.is_gone());
+    conn.ends(End { remote, active });
 }
 
 /// Waits for the first byte of a request. False: none came.
@@ -321,8 +351,9 @@ async fn first_byte(conn: &Conn, down: &mut Down, timer: &Timer) -> bool {
     .await
 }
 
-/// Serves the request whose first byte is here. False: the connection ended before its head was complete.
-async fn serve_request(conn: &Rc<Conn>, down: &mut Down, timer: &Timer) -> bool {
+/// Serves the request whose first byte is here. False: the connection ended before its head was complete. `active`: it ended
+/// before the response did.
+async fn serve_request(conn: &Rc<Conn>, down: &mut Down, timer: &Timer, active: &mut bool) -> bool {
     let manager = &conn.manager;
     let mut ex = conn.worker.take_exchange();
     ex.times.begin = Some(conn.worker.now());
@@ -332,6 +363,7 @@ async fn serve_request(conn: &Rc<Conn>, down: &mut Down, timer: &Timer) -> bool 
         Ok(head) => {
             begin(conn, down, &mut ex, &head);
             stream::serve(conn, down, &mut ex, timer).await;
+            *active = ex.flags.contains(ResponseFlags::DOWNSTREAM_CONNECTION_TERMINATION);
         }
         Err(NoHead::Refused(e)) => {
             manager.stats.inc(stat::DOWNSTREAM_CX_PROTOCOL_ERROR);

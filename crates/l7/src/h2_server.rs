@@ -9,7 +9,7 @@ use std::task::Poll;
 use telemetry::access_log::ResponseFlags;
 use telemetry::stats::envoy::hcm as stat;
 
-use crate::connection::Conn;
+use crate::connection::{Conn, End};
 use crate::down::Down;
 use crate::exchange::Protocol;
 use crate::h2_session::{Session, Stream};
@@ -56,6 +56,7 @@ pub async fn serve(conn: Rc<Conn>, mut wire: Wire) {
             if session.protocol_error() {
                 conn.manager.stats.inc(stat::DOWNSTREAM_CX_PROTOCOL_ERROR);
             }
+            conn.ends(End { remote: wire.is_gone(), active: active.get() > 0 });
             return Poll::Ready(());
         }
         if !draining {

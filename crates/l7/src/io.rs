@@ -28,6 +28,8 @@ pub struct Wire {
     written: usize,
     /// The peer sent its end.
     pub eof: bool,
+    /// Reading failed.
+    failed: bool,
     /// Bytes received and sent, framing and heads included.
     pub received: u64,
     /// See `received`.
@@ -45,6 +47,7 @@ impl Wire {
             write: Vec::new(),
             written: 0,
             eof: false,
+            failed: false,
             received: 0,
             sent: 0,
         }
@@ -84,9 +87,20 @@ impl Wire {
         }
     }
 
+    /// Whether the peer closed or reset the stream, as far as reading has shown.
+    pub fn is_gone(&self) -> bool {
+        self.eof || self.failed
+    }
+
     /// Reads once, keeping what is buffered. `Ok(0)` at the end of the stream.
     /// `Pending` holds no buffer unless unconsumed bytes are in it.
     pub fn poll_fill(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<io::Result<usize>> {
+        let filled = self.poll_read_in(cx, worker);
+        self.failed |= matches!(filled, Poll::Ready(Err(_)));
+        filled
+    }
+
+    fn poll_read_in(&mut self, cx: &mut Context<'_>, worker: &Worker) -> Poll<io::Result<usize>> {
         if self.eof {
             return Poll::Ready(Ok(0));
         }

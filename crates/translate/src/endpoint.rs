@@ -122,9 +122,13 @@ fn with_groups<T>(
         .scope()
         .rule(&service.hostname, &inputs.proxy().labels, false)
         .and_then(|r| r.config.spec.subsets.iter().find(|s| s.name == subset).map(|s| s.labels.clone()));
+    // Those that are not ready are sent as such (`PILOT_AUTO_SEND_UNHEALTHY_ENDPOINTS`), unless a share of healthy hosts is
+    // asked for: below it they would get traffic.
+    let panics = policy.and_then(|p| p.outlier_detection.as_ref()).is_some_and(|o| o.min_health_percent > 0);
     let chosen: Vec<&Endpoint> = all
         .iter()
-        .filter(|e| e.service_port == port.name && e.health == Health::Healthy)
+        .filter(|e| e.service_port == port.name)
+        .filter(|e| e.health == Health::Healthy || (e.health == Health::Unhealthy && !panics))
         .filter(|e| labels.as_ref().is_none_or(|l| l.subset_of(&e.workload.labels)))
         .filter(|e| !only_mtls || e.workload.speaks_mtls)
         .collect();
@@ -157,6 +161,10 @@ fn lb_endpoint(e: &Endpoint, cluster: &str) -> endpoint::LbEndpoint {
             address: Some(address(&e.address, e.port.into())),
             ..Default::default()
         })),
+        health_status: match e.health {
+            Health::Unhealthy => core::HealthStatus::Unhealthy as i32,
+            Health::Healthy | Health::Draining => core::HealthStatus::Unknown as i32,
+        },
         metadata: metadata(&e.workload, cluster),
         load_balancing_weight: Some(e.weight.max(1)),
         ..Default::default()

@@ -2,7 +2,8 @@
 //! mesh has many times more endpoints than anything else, and as messages their metadata alone are five allocations
 //! each. Equal to the encoding of `endpoint::load_assignment`, which the tests of `incremental` compare.
 
-use model::{Endpoint, Workload};
+use model::{Endpoint, Health, Workload};
+use protos::envoy::config::core::v3::HealthStatus;
 use protos::envoy::config::endpoint::v3 as endpoint;
 use protos::prost::Message as _;
 use protos::prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
@@ -18,8 +19,9 @@ const LOCALITY: u32 = 1;
 const LB_ENDPOINTS: u32 = 2;
 const GROUP_WEIGHT: u32 = 3;
 const PRIORITY: u32 = 5;
-/// `LbEndpoint`: `endpoint`, `metadata`, `load_balancing_weight`.
+/// `LbEndpoint`: `endpoint`, `health_status`, `metadata`, `load_balancing_weight`.
 const ENDPOINT: u32 = 1;
+const HEALTH: u32 = 2;
 const METADATA: u32 = 3;
 const WEIGHT: u32 = 4;
 /// `Metadata.filter_metadata`, `Struct.fields`; key and value of a map entry; `Value.string_value`.
@@ -103,6 +105,10 @@ impl<'a> Writer<'a> {
         self.endpoint.clear();
         head(&mut self.endpoint, ENDPOINT, address.encoded_len());
         address.encode_raw(&mut self.endpoint);
+        if e.health == Health::Unhealthy {
+            encode_key(HEALTH, WireType::Varint, &mut self.endpoint);
+            encode_varint(HealthStatus::Unhealthy as u64, &mut self.endpoint);
+        }
         self.metadata(&e.workload);
         wrapped(&mut self.endpoint, WEIGHT, e.weight.max(1));
     }
