@@ -158,7 +158,7 @@ const ASKED: &[&str] = &[
 ];
 
 /// Counters that move when a network filter sees a connection.
-const BEGUN: &[&str] = &[".downstream_cx_total:", ".downstream_cx_ssl_total:"];
+const BEGUN: &[&str] = &[".downstream_cx_total:", ".downstream_cx_ssl_total:", ".downstream_cx_destroy"];
 
 /// Retries of a request whose earlier tries had the only host ejected (docs/differences.md): Envoy's main thread ejects, and
 /// a retry whose random wait is nothing may be there before it; ours meets the ejection always.

@@ -281,7 +281,7 @@ async fn refuse_h2(conn: &Conn, wire: Wire) {
     conn.manager.stats.inc(stat::DOWNSTREAM_CX_PROTOCOL_ERROR);
     let timer = conn.worker.timers.timer();
     let mut down = Down::h1(Side::H1(H1Side::new(wire, conn.manager.header_case)));
-    linger(conn, &mut down, &timer).await;
+    close(conn, &mut down, &timer).await;
 }
 
 fn idle_deadline(conn: &Conn) -> u64 {
@@ -308,7 +308,7 @@ async fn serve_h1(conn: &Rc<Conn>, wire: Wire) {
         count_bytes(conn, &mut down);
         if !go_on || down.close {
             if go_on {
-                Box::pin(linger(conn, &mut down, &timer)).await;
+                Box::pin(close(conn, &mut down, &timer)).await;
             }
             break;
         }
@@ -470,9 +470,10 @@ fn count_bytes(conn: &Conn, down: &mut Down) {
 
 /// Closes gently: our end is shut, and what the client still sends is read and dropped until it closes
 /// or `delayed_close_timeout` is over, so that no reset destroys the response on its way.
-async fn linger(conn: &Conn, down: &mut Down, timer: &Timer) {
+async fn close(conn: &Conn, down: &mut Down, timer: &Timer) {
     let wait = conn.manager.config.delayed_close_timeout;
     let worker = &conn.worker;
+    let at_once = down.closes_at_once();
     let Side::H1(side) = &mut down.side else {
         return;
     };
@@ -490,7 +491,7 @@ async fn linger(conn: &Conn, down: &mut Down, timer: &Timer) {
                 Poll::Pending => {}
             }
         }
-        if side.wire.eof || wait.is_zero() && shut {
+        if side.wire.eof || shut && (at_once || wait.is_zero()) {
             return Poll::Ready(());
         }
         loop {

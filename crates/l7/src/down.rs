@@ -19,6 +19,12 @@ pub struct Down {
     connect: bool,
     /// The connection ends after this response (HTTP/1).
     pub close: bool,
+    /// The request asked for that, by a header or by its version.
+    asked_close: bool,
+    /// The response was broken off.
+    cut: bool,
+    /// The reply is our own, made as soon as the request's head was there.
+    pub at_head: bool,
     /// A 100-continue waits to be flushed.
     pub continue_pending: bool,
     /// A response head was sent.
@@ -50,6 +56,9 @@ impl Down {
             head_request: false,
             connect: false,
             close: false,
+            asked_close: false,
+            cut: false,
+            at_head: false,
             continue_pending: false,
             responded: false,
             incomplete: false,
@@ -65,6 +74,9 @@ impl Down {
     pub fn start(&mut self, head: &RequestHead) {
         self.version = head.version;
         self.close = !head.keep_alive;
+        self.asked_close = self.close;
+        self.cut = false;
+        self.at_head = false;
         self.responded = false;
         self.incomplete = false;
         self.continue_pending = false;
@@ -75,6 +87,15 @@ impl Down {
                 kind => BodyReader::new(kind),
             };
         }
+    }
+
+    /// Whether a connection that ends here is closed without waiting for the client to do it: what was broken off, and where a
+    /// client that asked for the end has sent all. Elsewhere bytes on their way would have the response lost in a reset.
+    ///
+    /// Follows: `ConnectionManagerImpl::doEndStream`, which takes no request for complete as long as its head is being decoded.
+    pub fn closes_at_once(&self) -> bool {
+        let done = matches!(&self.side, Side::H1(s) if s.reader.is_done()) && !self.incomplete;
+        self.cut || self.asked_close && done && !self.at_head
     }
 
     /// Notes what the request method means for the response's framing.
@@ -205,6 +226,7 @@ impl Down {
     /// Breaks off, with this code in HTTP/2: the client must notice that the response is incomplete.
     pub fn abort(&mut self, code: u32) {
         self.close = true;
+        self.cut = true;
         match &mut self.side {
             Side::H1(_) => {}
             Side::H2(s) => {

@@ -419,7 +419,8 @@ pub async fn send_reply(
         down.abort(http2::frame::code::INTERNAL_ERROR);
         return;
     }
-    if reply.after_wait || ex.waited {
+    down.at_head = !(reply.after_wait || ex.waited);
+    if !down.at_head {
         discard_buffered(conn, down, ex);
     }
     // An upgrade that fails ends its HTTP/1 connection.

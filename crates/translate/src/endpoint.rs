@@ -167,7 +167,6 @@ fn lb_endpoint(e: &Endpoint, cluster: &str) -> endpoint::LbEndpoint {
         },
         metadata: metadata(&e.workload, cluster),
         load_balancing_weight: Some(e.weight.max(1)),
-        ..Default::default()
     }
 }
 
