@@ -82,7 +82,9 @@ impl World {
             "explicit_http_config": {"http2_protocol_options": {}}}}});
         // Every seventh revision the main cluster itself is another one: it warms while requests go on.
         let policy = if (revision / 7).is_multiple_of(2) { "ROUND_ROBIN" } else { "LEAST_REQUEST" };
-        let main = json!({"lb_policy": policy});
+        // All clients may ask for a failure at once; by default a cluster has three retries at a time.
+        let retries = json!({"thresholds": [{"max_retries": 1000}]});
+        let main = json!({"lb_policy": policy, "circuit_breakers": retries});
         let passing = format!("passing-{}", revision % 5);
         vec![eds("main", main), eds("h2", h2), eds(&passing, json!({}))]
     }
