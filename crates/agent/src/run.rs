@@ -137,7 +137,10 @@ async fn serve(args: args::Proxy) -> anyhow::Result<u8> {
         relay::serve(&xds_socket, private, Arc::clone(&control), learned.clone())
             .with_context(|| format!("xDS socket {}", xds_socket.display()))?;
     }
-    tap::serve(Arc::clone(&control), node.to_proto()).await;
+    if !private {
+        // Whoever reaches it asks in this proxy's name.
+        tap::serve(Arc::clone(&control), node.to_proto()).await;
+    }
     if proxyless {
         let file = env.0.get("GRPC_XDS_BOOTSTRAP").map_or_else(|| config_dir.join(grpc_bootstrap::FILE), PathBuf::from);
         let certificates = Some(env.text("OUTPUT_CERTS")).filter(|d| !d.is_empty());

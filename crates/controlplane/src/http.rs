@@ -39,7 +39,11 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, crate::metrics::render(&shared)).into_response()
+    // After a change it looks at all connected proxies: not on a thread that serves pushes.
+    match tokio::task::spawn_blocking(move || crate::metrics::render(&shared)).await {
+        Ok(page) => (kind, page).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn version() -> String {

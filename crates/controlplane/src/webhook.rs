@@ -149,11 +149,11 @@ async fn inject(State(state): State<Arc<Webhooks>>, uri: Uri, headers: HeaderMap
             return refuse(unusable);
         }
     };
-    let injector = state.injector();
-    let (answer, outcome) = match (&read, &injector) {
-        (Ok(review), Ok(injector)) => inject::admission::admit(injector, review, uri.path()),
-        (Err(reason), _) | (_, Err(reason)) => (Answer::deny(reason.as_str()), Outcome::Failed),
-    };
+    let admitted = read.as_ref().map_err(String::clone).and_then(|review| {
+        let injector = state.injector()?;
+        Ok(inject::admission::admit(&injector, review, uri.path()))
+    });
+    let (answer, outcome) = admitted.unwrap_or_else(|reason| (Answer::deny(reason), Outcome::Failed));
     let pod = read.as_ref().map(|r| format!("{}/{}", r.namespace, r.object["metadata"]["name"])).unwrap_or_default();
     let counter = match outcome {
         Outcome::Injected => &counters.injected,

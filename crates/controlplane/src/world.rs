@@ -116,7 +116,7 @@ impl World {
                 Event::Applied(resource) => drop(refused.remove(resource.key())),
                 Event::Deleted(key) => drop(refused.remove(key)),
                 Event::Diagnostic(d) => match (&d.key, d.severity) {
-                    (Some(key), Severity::Error) if refused.len() < REFUSED_MAX => {
+                    (Some(key), Severity::Error) if refused.len() < REFUSED_MAX || refused.contains_key(key) => {
                         refused.insert(key.clone(), d.clone());
                     }
                     (_, Severity::Resolved) => refused.retain(|_, r| r.place.file != d.place.file),

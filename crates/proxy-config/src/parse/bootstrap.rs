@@ -10,7 +10,7 @@ use protos::envoy::config::overload::v3 as overload;
 use protos::envoy::extensions::resource_monitors as monitors;
 
 use super::any::{Typed, no_config};
-use super::common::{self, config_source, grpc_service, opt_duration, opt_name, required, required_grpc};
+use super::common::{self, grpc_service, opt_duration, opt_name, required, required_grpc, streamed_source};
 use super::{each, matcher, reject};
 use crate::Name;
 use crate::bootstrap::*;
@@ -119,8 +119,8 @@ fn dynamic(d: &p::bootstrap::DynamicResources) -> Result<Dynamic> {
         }
     };
     Ok(Dynamic {
-        lds: d.lds_config.as_ref().map(config_source).transpose().at("lds_config")?,
-        cds: d.cds_config.as_ref().map(config_source).transpose().at("cds_config")?,
+        lds: d.lds_config.as_ref().map(streamed_source).transpose().at("lds_config")?,
+        cds: d.cds_config.as_ref().map(streamed_source).transpose().at("cds_config")?,
         ads,
     })
 }

@@ -287,6 +287,15 @@ pub(super) fn config_source(c: &core::ConfigSource) -> Result<ConfigSource> {
     })
 }
 
+/// A source of what is only taken from a management server: listeners, clusters, routes and filters. Secrets and endpoints
+/// may come from files.
+pub(super) fn streamed_source(c: &core::ConfigSource) -> Result<ConfigSource> {
+    match config_source(c)? {
+        ConfigSource::Path(_) => Err(unsupported("a file as a source of this type")),
+        streamed => Ok(streamed),
+    }
+}
+
 /// `GrpcService`
 pub(super) fn grpc_service(g: &core::GrpcService) -> Result<GrpcService> {
     use core::grpc_service::TargetSpecifier as T;

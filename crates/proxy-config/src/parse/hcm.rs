@@ -6,7 +6,7 @@ use std::time::Duration;
 use protos::envoy::extensions as ext;
 use protos::envoy::extensions::filters::network::http_connection_manager::v3 as p;
 
-use super::common::{self, cidr, config_source, disabling, opt_duration, opt_name, required};
+use super::common::{self, cidr, disabling, opt_duration, opt_name, required, streamed_source};
 use super::{each, options, reject};
 use crate::error::{At, Result, invalid, missing, unsupported};
 use crate::filters::http::HttpFilterKind;
@@ -32,7 +32,7 @@ pub(super) fn hcm(h: &p::HttpConnectionManager) -> Result<Hcm> {
         RouteSpecifier::RouteConfig(r) => RouteSource::Inline(Arc::new(super::route_table(r).at("route_config")?)),
         RouteSpecifier::Rds(r) => RouteSource::Rds {
             name: required("route_config_name", &r.route_config_name).at("rds")?,
-            source: config_source(r.config_source.as_ref().ok_or_else(|| missing("config_source").at("rds"))?)
+            source: streamed_source(r.config_source.as_ref().ok_or_else(|| missing("config_source").at("rds"))?)
                 .at("config_source")
                 .at("rds")?,
         },

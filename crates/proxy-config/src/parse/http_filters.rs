@@ -50,7 +50,7 @@ fn discovered(name: &str, d: &protos::envoy::config::core::v3::ExtensionConfigSo
         return Err(invalid("Error: filter config without warming needs a default config").at("default_config"));
     }
     Ok(Discovered {
-        source: common::config_source(source).at("config_source")?,
+        source: common::streamed_source(source).at("config_source")?,
         default: d.default_config.as_ref().map(|any| http_filter_config(name, any)).transpose().at("default_config")?,
         type_urls: d.type_urls.iter().map(|s| s.as_str().into()).collect(),
         without_warming: d.apply_default_config_without_warming,

@@ -127,6 +127,13 @@ fn what_is_not_acted_on_is_refused() {
         "lrs_server: this field is not supported"
     );
     assert_eq!(e(json!({"name": "c", "type": "ORIGINAL_DST"})).split(':').next(), Some("lb_policy"));
+    let file = json!({"path_config_source": {"path": "/a"}});
+    let hcm = json!({"@type": HCM, "stat_prefix": "s", "rds": {"route_config_name": "r", "config_source": file},
+        "http_filters": [{"name": "r", "typed_config": {"@type": ROUTER}}]});
+    assert_eq!(
+        listener(http_listener(hcm)).unwrap_err().to_string(),
+        "filter_chains[0].filters[0].typed_config.rds.config_source: a file as a source of this type is not supported"
+    );
     let t = table(json!({"virtual_hosts": [{"name": "a", "domains": ["a", "A"], "routes": []}]})).unwrap_err();
     assert_eq!(t.path(), "virtual_hosts[0].domains[1]");
 }
